@@ -1,0 +1,202 @@
+"""What can be asked for, field by field; the docstrings and descriptions are the reference that users read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+SCHEMA_VERSION = "1"
+
+BUILTIN_BACKENDS = ("pytorch", "simulated")
+PRESETS = ("smoke", "quick", "rigorous")
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Positive: TypeAlias = Annotated[int, Field(gt=0)]
+PositiveSeconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class DatasetConfig(Section):
+    """Where prompts come from. A bare string stands for `name`."""
+
+    name: str = Field("mixed", min_length=1, description="mixed, synthetic, or the path of a .jsonl file")
+    prompt_tokens: Positive = Field(128, description="length of every synthetic prompt, in tokens")
+    chat_template: Literal["auto", "off"] = Field(
+        "auto", description="auto wraps text prompts in the model's chat template where it has one"
+    )
+
+
+def _named_dataset(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class DecoderConfig(Section):
+    """How the next token is chosen. The default is greedy: the same work in every pass."""
+
+    temperature: float = Field(0.0, ge=0, le=10, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, description="0 switches it off")
+    repetition_penalty: float = Field(1.0, gt=0)
+
+
+class WarmupConfig(Section):
+    """Batches that run before the first measured one, with the measured settings, until times settle."""
+
+    window: int = Field(5, ge=3, description="how many last batches must agree")
+    variation: float = Field(0.05, gt=0, description="largest coefficient of variation that counts as steady")
+    min_batches: int = Field(3, ge=0)
+    max_seconds: PositiveSeconds = 30.0
+
+
+class BudgetConfig(Section):
+    """Where measuring stops although the interval is still wide."""
+
+    passes: Positive = 30
+    seconds: PositiveSeconds = 120.0
+    joules: PositiveSeconds | None = None
+
+
+class PassesConfig(Section):
+    """How long and how often the workload is walked."""
+
+    seconds: PositiveSeconds = Field(5.0, description="a pass repeats the walk until it has lasted this long")
+    minimum: Positive = Field(5, description="passes in the first stage, from which the scatter is learnt")
+    target: float = Field(0.02, gt=0, lt=1, description="wanted half-width of joules per output token, relative")
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+
+class BaselineConfig(Section):
+    """Idle power before, between and after."""
+
+    seconds: float = Field(3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out")
+    net: Literal["loaded", "bare"] = Field("loaded", description="which idle power is taken off for net energy")
+
+
+class EnergyConfig(Section):
+    """Which meter, which GPUs, and whether a modelled figure will do."""
+
+    meter: str = Field("auto", min_length=1, description="auto, nvml, rapl, estimate, or a plug-in's name")
+    gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
+        "auto", description="auto: those the engine uses; all; or a list of UUIDs or indices"
+    )
+    require_measured: bool = Field(False, description="refuse to run where energy could only be modelled")
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _indices_as_text(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return tuple(str(item) for item in value)
+        return value
+
+
+class PytorchConfig(Section):
+    """transformers on PyTorch."""
+
+    batch_size: Positive = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device_map: str | None = Field(None, description="as transformers takes it, such as auto or balanced")
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
+    compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    cache_implementation: Literal["dynamic", "static", "offloaded", "quantized"] | None = None
+    trust_remote_code: bool = False
+    revision: str | None = None
+    threads: Positive | None = Field(None, description="CPU threads; PyTorch's own choice when absent")
+
+
+class SimulatedFault(Section):
+    """Something that goes wrong on purpose."""
+
+    kind: Literal["crash", "hang", "oom", "error"]
+    at: Literal["open", "warmup", "pass"] = "pass"
+    after_batches: int = Field(0, ge=0, description="how many batches of that stage still succeed")
+
+
+class SimulatedConfig(Section):
+    """No model: requested lengths and times, and a device whose true power is known."""
+
+    batch_size: Positive = 8
+    load_s: float = Field(0.2, ge=0, le=3600)
+    prefill_s_per_token: float = Field(2e-5, ge=0, le=10)
+    decode_s_per_step: float = Field(2e-3, ge=0, le=10)
+    scatter: float = Field(0.01, ge=0, le=1, description="relative sd of a batch's duration and power")
+    eos_probability: float = Field(0.02, ge=0, le=1, description="per token, with output_length: natural")
+    idle_w: float = Field(60.0, ge=0)
+    context_w: float = Field(95.0, ge=0, description="power once the model is loaded")
+    active_w: float = Field(400.0, ge=0)
+    counter_step_s: PositiveSeconds = Field(0.1, description="update period of the energy counter")
+    fault: SimulatedFault | None = None
+
+
+class ExperimentConfig(Section):
+    """One experiment: one model on one backend with one workload."""
+
+    model: str = Field(
+        min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
+    )
+    backend: str = Field("pytorch", min_length=1)
+    n: Positive = Field(100, description="number of prompts")
+    dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
+    precision: Precision = "bf16"
+    random_seed: int = Field(42, ge=0, lt=2**32)
+    max_input_tokens: Positive = Field(512, description="longer prompts are cut to this many tokens")
+    max_output_tokens: Positive = 128
+    output_length: Literal["exact", "natural"] = Field(
+        "exact", description="exact: every request produces max_output_tokens; natural: it may stop at EOS"
+    )
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    warmup: WarmupConfig = Field(default_factory=WarmupConfig)
+    passes: PassesConfig = Field(default_factory=PassesConfig)
+    baseline: BaselineConfig = Field(default_factory=BaselineConfig)
+    energy: EnergyConfig = Field(default_factory=EnergyConfig)
+    preset: Literal["smoke", "quick", "rigorous"] = "quick"
+    timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
+    pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
+    simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
+    output_dir: Path | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable() or value != value.strip():
+            raise ValueError("a model's name must be printable, without spaces at its ends")
+        return value
+
+    @model_validator(mode="after")
+    def _batch_fits(self) -> ExperimentConfig:
+        if self.batch_size > self.n and "batch_size" in self._section().model_fields_set:
+            raise ValueError(
+                f"{self.backend}.batch_size {self.batch_size} is larger than n {self.n}; "
+                "lower the batch size or raise n"
+            )
+        return self
+
+    def _section(self) -> PytorchConfig | SimulatedConfig:
+        return self.simulated if self.backend == "simulated" else self.pytorch
+
+    @property
+    def batch_size(self) -> int:
+        """Requests handed to the engine at once, from the section of the backend in force."""
+        return self._section().batch_size
+
+
+def identity(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """What makes two experiments the same: the fields that differ from their defaults, less where it goes."""
+    fields: dict[str, JsonValue] = config.model_dump(mode="json", exclude_defaults=True)
+    fields.pop("output_dir", None)
+    return fields
+
+
+def config_hash(config: ExperimentConfig) -> str:
+    """SHA-256 (hex) of the canonical JSON of `identity` with the schema version."""
+    canonical = json.dumps(
+        {"schema": SCHEMA_VERSION, "config": identity(config)}, sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
