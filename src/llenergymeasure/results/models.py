@@ -1,0 +1,206 @@
+"""What a result file holds, key by key.
+
+History of the schema: 1, the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.records import (
+    EnergyReading,
+    Environment,
+    Estimate,
+    MeasurementWarning,
+    SessionFacts,
+    Start,
+)
+
+RESULT_SCHEMA_VERSION = "1"
+
+# It names a folder, so it can be neither hidden nor a way out of the output directory.
+ExperimentId: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class PassWindow(Part):
+    start_ns: int
+    end_ns: int
+
+
+class RunWindow(Part):
+    """First start to last end of the passes; `duration_s` is the sum of the passes' own durations."""
+
+    start_ns: int
+    end_ns: int
+    duration_s: float
+    passes: tuple[PassWindow, ...]
+
+
+class Tokens(Part):
+    """Sums over the passes. `pinned_ok` is None when lengths were natural."""
+
+    input: int
+    output: int
+    total: int
+    requests: int
+    pinned_ok: bool | None
+    disputed: bool
+
+
+class IdlePower(Part):
+    """Mean watts before the child existed, with the model loaded, and after the passes."""
+
+    bare: Estimate
+    loaded: Estimate
+    after: Estimate
+
+
+class Energy(Part):
+    """`total` and `readings` are sums over the passes; per-token figures are what inference costs."""
+
+    boundary: str | None
+    method: Literal["counter", "sampled", "modelled", "mixed"] | None
+    valid: bool
+    reasons: tuple[str, ...]
+    total: Estimate
+    net: Estimate
+    net_of: Literal["loaded", "bare"]
+    per_output_token: Estimate
+    per_total_token: Estimate
+    per_request: Estimate
+    prefill: Estimate
+    decode: Estimate
+    idle: IdlePower
+    load: Estimate
+    readings: tuple[EnergyReading, ...]
+
+
+class Percentiles(Part):
+    """Linear interpolation between order statistics, in seconds."""
+
+    mean: Estimate
+    p50: Estimate
+    p90: Estimate
+    p95: Estimate
+    p99: Estimate
+    method: Literal["linear"] = "linear"
+    count: int
+
+
+class Flops(Part):
+    """Floating-point operations of all passes; None with the reason where the shape is unknown."""
+
+    prefill: float | None
+    decode: float | None
+    total: float | None
+    method: str | None
+    reason: str | None = None
+
+
+class Performance(Part):
+    output_tokens_per_second: Estimate
+    total_tokens_per_second: Estimate
+    requests_per_second: Estimate
+    throughput_window: Literal["full", "steady"] = "full"
+    ttft_s: Percentiles
+    tpot_s: Percentiles
+    itl_s: Percentiles
+    e2e_s: Percentiles
+    flops: Flops
+    mfu: Estimate
+    mbu: Estimate
+
+
+class Memory(Part):
+    peak_bytes: int | None
+    weights_bytes: int | None
+    kv_cache_bytes: int | None
+    source: str | None
+    reason: str | None = None
+
+
+class OverheadPart(Part):
+    recorder_cpu_s: float
+    recorder_samples: int
+    setup_s: float
+    load_s: float
+    warmup_s: float
+
+
+class ExperimentResult(Part):
+    """What one experiment cost. `simulated` results have a known truth and never mix with measured ones."""
+
+    schema_version: Literal["1"] = "1"
+    experiment_id: ExperimentId
+    simulated: bool
+    config: ExperimentConfig
+    config_hash: str
+    origins: dict[str, str]
+    started_at: Start
+    environment: Environment
+    session: SessionFacts
+    steady: bool
+    window: RunWindow
+    tokens: Tokens
+    energy: Energy
+    performance: Performance
+    memory: Memory
+    warnings: tuple[MeasurementWarning, ...]
+    overhead: OverheadPart
+    notes: tuple[str, ...] = Field(default=(), description="facts about the run that weaken nothing")
+
+    _files: Path | None = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when every key is: where the files lie is no part of a result."""
+        return dict(self) == dict(other) if isinstance(other, ExperimentResult) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # its mappings have none either
+
+    def save(self, output_dir: str | Path) -> Path:
+        """Write the result and the files of its run to `output_dir/<experiment_id>/`; returns that folder.
+
+        Everything is written aside and renamed, so that the folder is whole or absent. ResultError when it
+        exists already or can't be written; the files of the run then stay where they were. They move once:
+        a second save, to another folder, writes the result alone.
+        """
+        from llenergymeasure.results import store
+
+        folder = store.save(self, Path(output_dir), files=self._files)
+        self._files = None
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> ExperimentResult:
+        """Read a `result.json`, or the folder that holds one. ResultError says what is wrong with it."""
+        from llenergymeasure.results import store
+
+        return store.load(Path(path))
+
+    def attach(self, files: Path) -> ExperimentResult:
+        """Remember where the run's trace, events, requests and log lie until they are saved."""
+        self._files = files
+        return self
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The object that stands in the file."""
+        data: dict[str, JsonValue] = self.model_dump(mode="json")
+        return data
+
+    def _repr_html_(self) -> str:
+        from llenergymeasure.results import notebook
+
+        return notebook.as_html(self)
