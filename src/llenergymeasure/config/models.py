@@ -1,22 +1,55 @@
-"""What can be asked for, field by field; the docstrings and descriptions are the reference that users read."""
+"""What can be asked for, field by field; the descriptions are the reference that users read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = "1"
 
 BUILTIN_BACKENDS = ("pytorch", "simulated")
+BUILTIN_METERS = ("auto", "nvml", "rapl", "estimate")
 PRESETS = ("smoke", "quick", "rigorous")
 
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number, not true or false")
+    return value
+
+
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-Positive: TypeAlias = Annotated[int, Field(gt=0)]
-PositiveSeconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive: TypeAlias = Annotated[int, Field(gt=0), BeforeValidator(_number)]
+PositiveSeconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+
+
+def _known_name(name: str, builtin: tuple[str, ...], *, group: str, info: ValidationInfo) -> str:
+    """The name if it is built in or of an installed plug-in.
+
+    With `stored` in the validation context any name will do: a result outlives the plug-in that made it.
+    """
+    if name in builtin or (info.context or {}).get("stored"):
+        return name
+    names = sorted({*builtin, *(point.name for point in entry_points(group=group))})
+    if name in names:
+        return name
+    expected = ", ".join(f"'{choice}'" for choice in names)
+    raise PydanticCustomError("unknown_name", "Input should be one of {expected}", {"expected": expected})
 
 
 class Section(BaseModel):
@@ -68,7 +101,9 @@ class PassesConfig(Section):
 
     seconds: PositiveSeconds = Field(5.0, description="a pass repeats the walk until it has lasted this long")
     minimum: Positive = Field(5, description="passes in the first stage, from which the scatter is learnt")
-    target: float = Field(0.02, gt=0, lt=1, description="wanted half-width of joules per output token, relative")
+    target: float = Field(
+        0.02, gt=0, lt=1, description="wanted half-width of joules per output token, relative"
+    )
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
 
 
@@ -76,7 +111,9 @@ class BaselineConfig(Section):
     """Idle power before, between and after."""
 
     seconds: float = Field(3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out")
-    net: Literal["loaded", "bare"] = Field("loaded", description="which idle power is taken off for net energy")
+    net: Literal["loaded", "bare"] = Field(
+        "loaded", description="which idle power is taken off for net energy"
+    )
 
 
 class EnergyConfig(Section):
@@ -88,11 +125,18 @@ class EnergyConfig(Section):
     )
     require_measured: bool = Field(False, description="refuse to run where energy could only be modelled")
 
+    @field_validator("meter")
+    @classmethod
+    def _meter_exists(cls, name: str, info: ValidationInfo) -> str:
+        return _known_name(name, BUILTIN_METERS, group="llenergymeasure.meters", info=info)
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _indices_as_text(cls, value: object) -> object:
         if isinstance(value, list | tuple):
             return tuple(str(item) for item in value)
+        if value not in ("auto", "all"):
+            raise PydanticCustomError("gpus", "Input should be auto, all, or a list of UUIDs or indices")
         return value
 
 
@@ -168,6 +212,16 @@ class ExperimentConfig(Section):
         if not value.isprintable() or value != value.strip():
             raise ValueError("a model's name must be printable, without spaces at its ends")
         return value
+
+    @field_validator("backend")
+    @classmethod
+    def _backend_exists(cls, name: str, info: ValidationInfo) -> str:
+        return _known_name(name, BUILTIN_BACKENDS, group="llenergymeasure.backends", info=info)
+
+    @field_validator("output_dir")
+    @classmethod
+    def _home_expanded(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value is not None and str(value).startswith("~") else value
 
     @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:

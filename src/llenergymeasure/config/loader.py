@@ -1,0 +1,280 @@
+"""How do a file, flags, the environment and defaults become one configuration, and who said what?
+
+Flags win over the file, the file over the environment (`LLEM_…`), that over the user's own configuration,
+that over the preset, and the preset over the defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_config_path
+from pydantic import JsonValue
+
+from llenergymeasure.config import yaml
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.presets import PRESET_VALUES
+from llenergymeasure.config.suggest import known_keys, nearest_key, section_of
+from llenergymeasure.exceptions import ConfigError
+
+PREFIX = "LLEM_"
+# variables of that prefix that steer llem itself and describe no experiment
+RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_POWER_RECORDINGS"})
+MAX_DOTS = 8
+STUDY_KEYS = frozenset({"sweep", "experiments"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    value: JsonValue
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    name: str
+    origin: str
+    suggestion: str | None
+
+    def __str__(self) -> str:
+        meant = f"; did you mean {self.suggestion}?" if self.suggestion else ""
+        return f"{self.name} ({self.origin}){meant}"
+
+
+_Layer = dict[str, _Leaf]
+
+
+def load_experiment_config(
+    path: str | Path | None = None,
+    cli_overrides: Mapping[str, JsonValue] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    user_config: Path | None = None,
+) -> ExperimentConfig:
+    """One experiment from everything that was said.
+
+    `cli_overrides` maps dotted keys to values; `pytorch.batch_size` goes to the section of the backend in
+    force. `environ` is the process's environment and `user_config` the platform's place for it, when None.
+    ConfigError when something can't be read or has no meaning, pydantic's ValidationError when a value is
+    not allowed.
+    """
+    unknown: list[_Unknown] = []
+    leaves = _resolve(path, cli_overrides, environ, user_config, unknown)
+    if unknown:
+        head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
+        raise ConfigError(head + "\n  ".join(map(str, unknown)))
+    if "model" not in leaves:
+        raise _no_model(path)
+    return ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in leaves.items()}))
+
+
+def resolve_origins(
+    path: str | Path | None = None,
+    cli_overrides: Mapping[str, JsonValue] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    user_config: Path | None = None,
+) -> dict[str, str]:
+    """Who said each value that `load_experiment_config` gives for the same arguments, by dotted key.
+
+    One of: flag, file …, environment LLEM_…, user config …, preset …, default. A file that has gone since it
+    was loaded counts for nothing: origins are a record, and must not end a run.
+    """
+    there = path if path is not None and Path(path).is_file() else None
+    leaves = _resolve(there, cli_overrides, environ, user_config, [])
+    defaults = {
+        key: "default"
+        for key, field in known_keys().items()
+        if section_of(field) is None or field.default is None
+    }
+    given = {key: leaf.origin for key, leaf in leaves.items()}
+    hidden = {parent for key in given for parent in _parents(key)}
+    return {
+        key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
+    }
+
+
+def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
+    """`KEY=VALUE` pairs as dotted overrides; values are YAML."""
+    values: dict[str, JsonValue] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(
+                f"--set {pair!r} is not KEY=VALUE", hint="such as --set decoder.temperature=0.7"
+            )
+        if key in values:
+            raise ConfigError(f"--set {key} is given twice")
+        values[key] = yaml.parse(text, where=f"--set {key}")
+    return values
+
+
+def _resolve(
+    path: str | Path | None,
+    cli_overrides: Mapping[str, JsonValue] | None,
+    environ: Mapping[str, str] | None,
+    user_config: Path | None,
+    unknown: list[_Unknown],
+) -> _Layer:
+    user = user_config or user_config_path("llenergymeasure") / "config.yaml"
+    layers = [
+        _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {},
+        _from_environment(os.environ if environ is None else environ, unknown),
+        _from_file(Path(path), unknown) if path is not None else {},
+        _layer(dict(cli_overrides or {}), "flag", unknown),
+    ]
+    said = _overlay(layers)
+    preset = said["preset"].value if "preset" in said else ExperimentConfig.model_fields["preset"].default
+    values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
+    base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
+    backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
+    layers[-1] = _batch_size_moved(layers[-1], str(backend))
+    return _overlay([base, *layers])
+
+
+def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
+    content = yaml.read_mapping(path)
+    if not content:
+        raise ConfigError(
+            f"{path} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
+        )
+    if study := STUDY_KEYS & content.keys():
+        raise ConfigError(
+            f"{path} describes a study ({', '.join(sorted(study))}); "
+            "this version runs single experiments only",
+            hint="give one experiment per file, with `model:` at its top level",
+        )
+    return _layer(content, f"file {path}", unknown)
+
+
+def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _Layer:
+    layer: _Layer = {}
+    for name in sorted(environ):
+        # an empty variable counts as unset, as everywhere
+        if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
+            continue
+        key = name.removeprefix(PREFIX).lower().replace("__", ".")
+        if key in known_keys():
+            value = yaml.parse(environ[name], where=f"environment variable {name}")
+            layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
+        else:
+            meant = nearest_key(key)
+            variable = PREFIX + meant.upper().replace(".", "__") if meant else None
+            unknown.append(_Unknown(name, "environment", variable))
+    return layer
+
+
+def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]) -> _Layer:
+    named = {
+        "dataset.name" if key == "dataset" and isinstance(value, str) else key: value
+        for key, value in values.items()
+    }
+    leaves: _Layer = {}
+    stray: set[str] = set()
+    for key, value in _flatten(_unflatten(named, where=origin)):
+        if (first := _first_unknown(key)) is not None:
+            stray.add(first)
+        elif not (value is None and _is_plain_section(key)):
+            leaves[key] = _Leaf(value, origin)
+    unknown.extend(_Unknown(key, origin, nearest_key(key)) for key in sorted(stray))
+    return leaves
+
+
+def _overlay(layers: Iterable[_Layer]) -> _Layer:
+    """The layers on top of each other, weakest first; a value hides what stands above and below its key."""
+    merged: _Layer = {}
+    for layer in layers:
+        for key, leaf in layer.items():
+            for other in [other for other in merged if other.startswith(f"{key}.")]:
+                del merged[other]
+            for parent in _parents(key):
+                merged.pop(parent, None)
+            merged[key] = leaf
+    return merged
+
+
+def _batch_size_moved(flags: _Layer, backend: str) -> _Layer:
+    target = f"{backend}.batch_size"
+    if "pytorch.batch_size" not in flags or target not in known_keys():
+        return flags
+    if target in flags and target != "pytorch.batch_size":
+        raise ConfigError(f"the batch size is given twice: for pytorch and as {target}")
+    return {target if key == "pytorch.batch_size" else key: leaf for key, leaf in flags.items()}
+
+
+def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") -> dict[str, JsonValue]:
+    """Nested mappings from dotted keys, at any depth; ConfigError where two keys claim one place."""
+    nested: dict[str, JsonValue] = {}
+    for key, value in values.items():
+        *parents, last = str(key).split(".")
+        if len(parents) > MAX_DOTS:
+            raise ConfigError(f"the key {key[:40]}… ({where}) has more than {MAX_DOTS} dots")
+        place = nested
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{key} is given twice ({where}): as a whole and in part")
+            place = inner
+        new = _unflatten(value, where) if isinstance(value, dict) else value
+        old = place.get(last)
+        if isinstance(old, dict) and isinstance(new, dict) and not old.keys() & new.keys():
+            old.update(new)
+        elif last in place:
+            raise ConfigError(f"{key} is given twice ({where})")
+        else:
+            place[last] = new
+    return nested
+
+
+def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            field = known_keys().get(prefix + key)
+            if not value and (field is None or section_of(field) is None):
+                yield prefix + key, value
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _first_unknown(key: str) -> str | None:
+    for name in (*reversed(_parents(key)), key):
+        if name not in known_keys():
+            return name
+    return None
+
+
+def _parents(key: str) -> list[str]:
+    """`a.b.c` gives `a.b` and `a`."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+
+
+def _is_plain_section(key: str) -> bool:
+    """Whether an empty value for the key, as a section of comments alone gives, means nothing was said."""
+    field = known_keys()[key]
+    return section_of(field) is not None and field.default is not None
+
+
+def _shown(key: str, given: Mapping[str, str]) -> bool:
+    """Whether a value exists: the fields of a section that is absent by default exist once one is given."""
+    for parent in _parents(key):
+        if known_keys()[parent].default is None:
+            return any(name.startswith(f"{parent}.") for name in given)
+    return True
+
+
+def _no_model(path: str | Path | None) -> ConfigError:
+    if path is not None:
+        return ConfigError(
+            f"{path} names no model", hint="add a line such as `model: gpt2`, or pass --model gpt2"
+        )
+    return ConfigError(
+        "there is nothing to measure: give a configuration file or a model, such as\n"
+        "  llem run experiment.yaml\n"
+        "  llem run --model smollm2-135m --backend pytorch"
+    )

@@ -1,0 +1,30 @@
+"""How long a run takes when nothing else is said: what each preset changes in the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydantic import JsonValue
+
+PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
+    {
+        "smoke": {
+            "passes.seconds": 1.0,
+            "passes.minimum": 3,
+            "passes.budget.passes": 3,
+            "passes.budget.seconds": 10.0,
+            "baseline.seconds": 1.0,
+            "warmup.window": 3,
+            "warmup.min_batches": 1,
+            "warmup.max_seconds": 2.0,
+        },
+        "quick": {},
+        "rigorous": {
+            "passes.seconds": 10.0,
+            "passes.budget.seconds": 600.0,
+            "baseline.seconds": 10.0,
+            "warmup.max_seconds": 120.0,
+        },
+    }
+)

@@ -1,0 +1,61 @@
+"""What did the user mean by a name that does not exist?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+from typing import get_args
+
+from pydantic.fields import FieldInfo
+
+from llenergymeasure.config.models import ExperimentConfig, Section
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate most like `name`, None where none is close."""
+    options = list(candidates)
+    by_lower = {option.lower(): option for option in options}
+    if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6):
+        return by_lower[close[0]]
+    within = [option for option in options if len(name) > 2 and name.lower() in option.lower()]
+    return min(within, key=len, default=None)
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, `Section` and `Section | None` alike."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+@cache
+def known_keys() -> dict[str, FieldInfo]:
+    """Every dotted key that a configuration can hold, sections included."""
+    return dict(_walk(ExperimentConfig, ""))
+
+
+def _walk(model: type[Section], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        if section := section_of(field):
+            yield from _walk(section, f"{prefix}{name}.")
+
+
+def nearest_key(key: str) -> str | None:
+    """The valid dotted key most like `key`: first among its siblings, then anywhere by its last word."""
+    parent, _, last = key.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    siblings = [
+        name.removeprefix(prefix)
+        for name in known_keys()
+        if name.startswith(prefix) and "." not in name.removeprefix(prefix)
+    ]
+    if (match := nearest(last, siblings)) is not None:
+        return prefix + match
+    by_last: dict[str, str] = {}
+    for name in known_keys():
+        by_last.setdefault(name.rpartition(".")[2], name)
+    match = nearest(last, by_last)
+    return by_last[match] if match is not None else None
