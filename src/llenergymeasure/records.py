@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
@@ -70,7 +70,9 @@ class Clock(Protocol):
 class Progress(Protocol):
     """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown."""
 
-    def __call__(self, description: str, *, done: float | None = None, total: float | None = None) -> None: ...
+    def __call__(
+        self, description: str, *, done: float | None = None, total: float | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,8 @@ class Architecture:
 
     `ffn_matrices` is 3 for a gated feed-forward (SwiGLU) and 2 for a plain one. `experts` is 0 for a dense
     model. `positions` is the size of a learnt position table, 0 with rotary positions. `norm_parameters`
-    is 1 per channel for RMSNorm and 2 for LayerNorm. `source` says where the shape was read.
+    is 1 per channel for RMSNorm and 2 for LayerNorm; `layer_norms` is how many of them a layer has beside
+    `qk_norm`, a norm over each head's queries and keys. `source` says where the shape was read.
     """
 
     name: str
@@ -226,6 +229,8 @@ class Architecture:
     ffn_bias: bool = False
     positions: int = 0
     norm_parameters: Literal[1, 2] = 1
+    layer_norms: Literal[2, 4] = 2
+    qk_norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +413,38 @@ WarningCode: TypeAlias = Literal[
     "suspended",
     "passes_correlated",
 ]
-WARNING_CODES: tuple[WarningCode, ...] = get_args(WarningCode)
+
+REMEDIES: Mapping[WarningCode, str] = {
+    "no_energy_source": "run on a machine with NVML or readable RAPL, or allow the model: --meter estimate",
+    "energy_modelled": "for measured joules use a machine with NVML or readable RAPL; "
+    "to refuse modelled ones: --set energy.require_measured=true",
+    "window_too_short": "lengthen the passes: --set passes.seconds=10, or a larger n",
+    "counter_power_mismatch": "trust neither until the sensor is known; compare with an external meter",
+    "counter_reset": "the driver was reloaded during the run; run again",
+    "sensor_stuck": "reload the driver or choose another meter: --meter",
+    "sensor_uncharacterised": "lengthen the passes to at least 5 s so that the sensor's habits matter less",
+    "part_time_sensor": "use the energy counter where there is one, and more passes",
+    "thermal_throttle": "improve cooling or lower the load; numbers hold for this throttled state only",
+    "power_cap_active": "raise the power limit, or report it with the number",
+    "clock_changed": "lock the clocks (nvidia-smi -lgc) and run again",
+    "temperature_drift": "let the machine warm up or cool down first; raise warmup.max_seconds",
+    "idle_drift": "stop other load, wait until idle power is steady, and run again",
+    "foreign_gpu_process": "end the other processes on this GPU and run again",
+    "cannot_exclude_foreign_processes": "run where the GPU's processes are visible: outside the "
+    "container, or with the host's pid namespace",
+    "mig_shared": "the whole GPU is measured: keep the other instances idle",
+    "host_busy": "stop other load on this host and run again",
+    "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
+    "target_not_met": "raise passes.budget, or accept the wider interval",
+    "single_pass": "run at least three passes: --set passes.minimum=3",
+    "tokens_disputed": "check that the tokenizer belongs to the model",
+    "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
+    "schedule_lag": "send less, or from a machine with more cores",
+    "recorder_gap": "stop other load on this host, so that the recorder gets its turn",
+    "swap_active": "free memory before the run, or choose a smaller model",
+    "suspended": "keep the machine awake during a run and run again",
+    "passes_correlated": "use longer passes, or repeat the whole run: --preset rigorous",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +454,10 @@ class MeasurementWarning:
     code: WarningCode
     message: str
     remedy: str
+
+    @classmethod
+    def of(cls, code: WarningCode, message: str) -> MeasurementWarning:
+        return cls(code, message, REMEDIES[code])
 
 
 @dataclass(frozen=True, slots=True)

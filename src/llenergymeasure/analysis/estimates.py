@@ -1,0 +1,110 @@
+"""Arithmetic on estimates: sums, ratios and differences that keep the three kinds of doubt apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from llenergymeasure.analysis.statistics import relative_half_width
+from llenergymeasure.records import Estimate
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """Half of the 95 % interval, or None without one."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return (estimate.high - estimate.low) / 2
+
+
+def total(parts: Sequence[Estimate], *, unit: str, why_none: str) -> Estimate:
+    """The sum; it exists only when every part does. Half-widths add, since edges may err the same way."""
+    if not parts:
+        return Estimate.missing(unit, why_none)
+    values = [part.value for part in parts if part.value is not None]
+    if len(values) < len(parts):
+        return Estimate.missing(unit, "; ".join(part.reason or "" for part in parts if part.value is None))
+    widths = [half_width(part) for part in parts]
+    known = [width for width in widths if width is not None]
+    whole = len(known) == len(widths)
+    value = sum(values)
+    return Estimate(
+        value,
+        unit,
+        low=value - sum(known) if whole else None,
+        high=value + sum(known) if whole else None,
+        systematic=_summed_ranges(parts),
+        reason=None if whole else next(part.reason for part in parts if part.low is None),
+    )
+
+
+def _summed_ranges(parts: Sequence[Estimate]) -> tuple[float, float] | None:
+    """Each part's range where it has one, its value where it has none; None when no part has one."""
+    if all(part.systematic is None for part in parts):
+        return None
+    ranges = [part.systematic or (part.value or 0.0, part.value or 0.0) for part in parts]
+    return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+
+
+def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
+    """`estimate` times a known, positive factor."""
+    if estimate.value is None:
+        return Estimate.missing(unit, estimate.reason or "")
+    ends = None if estimate.systematic is None else estimate.systematic
+    return Estimate(
+        estimate.value * factor,
+        unit,
+        low=None if estimate.low is None else estimate.low * factor,
+        high=None if estimate.high is None else estimate.high * factor,
+        systematic=None if ends is None else (ends[0] * factor, ends[1] * factor),
+        reason=estimate.reason,
+    )
+
+
+def net_of_idle(gross: Estimate, idle: Estimate, duration_s: float) -> Estimate:
+    """Energy above idle: gross − idle power × duration, never clamped at 0.
+
+    The two intervals are independent and add in quadrature. What is systematic is a property of one sensor
+    and scales with what is left, as a gain does; an offset cancels.
+    """
+    if gross.value is None or idle.value is None:
+        return Estimate.missing(gross.unit, gross.reason or "" if gross.value is None else idle.reason or "")
+    value = gross.value - idle.value * duration_s
+    widths = half_width(gross), half_width(idle)
+    systematic = None
+    if gross.systematic is not None and gross.value > 0:
+        ends = sorted(value * end / gross.value for end in gross.systematic)
+        systematic = (ends[0], ends[1])
+    if widths[0] is None or widths[1] is None:
+        return Estimate(value, gross.unit, systematic=systematic, reason=gross.reason or idle.reason)
+    half = math.hypot(widths[0], widths[1] * duration_s)
+    return Estimate(value, gross.unit, low=value - half, high=value + half, systematic=systematic)
+
+
+def ratio_over_passes(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    unit: str,
+    first_stage: int | None = None,
+    resolution: float = 0.0,
+) -> Estimate:
+    """Σ numerators / Σ denominators over passes, with a Student t interval from the passes' own ratios.
+
+    `resolution` is the relative half-width that the sensor leaves on the whole sum. The passes' scatter
+    already holds it, so the larger of the two is stated and not their sum.
+    """
+    if not denominators or min(denominators) <= 0:
+        return Estimate.missing(unit, "there is a pass with nothing to divide by")
+    value = sum(numerators) / sum(denominators)
+    ratios = [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
+    chance = relative_half_width(ratios, first_stage=first_stage) if fmean(ratios) else None
+    if chance is None:
+        return Estimate(value, unit, reason=few_passes(len(ratios)))
+    half = abs(value) * max(chance, resolution)
+    return Estimate(value, unit, low=value - half, high=value + half)
+
+
+def few_passes(count: int) -> str:
+    passes = "1 pass" if count == 1 else f"{count} passes"
+    return f"{passes}: an interval from chance needs at least 3"

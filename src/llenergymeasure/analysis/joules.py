@@ -1,0 +1,156 @@
+"""The energy part of a result: which domains count, what they sum to, and what it cost per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.idle import idle_power
+from llenergymeasure.energy.integrate import boundary, energy_of
+from llenergymeasure.records import (
+    Domain,
+    EnergyReading,
+    Estimate,
+    Measurement,
+    Pass,
+    SessionFacts,
+    Trace,
+    Window,
+)
+from llenergymeasure.results.models import Energy, IdlePower
+
+NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
+INVALIDATING = frozenset(
+    {"window_too_short", "counter_power_mismatch", "counter_reset", "sensor_stuck", "recorder_gap"}
+)
+PHASES = "prefill and decode are not told apart by this backend"
+
+
+def counted_domains(
+    domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
+) -> tuple[Domain, ...]:
+    """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
+    and memory of this host; a model of power only where nothing is measured, since the two never mix.
+    """
+    used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
+    asked = config.energy.gpus != "auto"
+    counted = [
+        domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
+    ]
+    measured = tuple(domain for domain in counted if domain.model is None)
+    return measured or tuple(counted)
+
+
+def pass_joules(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float] | None:
+    """Joules of each pass over `domains`, or None when one of them is unknown."""
+    joules = [
+        total(
+            [energy_of(trace, [one.window], domain.name).energy for domain in domains],
+            unit="J",
+            why_none=NO_SOURCE,
+        ).value
+        for one in passes
+    ]
+    known = [value for value in joules if value is not None]
+    return known if len(known) == len(passes) else None
+
+
+def costs_per_output_token(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float]:
+    """What the stopping rule looks at: each pass's joules per output token, or its seconds per output token
+    where no energy can be known.
+    """
+    spent = pass_joules(trace, domains, passes) or [one.window.duration_s for one in passes]
+    tokens = [max(one.generation.output_tokens, 1) for one in passes]
+    return [cost / count for cost, count in zip(spent, tokens, strict=True)]
+
+
+def energy(measurement: Measurement) -> Energy:
+    trace, passes = measurement.trace, measurement.passes
+    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+    windows = [one.window for one in passes]
+    readings = [energy_of(trace, windows, domain.name) for domain in domains]
+    gross = total([reading.energy for reading in readings], unit="J", why_none=NO_SOURCE)
+    idle = _idle(measurement, domains)
+    chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
+    spent = pass_joules(trace, domains, passes)
+    reasons = _reasons(measurement, readings, gross)
+    output = [one.generation.output_tokens for one in passes]
+    every = [one.generation.output_tokens + one.generation.prompt_tokens for one in passes]
+    requests = [len(one.generation.completions) for one in passes]
+    return Energy(
+        boundary=boundary(readings),
+        method=_method(readings),
+        valid=not reasons,
+        reasons=reasons,
+        total=gross,
+        net=net_of_idle(gross, chosen, sum(window.duration_s for window in windows)),
+        net_of=measurement.config.baseline.net,
+        per_output_token=_per(measurement, gross, spent, output, "J/token"),
+        per_total_token=_per(measurement, gross, spent, every, "J/token"),
+        per_request=_per(measurement, gross, spent, requests, "J/request"),
+        prefill=Estimate.missing("J/token", PHASES),
+        decode=Estimate.missing("J/token", PHASES),
+        idle=idle,
+        load=total(
+            [energy_of(trace, [measurement.load], domain.name).energy for domain in domains],
+            unit="J",
+            why_none=NO_SOURCE,
+        ),
+        readings=tuple(readings),
+    )
+
+
+def _per(
+    measurement: Measurement, gross: Estimate, spent: Sequence[float] | None, counts: Sequence[int], unit: str
+) -> Estimate:
+    """Energy per thing: chance over passes, at least the sensor's resolution; systematic as in the total."""
+    if gross.value is None or spent is None:
+        return Estimate.missing(unit, gross.reason or "the energy of a single pass is unknown")
+    if sum(counts) == 0:
+        return Estimate.missing(unit, "nothing was produced")
+    width = half_width(gross)
+    ratio = ratio_over_passes(
+        spent,
+        counts,
+        unit=unit,
+        first_stage=measurement.config.passes.minimum,
+        resolution=width / gross.value if width and gross.value > 0 else 0.0,
+    )
+    if ratio.value is None:
+        return ratio
+    systematic = scaled(gross, 1 / sum(counts), unit).systematic
+    return Estimate(ratio.value, unit, ratio.low, ratio.high, systematic, ratio.reason)
+
+
+def _idle(measurement: Measurement, domains: Sequence[Domain]) -> IdlePower:
+    def mean_power(window: Window | None) -> Estimate:
+        if window is None:
+            return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
+        parts = [idle_power(measurement.trace, window, domain.name) for domain in domains]
+        return total(parts, unit="W", why_none=NO_SOURCE)
+
+    idle = measurement.idle
+    bare = mean_power(idle.bare)
+    if any(domain.model is not None for domain in domains) and idle.bare is not None:
+        bare = Estimate.missing(
+            "W", "modelled energy counts the run's own processes, and before it there are none"
+        )
+    return IdlePower(bare=bare, loaded=mean_power(idle.loaded), after=mean_power(idle.after))
+
+
+def _method(readings: Sequence[EnergyReading]) -> Literal["counter", "sampled", "modelled", "mixed"] | None:
+    methods = {reading.method for reading in readings}
+    if not methods:
+        return None
+    return methods.pop() if len(methods) == 1 else "mixed"
+
+
+def _reasons(measurement: Measurement, readings: Sequence[EnergyReading], gross: Estimate) -> tuple[str, ...]:
+    """Why the energy must not be relied on; empty when it may be."""
+    reasons = [] if gross.value is not None else [gross.reason or NO_SOURCE]
+    for reading in readings:
+        reasons += [f"{reading.domain}: {flag}" for flag in reading.flags if flag in INVALIDATING]
+    reasons += [warning.code for warning in measurement.warnings if warning.code == "suspended"]
+    return tuple(dict.fromkeys(reasons))

@@ -1,0 +1,75 @@
+"""How long a request waited: percentiles over requests, with sample-size rules and intervals over passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from llenergymeasure.analysis.estimates import few_passes
+from llenergymeasure.analysis.statistics import t_quantile
+from llenergymeasure.records import Completion, Estimate, Pass
+from llenergymeasure.results.models import Percentiles
+
+NEEDED = {99.0: 100}
+
+
+def ttft_s(done: Completion) -> float | None:
+    """From the start of its batch to its first token."""
+    return None if done.t_first_ns is None else (done.t_first_ns - done.t_sent_ns) / 1e9
+
+
+def e2e_s(done: Completion) -> float | None:
+    """From the start of its batch to its last token."""
+    return (done.t_end_ns - done.t_sent_ns) / 1e9
+
+
+def tpot_s(done: Completion) -> float | None:
+    """(t_last − t_first) / (n − 1); a request with one token has none."""
+    if done.t_first_ns is None or done.output_tokens < 2:
+        return None
+    return (done.t_end_ns - done.t_first_ns) / 1e9 / (done.output_tokens - 1)
+
+
+def percentiles(
+    passes: Sequence[Pass], latency: Callable[[Completion], float | None], why_none: str
+) -> Percentiles:
+    """Of all requests of all passes; the interval is Student's t over the passes' own percentiles."""
+    by_pass = [
+        [value for done in one.generation.completions if (value := latency(done)) is not None]
+        for one in passes
+    ]
+    by_pass = [values for values in by_pass if values]
+    everything = [value for values in by_pass for value in values]
+    if not everything:
+        return missing_percentiles(why_none)
+    return Percentiles(
+        mean=_over_passes(float(np.mean(everything)), [float(np.mean(values)) for values in by_pass]),
+        p50=_percentile(everything, by_pass, 50.0),
+        p90=_percentile(everything, by_pass, 90.0),
+        p95=_percentile(everything, by_pass, 95.0),
+        p99=_percentile(everything, by_pass, 99.0),
+        count=len(everything),
+    )
+
+
+def missing_percentiles(reason: str) -> Percentiles:
+    none = Estimate.missing("s", reason)
+    return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
+
+
+def _percentile(everything: Sequence[float], by_pass: Sequence[Sequence[float]], q: float) -> Estimate:
+    needed = NEEDED.get(q, 1)
+    if len(everything) < needed:
+        return Estimate.missing("s", f"p{q:g} needs {needed} requests, there are {len(everything)}")
+    return _over_passes(
+        float(np.percentile(everything, q)), [float(np.percentile(values, q)) for values in by_pass]
+    )
+
+
+def _over_passes(value: float, by_pass: Sequence[float]) -> Estimate:
+    count = len(by_pass)
+    if count < 3:
+        return Estimate(value, "s", reason=few_passes(count))
+    half = t_quantile(0.975, count - 1) * float(np.std(by_pass, ddof=1)) / count**0.5
+    return Estimate(value, "s", low=value - half, high=value + half)

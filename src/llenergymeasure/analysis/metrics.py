@@ -1,0 +1,134 @@
+"""From a measurement to its result: a pure function, so that numbers can be computed again years later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.joules import counted_domains, energy
+from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.validity import warnings
+from llenergymeasure.config.models import config_hash
+from llenergymeasure.models.formulas import decode_flops, prefill_flops
+from llenergymeasure.records import Estimate, Measurement, Pass
+from llenergymeasure.results.models import (
+    ExperimentResult,
+    Flops,
+    Memory,
+    OverheadPart,
+    PassWindow,
+    Performance,
+    RunWindow,
+    Tokens,
+)
+
+FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
+
+
+def metrics(measurement: Measurement) -> ExperimentResult:
+    """What the run cost. The same measurement gives the same numbers, bit for bit."""
+    tokens = _tokens(measurement)
+    joules = energy(measurement)
+    facts = measurement.facts
+    return ExperimentResult(
+        experiment_id=measurement.experiment_id,
+        simulated=measurement.simulated,
+        config=measurement.config,
+        config_hash=config_hash(measurement.config),
+        origins=dict(measurement.origins),
+        started_at=measurement.started,
+        environment=measurement.environment,
+        session=facts,
+        steady=measurement.warm_up.steady,
+        window=_window(measurement.passes),
+        tokens=tokens,
+        energy=joules,
+        performance=_performance(measurement),
+        memory=Memory(
+            peak_bytes=facts.peak_bytes,
+            weights_bytes=facts.weights_bytes,
+            kv_cache_bytes=facts.kv_cache_bytes,
+            source=facts.memory_source,
+            reason=None if facts.peak_bytes is not None else f"{facts.device} reports no peak memory",
+        ),
+        warnings=warnings(measurement, joules, tokens),
+        overhead=OverheadPart(
+            recorder_cpu_s=measurement.overhead.recorder_cpu_s,
+            recorder_samples=measurement.overhead.recorder_samples,
+            setup_s=measurement.overhead.setup_s,
+            load_s=measurement.load.duration_s,
+            warmup_s=measurement.warm_up.window.duration_s,
+        ),
+        notes=(*measurement.notes, *_left_out(measurement)),
+    )
+
+
+def _left_out(measurement: Measurement) -> list[str]:
+    domains = measurement.trace.domains
+    counted = counted_domains(domains, measurement.config, measurement.facts)
+    return [f"{domain.name} was seen and not counted" for domain in domains if domain not in counted]
+
+
+def _window(passes: Sequence[Pass]) -> RunWindow:
+    return RunWindow(
+        start_ns=passes[0].window.start_ns,
+        end_ns=passes[-1].window.end_ns,
+        duration_s=sum(one.window.duration_s for one in passes),
+        passes=tuple(PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns) for one in passes),
+    )
+
+
+def _tokens(measurement: Measurement) -> Tokens:
+    generations = [one.generation for one in measurement.passes]
+    asked = measurement.config.max_output_tokens
+    read = sum(generation.prompt_tokens for generation in generations)
+    written = sum(generation.output_tokens for generation in generations)
+    return Tokens(
+        input=read,
+        output=written,
+        total=read + written,
+        requests=sum(len(generation.completions) for generation in generations),
+        pinned_ok=None
+        if measurement.config.output_length == "natural"
+        else all(
+            done.output_tokens == asked for generation in generations for done in generation.completions
+        ),
+        disputed=False,
+    )
+
+
+def _performance(measurement: Measurement) -> Performance:
+    passes = measurement.passes
+    seconds = [one.window.duration_s for one in passes]
+    written = [one.generation.output_tokens for one in passes]
+    every = [one.generation.output_tokens + one.generation.prompt_tokens for one in passes]
+    requests = [len(one.generation.completions) for one in passes]
+
+    def rate(counts: Sequence[int], unit: str) -> Estimate:
+        return ratio_over_passes(counts, seconds, unit=unit)
+
+    no_peak = f"no published peak figure with a source is known for {measurement.facts.device}"
+    return Performance(
+        output_tokens_per_second=rate(written, "token/s"),
+        total_tokens_per_second=rate(every, "token/s"),
+        requests_per_second=rate(requests, "request/s"),
+        ttft_s=percentiles(passes, ttft_s, "no first-token times"),
+        tpot_s=percentiles(passes, tpot_s, "no request produced two tokens"),
+        itl_s=missing_percentiles("single token times are not kept by this backend; TPOT is their mean"),
+        e2e_s=percentiles(passes, e2e_s, "no request ended"),
+        flops=_flops(measurement),
+        mfu=Estimate.missing("1", no_peak),
+        mbu=Estimate.missing("1", no_peak),
+    )
+
+
+def _flops(measurement: Measurement) -> Flops:
+    shape = measurement.architecture
+    if shape is None:
+        return Flops(
+            prefill=None, decode=None, total=None, method=None, reason="the model's shape is not known"
+        )
+    done = [one for passed in measurement.passes for one in passed.generation.completions]
+    prefill = float(sum(prefill_flops(shape, one.prompt_tokens) for one in done))
+    decode = float(sum(decode_flops(shape, one.prompt_tokens, one.output_tokens) for one in done))
+    return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=FLOPS_METHOD)

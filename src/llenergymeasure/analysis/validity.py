@@ -1,0 +1,93 @@
+"""What weakens the numbers of a run: each finding is one of the closed list of codes, with its remedy."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from llenergymeasure.analysis.estimates import half_width
+from llenergymeasure.records import Estimate, Measurement, MeasurementWarning, WarningCode
+from llenergymeasure.results.models import Energy, Tokens
+
+CODES: tuple[WarningCode, ...] = get_args(WarningCode)
+IDLE_DRIFT = 0.10
+
+
+def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[MeasurementWarning, ...]:
+    """Those noticed during the run first, then those that the numbers show; each code once per message."""
+    found = [*measurement.warnings, *_of_energy(energy), *_of_run(measurement, energy, tokens)]
+    return tuple(dict.fromkeys(found))
+
+
+def _of_energy(energy: Energy) -> list[MeasurementWarning]:
+    found = []
+    if energy.total.value is None:
+        found.append(MeasurementWarning.of("no_energy_source", energy.total.reason or "no energy was read"))
+    if energy.method == "modelled":
+        found.append(
+            MeasurementWarning.of(
+                "energy_modelled",
+                "energy is estimated from CPU time, not measured; its range is what the model allows",
+            )
+        )
+    for reading in energy.readings:
+        for flag in reading.flags:
+            code = next((code for code in CODES if code == flag), None)
+            if code is not None:
+                found.append(MeasurementWarning.of(code, f"{reading.domain}, {reading.source}"))
+    found += _idle_drift(energy)
+    return found
+
+
+def _idle_drift(energy: Energy) -> list[MeasurementWarning]:
+    """Loaded idle before and after differ by more than a tenth, beyond what their intervals explain."""
+    before, after = energy.idle.loaded, energy.idle.after
+    if energy.method == "modelled" or not before.value or after.value is None:
+        return []
+    doubt = (half_width(before) or 0.0) + (half_width(after) or 0.0)
+    if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, doubt):
+        return []
+    return [
+        MeasurementWarning.of(
+            "idle_drift", f"{before.value:.1f} W before the passes, {after.value:.1f} W after"
+        )
+    ]
+
+
+def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[MeasurementWarning]:
+    found = []
+    if not measurement.warm_up.steady:
+        count = len(measurement.warm_up.batch_s)
+        found.append(
+            MeasurementWarning.of("not_steady", f"times had not settled after {count} warm-up batches")
+        )
+    if len(measurement.passes) == 1:
+        found.append(MeasurementWarning.of("single_pass", "one pass: chance can't be judged"))
+    target = measurement.config.passes.target
+    if len(measurement.passes) > 1 and (missed := _missed(energy.per_output_token, target)):
+        found.append(MeasurementWarning.of("target_not_met", missed))
+    if tokens.pinned_ok is False:
+        found.append(
+            MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
+        )
+    found += [
+        MeasurementWarning.of(
+            "recorder_gap", f"{gap.domain or 'recorder'}: {gap.reason} ({gap.window.duration_s:.2f} s)"
+        )
+        for gap in measurement.trace.gaps
+        if any(
+            gap.window.start_ns < one.window.end_ns and gap.window.end_ns > one.window.start_ns
+            for one in measurement.passes
+        )
+    ]
+    return found
+
+
+def _missed(cost: Estimate, target: float) -> str | None:
+    if cost.value is None or cost.value <= 0:
+        return None
+    width = half_width(cost)
+    if width is None:
+        return f"no interval: {cost.reason}"
+    if width <= target * cost.value * (1 + 1e-9):
+        return None
+    return f"± {width / cost.value:.1%} of joules per output token, ± {target:.0%} was wanted"

@@ -1,0 +1,152 @@
+"""What a worker does with one backend: open it, warm it up, run a pass, close it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from llenergymeasure.analysis.statistics import is_steady
+from llenergymeasure.backends import Backend, Session
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.measure.protocol import Ready
+from llenergymeasure.models.tokenizers import tokenizer_for
+from llenergymeasure.records import (
+    Clock,
+    Completion,
+    Generation,
+    Pass,
+    Request,
+    SessionFacts,
+    Stage,
+    WarmUp,
+    Window,
+)
+from llenergymeasure.workload import build_requests, load_prompts, workload_hash
+
+
+class Position:
+    """The observer of a session: remembers how far it came, for the message of a failure."""
+
+    def __init__(self) -> None:
+        self.stage: Stage = "load"
+        self.batches = 0
+
+    def enter(self, stage: Stage) -> None:
+        self.stage, self.batches = stage, 0
+
+    def batch(self, requests: Sequence[Request], t_ns: int) -> None:  # noqa: ARG002  the Observer protocol
+        self.batches += 1
+
+
+class Bench:
+    """One backend with its workload, on one clock. In a child it answers the protocol; in virtual time the
+    harness calls it directly.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        *,
+        load: Callable[[str], Backend],
+        clock: Clock,
+        position: Position,
+    ) -> None:
+        self._config = config
+        self._load = load
+        self._clock = clock
+        self._position = position
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def open(self) -> Ready:
+        backend = self._load(self._config.backend)
+        tokenizer = tokenizer_for(self._config)
+        workload = build_requests(self._config, load_prompts(self._config), tokenizer)
+        self._requests: tuple[Request, ...] = workload.requests
+        self._hashes = (tokenizer.hash, tokenizer.chat_template_hash)
+        start_ns = self._clock.monotonic_ns()
+        self._session: Session = self._stack.enter_context(backend.open(self._config))
+        self._session.synchronize()
+        load = Window(start_ns, self._clock.monotonic_ns())
+        return Ready(load, self._facts(), workload.cut, workload_hash(self._requests))
+
+    def warm_up(self) -> WarmUp:
+        """The longest batch once, so that memory has grown to its size; then a typical one until its times
+        settle or the cap is reached. The same work each time, or durations could not be compared.
+        """
+        self._position.enter("warmup")
+        settings = self._config.warmup
+        batches = self._batches()
+        start_ns = self._clock.monotonic_ns()
+        end_ns = self._run(batches[-1])
+        typical = batches[len(batches) // 2]
+        durations: list[float] = []
+        steady = False
+        while not steady and (end_ns - start_ns) / 1e9 < settings.max_seconds:
+            began_ns, end_ns = end_ns, self._run(typical)
+            durations.append((end_ns - began_ns) / 1e9)
+            steady = len(durations) >= settings.min_batches and is_steady(
+                durations[-settings.window :], count=settings.window, variation=settings.variation
+            )
+        return WarmUp(Window(start_ns, end_ns), tuple(durations), steady)
+
+    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
+        """Walk the workload until it has lasted long enough. `go` returns once the recorder is ready."""
+        self._position.enter("measure")
+        if number == 1:
+            self._session.reset_peak()
+        gc.collect()
+        self._session.synchronize()
+        go()
+        walks: list[Generation] = []
+        start_ns = end_ns = self._clock.monotonic_ns()
+        while not walks or (end_ns - start_ns) / 1e9 < self._config.passes.seconds:
+            walks.append(self._session.generate(self._requests, self._position))
+            self._session.synchronize()
+            end_ns = self._clock.monotonic_ns()
+        return Pass(Window(start_ns, end_ns), len(walks), Generation(tuple(_numbered(walks))))
+
+    def close(self) -> SessionFacts:
+        """Free the model; returns the last facts, with the peak of the passes."""
+        facts = self._facts()
+        self._stack.close()
+        return facts
+
+    def _facts(self) -> SessionFacts:
+        tokenizer_hash, chat_template_hash = self._hashes
+        return replace(
+            self._session.facts(), tokenizer_hash=tokenizer_hash, chat_template_hash=chat_template_hash
+        )
+
+    def _run(self, batch: Sequence[Request]) -> int:
+        self._session.generate(batch, self._position)
+        self._session.synchronize()
+        return self._clock.monotonic_ns()
+
+    def _batches(self) -> list[tuple[Request, ...]]:
+        """The batches of a walk, shortest prompts first."""
+        size = self._config.batch_size
+        batches = [self._requests[at : at + size] for at in range(0, len(self._requests), size)]
+        return sorted(batches, key=lambda batch: sum(len(request.prompt) for request in batch))
+
+
+def _numbered(walks: Sequence[Generation]) -> list[Completion]:
+    return [
+        replace(completion, walk=number)
+        for number, generation in enumerate(walks)
+        for completion in generation.completions
+    ]

@@ -1,0 +1,272 @@
+"""The parent's end of the worker: starts it, asks, waits, and makes sure that nothing of it is left."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
+from llenergymeasure.measure.events import EventLog
+from llenergymeasure.measure.protocol import (
+    MESSAGES,
+    PROTOCOL_VERSION,
+    Cancel,
+    Close,
+    Closed,
+    Command,
+    Edge,
+    Failed,
+    Go,
+    Hello,
+    Message,
+    Open,
+    PassDone,
+    Ready,
+    StartPass,
+    StartWarmUp,
+    Warm,
+    encode_command,
+)
+from llenergymeasure.records import FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
+
+HELLO_S = 60.0
+CANCEL_S = 10.0
+TERMINATE_S = 5.0
+LOG_TAIL_LINES = 20
+
+Answer = TypeVar("Answer", Hello, Ready, Warm, Edge, PassDone, Closed)
+
+
+class ChildWorker:
+    """One worker process, a session leader. Leaving the context ends it and every process of its group:
+    by message, after 10 s by SIGTERM, after 5 s more by SIGKILL.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, *, run_id: str, directory: Path, deadline_s: float | None = None
+    ) -> None:
+        """`deadline_s` is the monotonic time, in seconds, at which the run is over."""
+        self._config = config
+        self._run_id = run_id
+        self._log = directory / "worker.log"
+        self._events = EventLog(directory / "events.jsonl")
+        self._deadline_s = time.monotonic() + config.timeout_s if deadline_s is None else deadline_s
+        self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._stage: Stage = "load"
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+        self._events.close()
+
+    def pids(self) -> tuple[int, ...]:
+        """The worker's process, once there is one; its tree hangs below it."""
+        return () if self._process is None else (self._process.pid,)
+
+    def open(self) -> Ready:
+        self._start()
+        self._send(Open(self._config))
+        return self._wait(Ready)
+
+    def warm_up(self) -> WarmUp:
+        self._stage = "warmup"
+        self._send(StartWarmUp())
+        return self._wait(Warm).warm_up
+
+    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
+        self._stage = "measure"
+        self._send(StartPass(number))
+        self._wait(Edge)
+        go()
+        self._send(Go())
+        return self._wait(PassDone).result
+
+    def close(self) -> SessionFacts:
+        self._send(Close())
+        facts = self._wait(Closed).facts
+        self._closed = True
+        return facts
+
+    def _start(self) -> None:
+        before_ns = time.monotonic_ns()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llenergymeasure.measure.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        hello = self._wait(Hello, at_most_s=HELLO_S)
+        if hello.version != PROTOCOL_VERSION:
+            raise self._error("error", f"the worker speaks protocol {hello.version}, not {PROTOCOL_VERSION}")
+        if not before_ns <= hello.t_ns <= time.monotonic_ns():
+            raise self._error(
+                "error", "the worker's monotonic clock is not the parent's; run both on one kernel"
+            )
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._inbox.put(line)
+        self._inbox.put(None)
+
+    def _send(self, command: Command) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        line = encode_command(command)
+        self._events.write("parent", line)
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._died() from error
+
+    def _wait(self, wanted: type[Answer], *, at_most_s: float | None = None) -> Answer:
+        message = self._receive(at_most_s)
+        if isinstance(message, Failed):
+            raise self._failed(message.failure)
+        if not isinstance(message, wanted):
+            raise self._error("error", f"the worker said {message!r} where {wanted.__name__} was due")
+        return message
+
+    def _receive(self, at_most_s: float | None) -> Message:
+        left_s = self._deadline_s - time.monotonic()
+        try:
+            line = self._inbox.get(timeout=max(0.0, min(left_s, at_most_s or left_s)))
+        except queue.Empty:
+            if at_most_s is not None and at_most_s < left_s:
+                raise self._error("timeout", f"the worker did not start within {at_most_s:.0f} s") from None
+            raise self._timed_out() from None
+        if line is None:
+            raise self._died()
+        self._events.write("worker", line)
+        return MESSAGES.validate_json(line)
+
+    def _timed_out(self) -> ExperimentTimeout:
+        message = (
+            f"the run took longer than {self._config.timeout_s:g} s and was ended in its {self._stage} stage"
+        )
+        return ExperimentTimeout(
+            message,
+            hint="raise timeout_s, or lower n or max_output_tokens",
+            failure=self._failure("timeout", message),
+        )
+
+    def _died(self) -> ExperimentError:
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=TERMINATE_S)
+        except subprocess.TimeoutExpired:
+            return self._error("crash", "the worker closed its stream and hangs")
+        if code == -signal.SIGKILL:
+            return self._error(
+                "crash", "the worker was killed (signal 9); when memory is short, the kernel does that"
+            )
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        return self._error("crash", f"the worker died of {how} in its {self._stage} stage")
+
+    def _failed(self, failure: RunFailure) -> ExperimentError | ConfigError:
+        whole = RunFailure(
+            self._run_id, failure.stage, failure.kind, failure.message, failure.traceback, self._tail()
+        )
+        message, _, hint = failure.message.partition("\nhint: ")
+        if failure.kind == "config":
+            return ConfigError(message, hint=hint or None)
+        if failure.kind == "interrupted":
+            return ExperimentInterrupted(message, failure=whole)
+        if failure.kind == "oom":
+            hint = (
+                hint
+                or "lower the batch size, max_input_tokens or max_output_tokens, or take a smaller precision"
+            )
+            message = f"out of memory in the {failure.stage} stage: {message}"
+        return ExperimentError(message, hint=hint or None, failure=whole)
+
+    def _error(self, kind: FailureKind, message: str) -> ExperimentError:
+        tail = self._tail()
+        hint = f"the worker's last line: {tail.splitlines()[-1]}" if tail else None
+        return ExperimentError(message, hint=hint, failure=self._failure(kind, message))
+
+    def _failure(self, kind: FailureKind, message: str) -> RunFailure:
+        return RunFailure(self._run_id, self._stage, kind, message, log_tail=self._tail())
+
+    def _tail(self) -> str | None:
+        if not self._log.exists():
+            return None
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join(lines) or None
+
+    def _end(self) -> None:
+        """No process of the worker's group is alive after this, and none is left unreaped."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            self._cancel(process)
+        finally:
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+            if self._reader is not None:
+                self._reader.join(timeout=TERMINATE_S)
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    _close(stream)
+
+    def _cancel(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is not None:
+            return
+        if not self._closed:
+            try:
+                self._send(Cancel())
+            except ExperimentError:
+                return
+        if _ended(process, CANCEL_S):
+            return
+        _signal_group(process.pid, signal.SIGTERM)
+        _ended(process, TERMINATE_S)
+
+
+def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:
+    try:
+        process.wait(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        return
+
+
+def _close(stream: IO[bytes]) -> None:
+    """A pipe whose reader is gone can't be flushed, and nothing of it is wanted any more."""
+    try:
+        stream.close()
+    except BrokenPipeError:
+        return

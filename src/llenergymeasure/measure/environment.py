@@ -1,0 +1,124 @@
+"""On which machine and with which software was this measured?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from llenergymeasure.records import Environment, GpuFacts
+
+PACKAGES = (
+    "llenergymeasure",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "nvidia-ml-py",
+)
+
+
+def environment(gpus: tuple[GpuFacts, ...]) -> Environment:
+    """A snapshot of the host, to be taken beside the idle window and never inside a measured one."""
+    import psutil
+
+    versions = _versions()
+    return Environment(
+        hostname=socket.gethostname(),
+        os=_os_name(),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        llem=versions["llenergymeasure"],
+        cpu=_cpu_name(),
+        logical_cpus=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        virtualization=_virtualization(),
+        container=_container(),
+        swap_used_bytes=psutil.swap_memory().used,
+        load_1min=os.getloadavg()[0],
+        git_commit=_git_commit(),
+        gpus=gpus,
+        versions=versions,
+    )
+
+
+def boot_id() -> str | None:
+    return _read("/proc/sys/kernel/random/boot_id")
+
+
+def suspended_ns() -> int | None:
+    """How long this machine has slept since boot: CLOCK_BOOTTIME goes on in a suspend, MONOTONIC does not."""
+    import time
+
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.platform(terse=True)
+
+
+def _cpu_name() -> str | None:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _virtualization() -> str | None:
+    """The hypervisor's product where the guest can see it, "unknown hypervisor" where only its flag shows."""
+    flags = next(
+        (line for line in (_read("/proc/cpuinfo") or "").splitlines() if line.startswith("flags")), ""
+    )
+    if " hypervisor" not in flags:
+        return None
+    return _read("/sys/class/dmi/id/product_name") or _read("/sys/hypervisor/type") or "unknown hypervisor"
+
+
+def _container() -> str | None:
+    if Path("/.dockerenv").exists():
+        return "docker"
+    if Path("/run/.containerenv").exists():
+        return "podman"
+    systemd = os.environ.get("container")  # noqa: SIM112  the name that systemd and podman set
+    return systemd or ("kubernetes" if "KUBERNETES_SERVICE_HOST" in os.environ else None)
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, since experiments often live in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(errors="replace").strip() or None
+    except OSError:
+        return None

@@ -1,0 +1,122 @@
+"""The messages between parent and worker: one JSON object a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.records import Pass, RunFailure, SessionFacts, WarmUp, Window
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    config: ExperimentConfig
+    do: Literal["open"] = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class StartWarmUp:
+    do: Literal["warm_up"] = "warm_up"
+
+
+@dataclass(frozen=True, slots=True)
+class StartPass:
+    number: int
+    do: Literal["pass"] = "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """The recorder samples densely: the pass may start."""
+
+    do: Literal["go"] = "go"
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    do: Literal["close"] = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    do: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of a worker; `t_ns` must lie between two readings of the parent's clock."""
+
+    version: int
+    pid: int
+    t_ns: int
+    say: Literal["hello"] = "hello"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded. `cut` prompts were longer than max_input_tokens."""
+
+    load: Window
+    facts: SessionFacts
+    cut: int
+    workload_hash: str
+    say: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    warm_up: WarmUp
+    say: Literal["warm"] = "warm"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """About to start pass `number`; waits for `go`."""
+
+    number: int
+    say: Literal["edge"] = "edge"
+
+
+@dataclass(frozen=True, slots=True)
+class PassDone:
+    number: int
+    result: Pass
+    say: Literal["pass_done"] = "pass_done"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The model is freed; `facts` as they were just before, with the peak memory of the passes."""
+
+    facts: SessionFacts
+    say: Literal["closed"] = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    failure: RunFailure
+    say: Literal["failed"] = "failed"
+
+
+Command: TypeAlias = Annotated[
+    Open | StartWarmUp | StartPass | Go | Close | Cancel, Field(discriminator="do")
+]
+Message: TypeAlias = Annotated[
+    Hello | Ready | Warm | Edge | PassDone | Closed | Failed, Field(discriminator="say")
+]
+
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
+MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def encode_command(command: Command) -> bytes:
+    return COMMANDS.dump_json(command) + b"\n"
+
+
+def encode_message(message: Message) -> bytes:
+    return MESSAGES.dump_json(message) + b"\n"

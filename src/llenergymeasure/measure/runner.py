@@ -1,0 +1,170 @@
+"""The parent of one run: clears it, records it, and hands over what was measured."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains, pass_joules
+from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.measure.child import ChildWorker
+from llenergymeasure.measure.conditions import Conditions
+from llenergymeasure.measure.environment import boot_id, environment
+from llenergymeasure.measure.gpus import gpu_facts
+from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
+from llenergymeasure.measure.preflight import preflight
+from llenergymeasure.measure.simulate import FollowedDevice
+from llenergymeasure.models import ResolvedModel, converted
+from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start
+from llenergymeasure.results.store import write_requests
+
+
+@dataclass(slots=True)
+class Files:
+    """The folder of a run's files. It goes with the run unless somebody keeps it."""
+
+    directory: Path
+    kept: bool = False
+
+    def keep(self) -> Path:
+        self.kept = True
+        return self.directory
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    measurement: Measurement
+    files: Files
+
+
+@contextmanager
+def run(
+    config: ExperimentConfig, *, origins: Mapping[str, str], progress: Progress | None
+) -> Iterator[Finished]:
+    """One run in a process of its own. Whatever ends it, no process, thread or file of it is left."""
+    started = Start(datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic_ns(), boot_id())
+    tell = progress or _silent
+    with _scratch() as files:
+        measurement = _measure(config, started, tell=tell, directory=files.directory)
+        tell("computing")
+        yield Finished(replace(measurement, origins=origins), files)
+
+
+def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, directory: Path) -> Measurement:
+    run_id = experiment_id(config, started)
+    device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
+    conditions = Conditions()
+
+    def enter(phase: Phase) -> None:
+        conditions.enter(phase)
+        if device is not None:
+            device.enter(phase)
+
+    with ChildWorker(config, run_id=run_id, directory=directory) as child:
+        tell("checking")
+        cleared = preflight(config, partial(_choose, config, child=child, device=device))
+        _convert(cleared.model, tell)
+        here = environment(gpu_facts(None if device is None else device.nvml))
+        with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
+            setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
+            seen = conduct(config, _rig(config, child, recorder=recorder, enter=enter, tell=tell))
+    write_requests(directory / "requests.parquet", seen.passes)
+    return Measurement(
+        experiment_id=run_id,
+        config=config,
+        origins={},
+        started=started,
+        environment=here,
+        facts=seen.facts,
+        architecture=None if cleared.model is None else cleared.model.architecture,
+        idle=seen.idle,
+        load=seen.ready.load,
+        warm_up=seen.warm_up,
+        passes=seen.passes,
+        trace=recorder.trace(),
+        overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
+        warnings=conditions.warnings(),
+        simulated=config.backend == "simulated",
+        notes=_notes(seen, cleared.meters),
+    )
+
+
+def _choose(config: ExperimentConfig, *, child: ChildWorker, device: FollowedDevice | None) -> Selection:
+    """The meters of this host, or the one meter that sees the simulated device."""
+    if device is None:
+        return choose_meters(config.energy, processes=child.pids)
+    return Selection(meters=(NvmlMeter(device.nvml),), method="measured", refused=())
+
+
+def _convert(model: ResolvedModel | None, tell: Progress) -> None:
+    if model is not None and model.kind == "gguf" and model.path is not None:
+        tell("converting the model, once")
+        converted(model.path)
+
+
+def _rig(
+    config: ExperimentConfig,
+    child: ChildWorker,
+    *,
+    recorder: Recorder,
+    enter: Callable[[Phase], None],
+    tell: Progress,
+) -> Rig:
+    def costs(facts: SessionFacts, passes: Sequence[Pass]) -> Sequence[float]:
+        trace = recorder.trace()
+        return costs_per_output_token(trace, counted_domains(trace.domains, config, facts), passes)
+
+    def energy_j(facts: SessionFacts, passes: Sequence[Pass]) -> float | None:
+        trace = recorder.trace()
+        joules = pass_joules(trace, counted_domains(trace.domains, config, facts), passes)
+        return None if joules is None else sum(joules)
+
+    return Rig(
+        worker=lambda: child,
+        recorder=recorder,
+        clock=time,
+        enter=enter,
+        progress=tell,
+        costs=costs,
+        energy_j=energy_j,
+    )
+
+
+def _notes(seen: Observations, meters: Selection) -> tuple[str, ...]:
+    notes = [f"meter {name} was not used: {why}" for name, why in meters.refused]
+    if seen.ready.cut:
+        notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
+    return (*notes, f"prompt token ids have SHA-256 {seen.ready.workload_hash}")
+
+
+@contextmanager
+def _scratch() -> Iterator[Files]:
+    files = Files(Path(tempfile.mkdtemp(prefix="llem-")))
+    try:
+        yield files
+    finally:
+        if not files.kept:
+            shutil.rmtree(files.directory, ignore_errors=True)
+
+
+def experiment_id(config: ExperimentConfig, started: Start) -> str:
+    """When, what, on what, and enough of a hash and of chance that two runs never share a folder."""
+    stamp = re.sub(r"[^0-9T]", "", started.utc.partition("+")[0])
+    model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model.rstrip("/").rpartition("/")[2]).strip("-.")[:40]
+    return f"{stamp}-{model or 'model'}-{config.backend}-{config_hash(config)[:8]}-{secrets.token_hex(2)}"
+
+
+def _silent(description: str, *, done: float | None = None, total: float | None = None) -> None:
+    pass

@@ -1,0 +1,141 @@
+"""The child: answers the parent's commands with a backend, and outlives neither its stdin nor a cancel.
+
+Started as `python -m llenergymeasure.measure.worker` with stdin and stdout as the protocol's streams and
+stderr on `worker.log`, as the leader of a session of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import BinaryIO
+
+from llenergymeasure.backends import load_backend
+from llenergymeasure.exceptions import ConfigError, LLEMError
+from llenergymeasure.measure.bench import Bench, Position
+from llenergymeasure.measure.protocol import (
+    COMMANDS,
+    PROTOCOL_VERSION,
+    Close,
+    Closed,
+    Command,
+    Edge,
+    Failed,
+    Go,
+    Hello,
+    Message,
+    Open,
+    PassDone,
+    StartPass,
+    StartWarmUp,
+    Warm,
+    encode_message,
+)
+from llenergymeasure.records import FailureKind, Pass, RunFailure
+
+
+class Channel:
+    """The protocol's streams, claimed from fd 0 and 1; what engines print goes to the log from then on."""
+
+    def __init__(self) -> None:
+        self._out: BinaryIO = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        self._commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def say(self, message: Message) -> None:
+        self._out.write(encode_message(message))
+        self._out.flush()
+
+    def hear(self) -> Command:
+        return COMMANDS.validate_json(self._commands.get())
+
+    def _listen(self) -> None:
+        """Pass commands on; a cancel interrupts whatever the main thread does; the parent's end ends all."""
+        main_thread = threading.main_thread().ident
+        for line in sys.stdin.buffer:
+            if json.loads(line).get("do") == "cancel" and main_thread is not None:
+                signal.pthread_kill(main_thread, signal.SIGINT)
+            else:
+                self._commands.put(line)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def main() -> int:
+    channel = Channel()
+    channel.say(Hello(PROTOCOL_VERSION, os.getpid(), time.monotonic_ns()))
+    first = channel.hear()
+    if not isinstance(first, Open):
+        raise RuntimeError(f"open comes first, got {first}")
+    position = Position()
+    with Bench(first.config, load=load_backend, clock=time, position=position) as bench:
+        try:
+            _serve(channel, bench)
+        # The top of the worker: whatever an engine throws becomes a RunFailure, and a cancel comes as SIGINT.
+        except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
+            traceback.print_exc()
+            channel.say(Failed(_failure(error, position)))
+            return 1
+    return 0
+
+
+def _serve(channel: Channel, bench: Bench) -> None:
+    """Load the model, then answer commands until close."""
+    channel.say(bench.open())
+    while True:
+        match channel.hear():
+            case StartWarmUp():
+                channel.say(Warm(bench.warm_up()))
+            case StartPass(number=number):
+                channel.say(PassDone(number, _pass(bench, channel, number)))
+            case Close():
+                channel.say(Closed(bench.close()))
+                return
+            case other:
+                raise RuntimeError(f"a command out of turn: {other}")
+
+
+def _pass(bench: Bench, channel: Channel, number: int) -> Pass:
+    def go() -> None:
+        channel.say(Edge(number))
+        answer = channel.hear()
+        if not isinstance(answer, Go):
+            raise RuntimeError(f"pass {number} waits for go, got {answer}")
+
+    return bench.run_pass(number, go)
+
+
+def _failure(error: BaseException, position: Position) -> RunFailure:
+    where = f" (batch {position.batches} of the {position.stage} stage)" if position.batches else ""
+    message = str(error) or type(error).__name__
+    if isinstance(error, LLEMError):
+        message += f"\nhint: {error.hint}" if error.hint else ""
+    else:
+        message = f"{type(error).__name__}: {message}"
+    return RunFailure(
+        run_id="",
+        stage=position.stage,
+        kind=_kind(error),
+        message=message + where,
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _kind(error: BaseException) -> FailureKind:
+    if isinstance(error, MemoryError):
+        return "oom"
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, ConfigError):
+        return "config"
+    return "error"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
