@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
+from llenergymeasure.records import Estimate
+
+
+def measured(value: float, half: float, *, systematic: tuple[float, float] | None = None) -> Estimate:
+    return Estimate(value, "J", value - half, value + half, systematic)
+
+
+def test_a_sum_adds_values_half_widths_and_ranges() -> None:
+    both = total([measured(100, 1, systematic=(90, 110)), measured(50, 2)], unit="J", why_none="none")
+    assert (both.value, both.low, both.high) == (150, 147, 153)
+    assert both.systematic == (140, 160)
+
+
+def test_a_sum_with_a_missing_part_is_missing_and_says_which() -> None:
+    both = total([measured(100, 1), Estimate.missing("J", "dram can't be read")], unit="J", why_none="none")
+    assert both.value is None
+    assert both.reason == "dram can't be read"
+
+
+def test_a_sum_of_nothing_is_missing_not_zero() -> None:
+    assert total([], unit="J", why_none="no meter") == Estimate(None, "J", reason="no meter")
+
+
+def test_a_sum_where_one_interval_is_unknown_has_none() -> None:
+    both = total([measured(100, 1), Estimate(5.0, "J", reason="one read")], unit="J", why_none="none")
+    assert (both.value, both.low, both.reason) == (105, None, "one read")
+
+
+def test_scaling_keeps_the_three_kinds_of_doubt() -> None:
+    per_token = scaled(measured(100, 2, systematic=(80, 120)), 1 / 50, "J/token")
+    assert (per_token.value, per_token.low, per_token.high) == (2.0, 1.96, 2.04)
+    assert per_token.systematic == (1.6, 2.4)
+
+
+def test_net_takes_idle_off_and_adds_the_intervals_in_quadrature() -> None:
+    net = net_of_idle(measured(1000, 3), Estimate(60, "W", 59.6, 60.4), 10.0)
+    assert net.value == 400
+    assert half_width(net) == pytest.approx(math.hypot(3, 4))
+
+
+def test_net_below_zero_is_not_clamped() -> None:
+    assert net_of_idle(measured(100, 1), Estimate(20, "W", 19, 21), 10.0).value == -100
+
+
+def test_net_of_an_unknown_idle_is_missing_with_its_reason() -> None:
+    net = net_of_idle(measured(100, 1), Estimate.missing("W", "idle power was not measured"), 10.0)
+    assert net == Estimate(None, "J", reason="idle power was not measured")
+
+
+def test_a_gain_scales_what_is_left_of_net() -> None:
+    net = net_of_idle(measured(1000, 0, systematic=(900, 1100)), Estimate(60, "W", 60, 60), 10.0)
+    assert net.systematic == pytest.approx((360, 440))
+
+
+def test_the_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
+    ratio = ratio_over_passes([10.0, 30.0], [10.0, 10.0], unit="J/token")
+    assert ratio.value == 2.0
+    uneven = ratio_over_passes([10.0, 60.0], [10.0, 20.0], unit="J/token")
+    assert uneven.value == pytest.approx(70 / 30)
+
+
+def test_two_passes_have_a_value_and_a_reason_for_no_interval() -> None:
+    ratio = ratio_over_passes([10.0, 30.0], [10.0, 10.0], unit="J/token")
+    assert ratio.low is None
+    assert ratio.reason == "2 passes: an interval from chance needs at least 3"
+
+
+def test_the_larger_of_scatter_and_resolution_is_stated() -> None:
+    costs = [10.0, 10.0, 10.0]
+    ratio = ratio_over_passes(costs, [10.0] * 3, unit="J/token", resolution=0.05)
+    assert (ratio.low, ratio.high) == (0.95, 1.05)
+
+
+def test_nothing_to_divide_by_is_missing_with_a_reason() -> None:
+    assert ratio_over_passes([1.0], [0], unit="J/token").value is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_estimate_refuses_what_is_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Estimate(bad, "J", reason="x")
+
+
+def test_a_missing_value_needs_a_reason() -> None:
+    with pytest.raises(ValueError, match="reason"):
+        Estimate(None, "J")

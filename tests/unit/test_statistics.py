@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import math
+import random
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llenergymeasure.analysis.statistics import is_steady, relative_half_width, stein_passes, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        (1, 12.706205),
+        (2, 4.302653),
+        (3, 3.182446),
+        (4, 2.776445),
+        (9, 2.262157),
+        (30, 2.042272),
+        (120, 1.979930),
+    ],
+)
+def test_t_quantile_agrees_with_printed_tables(degrees: int, expected: float) -> None:
+    assert t_quantile(0.975, degrees) == pytest.approx(expected, abs=2e-6)
+
+
+def test_t_quantile_of_the_middle_is_zero() -> None:
+    assert t_quantile(0.5, 7) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("probability", "degrees"), [(0.4, 3), (1.0, 3), (0.975, 0)])
+def test_t_quantile_refuses_what_has_no_answer(probability: float, degrees: int) -> None:
+    with pytest.raises(ValueError, match="no t quantile"):
+        t_quantile(probability, degrees)
+
+
+def test_half_width_worked_by_hand() -> None:
+    # mean 10, s = 1, n = 3, t(2) = 4.302653: 4.302653 / sqrt(3) / 10
+    assert relative_half_width([9.0, 10.0, 11.0]) == pytest.approx(0.2484138, rel=1e-6)
+
+
+def test_two_passes_give_no_interval() -> None:
+    assert relative_half_width([9.0, 11.0]) is None
+
+
+def test_the_second_stage_uses_the_scatter_of_the_first() -> None:
+    first = [9.0, 10.0, 11.0]
+    quiet = [10.0] * 97
+    expected = t_quantile(0.975, 2) * 1.0 / math.sqrt(100) / 10
+    assert relative_half_width([*first, *quiet], first_stage=3) == pytest.approx(expected)
+
+
+def test_stein_asks_for_no_more_where_passes_agree() -> None:
+    assert stein_passes([10.0, 10.001, 9.999, 10.0, 10.0], target=0.02, minimum=5) == 5
+
+
+def test_stein_worked_by_hand() -> None:
+    costs = [9.0, 10.0, 11.0, 10.0, 10.0]
+    s = stdev(costs) / 10
+    assert stein_passes(costs, target=0.02, minimum=5) == math.ceil((2.776445 * s / 0.02) ** 2)
+
+
+def test_stein_intervals_hold_the_truth_in_95_of_100_runs() -> None:
+    draw = random.Random(1)
+    runs, held = 4000, 0
+    for _ in range(runs):
+        costs = [draw.gauss(1.0, 0.03) for _ in range(5)]
+        wanted = stein_passes(costs, target=0.02, minimum=5)
+        costs += [draw.gauss(1.0, 0.03) for _ in range(wanted - 5)]
+        half = relative_half_width(costs, first_stage=5)
+        assert half is not None
+        held += abs(fmean(costs) - 1.0) <= half * fmean(costs)
+    assert 0.94 <= held / runs <= 0.975
+
+
+def test_equal_durations_are_steady() -> None:
+    assert is_steady([1.0, 1.01, 0.99, 1.0, 1.005], count=5, variation=0.05)
+
+
+def test_scatter_above_the_threshold_is_not_steady() -> None:
+    assert not is_steady([1.0, 1.3, 0.8, 1.1, 0.9], count=5, variation=0.05)
+
+
+def test_a_slow_decline_within_the_threshold_is_a_trend() -> None:
+    assert not is_steady([1.06, 1.045, 1.03, 1.015, 1.0], count=5, variation=0.05)
+
+
+def test_too_few_durations_are_not_steady() -> None:
+    assert not is_steady([1.0, 1.0], count=5, variation=0.05)
+
+
+@given(st.floats(1e-6, 1e3), st.integers(3, 20))
+def test_steadiness_does_not_depend_on_the_unit(scale: float, count: int) -> None:
+    draw = random.Random(count)
+    durations = [draw.gauss(1.0, 0.04) for _ in range(count)]
+    assert is_steady(durations, count=count, variation=0.05) == is_steady(
+        [value * scale for value in durations], count=count, variation=0.05
+    )
