@@ -1,0 +1,36 @@
+"""What can be typed after `llem`?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llenergymeasure import __version__
+from llenergymeasure.cli.run import run
+
+app = typer.Typer(
+    name="llem",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llem v{__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit")
+    ] = False,
+) -> None:
+    """What LLM inference costs: joules, time, memory and arithmetic, with an interval on every number."""
+
+
+app.command(name="run", help="Run an LLM efficiency experiment")(run)

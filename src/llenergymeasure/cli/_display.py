@@ -1,0 +1,183 @@
+"""What is printed, and on which stream: data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+from pydantic import JsonValue
+
+from llenergymeasure.cli import _plan, _summary
+from llenergymeasure.cli._format import duration, plain
+from llenergymeasure.cli._summary import Row
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.results.models import ExperimentResult
+
+if TYPE_CHECKING:
+    from llenergymeasure.models.vram import VramEstimate
+
+WIDTH = 100
+
+
+def say(text: str) -> None:
+    """Talk: a line on stderr."""
+    _write(text, sys.stderr)
+
+
+def print_experiment_header(config: ExperimentConfig) -> None:
+    """What is about to be measured, on stderr."""
+    dataset = getattr(config.dataset, "name", config.dataset)
+    batch = f", batch size {config.pytorch.batch_size}" if config.backend == "pytorch" else ""
+    target = f", results to {config.output_dir}" if config.output_dir is not None else ""
+    say(f"{config.model} on {config.backend}, {config.precision}{batch}")
+    say(
+        f"{config.n} prompts of {dataset}, up to {config.max_input_tokens} tokens in "
+        f"and {config.max_output_tokens} out{target}"
+    )
+
+
+def print_result_summary(result: ExperimentResult) -> None:
+    """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
+    lines = [_strong(_summary.heading(result)), ""]
+    energy, speed = list(_summary.energy_rows(result.energy)), list(_summary.speed_rows(result))
+    widths = _widths([*energy, *speed])
+    lines += [*_table(energy, widths), "", *_table(speed, widths)]
+    for warning in result.warnings:
+        lines += ["", f"{_strong(f'Warning: {warning.message}')} ({warning.code})", f"  → {warning.remedy}"]
+    _write("\n".join(lines), sys.stdout)
+
+
+def print_result_details(result: ExperimentResult) -> None:
+    """How to read the summary and what its sums are made of, on stderr."""
+    for line in _summary.explanation(result):
+        say(line)
+
+
+def print_json(value: JsonValue) -> None:
+    """One JSON object on stdout."""
+    _write(json.dumps(value, indent=2, allow_nan=False), sys.stdout)
+
+
+def print_dry_run(
+    config: ExperimentConfig,
+    vram: VramEstimate,
+    *,
+    gpu_vram_gb: float | None,
+    origins: Mapping[str, str],
+    as_json: bool = False,
+) -> None:
+    """What a run would do, on stdout: configuration with origins, plan, expected time and memory."""
+    if as_json:
+        print_json(
+            {
+                "config": config.model_dump(mode="json"),
+                "origins": dict(origins),
+                "plan": _plan.as_json(config),
+                "vram": asdict(vram),
+                "gpu_vram_gb": gpu_vram_gb,
+            }
+        )
+        return
+    lines = [
+        _strong("Configuration"),
+        *_configuration(config, origins),
+        "",
+        _strong("Plan"),
+        *_planned(config),
+        "",
+        _strong("Memory"),
+        *_memory(vram, gpu_vram_gb),
+        "",
+        "Nothing was loaded or measured.",
+    ]
+    _write("\n".join(lines), sys.stdout)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """For what prints to stdout: where its reader, such as `head`, has gone, end with 1 and no traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the interpreter flushes once more on its way out and would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+
+
+def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iterator[str]:
+    values = dict(_flat(config.model_dump(mode="json")))
+    given = [key for key in values if origins.get(key, "default") != "default"]
+    rows = [Row(key, values[key], origins[key]) for key in given]
+    yield from _table(rows, _widths(rows))
+    rest = ", ".join(f"{key}\u00a0=\u00a0{value}" for key, value in values.items() if key not in given)
+    for line in textwrap.wrap(
+        f"by default: {rest}", WIDTH - 2, break_long_words=False, break_on_hyphens=False
+    ):
+        yield f"  {line}".replace("\u00a0", " ")
+
+
+def _planned(config: ExperimentConfig) -> Iterator[str]:
+    rows = [Row(step.name, _range(step.low_s, step.high_s), step.note) for step in _plan.steps(config)]
+    low, high = _plan.expected_s(config)
+    limit = f"ended after {duration(config.timeout_s)} (timeout_s)"
+    rows.append(Row("expected", _range(low, high), limit, strong=True))
+    yield from _table(rows, _widths(rows))
+
+
+def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
+    if vram.total_bytes is None:
+        yield f"  – {vram.reason}"
+        return
+    against = "no GPU was found to compare it with"
+    if gpu_vram_gb is not None:
+        share = vram.total_bytes / (gpu_vram_gb * 1e9)
+        fits = "fits" if share <= 1 else "does not fit"
+        against = f"{share:.0%} of the GPU's {plain(gpu_vram_gb * 1e9, 'B')}: {fits}"
+    rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
+    rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
+    yield from _table(rows, _widths(rows))
+    yield f"  total = {vram.formula}; shape from {vram.source}"
+
+
+def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            yield from _flat(inner, f"{prefix}{key}.")
+        else:
+            yield prefix + key, inner if isinstance(inner, str) else json.dumps(inner)
+
+
+def _range(low: float, high: float) -> str:
+    if low == high:
+        return duration(low)
+    return f"up to {duration(high)}" if low == 0 else f"{duration(low)} to {duration(high)}"
+
+
+def _widths(rows: Iterable[Row]) -> tuple[int, int]:
+    rows = list(rows)
+    return max((len(row.label) for row in rows), default=0), max((len(row.value) for row in rows), default=0)
+
+
+def _table(rows: Iterable[Row], widths: tuple[int, int]) -> Iterator[str]:
+    for row in rows:
+        label, value = row.label.ljust(widths[0]), row.value.ljust(widths[1])
+        text = f"  {label}  {_strong(value) if row.strong else value}  {row.note}"
+        yield text.rstrip()
+
+
+def _strong(text: str) -> str:
+    return typer.style(text, bold=True) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+def _write(text: str, stream: TextIO) -> None:
+    encoding = stream.encoding or "utf-8"
+    # a terminal without ≈ and ± gets question marks instead of an error
+    print(text.encode(encoding, "replace").decode(encoding), file=stream)

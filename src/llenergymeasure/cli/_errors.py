@@ -1,0 +1,88 @@
+"""What is said when something goes wrong, on stderr, in a form that names the way out?"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import platformdirs
+from pydantic import ValidationError
+
+from llenergymeasure.config.suggest import nearest, nearest_key
+from llenergymeasure.exceptions import ExperimentError, LLEMError
+
+
+def format_error(error: BaseException, *, verbose: bool = False) -> str:
+    """`ClassName: message`, then `hint: …`; with `verbose` what the worker said and the traceback."""
+    lines = [f"{type(error).__name__}: {error}".rstrip(": ")]
+    failure = error.failure if isinstance(error, ExperimentError) else None
+    if isinstance(error, LLEMError) and error.hint:
+        lines.append(f"hint: {error.hint}")
+    if failure is not None and not verbose and (failure.log_tail or failure.traceback):
+        lines.append("hint: -v shows what the worker said")
+    if verbose:
+        if failure is not None:
+            lines += [text.rstrip() for text in (failure.log_tail, failure.traceback) if text]
+        lines.append(format_traceback(error))
+    return "\n".join(lines)
+
+
+def format_validation_error(error: ValidationError) -> str:
+    """`Config validation failed (n errors):`, then a line per error with its path."""
+    lines = dict.fromkeys(_line(details) for details in error.errors(include_url=False))
+    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
+    return "\n".join([f"Config validation failed ({count}):", *(f"  {line}" for line in lines)])
+
+
+def format_bug(error: BaseException, *, verbose: bool = False) -> str:
+    """One line for an exception that nobody foresaw, and where its traceback is kept."""
+    text = format_traceback(error)
+    head = f"unexpected {type(error).__name__}: {_one_line(str(error))}; this is a bug in llem"
+    if verbose:
+        return f"{head}\n{text}"
+    folder = platformdirs.user_log_path("llenergymeasure")
+    log = folder / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.write_text(text + "\n", encoding="utf-8")
+    except OSError as problem:
+        return f"{head}; its log could not be written ({problem.strerror}), -v shows it"
+    return f"{head}; please report it with {log}"
+
+
+def format_traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _line(details: Mapping[str, Any]) -> str:
+    loc = tuple(details["loc"])
+    # pydantic appends the branch of a union, such as literal['auto']; a user knows only field names
+    path = ".".join(str(part) for part in loc if not re.search(r"[\[(]", str(part))) or "configuration"
+    kind, given = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        meant = nearest_key(path)
+        return f"{path}: unknown key" + (f". Did you mean: {meant}?" if meant else "")
+    if kind == "missing":
+        return f"{path}: required, but not given"
+    message = _one_line(details["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip("."))
+    if kind in {"literal_error", "unknown_name"}:
+        choices = re.findall(r"'([^']*)'", str(details["ctx"]["expected"]))
+        meant = nearest(given, choices) if isinstance(given, str) else None
+        question = f" Did you mean: {meant}?" if meant else ""
+        return f"{path}: {_shown(given)} is not valid.{question} Valid values: {', '.join(choices)}"
+    if isinstance(given, str | int | float) or given is None:
+        return f"{path}: {message}, got {_shown(given)}"
+    return f"{path}: {message}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
