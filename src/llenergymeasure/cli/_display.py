@@ -117,11 +117,23 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
     given = [key for key in values if origins.get(key, "default") != "default"]
     rows = [Row(key, values[key], origins[key]) for key in given]
     yield from _table(rows, _widths(rows))
-    rest = ", ".join(f"{key}\u00a0=\u00a0{value}" for key, value in values.items() if key not in given)
-    for line in textwrap.wrap(
-        f"by default: {rest}", WIDTH - 2, break_long_words=False, break_on_hyphens=False
-    ):
-        yield f"  {line}".replace("\u00a0", " ")
+    yield "  by default:"
+    sections: dict[str, list[str]] = {}
+    for key, value in values.items():
+        if key not in given:
+            section, dot, name = key.partition(".")
+            sections.setdefault(section if dot else "", []).append(f"{name or key}\u00a0=\u00a0{value}")
+    for section, fields in sections.items():
+        head = f"{section}: " if section else ""
+        text = textwrap.fill(
+            head + ", ".join(fields),
+            WIDTH,
+            initial_indent="    ",
+            subsequent_indent="      ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        yield text.replace("\u00a0", " ")
 
 
 def _planned(config: ExperimentConfig) -> Iterator[str]:
@@ -140,7 +152,7 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     if gpu_vram_gb is not None:
         share = vram.total_bytes / (gpu_vram_gb * 1e9)
         fits = "fits" if share <= 1 else "does not fit"
-        against = f"{share:.0%} of the GPU's {plain(gpu_vram_gb * 1e9, 'B')}: {fits}"
+        against = f"{share * 100:.3g} % of the GPU's {plain(gpu_vram_gb * 1e9, 'B')}: {fits}"
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
     yield from _table(rows, _widths(rows))
@@ -158,7 +170,11 @@ def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[st
 def _range(low: float, high: float) -> str:
     if low == high:
         return duration(low)
-    return f"up to {duration(high)}" if low == 0 else f"{duration(low)} to {duration(high)}"
+    if low == 0:
+        return f"up to {duration(high)}"
+    first, last = duration(low), duration(high)
+    same = first.partition(" ")[2] == last.partition(" ")[2]
+    return f"{first.partition(' ')[0] if same else first} to {last}"
 
 
 def _widths(rows: Iterable[Row]) -> tuple[int, int]:

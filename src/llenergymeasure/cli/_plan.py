@@ -36,14 +36,14 @@ def steps(config: ExperimentConfig) -> tuple[Step, ...]:
             "warm-up",
             0.0,
             warmup.max_seconds,
-            f"until {warmup.window} batches agree within {warmup.variation:.0%}",
+            f"until {warmup.window} batches agree within {warmup.variation * 100:.3g} %",
         ),
         Step(
             "passes",
             min(least * passes.seconds, passes.budget.seconds),
             passes.budget.seconds,
-            f"{least} of at least {duration(passes.seconds)} and one walk over {config.n:,} prompts each, "
-            f"then as many as ±{passes.target:.3g} takes, up to {passes.budget.passes}",
+            f"{least} of at least {duration(passes.seconds)} and all {config.n:,} prompts each; "
+            f"up to {passes.budget.passes} for ±{passes.target * 100:.3g} %",
         ),
         Step("idle, after", idle, idle),
     )

@@ -41,7 +41,7 @@ class _How:
 
 def run(  # noqa: PLR0913  the signature is the command line
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file that describes the experiment")
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file that describes the experiment")
     ] = None,
     *,
     model: Annotated[
@@ -59,6 +59,7 @@ def run(  # noqa: PLR0913  the signature is the command line
     precision: Annotated[
         str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
     ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="smoke, quick or rigorous")] = None,
     meter: Annotated[str | None, typer.Option("--meter", help="auto, nvml, rapl or estimate")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -84,6 +85,7 @@ def run(  # noqa: PLR0913  the signature is the command line
         "n": n,
         "pytorch.batch_size": batch_size,
         "precision": precision,
+        "preset": preset,
         "energy.meter": meter,
         "output_dir": output,
     }
