@@ -166,7 +166,7 @@ class SimulatedFault(Section):
 class SimulatedConfig(Section):
     """No model: requested lengths and times, and a device whose true power is known."""
 
-    batch_size: Positive = 8
+    batch_size: Positive = 1
     load_s: float = Field(0.2, ge=0, le=3600)
     prefill_s_per_token: float = Field(2e-5, ge=0, le=10)
     decode_s_per_step: float = Field(2e-3, ge=0, le=10)
@@ -225,7 +225,7 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
-        if self.batch_size > self.n and "batch_size" in self._section().model_fields_set:
+        if self.batch_size > self.n:
             raise ValueError(
                 f"{self.backend}.batch_size {self.batch_size} is larger than n {self.n}; "
                 "lower the batch size or raise n"

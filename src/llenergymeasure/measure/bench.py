@@ -13,7 +13,7 @@ from llenergymeasure.analysis.statistics import is_steady
 from llenergymeasure.backends import Backend, Session
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.protocol import Ready
-from llenergymeasure.models.tokenizers import tokenizer_for
+from llenergymeasure.measure.tokenizer import tokenizer_for
 from llenergymeasure.records import (
     Clock,
     Completion,

@@ -9,7 +9,7 @@ from llenergymeasure.backends import load_backend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
-from llenergymeasure.models import ResolvedModel, require_available, resolve
+from llenergymeasure.models.resolve import ResolvedModel, require_available, resolve
 from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 

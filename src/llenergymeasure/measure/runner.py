@@ -26,7 +26,8 @@ from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.simulate import FollowedDevice
-from llenergymeasure.models import ResolvedModel, converted
+from llenergymeasure.models.gguf import converted
+from llenergymeasure.models.resolve import ResolvedModel
 from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start
 from llenergymeasure.results.store import write_requests
 

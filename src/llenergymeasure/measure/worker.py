@@ -59,7 +59,8 @@ class Channel:
     def _listen(self) -> None:
         """Pass commands on; a cancel interrupts whatever the main thread does; the parent's end ends all."""
         main_thread = threading.main_thread().ident
-        for line in sys.stdin.buffer:
+        # Unbuffered: the interpreter can't shut down while a thread waits inside a buffered reader.
+        for line in os.fdopen(0, "rb", buffering=0, closefd=False):
             if json.loads(line).get("do") == "cancel" and main_thread is not None:
                 signal.pthread_kill(main_thread, signal.SIGINT)
             else:
