@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from llenergymeasure.cli import app
+from llenergymeasure.cli._errors import format_validation_error
+from llenergymeasure.config import yaml
+from llenergymeasure.config.loader import load_experiment_config
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ConfigError
+
+BILLION = "\n".join(
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x]",
+        *(f"{k}: &{k} [{', '.join(9 * [f'*{j}'])}]" for j, k in zip("abcdefgh", "bcdefghi", strict=True)),
+    ]
+)
+DEEP_BY_ALIAS = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 200))])
+
+BROKEN = {
+    "empty": ("", "is empty"),
+    "comments": ("# nothing\n", "is empty"),
+    "list": ("- model: gpt2\n", "holds a list, not a mapping"),
+    "scalar": ("gpt2\n", "holds the single value 'gpt2'"),
+    "syntax": ("model: [gpt2\n", "line 2: "),
+    "two documents": ("model: a\n---\nmodel: b\n", "another document"),
+    "duplicate": ("model: gpt2\nn: 1\nn: 2\n", "line 3: the key 'n' stands twice"),
+    "nested duplicate": ("pytorch:\n  compile: true\n  compile: false\n", "line 3: the key 'compile' stands"),
+    "number as key": ("model: gpt2\n7: x\n", "line 2: a key must be a word"),
+    "list as key": ("? [a]\n: b\n", "a key must be a word"),
+    "nan": ("model: gpt2\ndecoder: {temperature: .nan}\n", "line 2: .nan is not a finite number"),
+    "infinity": ("model: gpt2\nn: -.inf\n", "-.inf is not a finite number"),
+    "overflow": ("model: gpt2\nn: 1e999\n", "1e999 is not a finite number"),
+    "endless digits": ("model: gpt2\nn: " + "9" * 6000 + "\n", "is no usable number"),
+    "bomb": (BILLION, "more than 20,000 values"),
+    "deep": ("model: " + "[" * 100_000, "nested more than 32 deep"),
+    "deep by alias": (DEEP_BY_ALIAS, "nested more than 32 deep"),
+    "self": ("model: &a [*a]\n", "*a is unknown or holds itself"),
+    "object": ("model: !!python/object/apply:os.system ['touch owned']\n", "has no place in a configuration"),
+    "tag": ("model: !!binary aGk=\n", "has no place in a configuration"),
+    "control": ("model: gp\x07t2\n", "special characters are not allowed"),
+    "unknown": ("model: gpt2\nprecison: fp16\n", "precison"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith("LLEM_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named_with_its_fault_and_exits_2(case: str, tmp_path: Path) -> None:
+    text, said = BROKEN[case]
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    outcome = CliRunner().invoke(app, ["run", str(path)])
+    assert outcome.exit_code == 2
+    assert outcome.output.startswith("ConfigError: ")
+    assert "broken.yaml" in outcome.output
+    assert said in outcome.output
+    assert "Traceback" not in outcome.output
+    assert [entry.name for entry in tmp_path.iterdir()] == ["broken.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x7fELF\0\0\0", "binary file"),
+        (b"model: caf\xe9\n", "not UTF-8 text (byte 0xe9 at offset 10)"),
+        (b"#" * (yaml.MAX_BYTES + 1), "larger than 1,048,576 bytes"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(data: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(data)
+    outcome = CliRunner().invoke(app, ["run", str(path)])
+    assert (outcome.exit_code, said in outcome.output) == (2, True)
+
+
+def test_a_path_that_is_no_file_says_what_it_is_and_how_to_name_a_model(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name, said in (
+        ("gpt2", "llem run --model gpt2"),
+        ("missing.yaml", "there is no configuration file missing.yaml"),
+        ("folder", "folder is a directory"),
+        ("pipe", "pipe is not a regular file"),
+        ("loop", "loop can't be read: Too many levels"),
+        ("n" * 300, "File name too long"),
+    ):
+        outcome = CliRunner().invoke(app, ["run", name])
+        assert outcome.exit_code == 2, name
+        assert said in outcome.output
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(b"\xef\xbb\xbfmodel: gpt2\n")
+    assert load_experiment_config(path).model == "gpt2"
+
+
+def test_anchors_and_merges_of_ordinary_size_are_fine() -> None:
+    text = "a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  y: 3\n"
+    assert yaml.parse(text, where="here") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
+
+
+@given(st.text(max_size=60) | st.text("[]{}&*!<>:,-?|#'\"% \n\tax1.", max_size=60))
+def test_any_text_is_a_plain_value_or_a_configuration_error(text: str) -> None:
+    try:
+        value = yaml.parse(text, where="here")
+    except ConfigError:
+        return
+    json.dumps(value, allow_nan=False)
+
+
+@given(st.binary(max_size=80))
+def test_any_bytes_make_a_configuration_or_an_error_that_llem_explains(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "experiment.yaml"
+    path.write_bytes(data)
+    with suppress(ConfigError, ValidationError):
+        load_experiment_config(path, {"model": "gpt2"}, environ={}, user_config=path.with_name("none"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-n", "-5"], "n: should be greater than 0, got -5"),
+        (["--set", "n=true"], "n: should be a number, not true or false, got True"),
+        (["--batch-size", "8", "-n", "4"], "pytorch.batch_size 8 is larger than n 4"),
+        (["-b", "simulated", "--batch-size", "8", "-n", "4"], "simulated.batch_size 8 is larger than n 4"),
+        (
+            ["-p", "bf17"],
+            "precision: 'bf17' is not valid. Did you mean: bf16? Valid values: fp32, fp16, bf16",
+        ),
+        (["--meter", "nvlm"], "energy.meter: 'nvlm' is not valid. Did you mean: nvml? Valid values: auto,"),
+        (["--preset", "quik"], "preset: 'quik' is not valid. Did you mean: quick?"),
+        (["--set", "energy.gpus=3"], "energy.gpus: should be auto, all, or a list"),
+        (["--set", "energy.gpus={a: 1}"], "energy.gpus"),
+        (["--set", "pytorch=5"], "pytorch: "),
+        (["--set", "simulated.fault.at=pass"], "simulated.fault.kind: required, but not given"),
+        (["--set", "random_seed=-1"], "random_seed: should be greater than or equal to 0, got -1"),
+        (["--set", "model=other"], "model: given twice, by a flag of its own and by --set"),
+        (["--set", "nonsense"], "is not KEY=VALUE"),
+        (["--set", "modle=x"], "did you mean model?"),
+    ],
+)
+def test_a_bad_flag_exits_2_with_its_path(arguments: list[str], said: str) -> None:
+    outcome = CliRunner().invoke(app, ["run", "--model", "gpt2", *arguments])
+    assert outcome.exit_code == 2
+    assert said in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+def test_a_misspelt_environment_variable_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLEM_PRECISON", "fp16")
+    outcome = CliRunner().invoke(app, ["run", "--model", "gpt2"])
+    assert outcome.exit_code == 2
+    assert "unknown key: LLEM_PRECISON (environment); did you mean LLEM_PRECISION?" in outcome.output
+
+
+def test_all_wrong_values_come_at_once_each_on_a_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ExperimentConfig.model_validate(
+            {"model": "", "backend": "pytorh", "pytorch": {"batchsize": 1}, "n": 1.5}
+        )
+    lines = format_validation_error(caught.value).splitlines()
+    assert lines[0] == "Config validation failed (4 errors):"
+    assert sorted(line.split(":")[0].strip() for line in lines[1:]) == [
+        "backend",
+        "model",
+        "n",
+        "pytorch.batchsize",
+    ]
+    assert (
+        "  backend: 'pytorh' is not valid. Did you mean: pytorch? Valid values: pytorch, simulated" in lines
+    )
+    assert "  pytorch.batchsize: unknown key. Did you mean: pytorch.batch_size?" in lines
+
+
+def test_a_stored_configuration_outlives_the_plug_in_that_it_names() -> None:
+    data = {"model": "gpt2", "backend": "someones", "energy": {"meter": "theirs"}}
+    with pytest.raises(ValidationError):
+        ExperimentConfig.model_validate(data)
+    assert ExperimentConfig.model_validate(data, context={"stored": True}).backend == "someones"
+
+
+def test_a_home_directory_is_expanded() -> None:
+    assert ExperimentConfig(model="gpt2", output_dir=Path("~/results")).output_dir == Path.home() / "results"

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue, ValidationError
+
+from llenergymeasure.config.loader import (
+    _unflatten,
+    load_experiment_config,
+    parse_assignments,
+    resolve_origins,
+)
+from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.config.presets import PRESET_VALUES
+from llenergymeasure.exceptions import ConfigError
+
+ABSENT = Path("/nonexistent/config.yaml")
+
+
+def load(
+    overrides: dict[str, JsonValue] | None = None,
+    *,
+    path: Path | None = None,
+    environ: dict[str, str] | None = None,
+    user_config: Path = ABSENT,
+) -> ExperimentConfig:
+    return load_experiment_config(path, overrides, environ=environ or {}, user_config=user_config)
+
+
+def origins(
+    overrides: dict[str, JsonValue] | None = None,
+    *,
+    path: Path | None = None,
+    environ: dict[str, str] | None = None,
+    user_config: Path = ABSENT,
+) -> dict[str, str]:
+    return resolve_origins(path, overrides, environ=environ or {}, user_config=user_config)
+
+
+def written(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_model_alone_gives_the_defaults() -> None:
+    assert load({"model": "gpt2"}) == ExperimentConfig(model="gpt2")
+
+
+def test_the_strongest_voice_wins_and_is_named_as_origin(tmp_path: Path) -> None:
+    user = written(tmp_path, "passes: {seconds: 2}", "user.yaml")
+    path = written(tmp_path, "model: gpt2\npasses: {seconds: 4}")
+    voices: list[tuple[dict[str, JsonValue], Path | None, dict[str, str], Path, float, str]] = [
+        ({"model": "gpt2"}, None, {}, ABSENT, 5.0, "default"),
+        ({"model": "gpt2", "preset": "rigorous"}, None, {}, ABSENT, 10.0, "preset rigorous"),
+        ({"model": "gpt2", "preset": "rigorous"}, None, {}, user, 2.0, f"user config {user}"),
+        (
+            {"model": "gpt2"},
+            None,
+            {"LLEM_PASSES__SECONDS": "3"},
+            user,
+            3.0,
+            "environment LLEM_PASSES__SECONDS",
+        ),
+        ({}, path, {"LLEM_PASSES__SECONDS": "3"}, user, 4.0, f"file {path}"),
+        ({"passes.seconds": 6}, path, {"LLEM_PASSES__SECONDS": "3"}, user, 6.0, "flag"),
+    ]
+    for overrides, file, environ, user_config, seconds, origin in voices:
+        config = load(overrides, path=file, environ=environ, user_config=user_config)
+        assert config.passes.seconds == seconds
+        found = origins(overrides, path=file, environ=environ, user_config=user_config)
+        assert found["passes.seconds"] == origin
+
+
+def test_every_value_knows_its_origin_and_nothing_else_does() -> None:
+    def leaves(value: JsonValue, key: str) -> list[str]:
+        if isinstance(value, dict):
+            return [
+                leaf for name, inner in value.items() for leaf in leaves(inner, f"{key}.{name}".lstrip("."))
+            ]
+        return [key]
+
+    plain: dict[str, JsonValue] = {"model": "gpt2"}
+    faulty: dict[str, JsonValue] = {"model": "any", "backend": "simulated", "simulated.fault.kind": "oom"}
+    for overrides in (plain, faulty):
+        dumped: JsonValue = load(overrides).model_dump(mode="json")
+        assert sorted(origins(overrides)) == sorted(leaves(dumped, ""))
+
+
+def test_the_batch_size_goes_to_the_backend_in_force_whoever_chose_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: any\nbackend: simulated\nsimulated: {batch_size: 2}")
+    config = load({"pytorch.batch_size": 16}, path=path)
+    assert (config.simulated.batch_size, config.pytorch.batch_size) == (16, 1)
+    assert origins({"pytorch.batch_size": 16}, path=path)["simulated.batch_size"] == "flag"
+    by_environment = load({"model": "any", "pytorch.batch_size": 3}, environ={"LLEM_BACKEND": "simulated"})
+    assert by_environment.batch_size == 3
+    assert load({"model": "gpt2", "pytorch.batch_size": 3}).pytorch.batch_size == 3
+
+
+def test_a_backend_flag_over_the_files_takes_the_batch_size_along(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: gpt2\nbackend: simulated")
+    config = load({"backend": "pytorch", "pytorch.batch_size": 16}, path=path)
+    assert config.pytorch.batch_size == 16
+    assert config.simulated == ExperimentConfig(model="gpt2").simulated
+
+
+def test_a_dataset_named_by_a_word_keeps_settings_from_elsewhere(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: gpt2\ndataset: synthetic")
+    dataset = load({"dataset.prompt_tokens": 64}, path=path).dataset
+    assert (dataset.name, dataset.prompt_tokens) == ("synthetic", 64)
+    nested = written(tmp_path, "model: gpt2\ndataset: {name: synthetic, prompt_tokens: 9}", "other.yaml")
+    renamed = load({"dataset": "mixed"}, path=nested).dataset
+    assert (renamed.name, renamed.prompt_tokens) == ("mixed", 9)
+
+
+def test_a_file_may_use_dotted_keys_but_not_say_a_thing_twice(tmp_path: Path) -> None:
+    assert load(path=written(tmp_path, "model: gpt2\npytorch.batch_size: 4")).pytorch.batch_size == 4
+    twice = written(tmp_path, "model: gpt2\npytorch: {batch_size: 2}\npytorch.batch_size: 4", "twice.yaml")
+    with pytest.raises(ConfigError, match=r"pytorch\.batch_size is given twice"):
+        load(path=twice)
+
+
+def test_a_section_of_comments_alone_says_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: gpt2\npytorch:\n  # batch_size: 4\n")
+    assert load(path=path) == ExperimentConfig(model="gpt2")
+
+
+def test_null_takes_back_a_value_from_a_weaker_place(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: any\nbackend: simulated\nsimulated: {fault: {kind: oom}}")
+    assert load(path=path).simulated.fault is not None
+    assert load({"simulated.fault": None}, path=path).simulated.fault is None
+
+
+def test_words_of_yaml_1_1_are_words_and_exponents_are_numbers(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "model: gpt2\ndataset: {chat_template: off}\nsimulated: {decode_s_per_step: 1e-3}"
+    )
+    config = load(path=path)
+    assert config.dataset.chat_template == "off"
+    assert config.simulated.decode_s_per_step == 0.001
+
+
+def test_environment_values_are_yaml_and_an_empty_one_counts_as_unset() -> None:
+    config = load(
+        {"model": "gpt2"}, environ={"LLEM_N": "7", "LLEM_PRECISION": "", "LLEM_ENERGY__GPUS": "[0, 1]"}
+    )
+    assert (config.n, config.precision, config.energy.gpus) == (7, "bf16", ("0", "1"))
+
+
+def test_variables_that_describe_no_experiment_are_left_alone() -> None:
+    environ = {"LLEM_CACHE_DIR": "/tmp", "LLEM_POWER_RECORDINGS": "x", "HOME": "/", "OTHER_MODEL": "y"}
+    assert load({"model": "gpt2"}, environ=environ) == ExperimentConfig(model="gpt2")
+
+
+def test_all_unknown_keys_of_all_places_come_in_one_message(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "model: gpt2\nseed: 3\npytroch: {batch_size: 4, device: cpu}\npytorch: {batchsize: 1}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load({"batch_size": 2, "qqq": 1}, path=path, environ={"LLEM_MODLE": "x"})
+    assert str(caught.value).splitlines() == [
+        "6 unknown keys:",
+        "  LLEM_MODLE (environment); did you mean LLEM_MODEL?",
+        f"  pytorch.batchsize (file {path}); did you mean pytorch.batch_size?",
+        f"  pytroch (file {path}); did you mean pytorch?",
+        f"  seed (file {path}); did you mean random_seed?",
+        "  batch_size (flag); did you mean pytorch.batch_size?",
+        "  qqq (flag)",
+    ]
+
+
+def test_a_study_file_says_that_this_version_runs_single_experiments(tmp_path: Path) -> None:
+    for key in ("sweep", "experiments"):
+        with pytest.raises(ConfigError, match="single experiments only"):
+            load(path=written(tmp_path, f"model: gpt2\n{key}: []"))
+
+
+def test_without_file_and_model_two_examples_are_shown() -> None:
+    with pytest.raises(ConfigError, match=r"llem run experiment\.yaml\n  llem run --model"):
+        load()
+
+
+def test_a_file_without_a_model_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "n: 4")
+    with pytest.raises(ConfigError, match=r"experiment\.yaml names no model"):
+        load(path=path)
+    assert load({"model": "gpt2"}, path=path).n == 4
+
+
+@pytest.mark.parametrize("preset", sorted(PRESET_VALUES))
+def test_every_preset_is_valid_and_its_values_carry_its_name(preset: str) -> None:
+    overrides: dict[str, JsonValue] = {"model": "gpt2", "preset": preset}
+    assert load(overrides).passes.seconds == {"smoke": 1.0, "quick": 5.0, "rigorous": 10.0}[preset]
+    named = {key for key, origin in origins(overrides).items() if origin == f"preset {preset}"}
+    assert named == set(PRESET_VALUES[preset])
+
+
+def test_a_smoke_run_is_over_in_seconds() -> None:
+    config = load({"model": "any", "preset": "smoke"})
+    least = (
+        3 * config.baseline.seconds
+        + config.warmup.max_seconds
+        + config.passes.minimum * config.passes.seconds
+    )
+    assert least <= 10
+
+
+def test_an_unknown_preset_is_a_validation_error() -> None:
+    with pytest.raises(ValidationError, match="preset"):
+        load({"model": "gpt2", "preset": "quik"})
+
+
+def test_where_the_output_goes_does_not_change_what_the_experiment_is(tmp_path: Path) -> None:
+    here = load({"model": "gpt2", "output_dir": str(tmp_path)})
+    assert here.output_dir == tmp_path
+    assert config_hash(here) == config_hash(load({"model": "gpt2"}))
+
+
+def test_origins_survive_the_loss_of_the_file() -> None:
+    assert origins({"model": "gpt2"}, path=ABSENT)["model"] == "flag"
+
+
+def test_assignments_are_yaml_and_keep_what_follows_the_first_equals_sign() -> None:
+    assert parse_assignments(["a.b=1e-3", "model=random:llama-3.2-1b", "x=[1, 2]", "y=a=b", "z="]) == {
+        "a.b": 0.001,
+        "model": "random:llama-3.2-1b",
+        "x": [1, 2],
+        "y": "a=b",
+        "z": None,
+    }
+
+
+@pytest.mark.parametrize("pairs", [["model"], ["=3"], ["n=1", "n=2"], ["n=[1"], ["n=.nan"], ["n=!!int 3"]])
+def test_a_bad_assignment_is_a_configuration_error(pairs: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        parse_assignments(pairs)
+
+
+def test_a_key_of_a_thousand_parts_is_refused_not_followed() -> None:
+    with pytest.raises(ConfigError, match="dots"):
+        load({"model": "gpt2", ".".join("a" * 5000): 1})
+
+
+def test_unflatten_nests_dotted_keys() -> None:
+    assert _unflatten({"model": "gpt2", "pytorch.batch_size": 4, "a": {"b.c": 1}, "a.d": 2}) == {
+        "model": "gpt2",
+        "pytorch": {"batch_size": 4},
+        "a": {"b": {"c": 1}, "d": 2},
+    }
+
+
+@pytest.mark.parametrize("values", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a.b": 1, "a": {"b": 2}}])
+def test_unflatten_refuses_two_claims_to_one_place(values: dict[str, JsonValue]) -> None:
+    with pytest.raises(ConfigError, match="given twice"):
+        _unflatten(values)
+
+
+names = st.sampled_from(["a", "b", "c"])
+leaf = st.integers(0, 9)
+trees = leaf | st.dictionaries(names, leaf | st.dictionaries(names, leaf, min_size=1), min_size=1)
+
+
+@given(st.dictionaries(names, trees, max_size=4))
+def test_unflatten_undoes_any_flattening(tree: dict[str, JsonValue]) -> None:
+    def flat(value: JsonValue, key: str) -> dict[str, JsonValue]:
+        if not isinstance(value, dict):
+            return {key: value}
+        parts = [flat(inner, f"{key}.{name}" if key else name) for name, inner in value.items()]
+        return {name: leaf for part in parts for name, leaf in part.items()}
+
+    assert _unflatten(flat(tree, "")) == tree
+    assert _unflatten(tree) == tree
+
+
+@given(
+    voices=st.lists(st.booleans(), min_size=3, max_size=3),
+    values=st.lists(st.integers(1, 10**6), min_size=3, max_size=3, unique=True),
+)
+def test_precedence_holds_for_any_subset_of_voices(
+    tmp_path_factory: pytest.TempPathFactory, voices: list[bool], values: list[int]
+) -> None:
+    flag, environment, user = voices
+    user_path = tmp_path_factory.mktemp("user") / "config.yaml"
+    if user:
+        user_path.write_text(yaml.safe_dump({"n": values[2]}), encoding="utf-8")
+    config = load(
+        {"model": "gpt2", **({"n": values[0]} if flag else {})},
+        environ={"LLEM_N": str(values[1])} if environment else {},
+        user_config=user_path,
+    )
+    said = [value for value, speaks in zip(values, voices, strict=True) if speaks]
+    assert config.n == (said[0] if said else 100)
