@@ -1,0 +1,246 @@
+"""What does a GGUF file hold, and where is it as a directory that transformers loads?
+
+The header is read here in plain Python (format: github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3),
+so that a dry run needs neither numpy nor torch. The conversion runs in a child process, once per content.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import platformdirs
+
+from llenergymeasure.exceptions import PreFlightError
+
+_MAGIC = b"GGUF"
+_AGAIN = "fetch the file again; it was probably cut off while copying"
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+_MOST_DIMENSIONS = 4
+
+# Elements and bytes of a block, by the number of the tensor's type.
+BLOCKS = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    7: (32, 24),
+    8: (32, 34),
+    10: (256, 84),
+    11: (256, 110),
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+    15: (256, 292),
+    24: (1, 1),
+    25: (1, 2),
+    26: (1, 4),
+    27: (1, 8),
+    28: (1, 8),
+    30: (1, 2),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """`metadata` leaves arrays out; `tensors` maps names to dimensions, fastest first."""
+
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, tuple[int, ...]]
+
+
+class _Cursor:
+    """Walks over a mapped file; struct.error past its end."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+
+    def number(self, form: str) -> int | float | bool:
+        value: int | float | bool = struct.unpack_from(form, self.data, self.at)[0]
+        self.at += struct.calcsize(form)
+        return value
+
+    def whole(self, form: str) -> int:
+        return int(self.number(form))
+
+    def skip(self, count: int) -> None:
+        if count > len(self.data) - self.at:
+            raise struct.error("past the end")
+        self.at += count
+
+    def text(self) -> str:
+        length = self.whole("<Q")
+        start = self.at
+        self.skip(length)
+        return self.data[start : self.at].decode()
+
+    def value(self, kind: int) -> object:
+        """A scalar or a string; None for an array, which is passed over."""
+        if kind == _STRING:
+            return self.text()
+        if kind != _ARRAY:
+            return self.number(_SCALARS[kind])
+        inner, count = self.whole("<I"), self.whole("<Q")
+        if inner == _STRING:
+            for _ in range(count):
+                self.skip(self.whole("<Q"))
+        elif inner == _ARRAY:
+            for _ in range(count):
+                self.value(_ARRAY)
+        else:
+            self.skip(count * struct.calcsize(_SCALARS[inner]))
+        return None
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """The header of a GGUF; PreFlightError when the file is none, can't be read or is cut off."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != _MAGIC:
+                raise PreFlightError(
+                    f"{path} is no GGUF file: it does not begin with GGUF",
+                    hint="is it a Git LFS pointer, an archive or an error page?",
+                )
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _parse(path, _Cursor(data))
+    except OSError as error:
+        raise PreFlightError(f"can't read {path}: {error.strerror}") from error
+    except struct.error as error:
+        raise PreFlightError(f"{path} is cut off within its header", hint=_AGAIN) from error
+    except (KeyError, UnicodeDecodeError, RecursionError) as error:
+        raise PreFlightError(f"{path} is damaged: its header can't be read", hint=_AGAIN) from error
+
+
+def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
+    cursor.skip(4)
+    version = cursor.whole("<I")
+    if version not in {2, 3}:
+        raise PreFlightError(f"{path} is a GGUF of version {version}; versions 2 and 3 can be read")
+    tensor_count, value_count = cursor.whole("<Q"), cursor.whole("<Q")
+    metadata: dict[str, object] = {}
+    for _ in range(value_count):
+        key = cursor.text()
+        value = cursor.value(cursor.whole("<I"))
+        if value is not None:
+            metadata[key] = value
+    tensors: dict[str, tuple[int, ...]] = {}
+    end = 0
+    for _ in range(tensor_count):
+        tensor = cursor.text()
+        dims = tuple(cursor.whole("<Q") for _ in range(min(cursor.whole("<I"), _MOST_DIMENSIONS)))
+        elements, size = BLOCKS.get(cursor.whole("<I"), (1, 0))
+        tensors[tensor] = dims
+        end = max(end, cursor.whole("<Q") + prod(dims) // elements * size)
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise PreFlightError(f"{path} is damaged: its alignment is {alignment!r}", hint=_AGAIN)
+    expected = -(-cursor.at // alignment) * alignment + end
+    if len(cursor.data) < expected:
+        raise PreFlightError(
+            f"{path} has {len(cursor.data):,} bytes where its header tells of {expected:,}: it is cut off",
+            hint=_AGAIN,
+        )
+    return GgufHeader(metadata, tensors)
+
+
+def converted(path: Path) -> Path:
+    """The directory with the GGUF's weights in bf16, its configuration and its tokenizer.
+
+    Converted once per content into the user's cache (`LLEM_CACHE_DIR` overrides where) by a child process;
+    runs that start at once wait for one of them, and a conversion that was killed leaves nothing behind that
+    could be taken for whole. Takes seconds to minutes the first time. PreFlightError when it fails.
+    """
+    cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
+    try:
+        target = cache / "gguf" / f"{path.stem}-{_digest(path, cache)[:16]}"
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(target.name + ".lock")):
+            if not target.is_dir():
+                _convert(path, target)
+    except OSError as error:
+        raise PreFlightError(
+            f"can't convert {path} into {cache}: {error.strerror or error}",
+            hint="free some space there, or set LLEM_CACHE_DIR to a directory that can be written",
+        ) from error
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _convert(source: Path, target: Path) -> None:
+    for left in target.parent.glob(f"{target.name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a conversion that was killed: the lock is ours
+    aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
+    command = [sys.executable, "-P", "-m", "llenergymeasure.models.dequantize", str(source), str(aside)]
+    try:
+        with tempfile.TemporaryFile() as log:
+            # The child ends when this end of its stdin closes, so that it can't outlive us.
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as child:
+                try:
+                    status = child.wait()
+                except BaseException:
+                    child.kill()
+                    raise
+            if status != 0:
+                log.seek(0)
+                last = (log.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+                lacking = last.startswith(("ImportError", "ModuleNotFoundError"))
+                raise PreFlightError(
+                    f"converting {source} failed (exit {status}): {last}",
+                    hint="pip install 'llenergymeasure[pytorch]'"
+                    if lacking
+                    else "convert it to a directory of safetensors yourself and name that",
+                )
+        aside.rename(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _digest(path: Path, cache: Path) -> str:
+    """SHA-256 (hex) of the file, remembered under its path, size and time of change."""
+    facts = path.stat()
+    key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
+    remembered = cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    if remembered.is_file():
+        return remembered.read_text(encoding="ascii")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    remembered.parent.mkdir(parents=True, exist_ok=True)
+    aside = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+    aside.write_text(digest, encoding="ascii")
+    aside.replace(remembered)
+    return digest

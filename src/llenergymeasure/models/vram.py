@@ -1,0 +1,153 @@
+"""How much memory will an experiment need, and how does that come about?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes, parameters, weight_bytes
+from llenergymeasure.models.resolve import fetch_shape, resolve
+from llenergymeasure.records import Architecture
+
+CUDA_CONTEXT_BYTES = 500_000_000  # context, kernels and cuBLAS workspace; 0.3 to 0.7 GB by GPU and driver
+CPU_RUNTIME_BYTES = (
+    380_000_000  # resident size of Python, torch 2.13 and transformers 5.24 after a first token
+)
+
+_WEIGHTS = {
+    "fp32": "{n:,} parameters × 4 bytes",
+    "fp16": "{n:,} parameters × 2 bytes",
+    "bf16": "{n:,} parameters × 2 bytes",
+    "int8": "{n:,} parameters: layers' matrices × 1 byte + a 4-byte scale per row, the rest × 2 bytes",
+    "int4": "{n:,} parameters: layers' matrices × 0.5 byte + a 4-byte scale per 64, the rest × 2 bytes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VramPart:
+    """One term of the sum, with the numbers that went into it."""
+
+    name: str
+    bytes: int
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class VramEstimate:
+    """The sum of `parts`, or None for the `reason`; `source` says where the model's shape was read."""
+
+    total_bytes: int | None
+    parts: tuple[VramPart, ...]
+    formula: str
+    source: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """The largest batch of an experiment: every prompt as long as allowed."""
+
+    batch: int
+    prompt: int
+    output: int
+    element: int
+    eager: bool
+
+
+def estimate_vram(config: ExperimentConfig) -> VramEstimate:
+    """The peak memory of the experiment on its device, from the model's shape alone.
+
+    An estimate from above: every prompt fills `max_input_tokens`. The network is asked once, for a few
+    seconds at most, and only for a hub id whose shape is neither cached nor built in. PreFlightError where
+    the model itself can't be there.
+    """
+    formula = "weights + KV cache + activations + runtime"
+    if config.backend == "simulated":
+        return VramEstimate(None, (), formula, "none", "the simulated backend loads no model")
+    resolved = fetch_shape(resolve(config.model, revision=config.pytorch.revision))
+    shape = resolved.architecture
+    if shape is None:
+        return VramEstimate(None, (), formula, "none", resolved.reason)
+    work = _Work(
+        batch=min(config.batch_size, config.n),
+        prompt=config.max_input_tokens,
+        output=config.max_output_tokens,
+        element=ELEMENT_BYTES[config.precision],
+        eager=config.pytorch.attn_implementation == "eager",
+    )
+    parts = (
+        VramPart(
+            "weights",
+            weight_bytes(shape, config.precision),
+            _WEIGHTS[config.precision].format(n=parameters(shape)),
+        ),
+        _kv_cache(shape, work),
+        _activations(shape, work),
+        _runtime(config.pytorch.device),
+    )
+    return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
+
+
+def _kv_cache(a: Architecture, work: _Work) -> VramPart:
+    tokens = work.prompt + work.output
+    size = kv_cache_bytes(a, batch=work.batch, tokens=tokens, bytes_per_element=work.element)
+    return VramPart(
+        "KV cache",
+        size,
+        f"2 × {a.layers} layers × {a.kv_heads} heads × {a.head_dim} × batch {work.batch} × "
+        f"({work.prompt} + {work.output}) tokens × {work.element} bytes",
+    )
+
+
+def _activations(a: Architecture, work: _Work) -> VramPart:
+    """What one layer, or the head, holds at once at its worst; layers reuse each other's memory."""
+    return max(_feed_forward(a, work), _attention(a, work), _logits(a, work), key=lambda part: part.bytes)
+
+
+def _feed_forward(a: Architecture, work: _Work) -> VramPart:
+    # Gated: the activated gate, up and their product. Plain: GPT-2's GELU is written out and keeps five. A
+    # mixture keeps gate and up as one tensor beside activation and product, and a copy of the input for
+    # each chosen expert. Around them the residual, its norm and the rotary tables.
+    chosen = a.active_experts if a.experts else 1
+    held = 4 if a.experts else 3 if a.ffn_matrices == 3 else 5
+    width = held * chosen * a.ffn + (4 + (chosen if a.experts else 0)) * a.hidden
+    return _prefill(a, work, "feed-forward", width)
+
+
+def _attention(a: Architecture, work: _Work) -> VramPart:
+    # Queries, output, and keys and values repeated for each head, beside residual, norm and rotary tables.
+    return _prefill(a, work, "attention", 4 * a.heads * a.head_dim + 4 * a.hidden)
+
+
+def _prefill(a: Architecture, work: _Work, what: str, width: int) -> VramPart:
+    tokens, square = work.batch * work.prompt, work.batch * work.prompt**2
+    size = tokens * width * work.element + square * work.element
+    formula = (
+        f"{what} of the prefill: {tokens:,} tokens × {width:,} channels × {work.element} bytes"
+        f" + mask {square:,} × {work.element} bytes"
+    )
+    if work.eager and what == "attention":
+        # Scores as they come, scaled, in fp32 for the softmax, and as they go.
+        each = 3 * work.element + 4
+        size += a.heads * square * each
+        formula += f" + {a.heads * square:,} scores × {each} bytes"
+    return VramPart("activations", size, formula)
+
+
+def _logits(a: Architecture, work: _Work) -> VramPart:
+    # generate keeps the last position's logits alone, and copies them to fp32.
+    return VramPart(
+        "activations",
+        work.batch * a.vocab * (work.element + 4),
+        f"logits: batch {work.batch} × {a.vocab:,} tokens × ({work.element} + 4) bytes",
+    )
+
+
+def _runtime(device: str) -> VramPart:
+    gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+    if gpu:
+        return VramPart("runtime", CUDA_CONTEXT_BYTES, "CUDA context and libraries, assumed")
+    return VramPart(
+        "runtime", CPU_RUNTIME_BYTES, "Python, torch and transformers in memory, as measured once"
+    )
