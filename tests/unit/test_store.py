@@ -142,6 +142,12 @@ def test_an_existing_folder_is_left_alone_and_the_runs_files_are_kept(tmp_path: 
     assert list(out.iterdir()) == [folder]
 
 
+def test_an_existing_empty_folder_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / example_result().experiment_id).mkdir()
+    with pytest.raises(ResultError, match="exists already"):
+        example_result().save(tmp_path)
+
+
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
 def test_an_output_directory_that_is_none_is_refused(
     tmp_path: Path, files: Path, make: Callable[[Path], None]
