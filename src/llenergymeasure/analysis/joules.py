@@ -8,7 +8,7 @@ from typing import Literal
 from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.integrate import boundary, energy_of
+from llenergymeasure.energy.integrate import boundary, energy_of, summed
 from llenergymeasure.records import (
     Domain,
     EnergyReading,
@@ -70,7 +70,7 @@ def energy(measurement: Measurement) -> Energy:
     trace, passes = measurement.trace, measurement.passes
     domains = counted_domains(trace.domains, measurement.config, measurement.facts)
     windows = [one.window for one in passes]
-    readings = [energy_of(trace, windows, domain.name) for domain in domains]
+    readings = summed([energy_of(trace, windows, domain.name) for domain in domains])
     gross = total([reading.energy for reading in readings], unit="J", why_none=NO_SOURCE)
     idle = _idle(measurement, domains)
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
@@ -98,7 +98,7 @@ def energy(measurement: Measurement) -> Energy:
             unit="J",
             why_none=NO_SOURCE,
         ),
-        readings=tuple(readings),
+        readings=readings,
     )
 
 

@@ -11,6 +11,9 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import Clock, Idle, Pass, Progress, SessionFacts, WarmUp, Window
 
+# Long enough for every counter to have stepped once more after a pass ended.
+SETTLE_S = 0.5
+
 Phase: TypeAlias = Literal["bare", "load", "loaded", "warm_up", "pass", "between", "after"]
 
 
@@ -77,6 +80,7 @@ def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
         passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
         rig.enter("between")
         if len(passes) == config.passes.minimum >= 2:
+            rig.clock.sleep(SETTLE_S)
             wanted = stein_passes(rig.costs(ready.facts, passes), target=config.passes.target, minimum=wanted)
     rig.recorder.dense(False)
 
