@@ -28,7 +28,6 @@ HEADER_FIELDS = [
     "max_output_tokens",
     "pytorch",
 ]
-)
 
 
 def test_a_modelled_result_says_that_it_is_estimated(capsys: pytest.CaptureFixture[str]) -> None:
