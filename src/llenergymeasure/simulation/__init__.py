@@ -1,0 +1,1 @@
+"""Which truths can a measurement be tested against?"""
