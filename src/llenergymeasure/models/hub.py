@@ -96,6 +96,7 @@ def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  the scheme is the endpoint's
             value = json.loads(response.read(_LARGEST_CONFIG_BYTES))
     except urllib.error.HTTPError as cause:
+        cause.close()
         why = {401: "no such public model (private or gated, or misspelt)", 404: "not found"}
         error = PreFlightError(f"{url}: {why.get(cause.code, f'HTTP {cause.code}')}")
         error.__cause__ = cause

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.models import SHAPES, VramEstimate, estimate_vram, hf_config
+
+
+def estimate(model: str = "random:llama-3.1-8b", **fields: object) -> VramEstimate:
+    base: dict[str, object] = {"model": model, "n": 64, "max_input_tokens": 1000, "max_output_tokens": 24}
+    return estimate_vram(ExperimentConfig.model_validate(base | fields))
+
+
+def part(of: VramEstimate, name: str) -> int:
+    return next(part.bytes for part in of.parts if part.name == name)
+
+
+def test_the_total_is_the_sum_of_its_parts() -> None:
+    whole = estimate(pytorch={"batch_size": 4})
+    assert whole.total_bytes == sum(part.bytes for part in whole.parts)
+    assert [part.name for part in whole.parts] == ["weights", "KV cache", "activations", "runtime"]
+    assert whole.reason is None
+    assert whole.source == "built-in table"
+
+
+def test_weights_and_cache_of_llama_by_hand() -> None:
+    whole = estimate(pytorch={"batch_size": 4})
+    assert part(whole, "weights") == 2 * 8_030_261_248
+    # 131,072 bytes for each token of each request
+    assert part(whole, "KV cache") == 4 * (1000 + 24) * 131_072
+    assert "batch 4 × (1000 + 24) tokens" in whole.parts[1].formula
+
+
+def test_a_batch_is_never_larger_than_the_workload() -> None:
+    alone = estimate("any", backend="simulated").total_bytes
+    assert alone is None
+    assert part(estimate(n=1), "KV cache") == part(estimate(n=64), "KV cache")
+    assert part(estimate(n=64, pytorch={"batch_size": 2}), "KV cache") == 2 * part(estimate(n=1), "KV cache")
+
+
+@pytest.mark.parametrize(("precision", "bytes_each"), [("fp32", 4), ("fp16", 2), ("int8", 2), ("int4", 2)])
+def test_the_cache_keeps_the_precision_of_computing(precision: str, bytes_each: int) -> None:
+    whole = estimate(precision=precision)
+    assert part(whole, "KV cache") == bytes_each * 65_536 * 1024
+
+
+def test_short_prompts_leave_the_logits_as_the_largest_activation() -> None:
+    whole = estimate("random:gpt2", max_input_tokens=1, pytorch={"batch_size": 8})
+    assert part(whole, "activations") == 8 * 50257 * (2 + 4)
+    assert "logits" in whole.parts[2].formula
+
+
+def test_eager_attention_holds_the_square_of_scores() -> None:
+    plain = part(estimate(max_input_tokens=4000), "activations")
+    eager = part(estimate(max_input_tokens=4000, pytorch={"attn_implementation": "eager"}), "activations")
+    assert eager > plain
+    assert eager > 32 * 4000**2 * (2 + 4)
+
+
+def test_the_runtime_follows_the_device() -> None:
+    on_cpu, on_gpu = (estimate(pytorch={"device": device}) for device in ("cpu", "cuda"))
+    assert part(on_cpu, "runtime") < part(on_gpu, "runtime")
+    assert "CUDA" in on_gpu.parts[3].formula
+
+
+def test_the_simulated_backend_needs_no_memory_and_no_model() -> None:
+    whole = estimate("any", backend="simulated")
+    assert (whole.total_bytes, whole.parts) == (None, ())
+    assert whole.reason is not None
+
+
+def test_an_unknown_shape_has_a_reason_and_no_total(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    whole = estimate("some-org/model")
+    assert whole.total_bytes is None
+    assert whole.reason == "some-org/model is not in the hub cache"
+
+
+def test_a_local_model_is_read_from_its_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(SHAPES["llama-3.1-8b"])))
+    whole = estimate(f"random:{tmp_path}")
+    assert whole.total_bytes == estimate().total_bytes
+    assert whole.source == str(tmp_path / "config.json")
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PreFlightError, match="no such file"):
+        estimate("./no-such-model")
