@@ -22,9 +22,7 @@ from llenergymeasure.records import (
 from llenergymeasure.results.models import Energy, IdlePower
 
 NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
-INVALIDATING = frozenset(
-    {"window_too_short", "counter_power_mismatch", "counter_reset", "sensor_stuck", "recorder_gap"}
-)
+INVALIDATING = frozenset({"counter_power_mismatch", "counter_reset", "sensor_stuck", "recorder_gap"})
 PHASES = "prefill and decode are not told apart by this backend"
 
 

@@ -29,6 +29,7 @@ from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import load_experiment_config, parse_assignments, resolve_origins
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.models.vram import estimate_vram
+from llenergymeasure.results import ExperimentResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,17 @@ def _run_impl(
     ):
         result = run_experiment(config, origins=origins, progress=progress)
 
-    if config.output_dir is not None:
-        say(f"Saved: {result.save(config.output_dir)}")
-    elif not how.quiet:
-        say("Not saved; to keep the result and its trace: --output results")
+    try:
+        if config.output_dir is not None:
+            say(f"Saved: {result.save(config.output_dir)}")
+        elif not how.quiet:
+            say("Not saved; to keep the result and its trace: --output results")
+    finally:
+        # What was measured is shown even where it could not be written.
+        _show(result, how)
+
+
+def _show(result: ExperimentResult, how: _How) -> None:
     with reader_may_leave():
         if how.as_json:
             print_json(result.as_json())

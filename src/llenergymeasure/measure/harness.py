@@ -11,7 +11,7 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import Clock, Idle, Pass, Progress, SessionFacts, WarmUp, Window
 
-# Long enough for every counter to have stepped once more after a pass ended.
+# Long enough for every meter to have been read once more, and every counter to have stepped.
 SETTLE_S = 0.5
 
 Phase: TypeAlias = Literal["bare", "load", "loaded", "warm_up", "pass", "between", "after"]
@@ -80,13 +80,13 @@ def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
         passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
         rig.enter("between")
         if len(passes) == config.passes.minimum >= 2:
-            rig.clock.sleep(SETTLE_S)
             wanted = stein_passes(rig.costs(ready.facts, passes), target=config.passes.target, minimum=wanted)
     rig.recorder.dense(False)
 
     after = _idle(config, rig, "after")
     _begin(rig, "after", "closing")
     facts = worker.close()
+    rig.clock.sleep(SETTLE_S)
     return Observations(ready, Idle(bare, loaded, after), warm_up, tuple(passes), facts)
 
 

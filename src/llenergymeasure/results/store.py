@@ -68,7 +68,7 @@ def load(path: Path) -> ExperimentResult:
             hint="pip install --upgrade llenergymeasure" if newer else WHAT_TO_GIVE,
         )
     try:
-        return ExperimentResult.model_validate_json(text, strict=True)
+        return ExperimentResult.model_validate_json(text, strict=True, context={"stored": True})
     except ValidationError as error:
         shown = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:3]]
         more = f" (and {error.error_count() - 3} more)" if error.error_count() > len(shown) else ""
