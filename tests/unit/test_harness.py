@@ -126,7 +126,7 @@ def test_a_quiet_device_needs_no_more_than_the_first_stage(tmp_path: Path) -> No
 
 
 def test_a_restless_device_gets_as_many_passes_as_the_first_stage_asks_for(tmp_path: Path) -> None:
-    run = Run(config(simulated={"scatter": 0.1}, passes={"target": 0.08}), tmp_path)
+    run = Run(config(simulated={"scatter": 0.2}, passes={"target": 0.08}), tmp_path)
     wanted = stein_passes(run.costs, target=0.08, minimum=5)
     assert 5 < wanted < 24
     assert len(run.seen.passes) == wanted
