@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -20,8 +21,7 @@ from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentT
 from llenergymeasure.measure.child import ChildWorker
 
 
-def config(**changes: object) -> ExperimentConfig:
-    simulated = {"load_s": 0.0, "decode_s_per_step": 1e-4, **changes.pop("simulated", {})}  # type: ignore[dict-item]  mypy can't see the mapping in object
+def config(*, simulated: Mapping[str, object] | None = None, **changes: object) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
             "model": "any",
@@ -31,7 +31,7 @@ def config(**changes: object) -> ExperimentConfig:
             "max_output_tokens": 8,
             "passes": {"seconds": 0.05},
             "warmup": {"max_seconds": 1.0},
-            "simulated": simulated,
+            "simulated": {"load_s": 0.0, "decode_s_per_step": 1e-4, **(simulated or {})},
             **changes,
         }
     )
@@ -84,9 +84,9 @@ def test_every_message_is_kept_in_order_with_its_time(tmp_path: Path) -> None:
 
 
 def test_what_the_engine_prints_does_not_reach_the_protocol(tmp_path: Path) -> None:
-    with worker(config(simulated={"fault": {"kind": "error", "at": "open"}}), tmp_path) as child:
-        with pytest.raises(ExperimentError):
-            child.open()
+    asked = config(simulated={"fault": {"kind": "error", "at": "open"}})
+    with worker(asked, tmp_path) as child, pytest.raises(ExperimentError):
+        child.open()
     assert "Traceback" in (tmp_path / "worker.log").read_text()
 
 
@@ -135,9 +135,10 @@ def test_more_prompts_than_there_are_is_a_configuration_error_from_the_child_too
 def test_a_cancel_interrupts_a_long_sleep_at_once(tmp_path: Path) -> None:
     asked = config(simulated={"load_s": 60.0})
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), worker(asked, tmp_path) as child:
+    with worker(asked, tmp_path) as child:
         threading.Timer(0.8, os.kill, [os.getpid(), signal.SIGINT]).start()
-        child.open()
+        with pytest.raises(KeyboardInterrupt):
+            child.open()
     assert time.monotonic() - began < 6
     assert not alive(child.pids()[0])
 

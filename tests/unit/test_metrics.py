@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def one_pass(start_s: float, seconds: float, *, output: int = 50, finish: Finish
     return Pass(Window(sent_ns, end_ns), 1, Generation(tuple(done)))
 
 
-def measurement(trace: Trace, passes: list[Pass] | None = None, **changes: object) -> Measurement:
+def measurement(trace: Trace, passes: list[Pass] | None = None, **changes: Any) -> Measurement:
     config = ExperimentConfig(model="any", backend="simulated", n=2, max_output_tokens=50)
     whole = Measurement(
         experiment_id="id",
@@ -102,7 +103,7 @@ def measurement(trace: Trace, passes: list[Pass] | None = None, **changes: objec
         trace=trace,
         overhead=Overhead(0.1, 100, 1.0),
     )
-    return replace(whole, **changes)  # type: ignore[arg-type]  fields by name
+    return replace(whole, **changes)
 
 
 def test_total_is_the_sum_over_passes_and_tokens_likewise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from llenergymeasure.records import GpuFacts
@@ -10,13 +11,12 @@ from llenergymeasure.records import GpuFacts
 T = TypeVar("T")
 
 
-def gpu_facts(nvml: Any = None) -> tuple[GpuFacts, ...]:
+def gpu_facts(driver: Any = None) -> tuple[GpuFacts, ...]:
     """Every GPU that NVML lists; empty without a driver. A field that can't be read is None: unknown.
 
-    `nvml` is the binding or a device that offers the same functions.
+    `driver` is the binding or a device that offers the same functions.
     """
-    if nvml is None:
-        import pynvml as nvml
+    nvml = driver or import_module("pynvml")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError:
