@@ -69,7 +69,6 @@ class Recorder:
         self._meters = tuple(meters)
         self._clock = clock
         self._directory = directory
-        self._stack = ExitStack()
         self._watched: tuple[_Watched, ...] = ()
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
@@ -116,14 +115,15 @@ class Recorder:
 
     def start(self, *, threaded: bool = True) -> None:
         """Open the meters and begin; returns once each was read (or has blocked for a second)."""
-        with ExitStack() as stack:
+        with ExitStack() as opening:
             opened: list[_Watched] = []
             for meter in self._meters:
-                meter.__enter__()
+                opening.enter_context(meter)
                 opened.append(_watched(meter, opened))
             self._watched = tuple(opened)
-            self._writer = stack.enter_context(TraceWriter(self._directory / STREAM_NAME, self.domains))
-            self._stack = stack.pop_all()
+            self._writer = TraceWriter(self._directory / STREAM_NAME, self.domains)
+            # From here on `_close` closes them, those that answer.
+            opening.pop_all()
         if not threaded:
             self.poll()
             return
@@ -198,7 +198,11 @@ class Recorder:
             self._flusher.join()
         self._gaps += self._open_gaps()
         self._flush()
-        self._stack.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as error:
+            self._failure = self._failure or error
         self._writer = None
 
     def _raise_failure(self) -> None:

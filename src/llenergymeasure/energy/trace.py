@@ -9,8 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -52,20 +51,6 @@ class TraceWriter:
         except OSError as error:
             raise ResultError(f"the trace can't be written to {path}: {error}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._sink.close()
-
     def write(self, rows: Sequence[Row], gaps: Sequence[Gap]) -> None:
         """One batch; it lies in the kernel's hands when this returns. OSError when the disk is full."""
         columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
@@ -74,6 +59,12 @@ class TraceWriter:
         metadata = {_GAPS: _GAP_LIST.dump_json(tuple(gaps))} if gaps else None
         self._stream.write_batch(batch, custom_metadata=metadata)
         self._sink.flush()
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._sink.close()
 
 
 def compact(directory: Path) -> Path:

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llenergymeasure.energy.counter import count_between, unwrap
+from llenergymeasure.records import Quantity, Series, Window
+
+S = 1_000_000_000
+MS = 1_000_000
+
+
+def _series(
+    times_ns: list[int], raw: list[int], *, wrap: int | None = None, step_ns: int | None = None
+) -> Series:
+    quantity = Quantity("energy", "test", "J", 1e-6, wrap=wrap, step_ns=step_ns)
+    at = np.array(times_ns, dtype=np.int64)
+    return Series(quantity, at, at, np.array(raw, dtype=np.int64))
+
+
+@given(
+    st.integers(1_000, 10**12).flatmap(
+        lambda wrap: st.tuples(
+            st.just(wrap), st.integers(0, wrap - 1), st.lists(st.integers(0, wrap // 2), max_size=50)
+        )
+    )
+)
+def test_wraps_are_undone_whatever_the_range(case: tuple[int, int, list[int]]) -> None:
+    wrap, start, steps = case
+    true = np.cumsum([start, *steps], dtype=np.int64)
+    counts, resets = unwrap(true % wrap, wrap)
+    assert counts.tolist() == (true - start).tolist()
+    assert not resets.any()
+
+
+def test_a_wrap_costs_nothing_where_a_peer_reads_minus_262_kilojoules() -> None:
+    counts, resets = unwrap(np.array([262_143_300_000, 6_672_000]), 262_143_328_850)
+    assert counts.tolist() == [0, 6_700_850]
+    assert not resets.any()
+
+
+def test_a_fall_that_no_wrap_explains_is_a_reset() -> None:
+    _, resets = unwrap(np.array([100_000, 90_000, 95_000]), 1_000_000)
+    assert resets.tolist() == [True, False]
+    _, resets = unwrap(np.array([100, 200, 0, 50]), None)
+    assert resets.tolist() == [False, True, False]
+
+
+def test_a_failed_read_across_a_wrap_changes_nothing() -> None:
+    # 100 W read every second; the counter wraps at 1 kJ, between the reads at 9 s and 11 s.
+    times = [t * S for t in range(21) if t != 10]
+    raw = [t * 100_000_000 % 1_000_000_000 for t in range(21) if t != 10]
+    counted = count_between(
+        _series(times, raw, wrap=1_000_000_000, step_ns=MS), Window(2 * S, 18 * S), outside=(None, None)
+    )
+    assert counted.amount == pytest.approx(1600, abs=0.2)
+    assert counted.blind_s == 2
+
+
+def test_an_edge_between_idle_and_load_is_placed_from_the_idle_side() -> None:
+    # Steps every 100 ms, read every 10 ms; 50 W until 5.06 s, 400 W until 7.03 s, then 50 W.
+    def true_uj(t_ms: int) -> int:
+        return 1000 * (50 * t_ms + 350 * max(0, min(t_ms, 7030) - 5060))
+
+    times = [t * MS for t in range(0, 10_000, 10)]
+    raw = [true_uj(t // 100 * 100) for t in range(0, 10_000, 10)]
+    counted = count_between(_series(times, raw), Window(5060 * MS, 7030 * MS), outside=(None, None))
+    assert counted.amount == pytest.approx(400 * 1.97, rel=0.002)
+    assert counted.sd < 0.005 * 400 * 1.97
+
+
+def test_known_power_outside_replaces_what_the_trace_says() -> None:
+    # Nothing was read before the load began, so that only `outside` knows about the idle stretch.
+    times = [t * MS for t in range(0, 4_000, 10)]
+    raw = [400_000 * (t // 100 * 100) for t in range(0, 4_000, 10)]
+    series, window = _series(times, raw), Window(1_050 * MS, 3_050 * MS)
+    plain = count_between(series, window, outside=(None, None))
+    told = count_between(series, window, outside=(100.0, None))
+    assert plain.amount == pytest.approx(800, rel=0.003)
+    assert told.amount is not None
+    assert told.amount > 805
+
+
+@pytest.mark.parametrize("window", [Window(0, 5 * S), Window(5 * S, 30 * S)])
+def test_a_window_that_the_trace_does_not_cover_has_no_amount(window: Window) -> None:
+    times = [t * 10 * MS + S for t in range(1000)]
+    counted = count_between(_series(times, list(range(1000))), window, outside=(None, None))
+    assert counted.amount is None
+    assert counted.reason is not None
+    assert "does not reach" in counted.reason
+
+
+def test_a_counter_that_stands_still_is_stuck_and_not_zero() -> None:
+    times = [t * 10 * MS for t in range(1000)]
+    counted = count_between(_series(times, [7] * 1000), Window(S, 5 * S), outside=(None, None))
+    assert counted.amount is None
+    assert counted.stuck
