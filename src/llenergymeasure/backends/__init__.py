@@ -22,7 +22,7 @@ class Observer(Protocol):
     """What a session tells while it works. Cheap, and the place where a cancelled run ends."""
 
     def batch(self, requests: Sequence[Request], t_ns: int) -> None:
-        """Call just before `requests` are handed to the engine, at monotonic `t_ns`; let what it raises pass."""
+        """Call just before `requests` go to the engine, at monotonic `t_ns`; let what it raises pass."""
 
 
 class Session(Protocol):

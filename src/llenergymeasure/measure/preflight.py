@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import psutil
+
 from llenergymeasure.backends import load_backend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.models.resolve import ResolvedModel, require_available, resolve
+from llenergymeasure.models.vram import estimate_vram
+from llenergymeasure.records import GpuFacts
 from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 
@@ -22,7 +26,9 @@ class Cleared:
     model: ResolvedModel | None
 
 
-def preflight(config: ExperimentConfig, choose: Callable[[], Selection]) -> Cleared:
+def preflight(
+    config: ExperimentConfig, choose: Callable[[], Selection], *, gpus: Sequence[GpuFacts]
+) -> Cleared:
     """Every reason against the run in one PreFlightError; ConfigError for what no machine could run."""
     load_prompts(config)
     reasons: list[str] = []
@@ -37,6 +43,8 @@ def preflight(config: ExperimentConfig, choose: Callable[[], Selection]) -> Clea
         try:
             model = resolve(config.model, revision=config.pytorch.revision)
             require_available(model)
+            if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
+                reasons.append(f"memory: {why}")
         except PreFlightError as error:
             reasons.append(f"model: {_whole(error)}")
     try:
@@ -46,6 +54,28 @@ def preflight(config: ExperimentConfig, choose: Callable[[], Selection]) -> Clea
     if reasons or meters is None:
         raise PreFlightError(_listed(reasons))
     return Cleared(meters, model)
+
+
+def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
+    """Why the model will not fit, by the estimate; None where it does or that can't be told.
+
+    On a GPU against the memory of the largest one (of all, with a device map), else against
+    `available_bytes`, what the host has left.
+    """
+    estimate = estimate_vram(config).total_bytes
+    if estimate is None:
+        return None
+    sizes = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None]
+    where, there = "this host has left", available_bytes
+    if sizes and config.pytorch.device in {"auto", "cuda"}:
+        spread = config.pytorch.device_map is not None
+        where, there = ("the GPUs have", sum(sizes)) if spread else ("the GPU has", max(sizes))
+    if estimate <= there:
+        return None
+    return (
+        f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "
+        "(--dry-run shows the parts; lower the batch size or the token limits, or take a smaller model)"
+    )
 
 
 def _whole(error: LLEMError) -> str:

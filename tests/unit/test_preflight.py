@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.selection import Selection
+from llenergymeasure.exceptions import ConfigError, EnergyError, PreFlightError
+from llenergymeasure.measure.preflight import preflight, why_too_large
+from llenergymeasure.records import GpuFacts
+
+GB = 10**9
+
+
+def nothing() -> Selection:
+    return Selection(meters=(), method="modelled", refused=())
+
+
+def no_meter() -> Selection:
+    raise EnergyError("the meter 'nvml' can't be used: no driver", hint="--meter auto takes what there is")
+
+
+def simulated(**changes: object) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({"model": "any", "backend": "simulated", "n": 4, **changes})
+
+
+def test_what_can_run_is_cleared_with_its_meters() -> None:
+    cleared = preflight(simulated(), nothing, gpus=())
+    assert cleared.meters == nothing()
+    assert cleared.model is None
+
+
+def test_all_reasons_come_at_once(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    config = ExperimentConfig(model=str(tmp_path / "absent.gguf"), n=4, output_dir=blocked)
+    with pytest.raises(PreFlightError) as caught:
+        preflight(config, no_meter, gpus=())
+    message = str(caught.value)
+    assert message.startswith("3 reasons against this run:")
+    for part in ("output: ", "model: ", "energy: the meter 'nvml' can't be used: no driver"):
+        assert part in message
+
+
+def test_one_reason_stands_alone() -> None:
+    with pytest.raises(PreFlightError, match=r"^energy: the meter 'nvml'"):
+        preflight(simulated(), no_meter, gpus=())
+
+
+def test_more_prompts_than_the_dataset_has_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="200 prompts, and n is 201"):
+        preflight(simulated(n=201), nothing, gpus=())
+
+
+def test_a_model_without_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(PreFlightError, match="model: "):
+        preflight(ExperimentConfig(model=str(tmp_path), n=4), nothing, gpus=())
+
+
+def test_a_model_larger_than_the_host_is_refused_before_it_is_loaded() -> None:
+    config = ExperimentConfig(model="random:llama-3.1-70b")
+    why = why_too_large(config, (), available_bytes=24 * GB)
+    assert why is not None
+    assert "this host has left 24.0 GB" in why
+    assert why_too_large(config, (), available_bytes=200 * GB) is None
+
+
+def test_on_gpus_the_largest_one_counts_unless_layers_are_spread() -> None:
+    gpus = tuple(GpuFacts(uuid=f"GPU-{index}", index=index, memory_bytes=80 * GB) for index in range(2))
+    alone = ExperimentConfig(model="random:llama-3.1-70b")
+    spread = ExperimentConfig.model_validate(
+        {"model": "random:llama-3.1-70b", "pytorch": {"device_map": "auto"}}
+    )
+    assert "the GPU has 80.0 GB" in (why_too_large(alone, gpus, available_bytes=10**12) or "")
+    assert why_too_large(spread, gpus, available_bytes=10**12) is None
+
+
+def test_a_model_of_unknown_size_is_not_refused_for_it() -> None:
+    assert why_too_large(simulated(), (), available_bytes=1) is None
