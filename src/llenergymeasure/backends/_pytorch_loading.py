@@ -22,11 +22,15 @@ FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in evaluation mode and the special tokens it came with; its own decoding defaults are gone."""
+    """A model in evaluation mode and the special tokens it came with; its own decoding defaults are gone.
+
+    `positions` is the size of a learnt position table, beyond which nothing can be computed; 0 without one.
+    """
 
     model: Any
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
+    positions: int
 
 
 def load(config: ExperimentConfig) -> Loaded:
@@ -55,7 +59,8 @@ def load(config: ExperimentConfig) -> Loaded:
         pad = eos_ids[0] if eos_ids else 0
     # generate() fills what a call leaves open from here: a checkpoint's temperature or penalty would leak in.
     model.generation_config = transformers.GenerationConfig()
-    return Loaded(model, eos_ids, pad)
+    positions = resolved.architecture.positions if resolved.architecture is not None else 0
+    return Loaded(model, eos_ids, pad, positions)
 
 
 def _device(config: ExperimentConfig) -> str:
@@ -117,7 +122,9 @@ def _check_options(config: ExperimentConfig, device: str) -> None:
             f"pytorch.compile_mode is {asked.compile_mode}, but pytorch.compile is off",
             hint="--set pytorch.compile=true",
         )
-    if asked.cache_implementation == "quantized" and find_spec("optimum") is None:
+    # The second look-up would import a parent that is not there.
+    quanto = find_spec("optimum") is not None and find_spec("optimum.quanto") is not None
+    if asked.cache_implementation == "quantized" and not quanto:
         raise BackendError(
             "cache_implementation quantized needs the package optimum-quanto",
             hint="pip install optimum-quanto",

@@ -23,6 +23,7 @@ from llenergymeasure.backends._pytorch_memory import (
     tensor_bytes,
 )
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class PytorchSession:
         self._peak_was_reset = False
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """MemoryError when the device runs out of memory."""
+        """MemoryError when the device runs out of memory; BackendError when a request exceeds the model."""
         import torch
 
+        self._check_positions(requests)
         # Every walk starts from the seed: passes replay the same work, sampled or not.
         torch.manual_seed(self._config.random_seed)
         size = self._config.batch_size
@@ -137,7 +139,13 @@ class PytorchSession:
         size = min(self._config.batch_size, self._config.n)
         for members in {size, self._config.n % size or size}:
             request = Request(0, (self._open().pad_token_id,) * 8, max_output_tokens=3, exact=True)
-            self._run([request] * members)
+            try:
+                self._run([request] * members)
+            except RuntimeError as error:
+                raise BackendError(
+                    f"compiling the model for a batch of {members} failed: {str(error).splitlines()[0]}",
+                    hint="on a CPU it takes a C++ compiler (g++ or clang); or --set pytorch.compile=false",
+                ) from error
 
     def close(self) -> None:
         import torch
@@ -152,6 +160,19 @@ class PytorchSession:
     def _open(self) -> Loaded:
         assert self._loaded is not None, "the session is closed"
         return self._loaded
+
+    def _check_positions(self, requests: Sequence[Request]) -> None:
+        """Past its position table a model indexes foreign memory, which on CUDA poisons the whole process."""
+        limit = self._open().positions
+        longest = max(
+            requests, key=lambda request: len(request.prompt) + request.max_output_tokens, default=None
+        )
+        if limit and longest and len(longest.prompt) + longest.max_output_tokens > limit:
+            raise BackendError(
+                f"request {longest.index} has {len(longest.prompt)} prompt tokens and wants "
+                f"{longest.max_output_tokens} more, but the model has {limit} positions",
+                hint="lower max_input_tokens or max_output_tokens",
+            )
 
     def _run(self, members: Sequence[Request]) -> Steps:
         """Generate for one batch; every request gets as many steps as the longest of them."""
