@@ -12,7 +12,7 @@ from typing import Any
 from llenergymeasure.backends._pytorch_memory import memory_errors
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.models.resolve import ResolvedModel, resolve, weights_path
+from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
 
 # Weights of that spread keep activations of a deep model finite and free of denormals.
@@ -25,12 +25,14 @@ class Loaded:
     """A model in evaluation mode and the special tokens it came with; its own decoding defaults are gone.
 
     `positions` is the size of a learnt position table, beyond which nothing can be computed; 0 without one.
+    `revision` is the commit of a hub model.
     """
 
     model: Any
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     positions: int
+    revision: str | None
 
 
 def load(config: ExperimentConfig) -> Loaded:
@@ -43,7 +45,7 @@ def load(config: ExperimentConfig) -> Loaded:
     device = _device(config)
     dtype = _dtype(config.precision, device)
     _check_options(config, device)
-    resolved = resolve(config.model, revision=config.pytorch.revision)
+    resolved = fetched(resolve(config.model, revision=config.pytorch.revision))
     with _explained(config.model), memory_errors(f"loading {config.model}"):
         if resolved.kind == "random":
             model = _random(config, resolved, device=device, dtype=dtype)
@@ -60,7 +62,7 @@ def load(config: ExperimentConfig) -> Loaded:
     # generate() fills what a call leaves open from here: a checkpoint's temperature or penalty would leak in.
     model.generation_config = transformers.GenerationConfig()
     positions = resolved.architecture.positions if resolved.architecture is not None else 0
-    return Loaded(model, eos_ids, pad, positions)
+    return Loaded(model, eos_ids, pad, positions, resolved.revision)
 
 
 def _device(config: ExperimentConfig) -> str:
@@ -153,21 +155,20 @@ def _pretrained(config: ExperimentConfig, resolved: ResolvedModel, *, device: st
     import transformers
 
     folder = weights_path(resolved)
-    where = str(folder) if folder is not None else resolved.name
+    assert folder is not None, "a model that was fetched is a directory"
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-        where,
+        folder,
         dtype=dtype,
         device_map=config.pytorch.device_map or {"": device},
         output_loading_info=True,
         trust_remote_code=config.pytorch.trust_remote_code,
-        **({"revision": config.pytorch.revision} if folder is None and config.pytorch.revision else {}),
         **_attention(config),
     )
     # transformers fills these with fresh random numbers and a log line; a number from such a model is void.
     absent = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])})
     if absent:
         raise BackendError(
-            f"{where} lacks {len(absent)} of the model's weights, such as {absent[0]}",
+            f"{folder} lacks {len(absent)} of the model's weights, such as {absent[0]}",
             hint="fetch or convert the checkpoint again",
         )
     return model

@@ -234,7 +234,7 @@ class PytorchSession:
             "compiled": hasattr(model, "_compiled_call"),
             "compile_mode": model._last_compile_config.mode if hasattr(model, "_compiled_call") else None,  # noqa: SLF001  the same
             "quantization": None if quantised is None else type(quantised).__name__,
-            "revision": getattr(model.config, "_commit_hash", None) or asked.revision,
+            "revision": loaded.revision,
             "trust_remote_code": asked.trust_remote_code,
             "threads": torch.get_num_threads(),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
