@@ -53,9 +53,7 @@ class ResultError(LLEMError):
 class ExperimentError(LLEMError):
     """A run that ended without a result."""
 
-    def __init__(
-        self, message: str, *, hint: str | None = None, failure: RunFailure | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, failure: RunFailure | None = None) -> None:
         super().__init__(message, hint=hint)
         self.failure = failure
 

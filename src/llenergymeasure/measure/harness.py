@@ -101,9 +101,12 @@ def _idle(config: ExperimentConfig, rig: Rig, phase: Phase) -> Window | None:
     if not seconds:
         return None
     _begin(rig, phase, f"idle, {phase}", total=seconds)
+    rig.recorder.dense(True)
     start_ns = rig.clock.monotonic_ns()
     rig.clock.sleep(seconds)
-    return Window(start_ns, rig.clock.monotonic_ns())
+    end_ns = rig.clock.monotonic_ns()
+    rig.recorder.dense(False)
+    return Window(start_ns, end_ns)
 
 
 def _spent(config: ExperimentConfig, rig: Rig, facts: SessionFacts, passes: Sequence[Pass]) -> bool:

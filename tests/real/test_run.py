@@ -1,0 +1,168 @@
+"""`llem run` as its user starts it: real processes, the real small model, real Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from llenergymeasure import ExperimentResult
+from llenergymeasure.energy.integrate import energy_of
+from llenergymeasure.energy.trace import read_trace
+from llenergymeasure.records import Window
+from llenergymeasure.results.schema import result_schema
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+LLEM = Path(sys.executable).with_name("llem")
+QUICK = ["--set", "passes.seconds=1", "--set", "passes.minimum=3", "--set", "baseline.seconds=1"]
+SIMULATED = ["run", "-b", "simulated", "--model", "any", "-n", "4"]
+
+
+def llem(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LLEM, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def saved(directory: Path) -> Path:
+    (folder,) = directory.iterdir()
+    return folder
+
+
+def test_the_real_small_model_is_measured_and_saved(tmp_path: Path) -> None:
+    # One thread: two of them spin against whatever else the machine does.
+    done = llem(
+        *("run", "--model", "smollm2-135m", "-n", "4", "--batch-size", "2", "-o", "out", *QUICK),
+        *("--set", "max_output_tokens=8", "--set", "max_input_tokens=64", "--set", "pytorch.threads=1"),
+        *("--set", "passes.budget.passes=3"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = saved(tmp_path / "out")
+    assert f"Saved: out/{folder.name}" in done.stderr
+    assert "estimated, not measured" in done.stdout
+    result = ExperimentResult.load(folder)
+    assert result.tokens.output == result.tokens.requests * 8
+    assert result.tokens.pinned_ok is True
+    assert result.session.parameters == 134_515_008
+    assert result.energy.method == "modelled"
+    assert result.energy.total.value is not None
+    assert result.energy.total.systematic is not None
+    assert result.energy.per_output_token.low is not None
+    assert result.performance.output_tokens_per_second.value is not None
+    assert result.performance.flops.total is not None
+    assert result.memory.peak_bytes is not None
+    assert result.memory.peak_bytes > 269_000_000
+    assert result.origins["model"] == "flag"
+    jsonschema.validate(json.loads((folder / "result.json").read_text()), result_schema())
+
+
+def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
+    done = llem(*SIMULATED, *QUICK, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["simulated"] is True
+    assert result["energy"]["boundary"] == "gpu"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
+    assert llem(*SIMULATED, *QUICK, "-o", "out", cwd=tmp_path).returncode == 0
+    folder = saved(tmp_path / "out")
+    result = ExperimentResult.load(folder)
+    windows = [Window(one.start_ns, one.end_ns) for one in result.window.passes]
+    again = energy_of(read_trace(folder / "power.parquet"), windows, "gpu:GPU-simulated-0")
+    assert again == result.energy.readings[0]
+    assert {path.name for path in folder.iterdir()} == {
+        "result.json",
+        "power.parquet",
+        "events.jsonl",
+        "requests.parquet",
+        "worker.log",
+    }
+    assert pq.read_table(folder / "requests.parquet").num_rows == result.tokens.requests
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "code"), [("open", "oom", 1), ("warmup", "error", 1), ("pass", "crash", 1)]
+)
+def test_a_fault_in_the_engine_is_one_clear_error(tmp_path: Path, at: str, kind: str, code: int) -> None:
+    done = llem(
+        *SIMULATED,
+        *QUICK,
+        *("-o", "out", "--set", f"simulated.fault.kind={kind}", "--set", f"simulated.fault.at={at}"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == code
+    assert "ExperimentError: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hang_ends_at_the_timeout_with_124(tmp_path: Path) -> None:
+    done = llem(
+        *SIMULATED,
+        *QUICK,
+        *("--set", "timeout_s=4", "--set", "simulated.fault.kind=hang", "--set", "simulated.fault.at=pass"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 124
+    assert done.stderr.splitlines()[-2].startswith("ExperimentTimeout: ")
+
+
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        ("bare idle", {"baseline.seconds": "60"}),
+        ("loading", {"baseline.seconds": "0", "simulated.load_s": "60"}),
+        ("warming up", {"baseline.seconds": "0", "warmup.variation": "1e-9", "warmup.max_seconds": "60"}),
+        ("a pass", {"baseline.seconds": "0", "warmup.max_seconds": "0.1", "passes.seconds": "60"}),
+    ],
+)
+def test_ctrl_c_ends_with_130_and_leaves_nothing(
+    tmp_path: Path, phase: str, settings: dict[str, str]
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    with subprocess.Popen(
+        [LLEM, *SIMULATED, "-o", "out", *pairs],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        text=True,
+    ) as run:
+        time.sleep(3)
+        workers = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=20)
+    assert run.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert bool(workers) == (phase != "bare idle")
+    assert not any(worker.is_running() for worker in workers)
+    assert list(scratch.iterdir()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_into_one_directory_keep_apart(tmp_path: Path) -> None:
+    arguments: list[str | Path] = [LLEM, *SIMULATED, *QUICK, "-o", "out"]
+    runs = [
+        subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    errors = [run.communicate(timeout=60)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], errors
+    results = [ExperimentResult.load(folder) for folder in (tmp_path / "out").iterdir()]
+    assert len({result.experiment_id for result in results}) == 2
+    assert len({result.config_hash for result in results}) == 1
