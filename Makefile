@@ -22,7 +22,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 layers: $(READY)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DomainKind: TypeAlias = Literal["gpu", "module", "cpu", "dram", "host"]
 Method: TypeAlias = Literal["counter", "sampled", "modelled"]
-Unit: TypeAlias = Literal["J", "W", "s", "bytes"]
+Unit: TypeAlias = Literal["J", "W", "s", "bytes", "Hz", "degC", "count"]
 FinishReason: TypeAlias = Literal["eos", "length", "error"]
 Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
@@ -96,9 +96,10 @@ class Window:
 class Quantity:
     """One field of a domain. A raw count times `scale` is in `unit`.
 
-    Unit "J" or "s" is a cumulative counter (energy, CPU time), which starts again at 0 after `wrap` counts
-    when `wrap` is given; "W" or "bytes" is a level. `source` is the name a reading carries, such as
-    `nvml.total_energy`. `step_ns` is the sensor's update period where it is known.
+    Unit "J" or "s" is a cumulative counter (energy, CPU time, throttled time), which starts again at 0 after
+    `wrap` counts when `wrap` is given; any other is a level. `source` is the name a reading carries, such as
+    `nvml.total_energy`. `step_ns` is the sensor's update period, `window_ns` what it averages over and
+    `lag_ns` how far it is behind, each where it was found out before (by `llem doctor --characterise`).
     """
 
     name: str
@@ -107,6 +108,8 @@ class Quantity:
     scale: float
     wrap: int | None = None
     step_ns: int | None = None
+    window_ns: int | None = None
+    lag_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ class Domain:
     """What a meter sees: `gpu:<uuid>`, `module:<uuid>`, `cpu:<package>`, `dram:<package>` or `host`.
 
     `resolution_j` is the smallest step of its energy counter where it has one. `systematic_gain` and
-    `systematic_offset_w` bound the sensor's own error (true = gain × read + offset); None when calibrated.
+    `systematic_offset_w` bound the sensor's own error (true = gain × read + offset); None when calibrated:
+    then `gain` and `offset_w` are its calibration. `flags` are codes that hold for all of its readings, such
+    as `mig_shared`.
     """
 
     name: str
@@ -140,6 +145,9 @@ class Domain:
     model: PowerModel | None = None
     systematic_gain: tuple[float, float] | None = None
     systematic_offset_w: tuple[float, float] | None = None
+    gain: float = 1.0
+    offset_w: float = 0.0
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
