@@ -91,3 +91,9 @@ def test_an_estimate_refuses_what_is_not_finite(bad: float) -> None:
 def test_a_missing_value_needs_a_reason() -> None:
     with pytest.raises(ValueError, match="reason"):
         Estimate(None, "J")
+
+
+def test_few_passes_that_climb_say_that_their_interval_is_a_lower_bound() -> None:
+    climbing = ratio_over_passes([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], [1.0] * 8, unit="J/token")
+    assert climbing.low is not None
+    assert climbing.reason == "passes resemble their neighbours: the interval is a lower bound"

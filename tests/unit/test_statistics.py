@@ -8,7 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llenergymeasure.analysis.statistics import is_steady, relative_half_width, stein_passes, t_quantile
+from llenergymeasure.analysis.statistics import (
+    correlated,
+    is_steady,
+    relative_half_width,
+    stein_passes,
+    t_quantile,
+)
+
+
+def autoregression(draw: random.Random, count: int, phi: float) -> list[float]:
+    at, found = draw.gauss(0.0, 1.0), []
+    for _ in range(count):
+        found.append(1.0 + 0.03 * at)
+        at = phi * at + math.sqrt(1 - phi**2) * draw.gauss(0.0, 1.0)
+    return found
+
+
+def coverage(count: int, phi: float, *, runs: int = 1500) -> float:
+    draw = random.Random(count)
+    held = 0
+    for _ in range(runs):
+        values = autoregression(draw, count, phi)
+        half = relative_half_width(values)
+        assert half is not None
+        held += abs(fmean(values) - 1.0) <= half * fmean(values)
+    return held / runs
 
 
 @pytest.mark.parametrize(
@@ -99,3 +124,34 @@ def test_steadiness_does_not_depend_on_the_unit(scale: float, count: int) -> Non
     assert is_steady(durations, count=count, variation=0.05) == is_steady(
         [value * scale for value in durations], count=count, variation=0.05
     )
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.3, 0.6, 0.9])
+def test_from_30_passes_on_the_interval_holds_whether_they_correlate_or_not(phi: float) -> None:
+    assert 0.90 <= coverage(30, phi) <= 0.98
+
+
+def test_a_steady_climb_is_called_correlated() -> None:
+    assert correlated([1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06, 1.07])
+
+
+def test_alternating_passes_are_not_called_correlated() -> None:
+    assert not correlated([1.0, 1.1, 1.0, 1.1, 1.0, 1.1, 1.0, 1.1])
+
+
+def test_equal_passes_are_not_called_correlated() -> None:
+    assert not correlated([1.0] * 40)
+
+
+def test_strong_correlation_is_seen_in_30_passes_and_chance_seldom() -> None:
+    draw = random.Random(5)
+    seen = sum(correlated(autoregression(draw, 30, 0.6)) for _ in range(500))
+    false = sum(correlated(autoregression(draw, 30, 0.0)) for _ in range(500))
+    assert seen >= 450
+    assert false <= 110
+
+
+def test_two_long_batches_worked_by_hand() -> None:
+    # 15 passes at 1, then 15 at 3: two batches with means 1 and 3, sd √2, t(1) = 12.7062, mean 2.
+    half = relative_half_width([1.0] * 15 + [3.0] * 15)
+    assert half == pytest.approx(12.706205 * math.sqrt(2) / math.sqrt(2) / 2, rel=1e-6)

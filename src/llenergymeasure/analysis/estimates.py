@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from llenergymeasure.analysis.statistics import relative_half_width
+from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, relative_half_width
 from llenergymeasure.records import Estimate
 
 
@@ -102,7 +102,14 @@ def ratio_over_passes(
     if chance is None:
         return Estimate(value, unit, reason=few_passes(len(ratios)))
     half = abs(value) * max(chance, resolution)
-    return Estimate(value, unit, low=value - half, high=value + half)
+    lower_bound = len(ratios) < ENOUGH_FOR_BATCHES and correlated(ratios)
+    return Estimate(
+        value,
+        unit,
+        low=value - half,
+        high=value + half,
+        reason="passes resemble their neighbours: the interval is a lower bound" if lower_bound else None,
+    )
 
 
 def few_passes(count: int) -> str:
