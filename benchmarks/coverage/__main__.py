@@ -5,10 +5,11 @@ python -m benchmarks.coverage [RUNS]
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Callable, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from llenergymeasure.analysis.statistics import correlated, relative_half_width, stein_passes, t_quantile
 
@@ -44,9 +45,7 @@ def correlating(scatter: float, phi: float) -> Draw:
 
 def plain_half_width(values: Sequence[float]) -> float:
     """Student's t as if passes were independent, whatever they are."""
-    mean = fmean(values)
-    sd = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    return t_quantile(0.975, len(values) - 1) * sd / len(values) ** 0.5
+    return t_quantile(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
 def covered(values: Sequence[float], half: float | None) -> bool:
@@ -104,8 +103,8 @@ def main(runs: int) -> None:
     print("\n| two stages, target ± 2 %: scatter | holds the truth | median passes |")
     print("|---|---|---|")
     for scatter in (0.005, 0.01, 0.02, 0.05, 0.1):
-        held, count = two_stages(normal(scatter), max(200, runs if scatter < 0.05 else runs // 5))
-        print(f"| {scatter:.1%} | {held:.1%} | {count} |")
+        held, median = two_stages(normal(scatter), max(200, runs if scatter < 0.05 else runs // 5))
+        print(f"| {scatter:.1%} | {held:.1%} | {median} |")
     print(f"\n| {CYCLES} cycles of 5 correlated passes | holds the truth |")
     print("|---|---|")
     for phi in (0.3, 0.6, 0.9):
