@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llenergymeasure.records import Clock, Window
+from llenergymeasure.simulation.sensor import AVERAGE, COUNTER, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 
 _SUCCESS, _UNINITIALIZED, _INVALID_ARGUMENT = 0, 1, 2
 _NOT_SUPPORTED, _NOT_FOUND, _GPU_IS_LOST = 3, 6, 15
+__all__ = ["SimulatedGpu", "SimulatedNvml", "SimulatedNvmlError", "SimulatedProcess", "SimulatedSensor"]
+
 _MESSAGES = {
     _UNINITIALIZED: "Uninitialized",
     _INVALID_ARGUMENT: "Invalid Argument",
@@ -18,7 +22,6 @@ _MESSAGES = {
     _NOT_FOUND: "Not Found",
     _GPU_IS_LOST: "GPU is lost",
 }
-_COUNTER, _AVERAGE, _INSTANT = 83, 185, 186
 _UNSIGNED_INT, _UNSIGNED_LONG_LONG = 1, 3
 
 
@@ -28,24 +31,6 @@ class SimulatedNvmlError(Exception):
     def __init__(self, value: int) -> None:
         super().__init__(_MESSAGES.get(value, f"error {value}"))
         self.value = value
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedSensor:
-    """How a board's sensor looks at its power.
-
-    Counter and power move every `step_s`, offset by `phase_s`. The instant field is the mean of the last
-    `window_s` before a step, the average field that of the last `average_window_s`. Shown = gain × true +
-    `offset_w`, in the counter as well. A field outside `fields` is NotSupported.
-    """
-
-    step_s: float = 0.1
-    phase_s: float = 0.0
-    window_s: float = 0.1
-    average_window_s: float = 1.0
-    gain: float = 1.0
-    offset_w: float = 0.0
-    fields: frozenset[int] = frozenset({_COUNTER, _AVERAGE, _INSTANT})
 
 
 @dataclass(slots=True)
@@ -85,33 +70,58 @@ class SimulatedGpu:
         self.power = Waveform(idle_w)
         self.processes: list[SimulatedProcess] = []
         self.fails_with: int | None = None
+        self.sensor = sensor
         self._clock = clock
-        self._sensor = sensor
+        self._calls = itertools.count()
         self._counter_from_ns = clock.monotonic_ns() - 3_600_000_000_000
+        self._stuck_ns = clock.monotonic_ns() if sensor.counter_stuck else None
 
     def reset_counter(self) -> None:
         """The counter starts again at 0, as when the driver is loaded anew."""
         self._counter_from_ns = self._clock.monotonic_ns()
 
+    def stick_counter(self) -> None:
+        """From now on the counter shows what it shows now."""
+        self._stuck_ns = self._clock.monotonic_ns()
+
     def read(self, field: int) -> int:
-        """Millijoules or milliwatts as of the last step. SimulatedNvmlError when it can't be read."""
+        """Millijoules or milliwatts as of the last step, after the call's latency.
+
+        SimulatedNvmlError when it can't be read.
+        """
+        with self.call():
+            return self.shown(field)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call to the driver: it takes its time before it looks, and after."""
+        before_ns, after_ns = self.sensor.latency_ns(next(self._calls))
+        if before_ns:
+            self._clock.sleep(before_ns / 1e9)
         if self.fails_with is not None:
             raise SimulatedNvmlError(self.fails_with)
-        if field not in self._sensor.fields:
+        yield
+        if after_ns:
+            self._clock.sleep(after_ns / 1e9)
+
+    def shown(self, field: int) -> int:
+        if field not in self.sensor.fields:
             raise SimulatedNvmlError(_NOT_SUPPORTED)
-        t_ns = self._last_step_ns()
-        if field == _COUNTER:
-            return round(1000 * self._shown_j(self._counter_from_ns, max(t_ns, self._counter_from_ns)))
-        window_s = self._sensor.window_s if field == _INSTANT else self._sensor.average_window_s
-        return max(0, round(1000 * self._shown_j(t_ns - round(window_s * 1e9), t_ns) / window_s))
+        now_ns = self._clock.monotonic_ns()
+        if field == COUNTER:
+            now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
+            t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
+            return max(0, round(1000 * self._shown_j(self._counter_from_ns, t_ns, counter=True)))
+        t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=False)
+        window_s = self.sensor.window_s if field == INSTANT else self.sensor.average_window_s
+        shown_j = self._shown_j(t_ns - round(window_s * 1e9), t_ns, counter=False)
+        return max(0, round(1000 * shown_j / window_s))
 
-    def _last_step_ns(self) -> int:
-        step_ns, phase_ns = self._sensor.step_s * 1e9, self._sensor.phase_s * 1e9
-        return round(math.floor((self._clock.monotonic_ns() - phase_ns) / step_ns) * step_ns + phase_ns)
-
-    def _shown_j(self, t0_ns: int, t1_ns: int) -> float:
+    def _shown_j(self, t0_ns: int, t1_ns: int, *, counter: bool) -> float:
+        if t1_ns <= t0_ns:
+            return 0.0
         true_j = self.power.energy_j(t0_ns, t1_ns)
-        return self._sensor.gain * true_j + self._sensor.offset_w * (t1_ns - t0_ns) * 1e-9
+        return self.sensor.shown_j(true_j, (t1_ns - t0_ns) * 1e-9, counter=counter)
 
 
 class SimulatedNvml:
@@ -129,9 +139,9 @@ class SimulatedNvml:
     NVML_ERROR_NOT_SUPPORTED = _NOT_SUPPORTED
     NVML_ERROR_NOT_FOUND = _NOT_FOUND
     NVML_ERROR_GPU_IS_LOST = _GPU_IS_LOST
-    NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION = _COUNTER
-    NVML_FI_DEV_POWER_AVERAGE = _AVERAGE
-    NVML_FI_DEV_POWER_INSTANT = _INSTANT
+    NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION = COUNTER
+    NVML_FI_DEV_POWER_AVERAGE = AVERAGE
+    NVML_FI_DEV_POWER_INSTANT = INSTANT
     NVML_VALUE_TYPE_UNSIGNED_INT = _UNSIGNED_INT
     NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = _UNSIGNED_LONG_LONG
     NVML_TEMPERATURE_GPU = 0
@@ -201,28 +211,27 @@ class SimulatedNvml:
 
     def nvmlDeviceGetTotalEnergyConsumption(self, gpu: SimulatedGpu) -> int:  # noqa: N802  the driver's name
         self._require_open()
-        return gpu.read(_COUNTER)
+        return gpu.read(COUNTER)
 
     def nvmlDeviceGetPowerUsage(self, gpu: SimulatedGpu) -> int:  # noqa: N802  the driver's name
         self._require_open()
-        return gpu.read(_AVERAGE)
+        return gpu.read(AVERAGE)
 
     def nvmlDeviceGetFieldValues(  # noqa: N802  the driver's name
         self, gpu: SimulatedGpu, fields: Sequence[int]
     ) -> list[_FieldValue]:
         """One value per field in order; a field that can't be read says so in its own `nvmlReturn`."""
         self._require_open()
-        if gpu.fails_with is not None:
-            raise SimulatedNvmlError(gpu.fails_with)
-        return [self._field_value(gpu, field) for field in fields]
+        with gpu.call():
+            return [self._field_value(gpu, field) for field in fields]
 
     def _field_value(self, gpu: SimulatedGpu, field: int) -> _FieldValue:
         stamp_us = self._clock.monotonic_ns() // 1000
         try:
-            raw = gpu.read(field)
+            raw = gpu.shown(field)
         except SimulatedNvmlError as error:
             return _FieldValue(field, 0, stamp_us, _UNSIGNED_INT, error.value, _Value())
-        if field == _COUNTER:
+        if field == COUNTER:
             return _FieldValue(field, 0, stamp_us, _UNSIGNED_LONG_LONG, _SUCCESS, _Value(ullVal=raw))
         return _FieldValue(field, 0, stamp_us, _UNSIGNED_INT, _SUCCESS, _Value(uiVal=raw))
 
