@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.joules import counted_domains, energy
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
-from llenergymeasure.models.formulas import decode_flops, prefill_flops
 from llenergymeasure.records import Estimate, Measurement, Pass
 from llenergymeasure.results.models import (
     ExperimentResult,
-    Flops,
     Memory,
     OverheadPart,
     PassWindow,
@@ -21,8 +20,6 @@ from llenergymeasure.results.models import (
     RunWindow,
     Tokens,
 )
-
-FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
 
 
 def metrics(measurement: Measurement) -> ExperimentResult:
@@ -107,7 +104,6 @@ def _performance(measurement: Measurement) -> Performance:
     def rate(counts: Sequence[int], unit: str) -> Estimate:
         return ratio_over_passes(counts, seconds, unit=unit)
 
-    no_peak = f"no published peak figure with a source is known for {measurement.facts.device}"
     return Performance(
         output_tokens_per_second=rate(written, "token/s"),
         total_tokens_per_second=rate(every, "token/s"),
@@ -116,19 +112,7 @@ def _performance(measurement: Measurement) -> Performance:
         tpot_s=percentiles(passes, tpot_s, "no request produced two tokens"),
         itl_s=missing_percentiles("single token times are not kept by this backend; TPOT is their mean"),
         e2e_s=percentiles(passes, e2e_s, "no request ended"),
-        flops=_flops(measurement),
-        mfu=Estimate.missing("1", no_peak),
-        mbu=Estimate.missing("1", no_peak),
+        flops=flops(measurement),
+        mfu=mfu(measurement),
+        mbu=mbu(measurement),
     )
-
-
-def _flops(measurement: Measurement) -> Flops:
-    shape = measurement.architecture
-    if shape is None:
-        return Flops(
-            prefill=None, decode=None, total=None, method=None, reason="the model's shape is not known"
-        )
-    done = [one for passed in measurement.passes for one in passed.generation.completions]
-    prefill = float(sum(prefill_flops(shape, one.prompt_tokens) for one in done))
-    decode = float(sum(decode_flops(shape, one.prompt_tokens, one.output_tokens) for one in done))
-    return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=FLOPS_METHOD)

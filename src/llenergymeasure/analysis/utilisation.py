@@ -1,0 +1,110 @@
+"""How much arithmetic was done, and which share of the device's peak arithmetic and bandwidth is that?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.peaks import Peak, peak_of
+from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
+from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
+from llenergymeasure.results.models import Flops
+
+FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
+NO_SHAPE = "the model's shape is not known"
+
+
+def flops(measurement: Measurement) -> Flops:
+    """Operations of all passes, prefill and decode apart, from the model's shape and the tokens produced."""
+    shape = measurement.architecture
+    if shape is None:
+        return Flops(prefill=None, decode=None, total=None, method=None, reason=NO_SHAPE)
+    done = [one for passed in measurement.passes for one in passed.generation.completions]
+    prefill = float(sum(prefill_flops(shape, one.prompt_tokens) for one in done))
+    decode = float(sum(decode_flops(shape, one.prompt_tokens, one.output_tokens) for one in done))
+    return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=FLOPS_METHOD)
+
+
+def mfu(measurement: Measurement) -> Estimate:
+    """Operations done over those that the devices could have done at most in the passes' time."""
+    shape, peaks = measurement.architecture, _peaks(measurement)
+    if shape is None or not peaks:
+        return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
+    # Weights of 8 and 4 bits are multiplied in 16 bits.
+    precision = measurement.config.precision if measurement.config.precision in {"fp32", "fp16"} else "bf16"
+    at_most = sum(peak.flops[precision] for peak in peaks)
+    return ratio_over_passes(
+        [
+            sum(_flops_of(shape, one) for one in passed.generation.completions)
+            for passed in measurement.passes
+        ],
+        [passed.window.duration_s * at_most for passed in measurement.passes],
+        unit="1",
+    )
+
+
+def mbu(measurement: Measurement) -> Estimate:
+    """Bytes that decoding must read (all weights and the cache, once a step) over what the memory could
+    deliver meanwhile. A mixture of experts has none: which experts a batch touches is not known.
+    """
+    shape, peaks = measurement.architecture, _peaks(measurement)
+    weights = measurement.facts.weights_bytes
+    if shape is None or weights is None or shape.experts:
+        reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
+        return Estimate.missing("1", reason)
+    if not peaks:
+        return Estimate.missing("1", _no_peak(measurement))
+    at_most = sum(peak.bytes_per_second for peak in peaks)
+    element = ELEMENT_BYTES[measurement.config.precision]
+    moved, could = [], []
+    for passed in measurement.passes:
+        batches = _batches(passed)
+        seconds = sum(_decode_s(batch) for batch in batches)
+        moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in batches))
+        could.append(seconds * at_most)
+    return ratio_over_passes(moved, could, unit="1")
+
+
+def _flops_of(shape: Architecture, one: Completion) -> float:
+    return prefill_flops(shape, one.prompt_tokens) + decode_flops(shape, one.prompt_tokens, one.output_tokens)
+
+
+def _batches(passed: Pass) -> list[list[Completion]]:
+    batches: dict[tuple[int, int], list[Completion]] = defaultdict(list)
+    for one in passed.generation.completions:
+        batches[one.walk, one.batch].append(one)
+    return list(batches.values())
+
+
+def _decode_s(batch: Sequence[Completion]) -> float:
+    """From the first token to the last one of a static batch."""
+    firsts = [one.t_first_ns for one in batch if one.t_first_ns is not None]
+    return (max(one.t_end_ns for one in batch) - min(firsts)) / 1e9 if firsts else 0.0
+
+
+def _decode_bytes(shape: Architecture, batch: Sequence[Completion], *, weights: int, element: int) -> float:
+    steps = max(one.output_tokens for one in batch) - 1
+    # Over its steps a request's cache grows from the prompt by one token each.
+    positions = sum(
+        (one.output_tokens - 1) * one.prompt_tokens + one.output_tokens * (one.output_tokens - 1) // 2
+        for one in batch
+    )
+    return steps * weights + kv_cache_bytes(shape, batch=1, tokens=positions, bytes_per_element=element)
+
+
+def _used(measurement: Measurement) -> Iterable[str | None]:
+    used = set(measurement.facts.gpu_uuids)
+    return (gpu.name for gpu in measurement.environment.gpus if gpu.uuid in used)
+
+
+def _peaks(measurement: Measurement) -> list[Peak]:
+    """The peaks of all GPUs that were used; empty where one of them is not known."""
+    peaks = [peak_of(name) for name in _used(measurement)]
+    known = [peak for peak in peaks if peak is not None]
+    return known if len(known) == len(peaks) else []
+
+
+def _no_peak(measurement: Measurement) -> str:
+    names = ", ".join(name or "an unnamed GPU" for name in _used(measurement)) or measurement.facts.device
+    return f"no published peak figure with a source is known for {names}"

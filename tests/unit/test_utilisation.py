@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_metrics import GPU, gpu_trace, measurement
+
+from llenergymeasure.analysis.peaks import peak_of
+from llenergymeasure.analysis.utilisation import flops, mbu, mfu
+from llenergymeasure.models import SHAPES
+from llenergymeasure.records import GpuFacts, Measurement
+
+SHAPE = SHAPES["llama-3.2-1b"]
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+def on(name: str | None, **changes: Any) -> Measurement:
+    """Three passes of 6 s with two requests of 100 prompt and 50 output tokens, on that GPU."""
+    base = measurement(gpu_trace(100.0, GPU), architecture=SHAPE)
+    return replace(
+        base,
+        environment=replace(base.environment, gpus=(GpuFacts("GPU-a", 0, name=name),)),
+        facts=replace(base.facts, weights_bytes=2_471_628_800),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "tera", "tb"),
+    [
+        (H100, 989.4, 3.35),
+        ("NVIDIA H100 PCIe", 756.0, 2.0),
+        ("NVIDIA H200", 989.4, 4.8),
+        ("NVIDIA A100-SXM4-80GB", 312.0, 2.039),
+        ("NVIDIA A100-PCIE-40GB", 312.0, 1.555),
+        ("NVIDIA L4", 121.0, 0.3),
+        ("NVIDIA GeForce RTX 4090", 165.2, 1.008),
+    ],
+)
+def test_a_known_gpu_has_its_published_peak(device: str, tera: float, tb: float) -> None:
+    peak = peak_of(device)
+    assert peak is not None
+    assert peak.flops["bf16"] == pytest.approx(tera * 1e12)
+    assert peak.bytes_per_second == pytest.approx(tb * 1e12)
+    assert "NVIDIA" in peak.source
+
+
+@pytest.mark.parametrize("device", [None, "", "NVIDIA L40", "Some GPU", "Simulated GPU"])
+def test_an_unknown_gpu_has_none(device: str | None) -> None:
+    assert peak_of(device) is None
+
+
+def test_mfu_is_operations_over_peak_operations() -> None:
+    run = on(H100)
+    total = flops(run).total
+    assert total is not None
+    assert mfu(run).value == pytest.approx(total / (18 * 989.4e12))
+
+
+def test_mbu_worked_by_hand() -> None:
+    # A batch decodes 49 steps in 5.9 s: 49 times the weights, and each of two caches from 100 to 149 tokens.
+    per_token = 2 * 16 * 8 * 64 * 2
+    moved = 49 * 2_471_628_800 + 2 * (49 * 100 + 50 * 49 // 2) * per_token
+    assert mbu(on(H100)).value == pytest.approx(moved / (5.9 * 3.35e12))
+
+
+def test_without_a_peak_both_are_missing_and_name_the_device() -> None:
+    for found in (mfu(on("Some GPU")), mbu(on("Some GPU"))):
+        assert found.value is None
+        assert found.reason == "no published peak figure with a source is known for Some GPU"
+
+
+def test_without_a_shape_there_is_no_arithmetic() -> None:
+    run = on(H100, architecture=None)
+    assert flops(run).total is None
+    assert mfu(run).value is None
+    assert mbu(run).value is None
+
+
+def test_a_mixture_has_no_bandwidth_figure() -> None:
+    found = mbu(on(H100, architecture=SHAPES["mixtral-8x7b"]))
+    assert found.value is None
+    assert found.reason == "which experts a batch reads is not known"
