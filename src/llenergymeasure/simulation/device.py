@@ -1,151 +1,82 @@
 """What does a GPU's driver show of a power that is known exactly?"""
 
+# ruff: noqa: N802, N803, N815  functions, their parameters and constants are named as in the binding
+
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from ctypes import c_uint
+from dataclasses import replace
+from typing import TypeAlias
 
 from llenergymeasure.records import Clock, Window
+from llenergymeasure.simulation import nvml_names as names
+from llenergymeasure.simulation.gpu import SimulatedGpu, SimulatedMig
+from llenergymeasure.simulation.nvml_names import SimulatedNvmlError, SimulatedProcess
 from llenergymeasure.simulation.sensor import AVERAGE, COUNTER, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 
-_SUCCESS, _UNINITIALIZED, _INVALID_ARGUMENT = 0, 1, 2
-_NOT_SUPPORTED, _NOT_FOUND, _GPU_IS_LOST = 3, 6, 15
-__all__ = ["SimulatedGpu", "SimulatedNvml", "SimulatedNvmlError", "SimulatedProcess", "SimulatedSensor"]
+__all__ = [
+    "SimulatedGpu",
+    "SimulatedMig",
+    "SimulatedNvml",
+    "SimulatedNvmlError",
+    "SimulatedProcess",
+    "SimulatedSensor",
+]
 
-_MESSAGES = {
-    _UNINITIALIZED: "Uninitialized",
-    _INVALID_ARGUMENT: "Invalid Argument",
-    _NOT_SUPPORTED: "Not Supported",
-    _NOT_FOUND: "Not Found",
-    _GPU_IS_LOST: "GPU is lost",
-}
-_UNSIGNED_INT, _UNSIGNED_LONG_LONG = 1, 3
+Handle: TypeAlias = SimulatedGpu | SimulatedMig
 
-
-class SimulatedNvmlError(Exception):
-    """Stands for pynvml.NVMLError: `value` is the driver's return code."""
-
-    def __init__(self, value: int) -> None:
-        super().__init__(_MESSAGES.get(value, f"error {value}"))
-        self.value = value
-
-
-@dataclass(slots=True)
-class _Value:
-    ullVal: int = 0  # noqa: N815  the driver's name
-    uiVal: int = 0  # noqa: N815  the driver's name
-
-
-@dataclass(slots=True)
-class _FieldValue:
-    fieldId: int  # noqa: N815  the driver's name
-    scopeId: int  # noqa: N815  the driver's name
-    timestamp: int
-    valueType: int  # noqa: N815  the driver's name
-    nvmlReturn: int  # noqa: N815  the driver's name
-    value: _Value
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    total: int
-    free: int
-    used: int
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedProcess:
-    pid: int
-    usedGpuMemory: int | None = None  # noqa: N815  the driver's name
-
-
-class SimulatedGpu:
-    """One board: a true power that is set from outside, and what its sensor makes of it."""
-
-    def __init__(self, clock: Clock, uuid: str, *, idle_w: float, sensor: SimulatedSensor) -> None:
-        self.uuid = uuid
-        self.power = Waveform(idle_w)
-        self.processes: list[SimulatedProcess] = []
-        self.fails_with: int | None = None
-        self.sensor = sensor
-        self._clock = clock
-        self._calls = itertools.count()
-        self._counter_from_ns = clock.monotonic_ns() - 3_600_000_000_000
-        self._stuck_ns = clock.monotonic_ns() if sensor.counter_stuck else None
-
-    def reset_counter(self) -> None:
-        """The counter starts again at 0, as when the driver is loaded anew."""
-        self._counter_from_ns = self._clock.monotonic_ns()
-
-    def stick_counter(self) -> None:
-        """From now on the counter shows what it shows now."""
-        self._stuck_ns = self._clock.monotonic_ns()
-
-    def read(self, field: int) -> int:
-        """Millijoules or milliwatts as of the last step, after the call's latency.
-
-        SimulatedNvmlError when it can't be read.
-        """
-        with self.call():
-            return self.shown(field)
-
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """A call to the driver: it takes its time before it looks, and after."""
-        before_ns, after_ns = self.sensor.latency_ns(next(self._calls))
-        if before_ns:
-            self._clock.sleep(before_ns / 1e9)
-        if self.fails_with is not None:
-            raise SimulatedNvmlError(self.fails_with)
-        yield
-        if after_ns:
-            self._clock.sleep(after_ns / 1e9)
-
-    def shown(self, field: int) -> int:
-        if field not in self.sensor.fields:
-            raise SimulatedNvmlError(_NOT_SUPPORTED)
-        now_ns = self._clock.monotonic_ns()
-        if field == COUNTER:
-            now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
-            t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
-            return max(0, round(1000 * self._shown_j(self._counter_from_ns, t_ns, counter=True)))
-        t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=False)
-        window_s = self.sensor.window_s if field == INSTANT else self.sensor.average_window_s
-        shown_j = self._shown_j(t_ns - round(window_s * 1e9), t_ns, counter=False)
-        return max(0, round(1000 * shown_j / window_s))
-
-    def _shown_j(self, t0_ns: int, t1_ns: int, *, counter: bool) -> float:
-        if t1_ns <= t0_ns:
-            return 0.0
-        true_j = self.power.energy_j(t0_ns, t1_ns)
-        return self.sensor.shown_j(true_j, (t1_ns - t0_ns) * 1e-9, counter=counter)
+_MOST_INSTANCES = 7
 
 
 class SimulatedNvml:
     """Stands for the module `pynvml`: the same names, over boards whose true power is known.
 
-    `set_power` says what a board draws from now on, and `true_energy_j` what that came to. All of its time
-    is `clock`'s, so that it works in virtual and in real time. Functions raise `NVMLError` as the driver's
-    binding does. `gpus` are the boards, for what a script wants to do to one of them.
+    `set_power` says what a board draws from now on, and `true_energy_j` what that came to; the other setters
+    do the same for what the driver shows of a board's health. All of its time is `clock`'s, so that it works
+    in virtual and in real time. Functions raise `NVMLError` as the driver's binding does. `gpus` are the
+    boards, for what a script wants to do to one of them; `fails` gives a function that asks no board
+    (`nvmlInit`) the code that it fails with.
     """
 
     NVMLError = SimulatedNvmlError
-    NVML_SUCCESS = _SUCCESS
-    NVML_ERROR_UNINITIALIZED = _UNINITIALIZED
-    NVML_ERROR_INVALID_ARGUMENT = _INVALID_ARGUMENT
-    NVML_ERROR_NOT_SUPPORTED = _NOT_SUPPORTED
-    NVML_ERROR_NOT_FOUND = _NOT_FOUND
-    NVML_ERROR_GPU_IS_LOST = _GPU_IS_LOST
+    NVMLError_Uninitialized = names.Uninitialized
+    NVMLError_InvalidArgument = names.InvalidArgument
+    NVMLError_NotSupported = names.NotSupported
+    NVMLError_NoPermission = names.NoPermission
+    NVMLError_NotFound = names.NotFound
+    NVMLError_DriverNotLoaded = names.DriverNotLoaded
+    NVMLError_Timeout = names.Timeout
+    NVMLError_LibraryNotFound = names.LibraryNotFound
+    NVMLError_FunctionNotFound = names.FunctionNotFound
+    NVMLError_GpuIsLost = names.GpuIsLost
+    NVMLError_Unknown = names.Unknown
+    NVML_SUCCESS = names.SUCCESS
+    NVML_ERROR_UNINITIALIZED = names.Uninitialized.code
+    NVML_ERROR_INVALID_ARGUMENT = names.InvalidArgument.code
+    NVML_ERROR_NOT_SUPPORTED = names.NotSupported.code
+    NVML_ERROR_NO_PERMISSION = names.NoPermission.code
+    NVML_ERROR_NOT_FOUND = names.NotFound.code
+    NVML_ERROR_DRIVER_NOT_LOADED = names.DriverNotLoaded.code
+    NVML_ERROR_TIMEOUT = names.Timeout.code
+    NVML_ERROR_LIBRARY_NOT_FOUND = names.LibraryNotFound.code
+    NVML_ERROR_FUNCTION_NOT_FOUND = names.FunctionNotFound.code
+    NVML_ERROR_GPU_IS_LOST = names.GpuIsLost.code
+    NVML_ERROR_UNKNOWN = names.Unknown.code
     NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION = COUNTER
     NVML_FI_DEV_POWER_AVERAGE = AVERAGE
     NVML_FI_DEV_POWER_INSTANT = INSTANT
-    NVML_VALUE_TYPE_UNSIGNED_INT = _UNSIGNED_INT
-    NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = _UNSIGNED_LONG_LONG
+    NVML_POWER_SCOPE_GPU = names.GPU_SCOPE
+    NVML_POWER_SCOPE_MODULE = names.MODULE_SCOPE
+    NVML_VALUE_TYPE_UNSIGNED_INT = names.UNSIGNED_INT
+    NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = names.UNSIGNED_LONG_LONG
     NVML_TEMPERATURE_GPU = 0
     NVML_CLOCK_SM = 1
+    NVML_PERF_POLICY_POWER = 0
+    NVML_PERF_POLICY_THERMAL = 1
+    nvmlMemory_v2 = 0x2000028
 
     def __init__(
         self,
@@ -157,102 +88,205 @@ class SimulatedNvml:
         uuids: Sequence[str] = ("GPU-simulated-0",),
     ) -> None:
         sensor = sensor or SimulatedSensor(step_s=counter_step_s)
+        self.fails: dict[str, int] = {}
         self._clock = clock
         self._open = 0
-        self.gpus = tuple(SimulatedGpu(clock, uuid, idle_w=idle_w, sensor=sensor) for uuid in uuids)
+        # boards do not tick in step: each has draws of its own
+        self.gpus = tuple(
+            SimulatedGpu(clock, uuid, idle_w=idle_w, sensor=replace(sensor, seed=sensor.seed + number))
+            for number, uuid in enumerate(uuids)
+        )
 
     def set_power(self, watts: float, *, index: int = 0) -> None:
         """From now on board `index` draws `watts`."""
         self.gpus[index].power.set(self._clock.monotonic_ns(), watts)
 
+    def set_temperature(self, celsius: float, *, index: int = 0) -> None:
+        gpu = self.gpus[index]
+        gpu.temperature_c = self._from_now(gpu.temperature_c, celsius)
+
+    def set_clock(self, megahertz: float, *, index: int = 0) -> None:
+        gpu = self.gpus[index]
+        gpu.sm_clock_mhz = self._from_now(gpu.sm_clock_mhz, megahertz)
+
+    def set_power_limit(self, watts: float, *, index: int = 0) -> None:
+        gpu = self.gpus[index]
+        gpu.power_limit_w = self._from_now(gpu.power_limit_w, watts)
+
+    def _from_now(self, known: Waveform | None, level: float) -> Waveform:
+        if known is None:
+            return Waveform(level)
+        known.set(self._clock.monotonic_ns(), level)
+        return known
+
     def true_energy_j(self, window: Window, *, index: int = 0) -> float:
         return self.gpus[index].power.energy_j(window.start_ns, window.end_ns)
 
-    def nvmlInit(self) -> None:  # noqa: N802  the driver's name
+    @contextmanager
+    def _asking(self, handle: Handle, name: str) -> Iterator[SimulatedGpu]:
+        """A call that concerns a whole board: an instance does not know the answer."""
+        self._require("open")
+        if isinstance(handle, SimulatedMig):
+            raise names.NotSupported
+        with handle.call(name):
+            yield handle
+
+    @contextmanager
+    def _asking_any(self, handle: Handle, name: str) -> Iterator[tuple[SimulatedGpu, SimulatedMig | None]]:
+        """A call that a board and an instance of it answer alike."""
+        self._require("open")
+        instance = handle if isinstance(handle, SimulatedMig) else None
+        gpu = handle.parent if isinstance(handle, SimulatedMig) else handle
+        with gpu.call(name):
+            yield gpu, instance
+
+    def _require(self, name: str) -> None:
+        if self._open == 0:
+            raise names.Uninitialized
+        if name in self.fails:
+            raise SimulatedNvmlError(self.fails[name])
+
+    def nvmlInit(self) -> None:
+        if "nvmlInit" in self.fails:
+            raise SimulatedNvmlError(self.fails["nvmlInit"])
         self._open += 1
 
-    def nvmlShutdown(self) -> None:  # noqa: N802  the driver's name
-        self._require_open()
+    def nvmlShutdown(self) -> None:
+        self._require("nvmlShutdown")
         self._open -= 1
 
-    def _require_open(self) -> None:
-        if self._open == 0:
-            raise SimulatedNvmlError(_UNINITIALIZED)
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802  the driver's name
-        self._require_open()
+    def nvmlSystemGetDriverVersion(self) -> str:
+        self._require("nvmlSystemGetDriverVersion")
         return "simulated"
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802  the driver's name
-        self._require_open()
+    def nvmlDeviceGetCount(self) -> int:
+        self._require("nvmlDeviceGetCount")
         return len(self.gpus)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> SimulatedGpu:  # noqa: N802  the driver's name
-        self._require_open()
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> SimulatedGpu:
+        self._require("nvmlDeviceGetHandleByIndex")
         if not 0 <= index < len(self.gpus):
-            raise SimulatedNvmlError(_INVALID_ARGUMENT)
+            raise names.InvalidArgument
         return self.gpus[index]
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> SimulatedGpu:  # noqa: N802  the driver's name
-        self._require_open()
-        for gpu in self.gpus:
-            if gpu.uuid == uuid:
-                return gpu
-        raise SimulatedNvmlError(_NOT_FOUND)
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Handle:
+        self._require("nvmlDeviceGetHandleByUUID")
+        handles: list[Handle] = [*self.gpus, *(one for gpu in self.gpus for one in gpu.instances)]
+        for handle in handles:
+            if handle.uuid == uuid:
+                return handle
+        raise names.NotFound
 
-    def nvmlDeviceGetUUID(self, gpu: SimulatedGpu) -> str:  # noqa: N802  the driver's name
-        return gpu.uuid
+    def nvmlDeviceGetUUID(self, handle: Handle) -> str:
+        self._require("nvmlDeviceGetUUID")
+        return handle.uuid
 
-    def nvmlDeviceGetName(self, gpu: SimulatedGpu) -> str:  # noqa: ARG002, N802  the driver's signature
-        return "Simulated GPU"
+    def nvmlDeviceGetName(self, handle: Handle) -> str:
+        self._require("nvmlDeviceGetName")
+        return handle.parent.name + " MIG" if isinstance(handle, SimulatedMig) else handle.name
 
-    def nvmlDeviceGetMemoryInfo(self, gpu: SimulatedGpu) -> _Memory:  # noqa: ARG002, N802  the driver's signature
-        return _Memory(total=80 * 2**30, free=79 * 2**30, used=2**30)
+    def nvmlDeviceGetMemoryInfo(self, handle: Handle, version: int | None = None) -> names.Memory:
+        """Only the second version tells apart what the driver keeps to itself."""
+        with self._asking_any(handle, "nvmlDeviceGetMemoryInfo") as (gpu, instance):
+            memory = gpu.memory(instance=instance)
+        if version:
+            return replace(memory, version=version)
+        return replace(memory, used=memory.used + memory.reserved, reserved=0)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: SimulatedGpu) -> int:  # noqa: N802  the driver's name
-        self._require_open()
-        return gpu.read(COUNTER)
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Handle) -> list[SimulatedProcess]:
+        with self._asking_any(handle, "nvmlDeviceGetComputeRunningProcesses") as (gpu, instance):
+            return gpu.processes_of(instance)
 
-    def nvmlDeviceGetPowerUsage(self, gpu: SimulatedGpu) -> int:  # noqa: N802  the driver's name
-        self._require_open()
-        return gpu.read(AVERAGE)
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Handle) -> list[SimulatedProcess]:
+        return self.nvmlDeviceGetComputeRunningProcesses(handle)
 
-    def nvmlDeviceGetFieldValues(  # noqa: N802  the driver's name
-        self, gpu: SimulatedGpu, fields: Sequence[int]
-    ) -> list[_FieldValue]:
-        """One value per field in order; a field that can't be read says so in its own `nvmlReturn`."""
-        self._require_open()
-        with gpu.call():
-            return [self._field_value(gpu, field) for field in fields]
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: Handle) -> int:
+        with self._asking(handle, "nvmlDeviceGetTotalEnergyConsumption") as gpu:
+            return gpu.shown(COUNTER)
 
-    def _field_value(self, gpu: SimulatedGpu, field: int) -> _FieldValue:
+    def nvmlDeviceGetPowerUsage(self, handle: Handle) -> int:
+        with self._asking(handle, "nvmlDeviceGetPowerUsage") as gpu:
+            return gpu.shown_usage()
+
+    def nvmlDeviceGetFieldValues(
+        self, handle: Handle, fieldIds: Sequence[int | tuple[int, int]]
+    ) -> list[names.FieldValue]:
+        """One value per field (or field and scope); what can't be read says so in its own `nvmlReturn`."""
+        with self._asking(handle, "nvmlDeviceGetFieldValues") as gpu:
+            pairs = [one if isinstance(one, tuple) else (one, names.GPU_SCOPE) for one in fieldIds]
+            return [self._field_value(gpu, field, scope) for field, scope in pairs]
+
+    def _field_value(self, gpu: SimulatedGpu, field: int, scope: int) -> names.FieldValue:
         stamp_us = self._clock.monotonic_ns() // 1000
         try:
-            raw = gpu.shown(field)
+            raw = gpu.shown(field, scope)
         except SimulatedNvmlError as error:
-            return _FieldValue(field, 0, stamp_us, _UNSIGNED_INT, error.value, _Value())
+            return names.FieldValue(field, scope, stamp_us, error.value)
+        value = names.FieldValue(field, scope, stamp_us, names.SUCCESS)
         if field == COUNTER:
-            return _FieldValue(field, 0, stamp_us, _UNSIGNED_LONG_LONG, _SUCCESS, _Value(ullVal=raw))
-        return _FieldValue(field, 0, stamp_us, _UNSIGNED_INT, _SUCCESS, _Value(uiVal=raw))
+            value.valueType, value.value = names.UNSIGNED_LONG_LONG, names.Value(ullVal=raw)
+        else:
+            value.value = names.Value(uiVal=raw)
+        return value
 
-    def nvmlDeviceGetComputeRunningProcesses(self, gpu: SimulatedGpu) -> list[SimulatedProcess]:  # noqa: N802
-        self._require_open()
-        return list(gpu.processes)
+    def nvmlDeviceGetTemperature(self, handle: Handle, sensor: int) -> int:
+        with self._asking(handle, "nvmlDeviceGetTemperature") as gpu:
+            return self._level(gpu.temperature_c if sensor == self.NVML_TEMPERATURE_GPU else None)
 
-    def nvmlDeviceGetTemperature(self, gpu: SimulatedGpu, sensor: int) -> int:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def nvmlDeviceGetClockInfo(self, handle: Handle, type: int) -> int:  # noqa: A002  the binding's name
+        with self._asking(handle, "nvmlDeviceGetClockInfo") as gpu:
+            return self._level(gpu.sm_clock_mhz if type == self.NVML_CLOCK_SM else None)
 
-    def nvmlDeviceGetClockInfo(self, gpu: SimulatedGpu, kind: int) -> int:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def nvmlDeviceGetEnforcedPowerLimit(self, handle: Handle) -> int:
+        with self._asking(handle, "nvmlDeviceGetEnforcedPowerLimit") as gpu:
+            return self._level(gpu.power_limit_w, scale=1000)
 
-    def nvmlDeviceGetEnforcedPowerLimit(self, gpu: SimulatedGpu) -> int:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def _level(self, over_time: Waveform | None, *, scale: int = 1) -> int:
+        if over_time is None:
+            raise names.NotSupported
+        return round(scale * over_time.power_w(self._clock.monotonic_ns()))
 
-    def nvmlDeviceGetEccMode(self, gpu: SimulatedGpu) -> list[int]:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def nvmlDeviceGetViolationStatus(self, device: Handle, perfPolicyType: int) -> names.ViolationTime:
+        with self._asking(device, "nvmlDeviceGetViolationStatus") as gpu:
+            throttled = gpu.violations.get(perfPolicyType)
+            if throttled is None:
+                raise names.NotSupported
+            now_ns = self._clock.monotonic_ns()
+            return names.ViolationTime(now_ns // 1000, round(throttled.energy_j(0, now_ns) * 1e9))
 
-    def nvmlDeviceGetMigMode(self, gpu: SimulatedGpu) -> list[int]:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def nvmlDeviceGetEccMode(self, handle: Handle) -> list[int]:
+        with self._asking(handle, "nvmlDeviceGetEccMode"):
+            raise names.NotSupported
 
-    def nvmlDeviceGetPersistenceMode(self, gpu: SimulatedGpu) -> int:  # noqa: ARG002, N802
-        raise SimulatedNvmlError(_NOT_SUPPORTED)
+    def nvmlDeviceGetPersistenceMode(self, handle: Handle) -> int:
+        with self._asking(handle, "nvmlDeviceGetPersistenceMode"):
+            raise names.NotSupported
+
+    def nvmlDeviceGetMigMode(self, device: Handle) -> list[int]:
+        """The mode now and after the next reset, which are the same here."""
+        with self._asking(device, "nvmlDeviceGetMigMode") as gpu:
+            if gpu.mig is None:
+                raise names.NotSupported
+            return [int(gpu.mig)] * 2
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device: Handle) -> int:
+        with self._asking(device, "nvmlDeviceGetMaxMigDeviceCount") as gpu:
+            return _MOST_INSTANCES if gpu.mig else 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: Handle, index: int) -> SimulatedMig:
+        with self._asking(device, "nvmlDeviceGetMigDeviceHandleByIndex") as gpu:
+            if not gpu.mig or not 0 <= index < _MOST_INSTANCES:
+                raise names.InvalidArgument
+            if index >= len(gpu.instances):
+                raise names.NotFound
+            return gpu.instances[index]
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice: Handle) -> SimulatedGpu:
+        self._require("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
+        if not isinstance(migDevice, SimulatedMig):
+            raise names.InvalidArgument
+        return migDevice.parent
+
+    def nvmlDeviceIsMigDeviceHandle(self, device: Handle) -> c_uint:
+        self._require("nvmlDeviceIsMigDeviceHandle")
+        return c_uint(isinstance(device, SimulatedMig))

@@ -22,7 +22,8 @@ class SimulatedSensor:
     the average field that of `average_window_s`; they show what was true `lag_s` ago, the counter
     `counter_lag_s` ago. Shown = `gain` × true + `offset_w`; the counter's own lag, gain and offset are the
     power fields' where None. A field outside `fields` is NotSupported, as the counter is on a vGPU.
-    `latency_s` is what a call takes, or a range to draw it from.
+    The plain power function shows the field `usage`, offered or not; where None, the average field, if
+    offered. `latency_s` is what a call takes, or a range to draw it from.
     """
 
     step_s: float = 0.1
@@ -32,6 +33,7 @@ class SimulatedSensor:
     gain: float = 1.0
     offset_w: float = 0.0
     fields: frozenset[int] = frozenset({COUNTER, AVERAGE, INSTANT})
+    usage: int | None = None
     step_jitter_s: float = 0.0
     lag_s: float = 0.0
     counter_gain: float | None = None
