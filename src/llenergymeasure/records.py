@@ -500,3 +500,4 @@ class Measurement:
     warnings: tuple[MeasurementWarning, ...] = ()
     simulated: bool = False
     notes: tuple[str, ...] = field(default=())
+    workload_hash: str | None = None

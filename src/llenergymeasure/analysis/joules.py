@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
+from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.energy.integrate import boundary, energy_of, summed
@@ -22,7 +24,6 @@ from llenergymeasure.records import (
 from llenergymeasure.results.models import Energy, IdlePower
 
 NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
-INVALIDATING = frozenset({"counter_power_mismatch", "counter_reset", "sensor_stuck", "recorder_gap"})
 PHASES = "prefill and decode are not told apart by this backend"
 
 
@@ -73,7 +74,7 @@ def energy(measurement: Measurement) -> Energy:
     idle = _idle(measurement, domains)
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
     spent = pass_joules(trace, domains, passes)
-    reasons = _reasons(measurement, readings, gross)
+    reasons = _reasons(measurement, domains, readings, gross=gross)
     output = [one.generation.output_tokens for one in passes]
     every = [one.generation.output_tokens + one.generation.prompt_tokens for one in passes]
     requests = [len(one.generation.completions) for one in passes]
@@ -145,10 +146,13 @@ def _method(readings: Sequence[EnergyReading]) -> Literal["counter", "sampled", 
     return methods.pop() if len(methods) == 1 else "mixed"
 
 
-def _reasons(measurement: Measurement, readings: Sequence[EnergyReading], gross: Estimate) -> tuple[str, ...]:
+def _reasons(
+    measurement: Measurement, domains: Sequence[Domain], readings: Sequence[EnergyReading], *, gross: Estimate
+) -> tuple[str, ...]:
     """Why the energy must not be relied on; empty when it may be."""
     reasons = [] if gross.value is not None else [gross.reason or NO_SOURCE]
     for reading in readings:
         reasons += [f"{reading.domain}: {flag}" for flag in reading.flags if flag in INVALIDATING]
-    reasons += [warning.code for warning in measurement.warnings if warning.code == "suspended"]
+    seen = (*measurement.warnings, *device_warnings(measurement.trace, domains, measurement.passes))
+    reasons += [f"{found.code}: {found.message}" for found in seen if found.code in INVALIDATING]
     return tuple(dict.fromkeys(reasons))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import counted_domains, energy
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
-from llenergymeasure.records import Estimate, Measurement, Pass
+from llenergymeasure.records import Domain, Estimate, Measurement, Pass
 from llenergymeasure.results.models import (
     ExperimentResult,
     Memory,
@@ -27,6 +28,7 @@ def metrics(measurement: Measurement) -> ExperimentResult:
     tokens = _tokens(measurement)
     joules = energy(measurement)
     facts = measurement.facts
+    counted = counted_domains(measurement.trace.domains, measurement.config, facts)
     return ExperimentResult(
         experiment_id=measurement.experiment_id,
         simulated=measurement.simulated,
@@ -48,6 +50,8 @@ def metrics(measurement: Measurement) -> ExperimentResult:
             source=facts.memory_source,
             reason=None if facts.peak_bytes is not None else f"{facts.device} reports no peak memory",
         ),
+        devices=device_states(measurement.trace, counted, measurement.passes),
+        workload_hash=measurement.workload_hash,
         warnings=warnings(measurement, joules, tokens),
         overhead=OverheadPart(
             recorder_cpu_s=measurement.overhead.recorder_cpu_s,
@@ -56,14 +60,16 @@ def metrics(measurement: Measurement) -> ExperimentResult:
             load_s=measurement.load.duration_s,
             warmup_s=measurement.warm_up.window.duration_s,
         ),
-        notes=(*measurement.notes, *_left_out(measurement)),
+        notes=(*measurement.notes, *_observed(measurement, counted)),
     )
 
 
-def _left_out(measurement: Measurement) -> list[str]:
-    domains = measurement.trace.domains
-    counted = counted_domains(domains, measurement.config, measurement.facts)
-    return [f"{domain.name} was seen and not counted" for domain in domains if domain not in counted]
+def _observed(measurement: Measurement, counted: Sequence[Domain]) -> list[str]:
+    trace = measurement.trace
+    left_out = [
+        f"{domain.name} was seen and not counted" for domain in trace.domains if domain not in counted
+    ]
+    return [*left_out, *unknown_states(trace, counted, measurement.passes)]
 
 
 def _window(passes: Sequence[Pass]) -> RunWindow:

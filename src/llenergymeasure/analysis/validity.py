@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
-from llenergymeasure.analysis.estimates import half_width
-from llenergymeasure.records import Estimate, Measurement, MeasurementWarning, WarningCode
+from llenergymeasure.analysis.estimates import half_width, total
+from llenergymeasure.analysis.health import device_warnings
+from llenergymeasure.analysis.joules import counted_domains
+from llenergymeasure.energy.idle import idle_power
+from llenergymeasure.records import (
+    Domain,
+    Estimate,
+    Measurement,
+    MeasurementWarning,
+    WarningCode,
+    Window,
+)
 from llenergymeasure.results.models import Energy, Tokens
 
 CODES: tuple[WarningCode, ...] = get_args(WarningCode)
@@ -14,7 +25,16 @@ IDLE_DRIFT = 0.10
 
 def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[MeasurementWarning, ...]:
     """Those noticed during the run first, then those that the numbers show; each code once per message."""
-    found = [*measurement.warnings, *_of_energy(energy), *_of_run(measurement, energy, tokens)]
+    trace, passes = measurement.trace, measurement.passes
+    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+    found = [
+        *measurement.warnings,
+        *_of_energy(energy),
+        *_idle_drift(measurement, domains, energy),
+        *device_warnings(trace, domains, passes),
+        *_gaps(measurement, domains),
+        *_of_run(measurement, energy, tokens),
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -34,23 +54,42 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
             code = next((code for code in CODES if code == flag), None)
             if code is not None:
                 found.append(MeasurementWarning.of(code, f"{reading.domain}, {reading.source}"))
-    found += _idle_drift(energy)
     return found
 
 
-def _idle_drift(energy: Energy) -> list[MeasurementWarning]:
-    """Loaded idle before and after differ by more than a tenth, beyond what their intervals explain."""
+def _idle_drift(
+    measurement: Measurement, domains: Sequence[Domain], energy: Energy
+) -> list[MeasurementWarning]:
+    """Loaded idle before and after differ by more than a tenth, beyond what their intervals explain.
+
+    A device that cools or slows down after its load draws more for a while; the message then says so.
+    """
     before, after = energy.idle.loaded, energy.idle.after
     if energy.method == "modelled" or not before.value or after.value is None:
         return []
     doubt = (half_width(before) or 0.0) + (half_width(after) or 0.0)
     if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, doubt):
         return []
-    return [
-        MeasurementWarning.of(
-            "idle_drift", f"{before.value:.1f} W before the passes, {after.value:.1f} W after"
+    falling = " and still falling" if after.value > before.value and _falls(measurement, domains) else ""
+    message = f"{before.value:.1f} W before the passes, {after.value:.1f} W after{falling}"
+    return [MeasurementWarning.of("idle_drift", message)]
+
+
+def _falls(measurement: Measurement, domains: Sequence[Domain]) -> bool:
+    """Whether power falls within the idle window after the passes, beyond the intervals of its halves."""
+    window = measurement.idle.after
+    if window is None:
+        return False
+    middle_ns = (window.start_ns + window.end_ns) // 2
+    first, second = (
+        total(
+            [idle_power(measurement.trace, half, domain.name) for domain in domains],
+            unit="W",
+            why_none="no domain counts",
         )
-    ]
+        for half in (Window(window.start_ns, middle_ns), Window(middle_ns, window.end_ns))
+    )
+    return first.low is not None and second.high is not None and second.high < first.low
 
 
 def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[MeasurementWarning]:
@@ -69,17 +108,23 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
         found.append(
             MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
         )
-    found += [
+    return found
+
+
+def _gaps(measurement: Measurement, domains: Sequence[Domain]) -> list[MeasurementWarning]:
+    """What the recorder missed during a pass, of itself or of a domain that counts."""
+    names = {None, *(domain.name for domain in domains)}
+    return [
         MeasurementWarning.of(
             "recorder_gap", f"{gap.domain or 'recorder'}: {gap.reason} ({gap.window.duration_s:.2f} s)"
         )
         for gap in measurement.trace.gaps
-        if any(
+        if gap.domain in names
+        and any(
             gap.window.start_ns < one.window.end_ns and gap.window.end_ns > one.window.start_ns
             for one in measurement.passes
         )
     ]
-    return found
 
 
 def _missed(cost: Estimate, target: float) -> str | None:

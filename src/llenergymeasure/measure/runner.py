@@ -99,6 +99,7 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         warnings=conditions.warnings(),
         simulated=config.backend == "simulated",
         notes=_notes(seen, cleared.meters),
+        workload_hash=seen.ready.workload_hash,
     )
 
 
@@ -154,7 +155,7 @@ def _notes(seen: Observations, meters: Selection) -> tuple[str, ...]:
     notes = [f"meter {name} was not used: {why}" for name, why in meters.refused]
     if seen.ready.cut:
         notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
-    return (*notes, f"prompt token ids have SHA-256 {seen.ready.workload_hash}")
+    return tuple(notes)
 
 
 @contextmanager

@@ -132,6 +132,18 @@ class Memory(Part):
     reason: str | None = None
 
 
+class DeviceState(Part):
+    """What a GPU was like during the passes: means, sums and the most at once. None is unknown, not none."""
+
+    domain: str
+    sm_clock_hz: float | None
+    temperature_c: float | None
+    power_limit_w: float | None
+    throttled_thermal_s: float | None
+    throttled_power_s: float | None
+    foreign_processes: int | None
+
+
 class OverheadPart(Part):
     recorder_cpu_s: float
     recorder_samples: int
@@ -158,6 +170,8 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
+    workload_hash: str | None = Field(default=None, description="SHA-256 of all prompts' token ids")
     warnings: tuple[MeasurementWarning, ...]
     overhead: OverheadPart
     notes: tuple[str, ...] = Field(default=(), description="facts about the run that weaken nothing")

@@ -1,0 +1,97 @@
+"""What does each warning mean, and which ones mean that the energy must not be relied on?
+
+Run as a module it prints `docs/reference/warnings.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from llenergymeasure.records import REMEDIES, WarningCode
+
+# What makes joules wrong by an amount that nobody can state, as against merely wide or unusual.
+INVALIDATING: frozenset[WarningCode] = frozenset(
+    {
+        "counter_power_mismatch",
+        "counter_reset",
+        "sensor_stuck",
+        "recorder_gap",
+        "foreign_gpu_process",
+        "suspended",
+    }
+)
+
+MEANINGS: Mapping[WarningCode, str] = {
+    "no_energy_source": "No meter gave the energy of the passes. Energy is missing, never 0.",
+    "energy_modelled": "Energy comes from CPU time and a model of power. Its range is what the model may "
+    "hide.",
+    "window_too_short": "A pass is shorter than 5 s, so that a sensor's edges weigh more than they should. "
+    "Under 1 s it has no energy at all.",
+    "counter_power_mismatch": "The energy counter and the integrated power of the same board are apart by "
+    "more than 5 % and by more than three standard deviations.",
+    "counter_reset": "The energy counter started again within a pass.",
+    "sensor_stuck": "The counter never moved, or power never changed, while the board was at work.",
+    "sensor_uncharacterised": "Power was integrated without knowing how often the sensor updates, over how "
+    "long it averages and how late it is. `llem doctor --characterise` finds that out.",
+    "part_time_sensor": "The power sensor looks at a part of the time only, such as 25 of every 100 ms. A "
+    "load with a rhythm of its own may be seen at its worst or at its best.",
+    "thermal_throttle": "Heat made the driver lower the clocks for more than 1 % of the passes' time, by "
+    "its own cumulative violation time.",
+    "power_cap_active": "The power limit held the board back for more than 1 % of the passes' time, by its "
+    "own cumulative violation time, or the limit itself was changed during the run.",
+    "clock_changed": "The clock of the board's processors differs by more than 5 % between passes (or "
+    "between the halves of a single pass).",
+    "temperature_drift": "The board's temperature differs by more than 5 °C between passes (or between the "
+    "halves of a single pass).",
+    "idle_drift": "Idle power with the model loaded differs by more than 10 % between before and after the "
+    "passes, and by more than the two intervals explain. Net energy rests on it.",
+    "foreign_gpu_process": "A process that is not of this run was on the GPU during a pass. What it used "
+    "can't be taken off.",
+    "cannot_exclude_foreign_processes": "The list of the GPU's processes can't be read or shows processes "
+    "that this host does not, as in a container. Whether somebody else used the GPU is unknown.",
+    "mig_shared": "The GPU is split into MIG instances. Its sensor sees the whole board, not one instance.",
+    "host_busy": "More than 15 % of the processors were busy before the run began.",
+    "not_steady": "The warm-up ended at its time limit, before its batches took equally long.",
+    "target_not_met": "The interval of joules per output token is wider than `passes.target`.",
+    "single_pass": "One pass: chance can't be judged, so there is no interval from it.",
+    "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %.",
+    "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`.",
+    "schedule_lag": "Requests were sent later than the load plan wanted.",
+    "recorder_gap": "A meter gave nothing for a while during a pass: it blocked, or the recorder did not get "
+    "its turn.",
+    "swap_active": "Memory was swapped in or out during the run.",
+    "suspended": "The machine slept during the run: CLOCK_BOOTTIME ran on while CLOCK_MONOTONIC stood.",
+    "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
+    "understates the doubt.",
+}
+
+
+_INTRODUCTION = """# Warnings
+
+A result lists what weakens its numbers: `warnings[].code` is one of the codes below, with what was seen and
+what to do about it. The list is closed. This page is made by `python -m llenergymeasure.analysis.codes`.
+
+Those that say so also set `energy.valid` to false and stand in `energy.reasons`, since they make the joules
+wrong by an amount that can't be stated. The numbers stay in the file, and `llem compare --fail-above` refuses
+to judge by them. All others leave the energy valid: they widen it, name the state that it holds for, or say
+what could not be checked.
+
+A field that a driver does not give is unknown, which is not the same as nothing found. What is unknown of a
+device stands in `notes`; an unknown list of processes raises `cannot_exclude_foreign_processes`.
+"""
+
+
+def as_markdown() -> str:
+    return _INTRODUCTION + "".join(_section(code, remedy) for code, remedy in REMEDIES.items())
+
+
+def _section(code: WarningCode, remedy: str) -> str:
+    parts = [f"## `{code}`", MEANINGS[code]]
+    if code in INVALIDATING:
+        parts.append("With it the energy is not valid.")
+    return "\n" + "\n\n".join([*parts, f"What to do: {remedy}."]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_markdown())
