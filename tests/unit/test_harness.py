@@ -148,6 +148,14 @@ def test_idle_windows_may_be_left_out(tmp_path: Path) -> None:
     assert run.seen.idle.after is None
 
 
+def test_idle_after_work_begins_when_a_running_mean_has_forgotten_it(tmp_path: Path) -> None:
+    seen = Run(config(), tmp_path).seen
+    assert seen.idle.loaded is not None
+    assert seen.idle.after is not None
+    assert seen.idle.loaded.start_ns - seen.ready.load.end_ns >= 1_000_000_000
+    assert seen.idle.after.start_ns - seen.passes[-1].window.end_ns >= 1_000_000_000
+
+
 def test_warm_up_that_never_settles_ends_at_its_cap(tmp_path: Path) -> None:
     asked = config(simulated={"scatter": 0.5}, warmup={"max_seconds": 3.0, "variation": 0.001})
     run = Run(asked, tmp_path)

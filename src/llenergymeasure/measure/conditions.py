@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import psutil
 
 from llenergymeasure.measure.environment import suspended_ns
@@ -9,53 +11,13 @@ from llenergymeasure.measure.harness import Phase
 from llenergymeasure.records import MeasurementWarning
 
 BUSY_SHARE = 0.15
+# A share of the processors' time means little over less than a second of it.
+SHORTEST_TOTAL_S = 1.0
+# The two clocks are read one after the other; a preempted thread may see tens of milliseconds between them.
 SUSPENDED_NS = 100_000_000
 
 
-class Conditions:
-    """Told each phase, it compares the kernel's counters at its edges."""
-
-    def __init__(self) -> None:
-        self._suspended_ns = suspended_ns()
-        self._swapped_bytes = _swapped_bytes()
-        self._bare: tuple[float, float] | None = None
-        self._busy_share: float | None = None
-
-    def enter(self, phase: Phase) -> None:
-        if phase == "bare":
-            self._bare = _cpu_s()
-        elif self._bare is not None and self._busy_share is None:
-            (busy_s, total_s), (busy_before_s, total_before_s) = _cpu_s(), self._bare
-            if total_s - total_before_s > 1:
-                self._busy_share = (busy_s - busy_before_s) / (total_s - total_before_s)
-
-    def warnings(self) -> tuple[MeasurementWarning, ...]:
-        found = []
-        if self._busy_share is not None and self._busy_share > BUSY_SHARE:
-            found.append(
-                MeasurementWarning.of(
-                    "host_busy", f"{self._busy_share:.0%} of the processors were busy while idle"
-                )
-            )
-        swapped_bytes = _swapped_bytes() - self._swapped_bytes
-        if swapped_bytes > 0:
-            found.append(
-                MeasurementWarning.of("swap_active", f"{swapped_bytes / 1e6:.1f} MB were swapped in the run")
-            )
-        now_ns = suspended_ns()
-        if (
-            now_ns is not None
-            and self._suspended_ns is not None
-            and now_ns - self._suspended_ns > SUSPENDED_NS
-        ):
-            slept_s = (now_ns - self._suspended_ns) / 1e9
-            found.append(
-                MeasurementWarning.of("suspended", f"the machine slept for {slept_s:.1f} s in the run")
-            )
-        return tuple(found)
-
-
-def _cpu_s() -> tuple[float, float]:
+def cpu_s() -> tuple[float, float]:
     """Busy and total processor seconds of the host since boot."""
     times = psutil.cpu_times()
     waiting = times.idle + getattr(times, "iowait", 0.0)
@@ -64,6 +26,54 @@ def _cpu_s() -> tuple[float, float]:
     return total - waiting, total
 
 
-def _swapped_bytes() -> int:
+def swapped_bytes() -> int:
+    """What went to swap and came back since boot."""
     swap = psutil.swap_memory()
     return int(swap.sin + swap.sout)
+
+
+class Conditions:
+    """Told each phase, it compares the kernel's counters at its edges.
+
+    The arguments are where it reads: how long the machine has slept, busy and total processor seconds, and
+    swapped bytes, all since boot. None of them is the wall clock, which may jump.
+    """
+
+    def __init__(
+        self,
+        *,
+        slept_ns: Callable[[], int | None] = suspended_ns,
+        processors_s: Callable[[], tuple[float, float]] = cpu_s,
+        swap_bytes: Callable[[], int] = swapped_bytes,
+    ) -> None:
+        self._slept_ns, self._processors_s, self._swap_bytes = slept_ns, processors_s, swap_bytes
+        self._slept_before_ns = slept_ns()
+        self._swapped_before = swap_bytes()
+        self._bare: tuple[float, float] | None = None
+        self._busy_share: float | None = None
+
+    def enter(self, phase: Phase) -> None:
+        if phase == "bare":
+            self._bare = self._processors_s()
+        elif self._bare is not None and self._busy_share is None:
+            (busy, total), (busy_before, total_before) = self._processors_s(), self._bare
+            if total - total_before > SHORTEST_TOTAL_S:
+                self._busy_share = (busy - busy_before) / (total - total_before)
+
+    def warnings(self) -> tuple[MeasurementWarning, ...]:
+        """What was seen from the start until now."""
+        return tuple(self._found())
+
+    def _found(self) -> Iterator[MeasurementWarning]:
+        if self._busy_share is not None and self._busy_share > BUSY_SHARE:
+            message = f"{self._busy_share:.0%} of the processors were busy while idle"
+            yield MeasurementWarning.of("host_busy", message)
+        swapped = self._swap_bytes() - self._swapped_before
+        if swapped > 0:
+            yield MeasurementWarning.of("swap_active", f"{swapped / 1e6:.1f} MB were swapped in the run")
+        slept_ns = self._slept_ns()
+        if slept_ns is None or self._slept_before_ns is None:
+            return
+        if slept_ns - self._slept_before_ns > SUSPENDED_NS:
+            slept_s = (slept_ns - self._slept_before_ns) / 1e9
+            yield MeasurementWarning.of("suspended", f"the machine slept for {slept_s:.1f} s in the run")

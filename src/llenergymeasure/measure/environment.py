@@ -6,7 +6,8 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -54,13 +55,14 @@ def boot_id() -> str | None:
     return _read("/proc/sys/kernel/random/boot_id")
 
 
-def suspended_ns() -> int | None:
-    """How long this machine has slept since boot: CLOCK_BOOTTIME goes on in a suspend, MONOTONIC does not."""
-    import time
+def suspended_ns(read_ns: Callable[[int], int] = time.clock_gettime_ns) -> int | None:
+    """How long this machine has slept since boot: CLOCK_BOOTTIME goes on in a suspend, MONOTONIC does not.
 
+    `read_ns` gives the time of a clock by its number. None where the kernel has no such pair of clocks.
+    """
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return None
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return read_ns(time.CLOCK_BOOTTIME) - read_ns(time.CLOCK_MONOTONIC)
 
 
 def _versions() -> Mapping[str, str]:

@@ -13,6 +13,8 @@ from llenergymeasure.records import Clock, Idle, Pass, Progress, SessionFacts, W
 
 # Long enough for every meter to have been read once more, and every counter to have stepped.
 SETTLE_S = 0.5
+# A power field may be a running mean over 1 s (arXiv 2312.02741), which shows the work before for so long.
+MEMORY_S = 1.0
 
 Phase: TypeAlias = Literal["bare", "load", "loaded", "warm_up", "pass", "between", "after"]
 
@@ -96,11 +98,13 @@ def _begin(rig: Rig, phase: Phase, description: str, *, total: float | None = No
 
 
 def _idle(config: ExperimentConfig, rig: Rig, phase: Phase) -> Window | None:
-    """Leave everything alone for a while; the recorder watches."""
+    """Leave everything alone for a while; the recorder watches. After work, sensors may forget it first."""
     seconds = config.baseline.seconds
     if not seconds:
         return None
-    _begin(rig, phase, f"idle, {phase}", total=seconds)
+    rest_s = 0.0 if phase == "bare" else MEMORY_S
+    _begin(rig, phase, f"idle, {phase}", total=seconds + rest_s)
+    rig.clock.sleep(rest_s)
     rig.recorder.dense(True)
     start_ns = rig.clock.monotonic_ns()
     rig.clock.sleep(seconds)
