@@ -108,15 +108,21 @@ class SimulatedGpu:
         return [one for one in self.processes if one.gpuInstanceId == instance.gpu_instance]
 
     @contextmanager
-    def call(self, name: str) -> Iterator[None]:
-        """A call of the driver's function `name`: it takes its time before it looks, and after."""
+    def waiting(self) -> Iterator[None]:
+        """A call of the driver takes its time before it looks, and after."""
         before_ns, after_ns = self.sensor.latency_ns(next(self._calls))
         if before_ns:
             self._clock.sleep(before_ns / 1e9)
-        self._fail_if_asked(name)
         yield
         if after_ns:
             self._clock.sleep(after_ns / 1e9)
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """A call of the driver's function `name`, which fails where it is told to."""
+        with self.waiting():
+            self._fail_if_asked(name)
+            yield
 
     def _fail_if_asked(self, name: str) -> None:
         if self.lost_from_ns is not None and self._clock.monotonic_ns() >= self.lost_from_ns:
@@ -139,30 +145,36 @@ class SimulatedGpu:
         return self._as_shown(field, scope)
 
     def _as_shown(self, field: int, scope: int = 0) -> int:
-        now_ns = self._clock.monotonic_ns()
         if field == COUNTER:
             if scope:
                 raise NotSupported
-            now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
-            t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
-            return max(0, round(1000 * self._shown_j(self._counter_from_ns, t_ns, counter=True)))
-        t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=False)
+            return round(1000 * self.counter_j())
+        if scope and (self.cpu_power is None or scope != MODULE_SCOPE):
+            raise NotSupported
         window_s = self.sensor.window_s if field == INSTANT else self.sensor.average_window_s
-        start_ns = t_ns - round(window_s * 1e9)
-        shown_j = self._shown_j(start_ns, t_ns, counter=False)
-        if scope:
-            if self.cpu_power is None or scope != MODULE_SCOPE:
-                raise NotSupported
-            shown_j += self.cpu_power.energy_j(start_ns, t_ns)
-        return max(0, round(1000 * shown_j / window_s))
+        return round(1000 * self.mean_w(window_s, module=bool(scope)))
 
     def shown_usage(self) -> int:
         """What the plain power function shows, in milliwatts."""
         usage = self.sensor.usage
         return self.shown(AVERAGE) if usage is None else self._as_shown(usage)
 
-    def _shown_j(self, t0_ns: int, t1_ns: int, *, counter: bool) -> float:
-        if t1_ns <= t0_ns:
+    def counter_j(self) -> float:
+        """The counter as of the last step."""
+        now_ns = self._clock.monotonic_ns()
+        now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
+        t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
+        if t_ns <= self._counter_from_ns:
             return 0.0
-        true_j = self.power.energy_j(t0_ns, t1_ns)
-        return self.sensor.shown_j(true_j, (t1_ns - t0_ns) * 1e-9, counter=counter)
+        true_j = self.power.energy_j(self._counter_from_ns, t_ns)
+        seconds = (t_ns - self._counter_from_ns) * 1e-9
+        return max(0.0, self.sensor.shown_j(true_j, seconds, counter=True))
+
+    def mean_w(self, window_s: float, *, module: bool = False) -> float:
+        """The power over the `window_s` before the last step, of the whole module or of the GPU alone."""
+        t_ns = self.sensor.last_step_ns(self._clock.monotonic_ns()) - self.sensor.lag_ns(counter=False)
+        start_ns = t_ns - round(window_s * 1e9)
+        shown_j = self.sensor.shown_j(self.power.energy_j(start_ns, t_ns), window_s, counter=False)
+        if module and self.cpu_power is not None:
+            shown_j += self.cpu_power.energy_j(start_ns, t_ns)
+        return max(0.0, shown_j / window_s)
