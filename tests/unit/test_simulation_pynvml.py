@@ -133,7 +133,7 @@ handle = pynvml.nvmlDeviceGetHandleByIndex(0)
 try: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
 except pynvml.NVMLError_NotSupported as error: print(error.value, error)
 try: pynvml.nvmlDeviceGetHandleByIndex(7)
-except pynvml.NVMLError as error: print(type(error).__name__)
+except pynvml.NVMLError_InvalidArgument as error: print(isinstance(error, pynvml.NVMLError))
 try: raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 except pynvml.NVMLError_GpuIsLost as error: print(error.value)
 print(pynvml.nvmlDeviceGetFieldValues(handle, [(185, pynvml.NVML_POWER_SCOPE_MEMORY)])[0].nvmlReturn)
@@ -141,7 +141,7 @@ print(pynvml.nvmlDeviceGetFieldValues(handle, [(185, pynvml.NVML_POWER_SCOPE_MEM
     assert _output(_python(code, tmp_path / "scenario.json")).splitlines() == [
         "1 Uninitialized",
         "3 Not Supported",
-        "NVMLError_InvalidArgument",
+        "True",
         "15",
         "3",
     ]

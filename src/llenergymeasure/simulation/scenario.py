@@ -115,9 +115,11 @@ def play(scenario: Scenario, *, clock: Clock) -> SimulatedNvml:
     anchored = _Anchored(clock, scenario.start_ns)
     nvml = SimulatedNvml(anchored, idle_w=0.0, uuids=[board.uuid for board in scenario.boards])
     for gpu, board in zip(nvml.gpus, scenario.boards, strict=True):
-        gpu.sensor = board.sensor
+        gpu.name, gpu.sensor = board.name, board.sensor
         gpu.power = waveform(board, scenario.start_ns)
         if board.sensor.counter_stuck:
             gpu.stick_counter()
+    if scenario.init_fails_with is not None:
+        nvml.fails["nvmlInit"] = scenario.init_fails_with
     anchored.stands_at_ns = None
     return nvml
