@@ -91,6 +91,13 @@ def test_a_reset_counter_starts_at_nothing() -> None:
     assert gpu.read(83) == 100_000
 
 
+def test_a_counter_that_was_just_reset_has_nothing_from_before() -> None:
+    # below its offset the board would else seem to have drawn something before its time
+    gpu = _gpu(VirtualClock(S), SimulatedSensor(lag_s=0.5, offset_w=-150))
+    gpu.reset_counter()
+    assert gpu.read(83) == 0
+
+
 def test_a_call_takes_its_latency_and_looks_somewhere_inside_it() -> None:
     clock = VirtualClock(0)
     gpu = _gpu(clock, SimulatedSensor(step_s=0.001, latency_s=(0.001, 0.02), seed=1))

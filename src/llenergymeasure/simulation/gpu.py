@@ -164,8 +164,7 @@ class SimulatedGpu:
         now_ns = self._clock.monotonic_ns()
         now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
         t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
-        if t_ns <= self._counter_from_ns:
-            return 0.0
+        t_ns = max(t_ns, self._counter_from_ns)
         true_j = self.power.energy_j(self._counter_from_ns, t_ns)
         seconds = (t_ns - self._counter_from_ns) * 1e-9
         return max(0.0, self.sensor.shown_j(true_j, seconds, counter=True))
