@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llenergymeasure import __version__
+from llenergymeasure.cli.compare import compare
 from llenergymeasure.cli.run import run
 
 app = typer.Typer(
@@ -34,3 +35,4 @@ def main(
 
 
 app.command(name="run", help="Run an LLM efficiency experiment")(run)
+app.command(name="compare", help="Compare two results, B against A")(compare)

@@ -60,6 +60,11 @@ def print_result_details(result: ExperimentResult) -> None:
         say(line)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Data that a person reads, on stdout."""
+    _write("\n".join(lines), sys.stdout)
+
+
 def print_json(value: JsonValue) -> None:
     """One JSON object on stdout."""
     _write(json.dumps(value, indent=2, allow_nan=False), sys.stdout)

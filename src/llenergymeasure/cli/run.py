@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 from tqdm import tqdm
 
 from llenergymeasure import run_experiment
@@ -22,12 +22,11 @@ from llenergymeasure.cli._display import (
     reader_may_leave,
     say,
 )
-from llenergymeasure.cli._errors import format_bug, format_error, format_traceback, format_validation_error
-from llenergymeasure.cli._interrupt import interruptible
+from llenergymeasure.cli._ending import reported
 from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import load_experiment_config, parse_assignments, resolve_origins
-from llenergymeasure.exceptions import ConfigError, LLEMError
+from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.results import ExperimentResult
 
@@ -91,21 +90,8 @@ def run(  # noqa: PLR0913  the signature is the command line
         "output_dir": output,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    with interruptible():
-        try:
-            _run_impl(config, given, assignments or [], how=_How(dry_run, quiet, verbose, as_json))
-        except typer.Exit:
-            raise
-        except ValidationError as error:
-            if verbose:
-                say(format_traceback(error))
-            _end(format_validation_error(error), 2)
-        except LLEMError as error:
-            _end(format_error(error, verbose=verbose), error.exit_code)
-        except KeyboardInterrupt:
-            _end("Interrupted", 130)
-        except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback
-            _end(format_bug(error, verbose=verbose), 1)
+    with reported(verbose=verbose):
+        _run_impl(config, given, assignments or [], how=_How(dry_run, quiet, verbose, as_json))
 
 
 def _run_impl(
@@ -151,8 +137,3 @@ def _show(result: ExperimentResult, how: _How) -> None:
             print_result_summary(result)
     if how.verbose:
         print_result_details(result)
-
-
-def _end(text: str, code: int) -> NoReturn:
-    say(text)
-    raise typer.Exit(code)
