@@ -71,16 +71,17 @@ def test_an_edge_between_idle_and_load_is_placed_from_the_idle_side() -> None:
     assert counted.sd < 0.005 * 400 * 1.97
 
 
-def test_known_power_outside_replaces_what_the_trace_says() -> None:
-    # Nothing was read before the load began, so that only `outside` knows about the idle stretch.
-    times = [t * MS for t in range(0, 4_000, 10)]
-    raw = [400_000 * (t // 100 * 100) for t in range(0, 4_000, 10)]
-    series, window = _series(times, raw), Window(1_050 * MS, 3_050 * MS)
-    plain = count_between(series, window, outside=(None, None))
+def test_known_power_outside_replaces_what_the_trace_can_not_say() -> None:
+    # 100 W until 1.08 s, then 400 W; a single step was read before the load began.
+    def true_uj(t_ms: int) -> int:
+        return 1000 * (100 * t_ms + 300 * max(0, t_ms - 1080))
+
+    times = [t * MS for t in range(995, 4_000, 10)]
+    raw = [true_uj(t // 100 * 100) for t in range(995, 4_000, 10)]
+    series, window = _series(times, raw), Window(1_080 * MS, 3_050 * MS)
     told = count_between(series, window, outside=(100.0, None))
-    assert plain.amount == pytest.approx(800, rel=0.003)
-    assert told.amount is not None
-    assert told.amount > 805
+    assert told.amount == pytest.approx(400 * 1.97, rel=1e-3)
+    assert told.sd < 1.5
 
 
 @pytest.mark.parametrize("window", [Window(0, 5 * S), Window(5 * S, 30 * S)])

@@ -1,0 +1,75 @@
+"""What would polling a sensor at given moments have shown, without waiting for any of them?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
+from llenergymeasure.simulation.sensor import AVERAGE, COUNTER, INSTANT, SimulatedSensor
+from llenergymeasure.simulation.waveform import Waveform
+
+if TYPE_CHECKING:
+    from llenergymeasure.records import Integers
+
+DOMAIN = "gpu:GPU-simulated-0"
+ENERGY = Quantity("energy", "nvml.total_energy", "J", 1e-3)
+POWER_INSTANT = Quantity("power_instant", "nvml.power.instant", "W", 1e-3)
+POWER_AVERAGE = Quantity("power_average", "nvml.power.average", "W", 1e-3)
+_QUANTITIES = {COUNTER: ENERGY, INSTANT: POWER_INSTANT, AVERAGE: POWER_AVERAGE}
+
+
+def polled(power: Waveform, sensor: SimulatedSensor, polls_ns: Integers) -> Trace:
+    """The trace of one board whose true power is `power`, each of its fields read at each of `polls_ns`.
+
+    Reads take no time. It is what a `SimulatedGpu` with this sensor shows at those moments, a thousand times
+    faster.
+    """
+    steps_ns = _steps(sensor, Window(int(polls_ns[0]), int(polls_ns[-1])))
+    shown = np.searchsorted(steps_ns, polls_ns, side="right") - 1
+    quantities = [_QUANTITIES[field] for field in (COUNTER, INSTANT, AVERAGE) if field in sensor.fields]
+    series = {}
+    for field in sorted(sensor.fields):
+        raw = (
+            _counter(power, sensor, steps_ns) if field == COUNTER else _power(power, sensor, steps_ns, field)
+        )
+        quantity = _QUANTITIES[field]
+        series[DOMAIN, quantity.name] = Series(quantity, polls_ns, polls_ns, raw[shown])
+    domain = Domain(DOMAIN, "gpu", tuple(quantities), resolution_j=1e-3)
+    return Trace((domain,), series)
+
+
+def poll_times(window: Window, period_ns: int) -> Integers:
+    """Every `period_ns` from the start of `window` to its end."""
+    return np.arange(window.start_ns, window.end_ns, period_ns, dtype=np.int64)
+
+
+def _steps(sensor: SimulatedSensor, window: Window) -> Integers:
+    """The steps that show within `window`: from the last one before it on."""
+    step_ns = sensor.step_s * 1e9
+    first = int((window.start_ns - sensor.phase_s * 1e9) // step_ns) - 2
+    count = int((window.end_ns - window.start_ns) // step_ns) + 5
+    return np.array([sensor.step_at_ns(index) for index in range(first, first + count)], dtype=np.int64)
+
+
+def _counter(power: Waveform, sensor: SimulatedSensor, steps_ns: Integers) -> Integers:
+    lag_ns = sensor.lag_ns(counter=True)
+    if sensor.counter_stuck:
+        return np.zeros(len(steps_ns), dtype=np.int64)
+    since_ns = int(steps_ns[0]) - lag_ns - 1_000_000_000
+    shown = [
+        sensor.shown_j(power.energy_j(since_ns, at - lag_ns), (at - lag_ns - since_ns) * 1e-9, counter=True)
+        for at in (int(step) for step in steps_ns)
+    ]
+    return np.array([round(1000 * joules) for joules in shown], dtype=np.int64)
+
+
+def _power(power: Waveform, sensor: SimulatedSensor, steps_ns: Integers, field: int) -> Integers:
+    seconds = sensor.window_s if field == INSTANT else sensor.average_window_s
+    lag_ns, reach_ns = sensor.lag_ns(counter=False), round(seconds * 1e9)
+    shown = [
+        sensor.shown_j(power.energy_j(at - lag_ns - reach_ns, at - lag_ns), seconds, counter=False) / seconds
+        for at in (int(step) for step in steps_ns)
+    ]
+    return np.array([max(0, round(1000 * watts)) for watts in shown], dtype=np.int64)
