@@ -316,11 +316,12 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One measured pass: `walks` times over the same requests."""
+    """One measured pass: `walks` times over the same requests, in the `cycle`-th process of the run."""
 
     window: Window
     walks: int
     generation: Generation
+    cycle: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains, pass_joules
+from llenergymeasure.analysis.joules import (
+    costs_per_output_token,
+    counted_domains,
+    idle_watts,
+    pass_joules,
+)
 from llenergymeasure.analysis.statistics import stein_passes
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
@@ -43,9 +48,19 @@ class Run:
         self.device = FollowedDevice(asked, clock=self.clock)
         self.phases: list[Phase] = []
         self.told: list[str] = []
-        bench = Bench(
-            asked, load=lambda _: SimulatedBackend(self.clock), clock=self.clock, position=Position()
-        )
+        self.benches: list[Bench] = []
+
+        def worker() -> Bench:
+            self.benches.append(
+                Bench(
+                    asked,
+                    load=lambda _: SimulatedBackend(self.clock),
+                    clock=self.clock,
+                    position=Position(),
+                )
+            )
+            return self.benches[-1]
+
         recorder = Recorder(
             [NvmlMeter(self.device.nvml, clock=self.clock)], clock=self.clock, directory=directory
         )
@@ -61,13 +76,14 @@ class Run:
             return self.costs
 
         rig = Rig(
-            worker=lambda: bench,
+            worker=worker,
             recorder=recorder,
             clock=self.clock,
             enter=self.enter,
             progress=self.tell,
             costs=costs,
             energy_j=joules,
+            watts=lambda windows: [idle_watts(recorder.trace(), window) for window in windows],
         )
         recorder.start(threaded=False)
         with self.clock.every(recorder.tick_s, recorder.poll):
@@ -173,3 +189,31 @@ def test_progress_names_the_phases(tmp_path: Path) -> None:
     told = Run(config(simulated={"scatter": 0.0}), tmp_path).told
     assert told[:4] == ["idle, bare", "loading", "idle, loaded", "warming up"]
     assert told[4:6] == ["pass 1 of 5", "pass 2 of 5"]
+
+
+def test_cycles_are_fresh_processes_and_the_unit_that_is_repeated(tmp_path: Path) -> None:
+    run = Run(config(cycles=4, passes={"minimum": 2}, simulated={"scatter": 0.0}), tmp_path)
+    assert len(run.benches) == 4
+    assert [one.cycle for one in run.seen.passes] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(run.costs) == 4
+    assert run.phases.count("load") == 4
+    assert run.seen.idle.after is not None
+    assert run.seen.idle.after.start_ns > run.seen.passes[-1].window.end_ns
+
+
+def test_restless_cycles_are_repeated_until_the_target_is_met(tmp_path: Path) -> None:
+    asked = config(cycles=3, passes={"minimum": 2, "target": 0.1}, simulated={"scatter": 0.1})
+    run = Run(asked, tmp_path)
+    assert len(run.benches) == stein_passes(run.costs[:3], target=0.1, minimum=3) > 3
+
+
+def test_a_budget_ends_cycles_too(tmp_path: Path) -> None:
+    asked = config(cycles=5, passes={"minimum": 2, "budget": {"passes": 5}}, simulated={"scatter": 0.0})
+    assert len(Run(asked, tmp_path).seen.passes) == 6
+
+
+def test_cooling_ends_when_power_no_longer_falls(tmp_path: Path) -> None:
+    run = Run(config(baseline={"cooling_seconds": 60.0}), tmp_path)
+    assert run.phases[0] == "cooling"
+    assert run.seen.idle.bare is not None
+    assert run.seen.idle.bare.start_ns / 1e9 < 12

@@ -312,6 +312,7 @@ def test_requests_keep_every_time_and_every_walk(tmp_path: Path) -> None:
     write_requests(tmp_path / "requests.parquet", passes)
     table = pq.read_table(tmp_path / "requests.parquet")
     assert table.to_pydict() == {
+        "cycle": [0, 0, 0],
         "pass": [0, 0, 1],
         "walk": [0, 1, 0],
         "index": [0, 0, 3],

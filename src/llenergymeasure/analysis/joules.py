@@ -8,6 +8,13 @@ from typing import Literal
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
 from llenergymeasure.analysis.health import device_warnings
+from llenergymeasure.analysis.replicates import (
+    output_tokens,
+    per_replicate,
+    requests,
+    seconds,
+    total_tokens,
+)
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.energy.integrate import boundary, energy_of, summed
@@ -57,12 +64,18 @@ def pass_joules(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass])
 
 
 def costs_per_output_token(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float]:
-    """What the stopping rule looks at: each pass's joules per output token, or its seconds per output token
-    where no energy can be known.
+    """What the stopping rule looks at: joules per output token of each pass (of each cycle where there are
+    several), or seconds per output token where no energy can be known.
     """
-    spent = pass_joules(trace, domains, passes) or [one.window.duration_s for one in passes]
-    tokens = [max(one.generation.output_tokens, 1) for one in passes]
-    return [cost / count for cost, count in zip(spent, tokens, strict=True)]
+    spent = per_replicate(passes, pass_joules(trace, domains, passes) or seconds(passes))
+    tokens = per_replicate(passes, output_tokens(passes))
+    return [cost / max(count, 1) for cost, count in zip(spent, tokens, strict=True)]
+
+
+def idle_watts(trace: Trace, window: Window) -> float | None:
+    """Mean power of all domains that are measured; None where there is none or one can't be told."""
+    parts = [idle_power(trace, window, domain.name) for domain in trace.domains if domain.model is None]
+    return total(parts, unit="W", why_none=NO_SOURCE).value
 
 
 def energy(measurement: Measurement) -> Energy:
@@ -75,9 +88,6 @@ def energy(measurement: Measurement) -> Energy:
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
     spent = pass_joules(trace, domains, passes)
     reasons = _reasons(measurement, domains, readings, gross=gross)
-    output = [one.generation.output_tokens for one in passes]
-    every = [one.generation.output_tokens + one.generation.prompt_tokens for one in passes]
-    requests = [len(one.generation.completions) for one in passes]
     return Energy(
         boundary=boundary(readings),
         method=_method(readings),
@@ -86,9 +96,9 @@ def energy(measurement: Measurement) -> Energy:
         total=gross,
         net=net_of_idle(gross, chosen, sum(window.duration_s for window in windows)),
         net_of=measurement.config.baseline.net,
-        per_output_token=_per(measurement, gross, spent, output, "J/token"),
-        per_total_token=_per(measurement, gross, spent, every, "J/token"),
-        per_request=_per(measurement, gross, spent, requests, "J/request"),
+        per_output_token=_per(measurement, gross, spent, output_tokens(passes), unit="J/token"),
+        per_total_token=_per(measurement, gross, spent, total_tokens(passes), unit="J/token"),
+        per_request=_per(measurement, gross, spent, requests(passes), unit="J/request"),
         prefill=Estimate.missing("J/token", PHASES),
         decode=Estimate.missing("J/token", PHASES),
         idle=idle,
@@ -102,7 +112,12 @@ def energy(measurement: Measurement) -> Energy:
 
 
 def _per(
-    measurement: Measurement, gross: Estimate, spent: Sequence[float] | None, counts: Sequence[int], unit: str
+    measurement: Measurement,
+    gross: Estimate,
+    spent: Sequence[float] | None,
+    counts: Sequence[int],
+    *,
+    unit: str,
 ) -> Estimate:
     """Energy per thing: chance over passes, at least the sensor's resolution; systematic as in the total."""
     if gross.value is None or spent is None:
@@ -110,11 +125,12 @@ def _per(
     if sum(counts) == 0:
         return Estimate.missing(unit, "nothing was produced")
     width = half_width(gross)
+    config, passes = measurement.config, measurement.passes
     ratio = ratio_over_passes(
-        spent,
-        counts,
+        per_replicate(passes, spent),
+        per_replicate(passes, counts),
         unit=unit,
-        first_stage=measurement.config.passes.minimum,
+        first_stage=config.passes.minimum if config.cycles == 1 else config.cycles,
         resolution=width / gross.value if width and gross.value > 0 else 0.0,
     )
     if ratio.value is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llenergymeasure.analysis.estimates import few_passes
+from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.records import Completion, Estimate, Pass
 from llenergymeasure.results.models import Percentiles
@@ -34,10 +35,15 @@ def tpot_s(done: Completion) -> float | None:
 def percentiles(
     passes: Sequence[Pass], latency: Callable[[Completion], float | None], why_none: str
 ) -> Percentiles:
-    """Of all requests of all passes; the interval is Student's t over the passes' own percentiles."""
+    """Of all requests of all passes; the interval is Student's t over those of each pass (or cycle)."""
     by_pass = [
-        [value for done in one.generation.completions if (value := latency(done)) is not None]
-        for one in passes
+        [
+            value
+            for one in group
+            for done in one.generation.completions
+            if (value := latency(done)) is not None
+        ]
+        for group in replicates(passes)
     ]
     by_pass = [values for values in by_pass if values]
     everything = [value for values in by_pass for value in values]

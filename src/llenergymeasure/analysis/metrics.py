@@ -8,6 +8,13 @@ from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import counted_domains, energy
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.replicates import (
+    output_tokens,
+    per_replicate,
+    requests,
+    seconds,
+    total_tokens,
+)
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
@@ -102,18 +109,16 @@ def _tokens(measurement: Measurement) -> Tokens:
 
 def _performance(measurement: Measurement) -> Performance:
     passes = measurement.passes
-    seconds = [one.window.duration_s for one in passes]
-    written = [one.generation.output_tokens for one in passes]
-    every = [one.generation.output_tokens + one.generation.prompt_tokens for one in passes]
-    requests = [len(one.generation.completions) for one in passes]
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
-        return ratio_over_passes(counts, seconds, unit=unit)
+        return ratio_over_passes(
+            per_replicate(passes, counts), per_replicate(passes, seconds(passes)), unit=unit
+        )
 
     return Performance(
-        output_tokens_per_second=rate(written, "token/s"),
-        total_tokens_per_second=rate(every, "token/s"),
-        requests_per_second=rate(requests, "request/s"),
+        output_tokens_per_second=rate(output_tokens(passes), "token/s"),
+        total_tokens_per_second=rate(total_tokens(passes), "token/s"),
+        requests_per_second=rate(requests(passes), "request/s"),
         ttft_s=percentiles(passes, ttft_s, "no first-token times"),
         tpot_s=percentiles(passes, tpot_s, "no request produced two tokens"),
         itl_s=missing_percentiles("single token times are not kept by this backend; TPOT is their mean"),

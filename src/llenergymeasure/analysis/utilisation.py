@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.peaks import Peak, peak_of
+from llenergymeasure.analysis.replicates import per_replicate
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
@@ -63,7 +64,8 @@ def mbu(measurement: Measurement) -> Estimate:
         seconds = sum(_decode_s(batch) for batch in batches)
         moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in batches))
         could.append(seconds * at_most)
-    return ratio_over_passes(moved, could, unit="1")
+    passes = measurement.passes
+    return ratio_over_passes(per_replicate(passes, moved), per_replicate(passes, could), unit="1")
 
 
 def _flops_of(shape: Architecture, one: Completion) -> float:

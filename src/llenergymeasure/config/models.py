@@ -111,6 +111,9 @@ class BaselineConfig(Section):
     """Idle power before, between and after."""
 
     seconds: float = Field(3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out")
+    cooling_seconds: float = Field(
+        0.0, ge=0, le=3600, description="longest wait for power to settle before a cycle; 0 does not wait"
+    )
     net: Literal["loaded", "bare"] = Field(
         "loaded", description="which idle power is taken off for net energy"
     )
@@ -198,6 +201,9 @@ class ExperimentConfig(Section):
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)
     passes: PassesConfig = Field(default_factory=PassesConfig)
+    cycles: Positive = Field(
+        1, description="fresh processes; with several each runs passes.minimum passes, and they are the unit"
+    )
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     preset: Literal["smoke", "quick", "rigorous"] = "quick"

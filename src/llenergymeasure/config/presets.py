@@ -21,9 +21,13 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
         },
         "quick": {},
         "rigorous": {
+            "cycles": 5,
             "passes.seconds": 10.0,
-            "passes.budget.seconds": 600.0,
+            "passes.minimum": 3,
+            "passes.budget.passes": 90,
+            "passes.budget.seconds": 1200.0,
             "baseline.seconds": 10.0,
+            "baseline.cooling_seconds": 120.0,
             "warmup.max_seconds": 120.0,
         },
     }

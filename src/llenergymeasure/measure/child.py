@@ -83,6 +83,13 @@ class ChildWorker:
         """The worker's process, once there is one; its tree hangs below it."""
         return () if self._process is None else (self._process.pid,)
 
+    def fresh(self) -> Self:
+        """The same worker as a new process; the one before is ended."""
+        self._end()
+        self._inbox = queue.SimpleQueue()
+        self._stage, self._closed, self._process = "load", False, None
+        return self
+
     def open(self) -> Ready:
         self._start()
         self._send(Open(self._config))
@@ -109,7 +116,7 @@ class ChildWorker:
 
     def _start(self) -> None:
         before_ns = time.monotonic_ns()
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "llenergymeasure.measure.worker"],
                 stdin=subprocess.PIPE,
@@ -117,7 +124,7 @@ class ChildWorker:
                 stderr=log,
                 start_new_session=True,
             )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader = threading.Thread(target=_read, args=(self._process, self._inbox), daemon=True)
         self._reader.start()
         hello = self._wait(Hello, at_most_s=HELLO_S)
         if hello.version != PROTOCOL_VERSION:
@@ -126,12 +133,6 @@ class ChildWorker:
             raise self._error(
                 "error", "the worker's monotonic clock is not the parent's; run both on one kernel"
             )
-
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._inbox.put(line)
-        self._inbox.put(None)
 
     def _send(self, command: Command) -> None:
         assert self._process is not None
@@ -247,6 +248,13 @@ class ChildWorker:
             return
         _signal_group(process.pid, signal.SIGTERM)
         _ended(process, TERMINATE_S)
+
+
+def _read(process: subprocess.Popen[bytes], inbox: queue.SimpleQueue[bytes | None]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        inbox.put(line)
+    inbox.put(None)
 
 
 def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:

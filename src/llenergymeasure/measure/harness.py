@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 from llenergymeasure.analysis.statistics import stein_passes
@@ -16,7 +16,11 @@ SETTLE_S = 0.5
 # A power field may be a running mean over 1 s (arXiv 2312.02741), which shows the work before for so long.
 MEMORY_S = 1.0
 
-Phase: TypeAlias = Literal["bare", "load", "loaded", "warm_up", "pass", "between", "after"]
+# A look at the power while cooling, and how little it falls from one to the next when it is over.
+COOLING_LOOK_S = 3.0
+COOLED = 0.01
+
+Phase: TypeAlias = Literal["cooling", "bare", "load", "loaded", "warm_up", "pass", "between", "after"]
 
 
 class Worker(Protocol):
@@ -39,8 +43,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What a run is done with. `enter` is told each phase as it begins; `costs` gives what each pass so far
-    cost per output token, in joules or, where no energy can be known, in seconds; `energy_j` their sum.
+    """What a run is done with. `worker` gives a fresh one each time; `enter` is told each phase as it begins;
+    `costs` gives what each pass or cycle so far cost per output token, in joules or, where no energy can be
+    known, in seconds; `energy_j` their sum; `watts` the power of each of several idle windows.
     """
 
     worker: Callable[[], Worker]
@@ -50,10 +55,13 @@ class Rig:
     progress: Progress
     costs: Callable[[SessionFacts, Sequence[Pass]], Sequence[float]]
     energy_j: Callable[[SessionFacts, Sequence[Pass]], float | None]
+    watts: Callable[[Sequence[Window]], Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observations:
+    """`ready` and `idle.loaded` are those of the first cycle, `facts` and `idle.after` those of the last."""
+
     ready: Ready
     idle: Idle
     warm_up: WarmUp
@@ -62,10 +70,37 @@ class Observations:
 
 
 def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
-    """One run, from the idle machine to the idle machine."""
-    bare = _idle(config, rig, "bare")
+    """One run, from the idle machine to the idle machine: one cycle, or several in a fresh process each.
 
-    _begin(rig, "load", "loading")
+    Cycles are the unit that is repeated where there are several, else passes.
+    """
+    _cool(config, rig)
+    bare = _idle(config, rig, "bare")
+    cycles: list[Observations] = []
+    wanted = config.cycles
+    while len(cycles) < wanted and not (
+        cycles and _spent(config, rig, _all_passes(cycles), facts=cycles[-1].facts)
+    ):
+        if cycles:
+            _cool(config, rig)
+        cycles.append(_cycle(config, rig, number=len(cycles)))
+        if len(cycles) == config.cycles >= 3:
+            costs = rig.costs(cycles[-1].facts, _all_passes(cycles))
+            wanted = stein_passes(costs, target=config.passes.target, minimum=wanted)
+    rig.clock.sleep(SETTLE_S)
+    first, last = cycles[0], cycles[-1]
+    return Observations(
+        ready=first.ready,
+        idle=Idle(bare, first.idle.loaded, last.idle.after),
+        warm_up=replace(first.warm_up, steady=all(cycle.warm_up.steady for cycle in cycles)),
+        passes=_all_passes(cycles),
+        facts=last.facts,
+    )
+
+
+def _cycle(config: ExperimentConfig, rig: Rig, *, number: int) -> Observations:
+    """A fresh process: load, idle, warm-up, passes, idle."""
+    _begin(rig, "load", "loading" if config.cycles == 1 else f"cycle {number + 1}: loading")
     worker = rig.worker()
     ready = worker.open()
     loaded = _idle(config, rig, "loaded")
@@ -73,23 +108,49 @@ def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
     _begin(rig, "warm_up", "warming up", total=config.warmup.max_seconds)
     warm_up = worker.warm_up()
 
-    passes: list[Pass] = []
-    wanted = config.passes.minimum
     rig.recorder.dense(True)
-    while len(passes) < wanted and not _spent(config, rig, ready.facts, passes):
-        number = len(passes) + 1
-        _begin(rig, "between", f"pass {number} of {wanted}", total=config.passes.seconds)
-        passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
-        rig.enter("between")
-        if len(passes) == config.passes.minimum >= 2:
-            wanted = stein_passes(rig.costs(ready.facts, passes), target=config.passes.target, minimum=wanted)
+    passes = _passes(config, rig, worker, facts=ready.facts)
     rig.recorder.dense(False)
 
     after = _idle(config, rig, "after")
     _begin(rig, "after", "closing")
     facts = worker.close()
-    rig.clock.sleep(SETTLE_S)
-    return Observations(ready, Idle(bare, loaded, after), warm_up, tuple(passes), facts)
+    numbered = tuple(replace(one, cycle=number) for one in passes)
+    return Observations(ready, Idle(None, loaded, after), warm_up, numbered, facts)
+
+
+def _passes(config: ExperimentConfig, rig: Rig, worker: Worker, *, facts: SessionFacts) -> list[Pass]:
+    """The first stage, and what its scatter asks for beyond it; in one of several cycles the first alone."""
+    passes: list[Pass] = []
+    wanted = config.passes.minimum
+    while len(passes) < wanted and not _spent(config, rig, passes, facts=facts):
+        number = len(passes) + 1
+        _begin(rig, "between", f"pass {number} of {wanted}", total=config.passes.seconds)
+        passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
+        rig.enter("between")
+        if len(passes) == config.passes.minimum >= 2 and config.cycles == 1:
+            wanted = stein_passes(rig.costs(facts, passes), target=config.passes.target, minimum=wanted)
+    return passes
+
+
+def _cool(config: ExperimentConfig, rig: Rig) -> None:
+    """Wait until idle power falls no further from one look to the next, for `cooling_seconds` at the most."""
+    start_ns = rig.clock.monotonic_ns()
+    if config.baseline.cooling_seconds:
+        _begin(rig, "cooling", "cooling", total=config.baseline.cooling_seconds)
+    windows: list[Window] = []
+    while (rig.clock.monotonic_ns() - start_ns) / 1e9 < config.baseline.cooling_seconds:
+        look_ns = rig.clock.monotonic_ns()
+        rig.clock.sleep(COOLING_LOOK_S)
+        windows.append(Window(look_ns, rig.clock.monotonic_ns()))
+        rig.clock.sleep(SETTLE_S)
+        looks = [watts for watts in rig.watts(windows[-2:]) if watts is not None]
+        if len(windows) > 1 and (len(looks) < 2 or looks[1] >= looks[0] * (1 - COOLED)):
+            return
+
+
+def _all_passes(cycles: Sequence[Observations]) -> tuple[Pass, ...]:
+    return tuple(one for cycle in cycles for one in cycle.passes)
 
 
 def _begin(rig: Rig, phase: Phase, description: str, *, total: float | None = None) -> None:
@@ -113,7 +174,7 @@ def _idle(config: ExperimentConfig, rig: Rig, phase: Phase) -> Window | None:
     return Window(start_ns, end_ns)
 
 
-def _spent(config: ExperimentConfig, rig: Rig, facts: SessionFacts, passes: Sequence[Pass]) -> bool:
+def _spent(config: ExperimentConfig, rig: Rig, passes: Sequence[Pass], *, facts: SessionFacts) -> bool:
     """Whether a budget is used up. The first pass is always allowed: without it there is no result."""
     budget = config.passes.budget
     if not passes:

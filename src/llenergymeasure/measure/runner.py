@@ -14,7 +14,12 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains, pass_joules
+from llenergymeasure.analysis.joules import (
+    costs_per_output_token,
+    counted_domains,
+    idle_watts,
+    pass_joules,
+)
 from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
@@ -27,7 +32,7 @@ from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
-from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start
+from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
 from llenergymeasure.results.store import write_requests
 
 
@@ -140,14 +145,19 @@ def _rig(
         joules = pass_joules(trace, counted_domains(trace.domains, config, facts), passes)
         return None if joules is None else sum(joules)
 
+    def watts(windows: Sequence[Window]) -> Sequence[float | None]:
+        trace = recorder.trace()
+        return [idle_watts(trace, window) for window in windows]
+
     return Rig(
-        worker=lambda: child,
+        worker=child.fresh,
         recorder=recorder,
         clock=time,
         enter=enter,
         progress=tell,
         costs=costs,
         energy_j=energy_j,
+        watts=watts,
     )
 
 

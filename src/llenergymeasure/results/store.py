@@ -85,6 +85,7 @@ def write_requests(path: Path, passes: Sequence[Pass]) -> None:
 
     done = [(number, one) for number, each in enumerate(passes) for one in each.generation.completions]
     columns = {
+        "cycle": pa.array([passes[number].cycle for number, _ in done], pa.int32()),
         "pass": pa.array([number for number, _ in done], pa.int32()),
         "walk": pa.array([one.walk for _, one in done], pa.int32()),
         "index": pa.array([one.index for _, one in done], pa.int32()),
