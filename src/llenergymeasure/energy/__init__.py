@@ -15,8 +15,34 @@ METERS = {
 }
 
 
+class Part(Protocol):
+    """A device of a meter that can be read by itself, in a thread of its own.
+
+    `domains` are the names of those whose absence from a read is a gap; `period_s` is how often to read it,
+    or None to let the recorder learn when its counters step; `driver_cpu_ns` what its reads have spent in the
+    driver.
+    """
+
+    @property
+    def domains(self) -> Sequence[str]: ...
+
+    @property
+    def period_s(self) -> float | None: ...
+
+    @property
+    def driver_cpu_ns(self) -> int: ...
+
+    def sample(self) -> Sequence[Sample]:
+        """Read every quantity once. EnergyError with the reason where the device gives nothing at all."""
+
+
 class Meter(Protocol):
-    """Reads energy or power. A context manager: devices are opened on entry and closed on exit."""
+    """Reads energy or power. A context manager: devices are opened on entry and closed on exit.
+
+    It is opened, read and closed in different threads. A meter of several devices may offer `parts()` as
+    well, a sequence of `Part` that together read what `sample` reads; a meter without it is one part. It may
+    count in `driver_cpu_ns` what its reads spend in the driver.
+    """
 
     def why_unavailable(self) -> str | None:
         """One sentence with the way out (such as the exact command that grants access), or None."""

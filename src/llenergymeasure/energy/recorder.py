@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from llenergymeasure.energy import Meter
+from llenergymeasure.energy.bounded import bounded
+from llenergymeasure.energy.rhythm import Pace
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
@@ -21,55 +23,58 @@ from llenergymeasure.energy.trace import (
     read_trace,
     series_keys,
 )
-from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records import Clock, Domain, Gap, Sample, Trace, Window
+from llenergymeasure.energy.watch import BLOCKED_NS, Watched, watched
+from llenergymeasure.exceptions import EnergyError, ResultError
+from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
-# Seconds between two reads, close and far. 17 ms shares no factor with the 20, 50 and 100 ms at which
-# counters step, so that successive polls fall on ever other phases of a step and its time can be learnt.
-_SENSOR_PERIODS_S = (0.017, 0.1)
-_PROCESS_PERIODS_S = (0.1, 0.25)
-# A read may take a third of the meter's time at the most, so that a slow driver is left to the workload.
-_SHARE_OF_TIME = 3
-# Counters step every 100 ms at the slowest: two of those, and time for a poll, put an edge between two steps.
-_SETTLE_S = 0.25
+# Seconds between two reads at the most, close and far: of what steps with a known rhythm, of what does not,
+# and of processes, whose CPU time the kernel counts in hundredths of a second.
+_KNOWN_S = (0.05, 0.2)
+_UNKNOWN_S = (0.017, 0.1)
+_PROCESS_S = (0.1, 0.25)
+# Far, a step is located now and then, so that the rhythm is known when a close look begins.
+_FAR_STRIDE_S = 0.4
+# Reads a second over all devices. One costs 90 to 120 µs of CPU, half for waking up: under 1 % of a core.
+_READS_PER_S = 80.0
+_FOR_STEPS = 0.75
+# A device may spend this share of its time in reads, so that a slow driver is left to the workload.
+_SHARE_OF_TIME = 1 / 3
+# Reads that take longer than this are not made in bursts on several devices at once.
+_SLOW_NS = 2_000_000
+# Every step is located for this long after a close look was asked for, and after it was ended.
+_HURRY_NS = 600_000_000
+# Counters step every 100 ms at the slowest: two of those, and time for a read, put an edge between two steps.
+_SETTLE_NS = 250_000_000
+_SETTLE_AT_MOST_NS = 450_000_000
 _FLUSH_S = 1.0
-_BLOCKED_NS = 1_000_000_000
+_MOST_ROWS = 200_000
+_OPEN_S = 20.0
 _JOIN_S = 2.0
-
-
-@dataclass(slots=True)
-class _Watched:
-    """A meter, when it is read next, and since when it has given nothing of a domain, with the reason."""
-
-    meter: Meter
-    domains: tuple[Domain, ...]
-    index: dict[tuple[str, str], int]
-    periods_s: tuple[float, float]
-    due_ns: int = 0
-    calling_since_ns: int | None = None
-    cpu_ns: int = 0
-    failing: dict[str, tuple[int, str]] = field(default_factory=dict)
-    was_read: threading.Event = field(default_factory=threading.Event)
-    wake: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
 
 
 class Recorder:
     """Reads `meters` all the time and keeps what they say in `directory`, for windows that are chosen later.
 
-    With `start` (or as a context manager) each meter gets a daemon thread of its own, so that one that blocks
-    holds up no other, and what was read is on disk within a second (`power.arrow`). With
+    With `start` (or as a context manager) each device gets a daemon thread of its own, so that one that
+    blocks holds up no other, and what was read is on disk within a second (`power.arrow`). With
     `start(threaded=False)` nothing runs by itself: call `poll` at least every `tick_s`. `stop` leaves
     `power.parquet`. A meter that raises or blocks gives a `Gap`, not an end.
+
+    The steps of each counter are learnt and read around: all of them in a close look as far as that costs
+    less than a hundredth of a core, every one just after a close look begins or ends, and now and then one
+    else.
     """
 
-    tick_s = _SENSOR_PERIODS_S[0]
+    tick_s = 0.001
 
     def __init__(self, meters: Sequence[Meter], *, clock: Clock, directory: Path) -> None:
         self._meters = tuple(meters)
         self._clock = clock
         self._directory = directory
-        self._watched: tuple[_Watched, ...] = ()
+        self._domains: tuple[Domain, ...] = ()
+        self._watched: tuple[Watched, ...] = ()
+        self._counted = 1
+        self._threaded = True
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
         self._flusher_cpu_ns = 0
@@ -80,8 +85,9 @@ class Recorder:
         self._gaps: list[Gap] = []
         self._samples = 0
         self._dense = False
-        self._close_until_ns = 0
-        self._next_flush_ns = 0
+        self._close_until_ns = self._hurry_until_ns = 0
+        self._learner: Watched | None = None
+        self._next_flush_ns = self._due_ns = 0
         self._failure: OSError | None = None
 
     @property
@@ -92,11 +98,21 @@ class Recorder:
     @property
     def cpu_s(self) -> float:
         """CPU seconds that reading and writing have taken so far, the driver's part of a read included."""
-        return (sum(watched.cpu_ns for watched in self._watched) + self._flusher_cpu_ns) / 1e9
+        return (sum(one.cpu_ns for one in self._watched) + self._flusher_cpu_ns) / 1e9
+
+    @property
+    def driver_cpu_s(self) -> float:
+        """The part of `cpu_s` that was spent in the drivers' calls, as far as the meters count it."""
+        return sum(one.part.driver_cpu_ns for one in self._watched) / 1e9
 
     @property
     def domains(self) -> tuple[Domain, ...]:
-        return tuple(domain for watched in self._watched for domain in watched.domains)
+        return self._domains
+
+    @property
+    def due_ns(self) -> int:
+        """When `poll` has something to do next."""
+        return self._due_ns
 
     def __enter__(self) -> Self:
         self.start()
@@ -114,64 +130,104 @@ class Recorder:
             self._close()
 
     def start(self, *, threaded: bool = True) -> None:
-        """Open the meters and begin; returns once each was read (or has blocked for a second)."""
+        """Open the meters and begin; returns once each was read (or has blocked for a second).
+
+        EnergyError where a meter can't be opened, does not answer, or sees what another one sees.
+        """
+        self._threaded = threaded
         with ExitStack() as opening:
-            opened: list[_Watched] = []
             for meter in self._meters:
-                opening.enter_context(meter)
-                opened.append(_watched(meter, opened))
-            self._watched = tuple(opened)
-            self._writer = TraceWriter(self._directory / STREAM_NAME, self.domains)
+                self._open(meter, opening)
+            self._writer = TraceWriter(self._directory / STREAM_NAME, self._domains)
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
+        self._counted = max(1, sum(one.part.period_s is None for one in self._watched))
         if not threaded:
             self.poll()
             return
-        for watched in self._watched:
-            watched.thread = threading.Thread(target=self._watch, args=(watched,), daemon=True)
-            watched.thread.start()
+        for one in self._watched:
+            one.thread = threading.Thread(target=self._watch, args=(one,), daemon=True)
+            one.thread.start()
         self._flusher = threading.Thread(target=self._flush_on_and_on, daemon=True)
         self._flusher.start()
-        for watched in self._watched:
-            watched.was_read.wait(_BLOCKED_NS / 1e9)
+        deadline = time.monotonic() + BLOCKED_NS / 1e9
+        for one in self._watched:
+            one.was_read.wait(max(0.0, deadline - time.monotonic()))
+
+    def _open(self, meter: Meter, opening: ExitStack) -> None:
+        name = f"the meter {type(meter).__name__}"
+        bounded(meter.__enter__, _OPEN_S, what=name)
+        opening.callback(partial(self._leave, meter))
+        domains = tuple(bounded(meter.domains, _OPEN_S, what=name))
+        taken = {domain.name for domain in self._domains}
+        if twice := [domain.name for domain in domains if domain.name in taken]:
+            raise EnergyError(
+                f"{name} reads {', '.join(twice)}, which another meter reads already",
+                hint="choose one of them by name: --meter",
+            )
+        first = len(series_keys(self._domains))
+        index = {key: first + number for number, key in enumerate(series_keys(domains))}
+        self._domains += domains
+        self._watched += tuple(watched(meter, domains, index))
 
     def dense(self, wanted: bool, /) -> None:
         """Look closely from now on, or (after a little while, in which counters step once more) no longer."""
+        now_ns = self._clock.monotonic_ns()
         if self._dense and not wanted:
-            self._close_until_ns = self._clock.monotonic_ns() + round(_SETTLE_S * 1e9)
+            self._close_until_ns = now_ns + _SETTLE_NS
+        if wanted or self._dense:
+            self._hurry(now_ns)
         self._dense = wanted
-        for watched in self._watched:
-            if wanted:
-                watched.due_ns = 0
-                watched.wake.set()
+
+    def _hurry(self, now_ns: int) -> None:
+        """Read at once, and then around every step for a while."""
+        self._hurry_until_ns = now_ns + _HURRY_NS
+        self._due_ns = 0
+        for one in self._watched:
+            if one.part.period_s is None:
+                one.due_ns = 0
+                one.bell.ring()
 
     def settle(self) -> None:
         """Wait until counters have stepped since now, so that a window that ends now can be placed."""
-        self._clock.sleep(_SETTLE_S)
+        since_ns = now_ns = self._clock.monotonic_ns()
+        self._close_until_ns = since_ns + _SETTLE_AT_MOST_NS
+        self._hurry(since_ns)
+        while now_ns - since_ns < _SETTLE_AT_MOST_NS and not all(
+            one.settled(since_ns, now_ns, enough_ns=_SETTLE_NS) for one in self._watched
+        ):
+            self._clock.sleep(0.01)
+            now_ns = self._clock.monotonic_ns()
 
     def poll(self) -> None:
         """Read what is due, and write what has been read for a second; for use without threads."""
         now_ns = self._clock.monotonic_ns()
-        for watched in self._watched:
-            if now_ns >= watched.due_ns:
-                self._read(watched)
+        if now_ns < self._due_ns:
+            return
+        for one in sorted(self._watched, key=_due):
+            if self._clock.monotonic_ns() >= one.due_ns:
+                began_ns = time.thread_time_ns()
+                self._read(one)
+                one.cpu_ns += time.thread_time_ns() - began_ns
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + round(_FLUSH_S * 1e9)
             self._flush()
+        self._due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
-    def trace(self) -> Trace:
-        """All that was recorded so far; in a close look it settles first, so that a window may end now.
+    def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
+        """All that was recorded so far, or what matters for `windows`: them and a few seconds around each.
 
-        ResultError where the trace could not be written or read.
+        In a close look it settles first, so that a window may end now. ResultError where the trace could not
+        be written or read.
         """
         if self._writer is None:
-            return read_trace(self._directory / PARQUET_NAME)
+            return read_trace(self._directory / PARQUET_NAME, windows=windows)
         if self._dense:
             self.settle()
         self._flush()
         self._raise_failure()
         with self._file_lock:
-            trace = read_trace(self._directory / STREAM_NAME)
+            trace = read_trace(self._directory / STREAM_NAME, windows=windows)
         return Trace(trace.domains, trace.series, (*trace.gaps, *self._open_gaps()))
 
     def stop(self) -> None:
@@ -186,14 +242,14 @@ class Recorder:
 
     def _close(self) -> None:
         self._stopping.set()
-        for watched in self._watched:
-            watched.wake.set()
-        for watched in self._watched:
-            if watched.thread is not None:
-                watched.thread.join(_JOIN_S)
-            # A meter whose driver has not come back is left alone: closing it would block as well.
-            if watched.thread is None or not watched.thread.is_alive():
-                watched.meter.__exit__(None, None, None)
+        for one in self._watched:
+            one.bell.ring()
+        deadline = time.monotonic() + _JOIN_S
+        for one in self._watched:
+            if one.thread is not None:
+                one.thread.join(max(0.0, deadline - time.monotonic()))
+        for meter in self._meters:
+            self._leave(meter)
         if self._flusher is not None:
             self._flusher.join()
         self._gaps += self._open_gaps()
@@ -205,6 +261,18 @@ class Recorder:
             self._failure = self._failure or error
         self._writer = None
 
+    def _leave(self, meter: Meter) -> None:
+        """Close a meter. One whose driver has not come back is left alone: closing it would block as well."""
+        if any(one.thread and one.thread.is_alive() for one in self._watched if one.meter is meter):
+            return
+        try:
+            bounded(
+                partial(meter.__exit__, None, None, None), _JOIN_S, what=f"the meter {type(meter).__name__}"
+            )
+        except Exception as error:  # noqa: BLE001  other people's code; what it has measured is safe by now
+            window = Window(now_ns := self._clock.monotonic_ns(), now_ns)
+            self._gaps.append(Gap(window, f"{type(meter).__name__} could not be closed: {error}"))
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise ResultError(
@@ -212,69 +280,80 @@ class Recorder:
                 hint="free space there, or set TMPDIR to a disk that has some",
             ) from self._failure
 
-    def _watch(self, watched: _Watched) -> None:
+    def _watch(self, one: Watched) -> None:
         while not self._stopping.is_set():
-            self._read(watched)
-            watched.wake.wait(max(0, watched.due_ns - self._clock.monotonic_ns()) / 1e9)
-            watched.wake.clear()
+            self._read(one)
+            one.cpu_ns = time.thread_time_ns()
+            wait_ns = one.due_ns - self._clock.monotonic_ns()
+            if wait_ns > 0:
+                one.bell.wait(wait_ns / 1e9)
 
     def _flush_on_and_on(self) -> None:
         while not self._stopping.wait(_FLUSH_S):
             self._flush()
             self._flusher_cpu_ns = time.thread_time_ns()
 
-    def _read(self, watched: _Watched) -> None:
-        cpu_ns, start_ns = time.thread_time_ns(), self._clock.monotonic_ns()
-        close = self._dense or start_ns < self._close_until_ns
-        watched.due_ns = start_ns + round(watched.periods_s[0 if close else 1] * 1e9)
-        watched.calling_since_ns = start_ns
-        samples: Sequence[Sample] = ()
-        reason = "the meter gave no value"
-        try:
-            samples = watched.meter.sample()
-        except Exception as error:  # noqa: BLE001  a meter may be other people's code; it becomes a Gap
-            reason = f"{type(error).__name__}: {error}"
-        end_ns = self._clock.monotonic_ns()
-        watched.calling_since_ns = None
-        if watched.due_ns:
-            watched.due_ns = max(watched.due_ns, start_ns + _SHARE_OF_TIME * (end_ns - start_ns))
+    def _read(self, one: Watched) -> None:
+        # Kept apart from 0, which `_hurry` sets in the meantime where it wants a read at once.
+        one.due_ns = 1
+        samples, call, reason = one.read(self._clock)
+        rows = [(one.index[s.domain, s.quantity], s.t_before_ns, s.t_after_ns, s.raw) for s in samples]
         with self._buffer_lock:
             if self._writer is not None:
-                self._keep(watched, samples, Window(start_ns, end_ns), reason)
-        watched.was_read.set()
-        watched.cpu_ns += time.thread_time_ns() - cpu_ns
+                self._samples += len(rows)
+                self._gaps += one.gaps_ended_by(samples, call, reason)
+                if len(self._rows) < _MOST_ROWS:
+                    self._rows += rows
+                elif not self._gaps:
+                    self._gaps.append(Gap(call, "the disk does not take what is read"))
+        if not one.was_read.is_set():
+            one.was_read.set()
+        if one.due_ns:
+            one.due_ns = self._next_ns(one, call)
 
-    def _keep(self, watched: _Watched, samples: Sequence[Sample], call: Window, reason: str) -> None:
-        self._samples += len(samples)
-        self._rows += [
-            (watched.index[one.domain, one.quantity], one.t_before_ns, one.t_after_ns, one.raw)
-            for one in samples
-        ]
-        heard = {one.domain for one in samples}
-        for domain in watched.domains:
-            if domain.name not in heard:
-                watched.failing.setdefault(domain.name, (call.start_ns, reason))
-            elif domain.name in watched.failing:
-                since_ns, why = watched.failing.pop(domain.name)
-                self._gaps.append(Gap(Window(since_ns, call.end_ns), why, domain.name))
-            elif call.end_ns - call.start_ns > _BLOCKED_NS:
-                self._gaps.append(Gap(call, _blocked(call), domain.name))
+    def _next_ns(self, one: Watched, call: Window) -> int:
+        rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
+        if one.part.period_s is not None:
+            return max(rest_ns, call.start_ns + round(one.part.period_s * 1e9))
+        close = self._dense or call.end_ns < self._close_until_ns
+        if one.followed is None:
+            modelled = any(domain.model is not None for domain in one.domains)
+            gaps_s = _PROCESS_S if modelled else _UNKNOWN_S
+            gap_s = max(gaps_s[not close], self._counted / _READS_PER_S)
+            return max(rest_ns, call.start_ns + round(gap_s * 1e9))
+        return one.rhythm.due_ns(self._pace(one, call.end_ns, close=close))
+
+    def _pace(self, one: Watched, now_ns: int, *, close: bool) -> Pace:
+        """How closely to look at a device: within its share of what all reads may cost, and of its time.
+
+        Without threads the reads of all devices follow one another, and share that time.
+        """
+        in_turn = 1 if self._threaded else self._counted
+        latency_s = max(one.rhythm.latency_ns * 1e-9, 1e-9)
+        reads_per_s = min(_READS_PER_S / self._counted, _SHARE_OF_TIME / (latency_s * max(1, in_turn / 2)))
+        gap_s = (_UNKNOWN_S if one.rhythm.period_ns is None else _KNOWN_S)[not close]
+        return Pace(
+            gap_s=max(gap_s, 4 * (1 - _FOR_STEPS) / reads_per_s),
+            stride_s=0.0 if close else _FAR_STRIDE_S,
+            polls_per_s=_FOR_STEPS * reads_per_s,
+            hurried=now_ns < self._hurry_until_ns,
+            may_learn=self._may_learn(one),
+        )
+
+    def _may_learn(self, one: Watched) -> bool:
+        """Slow devices learn one after the other, since their bursts would be in each other's way."""
+        if not one.rhythm.learning:
+            if self._learner is one:
+                self._learner = None
+            return False
+        if one.rhythm.latency_ns < _SLOW_NS:
+            return True
+        self._learner = self._learner or one
+        return self._learner is one
 
     def _open_gaps(self) -> tuple[Gap, ...]:
-        """Gaps that have not ended: domains that give nothing, and calls that have not returned."""
         now_ns = self._clock.monotonic_ns()
-        gaps = []
-        for watched in self._watched:
-            since_ns = watched.calling_since_ns
-            blocked = since_ns is not None and now_ns - since_ns > _BLOCKED_NS
-            for domain in watched.domains:
-                start_ns, reason = watched.failing.get(domain.name, (None, ""))
-                if start_ns is not None:
-                    gaps.append(Gap(Window(start_ns, now_ns), reason, domain.name))
-                elif blocked and since_ns is not None:
-                    call = Window(since_ns, now_ns)
-                    gaps.append(Gap(call, _blocked(call), domain.name))
-        return tuple(gaps)
+        return tuple(gap for one in self._watched for gap in one.open_gaps(now_ns))
 
     def _flush(self) -> None:
         with self._file_lock:
@@ -289,13 +368,5 @@ class Recorder:
                 self._failure = error
 
 
-def _watched(meter: Meter, before: Sequence[_Watched]) -> _Watched:
-    domains = tuple(meter.domains())
-    first = sum(len(watched.index) for watched in before)
-    index = {key: first + number for number, key in enumerate(series_keys(domains))}
-    modelled = any(domain.model is not None for domain in domains)
-    return _Watched(meter, domains, index, _PROCESS_PERIODS_S if modelled else _SENSOR_PERIODS_S)
-
-
-def _blocked(call: Window) -> str:
-    return f"a read of the meter took {call.duration_s:.1f} s"
+def _due(one: Watched) -> int:
+    return one.due_ns

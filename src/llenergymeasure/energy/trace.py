@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from pyarrow import ipc
 from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records import Domain, Gap, Series, Trace
+from llenergymeasure.records import Domain, Gap, Series, Trace, Window
 
 TRACE_SCHEMA_VERSION = 1
 STREAM_NAME = "power.arrow"
@@ -26,6 +26,10 @@ PARQUET_NAME = "power.parquet"
 
 # (index of the series, t_before_ns, t_after_ns, raw)
 Row: TypeAlias = tuple[int, int, int, int]
+
+# Around a window: what learning the rhythm of a counter and the power outside takes.
+MARGIN_S = 5.0
+_GROUP_ROWS = 131_072
 
 _KEY = b"llenergymeasure.trace"
 _GAPS = b"llenergymeasure.gaps"
@@ -68,18 +72,24 @@ class TraceWriter:
 
 
 def compact(directory: Path) -> Path:
-    """Turn the stream in `directory` into Parquet, aside and then renamed; the stream is removed."""
+    """Turn the stream in `directory` into Parquet, aside and then renamed; the stream is removed.
+
+    Never more than a row group is in memory.
+    """
     stream, final = directory / STREAM_NAME, directory / PARQUET_NAME
-    table, domains, gaps = _read_stream(stream)
+    domains, gaps = _facts_of_stream(stream)
+    schema = pa.schema(_FIELDS).with_metadata(_metadata(domains, gaps))
     aside = directory / f".{PARQUET_NAME}.partial"
     try:
-        pq.write_table(
-            table.replace_schema_metadata(_metadata(domains, gaps)),
+        with pq.ParquetWriter(
             aside,
+            schema,
             compression="zstd",
             use_dictionary=False,
             column_encoding=dict.fromkeys(_COLUMNS[1:], "DELTA_BINARY_PACKED"),
-        )
+        ) as writer:
+            for batches in _grouped(batch for batch, _ in _batches(stream)):
+                writer.write_table(pa.Table.from_batches(batches).cast(schema), row_group_size=_GROUP_ROWS)
         os.replace(aside, final)  # noqa: PTH105  the atomic one, by its own name
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -90,18 +100,51 @@ def compact(directory: Path) -> Path:
     return final
 
 
-def read_trace(path: Path) -> Trace:
+def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
     """The trace in a `.parquet` file, or in a `.arrow` stream up to its last whole batch.
 
-    ResultError for a file that is missing, no trace, cut short or of a schema that this version can't read.
+    With `windows` only what was read in them and up to `MARGIN_S` around each is loaded (or somewhat more, as
+    it lies in the file), however long the whole is. ResultError for a file that is missing, no trace, cut
+    short or of a schema that this version can't read.
     """
+    wanted = None if windows is None else _with_margin(windows)
     try:
-        table, domains, gaps = _read_stream(path) if path.suffix == ".arrow" else _read_parquet(path)
+        if path.suffix == ".arrow":
+            domains, gaps = _facts_of_stream(path)
+            batches = [batch for batch, _ in _batches(path) if wanted is None or _touches(batch, wanted)]
+            return _trace(pa.Table.from_batches(batches, schema=pa.schema(_FIELDS)), domains, gaps)
+        return _read_parquet(path, wanted)
     except FileNotFoundError as error:
         raise ResultError(f"there is no trace at {path}") from error
     except (OSError, pa.ArrowInvalid) as error:
         raise ResultError(f"{path} is no trace, or is damaged: {error}") from error
-    return _trace(table, domains, gaps)
+
+
+def _with_margin(windows: Sequence[Window]) -> list[Window]:
+    margin_ns = round(MARGIN_S * 1e9)
+    return [Window(window.start_ns - margin_ns, window.end_ns + margin_ns) for window in windows]
+
+
+def _touches(batch: pa.RecordBatch, wanted: Sequence[Window]) -> bool:
+    """A batch is nearly in order of time: a read that took long is the only one out of its place."""
+    if not batch.num_rows:
+        return False
+    times = batch.column(1).to_numpy()
+    first_ns, last_ns = int(times.min()), int(times.max())
+    return any(window.start_ns <= last_ns and window.end_ns >= first_ns for window in wanted)
+
+
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    group: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        group.append(batch.replace_schema_metadata(None))
+        rows += batch.num_rows
+        if rows >= _GROUP_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
 
 
 def _trace(table: pa.Table, domains: tuple[Domain, ...], gaps: tuple[Gap, ...]) -> Trace:
@@ -140,23 +183,36 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
         raise ResultError(f"{path}: the facts about its meters are damaged: {error}") from error
 
 
-def _read_stream(path: Path) -> tuple[pa.Table, tuple[Domain, ...], tuple[Gap, ...]]:
-    batches: list[pa.RecordBatch] = []
-    late_gaps: list[Gap] = []
-    with pa.memory_map(str(path)) as source, ipc.open_stream(source) as stream:
-        domains, gaps = _facts(stream.schema, path)
+def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...]]]:
+    """Batch by batch with the gaps that ended in it, none of them kept."""
+    with pa.OSFile(str(path), "rb") as source, ipc.open_stream(source) as stream:
+        schema = pa.schema(_FIELDS)
         while True:
             try:
                 batch, metadata = stream.read_next_batch_with_custom_metadata()
             except (StopIteration, OSError, pa.ArrowInvalid):
                 # The end, or a batch that was being written when the recorder was killed.
-                break
-            batches.append(batch)
-            late_gaps += _GAP_LIST.validate_json(metadata[_GAPS]) if metadata is not None else ()
-        table = pa.Table.from_batches(batches, schema=stream.schema)
-    return table, domains, (*gaps, *late_gaps)
+                return
+            gaps = () if metadata is None else _GAP_LIST.validate_json(metadata[_GAPS])
+            yield batch.cast(schema), gaps
 
 
-def _read_parquet(path: Path) -> tuple[pa.Table, tuple[Domain, ...], tuple[Gap, ...]]:
-    table = pq.read_table(path, memory_map=False)
-    return table, *_facts(table.schema, path)
+def _facts_of_stream(path: Path) -> tuple[tuple[Domain, ...], tuple[Gap, ...]]:
+    with pa.OSFile(str(path), "rb") as source, ipc.open_stream(source) as stream:
+        domains, gaps = _facts(stream.schema, path)
+    return domains, (*gaps, *(gap for _, late in _batches(path) for gap in late))
+
+
+def _read_parquet(path: Path, wanted: Sequence[Window] | None) -> Trace:
+    with pq.ParquetFile(path, memory_map=False) as file:
+        domains, gaps = _facts(file.schema_arrow, path)
+        groups = [number for number in range(file.num_row_groups) if _group_touches(file, number, wanted)]
+        return _trace(file.read_row_groups(groups, columns=list(_COLUMNS)), domains, gaps)
+
+
+def _group_touches(file: pq.ParquetFile, number: int, wanted: Sequence[Window] | None) -> bool:
+    statistics = file.metadata.row_group(number).column(1).statistics
+    if wanted is None or statistics is None or statistics.min is None or statistics.max is None:
+        return True
+    first_ns, last_ns = int(statistics.min), int(statistics.max)
+    return any(window.start_ns <= last_ns and window.end_ns >= first_ns for window in wanted)
