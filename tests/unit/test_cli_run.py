@@ -377,3 +377,12 @@ def test_run_on_a_terminal_without_unicode_still_prints() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_words_for_an_error_can_be_replaced() -> None:
+    explain = MagicMock(return_value="in other words")
+    with replaced(load_experiment_config=MagicMock(side_effect=ConfigError("no")), format_error=explain):
+        done = invoke(*MODEL)
+    assert done.exit_code == 2
+    assert "in other words" in done.output
+    explain.assert_called_once()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import typer
 from pydantic import ValidationError
@@ -15,8 +15,17 @@ from llenergymeasure.cli._interrupt import interruptible
 from llenergymeasure.exceptions import LLEMError
 
 
+class Explains(Protocol):
+    def __call__(self, error: LLEMError, *, verbose: bool = False) -> str: ...
+
+
 @contextmanager
-def reported(*, verbose: bool) -> Iterator[None]:
+def reported(
+    *,
+    verbose: bool,
+    explain: Explains = format_error,
+    explain_validation: Callable[[ValidationError], str] = format_validation_error,
+) -> Iterator[None]:
     """Around the whole of a command: an exception becomes lines on stderr and an exit code."""
     with interruptible():
         try:
@@ -26,9 +35,9 @@ def reported(*, verbose: bool) -> Iterator[None]:
         except ValidationError as error:
             if verbose:
                 say(format_traceback(error))
-            _end(format_validation_error(error), 2)
+            _end(explain_validation(error), 2)
         except LLEMError as error:
-            _end(format_error(error, verbose=verbose), error.exit_code)
+            _end(explain(error, verbose=verbose), error.exit_code)
         except KeyboardInterrupt:
             _end("Interrupted", 130)
         except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback

@@ -23,6 +23,7 @@ from llenergymeasure.cli._display import (
     say,
 )
 from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import format_error, format_validation_error
 from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import load_experiment_config, parse_assignments, resolve_origins
@@ -90,7 +91,7 @@ def run(  # noqa: PLR0913  the signature is the command line
         "output_dir": output,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    with reported(verbose=verbose):
+    with reported(verbose=verbose, explain=format_error, explain_validation=format_validation_error):
         _run_impl(config, given, assignments or [], how=_How(dry_run, quiet, verbose, as_json))
 
 
