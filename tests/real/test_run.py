@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llenergymeasure import ExperimentResult
+from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.energy.integrate import energy_of
 from llenergymeasure.energy.trace import read_trace
+from llenergymeasure.measure.replay import read_measurement
 from llenergymeasure.records import Window
 from llenergymeasure.results.schema import result_schema
 
@@ -89,6 +91,25 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
         "worker.log",
     }
     assert pq.read_table(folder / "requests.parquet").num_rows == result.tokens.requests
+    assert metrics(read_measurement(folder)) == result
+    told = llem("recompute", str(folder), cwd=tmp_path)
+    assert told.returncode == 0
+    assert "values are the same" in told.stdout
+    changed = json.loads((folder / "result.json").read_text())
+    changed["tokens"]["output"] += 1
+    (folder / "result.json").write_text(json.dumps(changed))
+    told = llem("recompute", str(folder / "result.json"), cwd=tmp_path)
+    assert f"tokens.output: {result.tokens.output + 1} → {result.tokens.output}" in told.stdout
+
+
+@pytest.mark.parametrize("missing", ["events.jsonl", "power.parquet"])
+def test_a_run_without_its_files_can_t_be_computed_again(tmp_path: Path, missing: str) -> None:
+    assert llem(*SIMULATED, "--preset", "smoke", "-o", "out", cwd=tmp_path).returncode == 0
+    folder = saved(tmp_path / "out")
+    (folder / missing).unlink()
+    told = llem("recompute", str(folder), cwd=tmp_path)
+    assert told.returncode == 1
+    assert missing in told.stderr
 
 
 @pytest.mark.parametrize(

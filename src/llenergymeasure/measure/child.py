@@ -16,7 +16,7 @@ from typing import IO, Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
-from llenergymeasure.measure.events import EventLog
+from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.protocol import (
     MESSAGES,
     PROTOCOL_VERSION,
@@ -59,7 +59,7 @@ class ChildWorker:
         self._config = config
         self._run_id = run_id
         self._log = directory / "worker.log"
-        self._events = EventLog(directory / "events.jsonl")
+        self._events = EventLog(directory / EVENTS_NAME)
         self._deadline_s = time.monotonic() + config.timeout_s if deadline_s is None else deadline_s
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stage: Stage = "load"

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+EVENTS_NAME = "events.jsonl"
+
 
 class EventLog:
     """One JSON object a line: `t_ns` when the parent sent or received it, `from`, and the `message`."""

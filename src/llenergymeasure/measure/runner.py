@@ -30,6 +30,7 @@ from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.preflight import preflight
+from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
@@ -64,7 +65,9 @@ def run(
     with _scratch() as files:
         measurement = _measure(config, started, tell=tell, directory=files.directory)
         tell("computing")
-        yield Finished(replace(measurement, origins=origins), files)
+        measurement = replace(measurement, origins=origins)
+        write_measurement(files.directory, measurement)
+        yield Finished(measurement, files)
 
 
 def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, directory: Path) -> Measurement:

@@ -1,0 +1,65 @@
+"""`llem recompute`: does this version get the same numbers from a stored trace?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+
+from llenergymeasure import __version__
+from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._ending import reported
+from llenergymeasure.results import ExperimentResult
+
+
+def recompute(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+) -> None:
+    """Compute a stored run's numbers again from its trace and events, and say what changed."""
+    with reported(verbose=verbose):
+        from llenergymeasure.analysis.metrics import metrics
+        from llenergymeasure.measure.replay import read_measurement
+
+        folder = result.parent if result.name == "result.json" else result
+        stored = ExperimentResult.load(folder)
+        anew = metrics(read_measurement(folder))
+        with reader_may_leave():
+            if as_json:
+                print_json(anew.as_json())
+            else:
+                print_lines(_changes(stored, anew))
+
+
+def _changes(stored: ExperimentResult, anew: ExperimentResult) -> list[str]:
+    before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
+    lines = [
+        f"{key}: {_word(before, key)} → {_word(after, key)}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) or (key in before) != (key in after)
+    ]
+    written = stored.environment.llem
+    by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
+    if not lines:
+        return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
+    return [f"{stored.experiment_id}: {len(lines)} of {len(before)} values differ, by {by}", *lines]
+
+
+def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{number}]")
+    else:
+        yield path, value
+
+
+def _word(leaves: dict[str, JsonValue], key: str) -> str:
+    return "(absent)" if key not in leaves else "null" if leaves[key] is None else str(leaves[key])
