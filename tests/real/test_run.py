@@ -30,8 +30,11 @@ QUICK = ["--set", "passes.seconds=1", "--set", "passes.minimum=3", "--set", "bas
 SIMULATED = ["run", "-b", "simulated", "--model", "any", "-n", "4"]
 
 
-def llem(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([LLEM, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+def llem(*arguments: str, cwd: Path, scratch: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ if scratch is None else {**os.environ, "TMPDIR": str(scratch)}
+    return subprocess.run(
+        [LLEM, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def saved(directory: Path) -> Path:
@@ -68,8 +71,12 @@ def test_the_real_small_model_is_measured_and_saved(tmp_path: Path) -> None:
 
 
 def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
-    done = llem(*SIMULATED, *QUICK, "--json", cwd=tmp_path)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = llem(*SIMULATED, *QUICK, "--json", cwd=tmp_path, scratch=scratch)
     assert done.returncode == 0, done.stderr
+    assert list(scratch.iterdir()) == []
+    scratch.rmdir()
     result = json.loads(done.stdout)
     assert result["simulated"] is True
     assert result["energy"]["boundary"] == "gpu"

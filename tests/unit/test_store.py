@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -372,3 +373,25 @@ def test_a_notebook_shows_values_with_their_intervals_and_escapes_text() -> None
         update={"config": missing.config.model_copy(update={"model": "<script>alert(1)</script>"})}
     )
     assert "<script>" not in evil._repr_html_()
+
+
+def test_files_that_nobody_saves_go_with_the_result(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    result = example_result().attach(files)
+    assert files.exists()
+    del result
+    gc.collect()
+    assert not files.exists()
+
+
+def test_files_of_a_result_that_can_t_be_saved_outlive_it(tmp_path: Path) -> None:
+    files, blocked = tmp_path / "files", tmp_path / "blocked"
+    files.mkdir()
+    blocked.write_text("in the way")
+    result = example_result().attach(files)
+    with pytest.raises(ResultError, match="are kept in"):
+        result.save(blocked)
+    del result
+    gc.collect()
+    assert files.exists()

@@ -5,8 +5,10 @@ History of the schema: 1, the first.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
+from weakref import finalize
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
 
@@ -177,6 +179,7 @@ class ExperimentResult(Part):
     notes: tuple[str, ...] = Field(default=(), description="facts about the run that weaken nothing")
 
     _files: Path | None = PrivateAttr(default=None)
+    _discard: finalize[..., ExperimentResult] | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         """Equal when every key is: where the files lie is no part of a result."""
@@ -193,6 +196,9 @@ class ExperimentResult(Part):
         """
         from llenergymeasure.results import store
 
+        if self._discard is not None:
+            # From here on the files are either moved or named in the error.
+            self._discard.detach()
         folder = store.save(self, Path(output_dir), files=self._files)
         self._files = None
         return folder
@@ -205,8 +211,9 @@ class ExperimentResult(Part):
         return store.load(Path(path))
 
     def attach(self, files: Path) -> ExperimentResult:
-        """Remember where the run's trace, events, requests and log lie until they are saved."""
+        """Remember where the run's files lie until they are saved; unsaved, they go with this object."""
         self._files = files
+        self._discard = finalize(self, shutil.rmtree, files, ignore_errors=True)
         return self
 
     def as_json(self) -> dict[str, JsonValue]:
