@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import counted_domains, energy
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
@@ -59,6 +60,7 @@ def metrics(measurement: Measurement) -> ExperimentResult:
         ),
         devices=device_states(measurement.trace, counted, measurement.passes),
         workload_hash=measurement.workload_hash,
+        footprint=footprint(measurement.config.footprint, joules),
         warnings=warnings(measurement, joules, tokens),
         overhead=OverheadPart(
             recorder_cpu_s=measurement.overhead.recorder_cpu_s,

@@ -143,6 +143,28 @@ class EnergyConfig(Section):
         return value
 
 
+class FootprintConfig(Section):
+    """What the joules mean elsewhere: derived figures, never part of energy. Nothing by default."""
+
+    grid_g_per_kwh: float | None = Field(
+        None, ge=0, description="grams of CO2-equivalent per kWh of the grid"
+    )
+    zone: str | None = Field(
+        None,
+        pattern=r"^[A-Z]{3}$",
+        description="country (ISO 3166 alpha-3), by codecarbon's table if installed",
+    )
+    pue: float = Field(1.0, ge=1, le=5, description="power usage effectiveness of the building")
+    price_per_kwh: float | None = Field(None, ge=0)
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
+
+    @model_validator(mode="after")
+    def _one_intensity(self) -> FootprintConfig:
+        if self.grid_g_per_kwh is not None and self.zone is not None:
+            raise ValueError("give grid_g_per_kwh or zone, not both")
+        return self
+
+
 class PytorchConfig(Section):
     """transformers on PyTorch."""
 
@@ -206,6 +228,7 @@ class ExperimentConfig(Section):
     )
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
+    footprint: FootprintConfig = Field(default_factory=FootprintConfig)
     preset: Literal["smoke", "quick", "rigorous"] = "quick"
     timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)

@@ -126,6 +126,19 @@ class Performance(Part):
     mbu: Estimate
 
 
+class Footprint(Part):
+    """Carbon and money derived from the joules, with where each factor came from; never part of energy."""
+
+    carbon_g: Estimate
+    carbon_per_output_token_g: Estimate
+    grid_g_per_kwh: float | None
+    grid_source: str | None
+    pue: float
+    cost: Estimate
+    cost_per_output_token: Estimate
+    price_per_kwh: float | None
+
+
 class Memory(Part):
     peak_bytes: int | None
     weights_bytes: int | None
@@ -172,6 +185,7 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
     workload_hash: str | None = Field(default=None, description="SHA-256 of all prompts' token ids")
     warnings: tuple[MeasurementWarning, ...]

@@ -1,0 +1,70 @@
+"""What do the joules mean in grams of carbon dioxide and in money?"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from llenergymeasure.analysis.estimates import scaled
+from llenergymeasure.config.models import FootprintConfig
+from llenergymeasure.records import Estimate
+from llenergymeasure.results.models import Energy, Footprint
+
+J_PER_KWH = 3.6e6
+TABLE = "codecarbon/data/private_infra/global_energy_mix.json"
+
+
+def footprint(asked: FootprintConfig, energy: Energy) -> Footprint | None:
+    """Joules × PUE × grid intensity, and × price; None where neither was asked for.
+
+    The intervals are those of the energy: factors are taken as given.
+    """
+    if asked.grid_g_per_kwh is None and asked.zone is None and asked.price_per_kwh is None:
+        return None
+    grid, source = _grid(asked)
+    no_grid = (
+        source if asked.zone else "no grid intensity was given: footprint.grid_g_per_kwh or footprint.zone"
+    )
+    no_price = "no price was given: footprint.price_per_kwh"
+    return Footprint(
+        carbon_g=_derived(energy.total, grid, asked.pue, unit="g", why_none=no_grid),
+        carbon_per_output_token_g=_derived(
+            energy.per_output_token, grid, asked.pue, unit="g/token", why_none=no_grid
+        ),
+        grid_g_per_kwh=grid,
+        grid_source=None if grid is None else source,
+        pue=asked.pue,
+        cost=_derived(energy.total, asked.price_per_kwh, asked.pue, unit=asked.currency, why_none=no_price),
+        cost_per_output_token=_derived(
+            energy.per_output_token,
+            asked.price_per_kwh,
+            asked.pue,
+            unit=f"{asked.currency}/token",
+            why_none=no_price,
+        ),
+        price_per_kwh=asked.price_per_kwh,
+    )
+
+
+def _derived(joules: Estimate, per_kwh: float | None, pue: float, *, unit: str, why_none: str) -> Estimate:
+    if per_kwh is None:
+        return Estimate.missing(unit, why_none)
+    return scaled(joules, pue * per_kwh / J_PER_KWH, unit)
+
+
+def _grid(asked: FootprintConfig) -> tuple[float | None, str]:
+    """Grams per kWh and their source, or None and why."""
+    if asked.zone is None:
+        return asked.grid_g_per_kwh, "given in the configuration"
+    try:
+        package = distribution("codecarbon")
+    except PackageNotFoundError:
+        return None, f"zone {asked.zone} needs codecarbon's tables: pip install codecarbon"
+    path = Path(str(package.locate_file(TABLE)))
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))[asked.zone]
+        grid, year = float(row["carbon_intensity"]), row["year"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"codecarbon {package.version} has no grid intensity of {asked.zone}: {error}"
+    return grid, f"codecarbon {package.version}, {asked.zone} in {year}"
