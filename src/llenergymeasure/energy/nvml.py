@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from llenergymeasure.energy import Part
+from llenergymeasure.energy.calibration import (
+    Calibration,
+    SensorFiles,
+    calibrated,
+    calibrations,
+    characterised,
+    recall,
+)
+from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus, why_unsure
+from llenergymeasure.energy.gpu_health import HealthPart, Question, in_trees, questions
+from llenergymeasure.energy.nvml_board import ENERGY, Board
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.records import Clock, Domain, Quantity, Sample
+from llenergymeasure.records import Clock, Domain, Sample
 
 # Yang et al., arXiv 2312.02741: over about 19 boards the sensor showed gain × true + offset with a gain of
 # 0.873 to 1.065 and an offset of −24 to +16 W. A domain states the way back, true = gain × read + offset:
@@ -19,35 +30,16 @@ from llenergymeasure.records import Clock, Domain, Quantity, Sample
 SYSTEMATIC_GAIN = (1 / 1.065, 1 / 0.873)
 SYSTEMATIC_OFFSET_W = (-16 / 0.873, 24 / 0.873)
 
-_ENERGY = Quantity("energy", "nvml.total_energy", "J", 1e-3)
-_INSTANT = Quantity("power_instant", "nvml.power.instant", "W", 1e-3)
-_AVERAGE = Quantity("power_average", "nvml.power.average", "W", 1e-3)
-_USAGE = Quantity("power_usage", "nvml.power.usage", "W", 1e-3)
-
-# The member of the driver's union that holds the value, by nvmlValueType_t.
-_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-
-
-@dataclass(frozen=True, slots=True)
-class _Board:
-    """An open board. `fields` are read in one batched call, `functions` one by one where that fails."""
-
-    handle: Any
-    domain: str
-    fields: tuple[tuple[int, Quantity], ...]
-    functions: tuple[tuple[str, Quantity], ...]
-
-    @property
-    def quantities(self) -> tuple[Quantity, ...]:
-        return (*(quantity for _, quantity in self.fields), *(quantity for _, quantity in self.functions))
-
 
 class NvmlMeter:
-    """Energy counter, instant and average power of NVIDIA boards, known by UUID, one call per board and poll.
+    """Energy counter, instant and average power of NVIDIA boards, known by UUID, one call per board and poll;
+    and about once a second what the driver says of a board's state and of the processes on it.
 
     `nvml` is the module `pynvml` or something that offers the same functions. `gpus` is "auto" (what
-    CUDA_VISIBLE_DEVICES leaves visible), "all", or UUIDs, their beginnings or indices. Which fields a board
-    has is found out by reading each twice. Reading never raises for a board that is lost: it gives nothing.
+    CUDA_VISIBLE_DEVICES leaves visible), "all", or UUIDs, their beginnings or indices. `processes` gives the
+    root pids of the run, for whom a process on the board is not foreign; without it that is not told. Which
+    fields a board has is found out by reading each twice. `sample` never raises for a board that is lost: it
+    gives nothing. `notes` says what could not be told, such as which boards CUDA's numbers mean.
     """
 
     def __init__(
@@ -55,13 +47,22 @@ class NvmlMeter:
         nvml: Any = None,
         *,
         gpus: Literal["auto", "all"] | Sequence[str] = "auto",
+        processes: Callable[[], Sequence[int]] | None = None,
+        files: SensorFiles | None = None,
         clock: Clock = time,
     ) -> None:
+        self.notes: tuple[str, ...] = ()
         self._nvml = nvml
         self._gpus = gpus
+        self._processes = processes
+        self._files = files
         self._clock = clock
         self._stack = ExitStack()
-        self._boards: tuple[_Board, ...] = ()
+        self._boards: tuple[Board, ...] = ()
+        self._questions: tuple[tuple[Question, ...], ...] = ()
+        self._health: tuple[HealthPart, ...] = ()
+        self._domains: tuple[Domain, ...] = ()
+        self._health_due_ns = 0
 
     def why_unavailable(self) -> str | None:
         try:
@@ -73,11 +74,11 @@ class NvmlMeter:
     def __enter__(self) -> Self:
         """Open the boards. EnergyError where there is no driver, no such board, or nothing to read."""
         with ExitStack() as stack:
-            nvml = self._module()
+            nvml = self._nvml = _binding(self._nvml)
             try:
                 nvml.nvmlInit()
                 stack.callback(nvml.nvmlShutdown)
-                self._boards = self._open()
+                self._open()
             except nvml.NVMLError as error:
                 raise EnergyError(f"the NVIDIA driver can't be used: {error}") from error
             self._stack = stack.pop_all()
@@ -89,155 +90,169 @@ class NvmlMeter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._boards = ()
+        self._boards = self._health = self._domains = ()
         self._stack.close()
 
     def domains(self) -> Sequence[Domain]:
-        return [
-            Domain(
-                board.domain,
-                "gpu",
-                board.quantities,
-                resolution_j=_ENERGY.scale if _ENERGY in board.quantities else None,
-                systematic_gain=SYSTEMATIC_GAIN,
-                systematic_offset_w=SYSTEMATIC_OFFSET_W,
-            )
-            for board in self._boards
-        ]
+        return self._domains
+
+    def parts(self) -> Sequence[Part]:
+        return [*self._boards, *self._health]
 
     def sample(self) -> Sequence[Sample]:
-        return [sample for board in self._boards for sample in self._read(board)]
-
-    def _module(self) -> Any:
-        if self._nvml is None:
+        samples: list[Sample] = []
+        for board in self._boards:
             try:
-                import pynvml
-            except ImportError as error:
-                raise EnergyError(
-                    "NVIDIA boards can't be read: the package nvidia-ml-py is missing",
-                    hint="pip install nvidia-ml-py",
-                ) from error
-            self._nvml = pynvml
-        return self._nvml
+                samples += board.sample()
+            except EnergyError:
+                # The domain is left out; by its part the recorder is told why.
+                continue
+        now_ns = self._clock.monotonic_ns()
+        if now_ns >= self._health_due_ns:
+            self._health_due_ns = now_ns + 1_000_000_000
+            samples += [sample for health in self._health for sample in health.sample()]
+        return samples
 
-    def _open(self) -> tuple[_Board, ...]:
+    def _open(self) -> None:
         nvml = self._nvml
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         if not handles:
             raise EnergyError("there is no NVIDIA GPU in this machine")
-        uuids = [str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        if self._gpus == "all":
-            chosen: Sequence[int] = range(len(handles))
-        elif self._gpus == "auto":
-            names = {nvml.nvmlDeviceGetName(handle) for handle in handles}
-            pci_order = len(names) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-            chosen = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids, pci_order=pci_order)
-            if not chosen:
-                raise EnergyError("CUDA_VISIBLE_DEVICES hides every NVIDIA GPU of this machine")
-        else:
-            chosen = chosen_gpus(self._gpus, uuids)
-        boards = [self._probe(handles[index], uuids[index]) for index in chosen]
-        silent = [board.domain for board in boards if not board.quantities]
+        uuids = [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        chosen = self._chosen(handles, uuids)
+        boards = [Board(nvml, handles[index], uuids[index], clock=self._clock) for index in chosen]
+        silent = [board.name for board in boards if not board.quantities]
         if silent and (len(silent) == len(boards) or self._gpus != "auto"):
             raise EnergyError(f"neither energy nor power can be read on {', '.join(silent)}")
-        return tuple(board for board in boards if board.quantities)
+        open_ = [
+            (board, handles[index]) for board, index in zip(boards, chosen, strict=True) if board.quantities
+        ]
+        self._boards = tuple(board for board, _ in open_)
+        asked = [questions(nvml, handle, board.name, processes=self._processes) for board, handle in open_]
+        self._health = tuple(HealthPart(nvml, one, clock=self._clock) for one in asked if one)
+        known, driver = calibrations(self._files), _text(nvml.nvmlSystemGetDriverVersion())
+        self._domains = tuple(
+            domain
+            for (board, handle), health in zip(open_, asked, strict=True)
+            for domain in self._described(board, handle, health, known=known, driver=driver)
+        )
 
-    def _probe(self, handle: Any, uuid: str) -> _Board:
-        """Find what the board gives by reading everything twice."""
-        nvml, name = self._nvml, f"gpu:{uuid}"
-        candidates = (
-            (nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, _ENERGY),
-            (nvml.NVML_FI_DEV_POWER_INSTANT, _INSTANT),
-            (nvml.NVML_FI_DEV_POWER_AVERAGE, _AVERAGE),
-        )
-        trial = _Board(handle, name, candidates, ())
-        first, second = (self._read(trial), self._read(trial))
-        found = {sample.quantity for sample in first} & {sample.quantity for sample in second}
-        fields = tuple((field, quantity) for field, quantity in candidates if quantity.name in found)
-        single = _Board(
-            handle,
-            name,
-            (),
-            (("nvmlDeviceGetTotalEnergyConsumption", _ENERGY), ("nvmlDeviceGetPowerUsage", _USAGE)),
-        )
-        first, second = (self._read(single), self._read(single))
-        answered = {sample.quantity for sample in first} & {sample.quantity for sample in second}
-        has_power = bool(found & {_INSTANT.name, _AVERAGE.name})
-        functions = tuple(
-            (function, quantity)
-            for function, quantity in single.functions
-            if quantity.name in answered - found and not (quantity is _USAGE and has_power)
-        )
-        return _Board(handle, name, fields, functions)
-
-    def _read(self, board: _Board) -> list[Sample]:
-        nvml, samples = self._nvml, []
-        if board.fields:
-            before_ns = self._clock.monotonic_ns()
-            try:
-                values = nvml.nvmlDeviceGetFieldValues(board.handle, [field for field, _ in board.fields])
-            except nvml.NVMLError:
-                values = ()
-            after_ns = self._clock.monotonic_ns()
-            samples = [
-                Sample(board.domain, quantity.name, before_ns, after_ns, _raw(value))
-                for (_, quantity), value in zip(board.fields, values, strict=False)
-                if value.nvmlReturn == nvml.NVML_SUCCESS
-            ]
-        for function, quantity in board.functions:
-            before_ns = self._clock.monotonic_ns()
-            try:
-                raw = getattr(nvml, function)(board.handle)
-            except nvml.NVMLError:
-                continue
-            samples.append(
-                Sample(board.domain, quantity.name, before_ns, self._clock.monotonic_ns(), int(raw))
+    def _described(
+        self,
+        board: Board,
+        handle: Any,
+        health: Sequence[Question],
+        *,
+        known: Mapping[str, Calibration],
+        driver: str,
+    ) -> list[Domain]:
+        sensors = recall(board.uuid, driver, files=self._files)
+        flags = ("mig_shared",) if _mig(self._nvml, handle) else ()
+        read = [
+            (domain, quantity if quantity is ENERGY else characterised(quantity, sensors))
+            for domain, quantity in board.quantities
+        ]
+        read += [(question.domain, question.quantity) for question in health]
+        domains = []
+        for name in dict.fromkeys(domain for domain, _ in read):
+            mine = tuple(quantity for domain, quantity in read if domain == name)
+            domain = Domain(
+                name,
+                "gpu" if name == board.name else "module",
+                mine,
+                resolution_j=ENERGY.scale if ENERGY in mine else None,
+                systematic_gain=SYSTEMATIC_GAIN,
+                systematic_offset_w=SYSTEMATIC_OFFSET_W,
+                flags=flags,
             )
-        return samples
+            key = board.uuid if name == board.name else name
+            domains.append(calibrated(domain, known.get(key)))
+        return domains
+
+    def _chosen(self, handles: Sequence[Any], uuids: Sequence[str]) -> Sequence[int]:
+        nvml = self._nvml
+
+        def board_of(instance: str) -> str | None:
+            return _board_of(nvml, instance)
+
+        self.notes = ()
+        if self._gpus == "all":
+            return range(len(handles))
+        if self._gpus != "auto":
+            return chosen_gpus(self._gpus, uuids, board_of=board_of)
+        spec = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = {nvml.nvmlDeviceGetName(handle) for handle in handles}
+        pci_order = len(names) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        if why := why_unsure(spec, uuids, pci_order=pci_order, board_of=board_of):
+            self.notes = (f"every GPU is recorded: {why}",)
+        chosen = visible_gpus(spec, uuids, pci_order=pci_order, board_of=board_of)
+        if not chosen:
+            raise EnergyError("CUDA_VISIBLE_DEVICES hides every NVIDIA GPU of this machine")
+        return chosen
 
 
-def _raw(value: Any) -> int:
-    return int(getattr(value.value, _MEMBERS[value.valueType]))
+def gpus_of(pids: Sequence[int], nvml: Any = None) -> tuple[str, ...]:
+    """The UUIDs of the GPUs that a process in the trees rooted at `pids` uses right now, as NVML lists them.
 
-
-def visible_gpus(spec: str | None, uuids: Sequence[str], *, pci_order: bool) -> tuple[int, ...]:
-    """The indices of the boards that CUDA_VISIBLE_DEVICES=`spec` leaves visible, in its order.
-
-    As CUDA does it: integers, UUIDs or their unambiguous beginnings; the first entry that names nothing ends
-    the list. Where an entry can't be matched to a board here (a MIG instance, or an integer when CUDA orders
-    unlike boards by speed and not by `pci_order`), every board is taken: one too many is listed, not added.
+    Empty without a driver, and in a container that hides the host's pids from it.
     """
-    everything = tuple(range(len(uuids)))
-    if spec is None:
-        return everything
-    chosen: list[int] = []
-    for entry in (part.strip() for part in spec.split(",")):
-        if entry.startswith("MIG") or (entry.isdecimal() and not pci_order):
-            return everything
-        matches = _matching(entry, uuids)
-        if len(matches) != 1 or matches[0] in chosen:
-            break
-        chosen.append(matches[0])
-    return tuple(chosen)
+    roots = frozenset(pids)
+    try:
+        nvml = _binding(nvml)
+    except EnergyError:
+        return ()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return tuple(
+            _text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles if _is_used(nvml, handle, roots)
+        )
+    finally:
+        nvml.nvmlShutdown()
 
 
-def chosen_gpus(names: Sequence[str], uuids: Sequence[str]) -> tuple[int, ...]:
-    """The indices of the boards that `names` (indices, UUIDs or their beginnings) mean, each once.
-
-    EnergyError where a name means no board or more than one.
-    """
-    chosen: dict[int, None] = {}
-    for name in names:
-        matches = _matching(name, uuids)
-        if len(matches) != 1:
-            listed = ", ".join(f"{index}: {uuid}" for index, uuid in enumerate(uuids))
-            count = "no GPU" if not matches else f"{len(matches)} GPUs"
-            raise EnergyError(f"energy.gpus: {name!r} means {count} of this machine ({listed})")
-        chosen[matches[0]] = None
-    return tuple(chosen)
+def _is_used(nvml: Any, handle: Any, roots: frozenset[int]) -> bool:
+    try:
+        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return False
+    return any(in_trees(one.pid, roots) for one in listed)
 
 
-def _matching(name: str, uuids: Sequence[str]) -> list[int]:
-    if name.isdecimal():
-        return [int(name)] if int(name) < len(uuids) else []
-    return [index for index, uuid in enumerate(uuids) if name and uuid.startswith(name)]
+def _binding(nvml: Any) -> Any:
+    if nvml is not None:
+        return nvml
+    try:
+        import pynvml
+    except ImportError as error:
+        raise EnergyError(
+            "NVIDIA boards can't be read: the package nvidia-ml-py is missing",
+            hint="pip install nvidia-ml-py",
+        ) from error
+    return pynvml
+
+
+def _mig(nvml: Any, handle: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except (nvml.NVMLError, AttributeError):
+        # A board without MIG, or a binding from before it.
+        return False
+
+
+def _board_of(nvml: Any, instance: str) -> str | None:
+    """The UUID of the board that a MIG instance is part of. Old names (MIG-GPU-…/1/0) tell it themselves."""
+    if instance.startswith("MIG-GPU-"):
+        return instance.removeprefix("MIG-").partition("/")[0]
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(instance)
+        return _text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

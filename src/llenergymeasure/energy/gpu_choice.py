@@ -1,0 +1,89 @@
+"""Which GPUs of this machine count?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llenergymeasure.exceptions import EnergyError
+
+
+def visible_gpus(
+    spec: str | None,
+    uuids: Sequence[str],
+    *,
+    pci_order: bool,
+    board_of: Callable[[str], str | None] = lambda _: None,
+) -> tuple[int, ...]:
+    """The indices of the boards that CUDA_VISIBLE_DEVICES=`spec` leaves visible, in its order, each once.
+
+    As CUDA does it: integers, UUIDs or their unambiguous beginnings; the first entry that names nothing ends
+    the list. `board_of` gives the UUID of the board that a MIG instance is part of. Where an entry can't be
+    matched to a board (see `why_unsure`), every board is taken: one too many is listed, not added.
+    """
+    if spec is None or why_unsure(spec, uuids, pci_order=pci_order, board_of=board_of):
+        return tuple(range(len(uuids)))
+    chosen: dict[int, None] = {}
+    for entry in _entries(spec):
+        board = board_of(entry) if entry.startswith("MIG") else None
+        matches = matching(board or entry, uuids)
+        if len(matches) != 1 or (board is None and matches[0] in chosen):
+            break
+        chosen[matches[0]] = None
+    return tuple(chosen)
+
+
+def why_unsure(
+    spec: str | None,
+    uuids: Sequence[str],
+    *,
+    pci_order: bool,
+    board_of: Callable[[str], str | None] = lambda _: None,
+) -> str | None:
+    """Why the entries of CUDA_VISIBLE_DEVICES can't be matched to boards; None where they can."""
+    for entry in _entries(spec or ""):
+        if entry.startswith("MIG") and board_of(entry) is None:
+            return (
+                f"CUDA_VISIBLE_DEVICES names {entry}, and the driver does not say which GPU that is part of"
+            )
+        if entry.isdecimal() and not pci_order and len(uuids) > 1:
+            return (
+                f"CUDA_VISIBLE_DEVICES={spec} counts GPUs from fast to slow, which the driver does not tell; "
+                "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or use UUIDs"
+            )
+    return None
+
+
+def chosen_gpus(
+    names: Sequence[str],
+    uuids: Sequence[str],
+    *,
+    board_of: Callable[[str], str | None] = lambda _: None,
+) -> tuple[int, ...]:
+    """The indices of the boards that `names` (indices, UUIDs or their beginnings) mean, each once.
+
+    EnergyError where a name means no board or more than one; it lists those there are.
+    """
+    chosen: dict[int, None] = {}
+    for name in names:
+        board = board_of(name) if name.startswith("MIG") else None
+        matches = matching(board or name, uuids)
+        if len(matches) != 1:
+            listed = ", ".join(f"{index}: {uuid}" for index, uuid in enumerate(uuids))
+            count = "no GPU" if not matches else f"{len(matches)} GPUs"
+            raise EnergyError(
+                f"energy.gpus: {name!r} means {count} of this machine ({listed})",
+                hint="give an index, a UUID or enough of its beginning, or --set energy.gpus=all",
+            )
+        chosen[matches[0]] = None
+    return tuple(chosen)
+
+
+def matching(name: str, uuids: Sequence[str]) -> list[int]:
+    """The boards that `name` may mean: one for an index, all whose UUID begins with it else."""
+    if name.isdecimal():
+        return [int(name)] if int(name) < len(uuids) else []
+    return [index for index, uuid in enumerate(uuids) if name and uuid.startswith(name)]
+
+
+def _entries(spec: str) -> list[str]:
+    return [part.strip() for part in spec.split(",")]
