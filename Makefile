@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint types layers tests real clean
+.PHONY: demo test check lint types layers tests real bench-accuracy clean
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -26,6 +26,11 @@ layers: $(READY)
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The tools to compare with are installed beside, each in an environment of its own. ARGS=--quick for a look.
+bench-accuracy: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

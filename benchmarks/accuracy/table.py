@@ -49,7 +49,7 @@ def row_of_errors(
     """
     section, case, tool = where
     if not errors:
-        return Row(section, case, tool, 0, target=_at_most(limit), note=note or "not run")
+        return Row(section, case, tool, 0, target=at_most(limit), note=note or "not run")
     worst = max(map(abs, errors))
     return Row(
         section,
@@ -60,7 +60,7 @@ def row_of_errors(
         sd=100 * statistics.stdev(errors) if len(errors) > 1 else None,
         worst=100 * worst,
         covered=statistics.fmean(held) if held else None,
-        target=_at_most(limit),
+        target=at_most(limit),
         met=None if limit is None else worst <= limit,
         note=note,
     )
@@ -111,5 +111,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _at_most(limit: float | None) -> str | None:
+def at_most(limit: float | None) -> str | None:
+    """A target in words."""
     return None if limit is None else f"worst ≤ {100 * limit:g} %"

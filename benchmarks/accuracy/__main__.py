@@ -1,0 +1,117 @@
+"""How far is each tool's energy from the truth? One command: `python -m benchmarks.accuracy`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from benchmarks.accuracy import cases, picture, realclock
+from benchmarks.accuracy.peers import Peer, install
+from benchmarks.accuracy.realclock import Measured, Tool
+from benchmarks.accuracy.table import Row, render
+
+RESULTS = Path(__file__).parent / "results"
+PARTS = ("real", "virtual", "recordings", "recorder")
+
+
+def main() -> int:
+    options = _options()
+    began = datetime.now(UTC)
+    rows: list[Row] = []
+    measured: list[Measured] = []
+    peers: dict[str, Peer] = {}
+    if "real" in options.only:
+        peers = install(options.environments)
+        for peer in peers.values():
+            print(f"{peer.name}: {peer.version or peer.reason}", file=sys.stderr)
+        tools = realclock.all_tools(peers, version("llenergymeasure"))
+        measured, found = _real(tools, quick=options.quick, at_once=options.at_once)
+        rows += found
+    for name in PARTS[1:]:
+        if name in options.only:
+            print(f"{name} …", file=sys.stderr)
+            rows += _part(name, quick=options.quick)
+    _write(options.results, rows, measured, peers, began=began, quick=options.quick)
+    print(render(rows))
+    missed = [row for row in rows if row.tool.startswith("llem") and row.met is False]
+    print(
+        f"llem misses {len(missed)} of its targets" if missed else "llem meets every target", file=sys.stderr
+    )
+    print(f"Saved: {options.results}", file=sys.stderr)
+    return 1 if missed else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer windows: a look, in under three minutes")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts instead of all")
+    parser.add_argument("--at-once", type=int, default=24, help="tools that measure at the same time")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where table, JSON and plot go")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=user_cache_path("llenergymeasure") / "bench-accuracy",
+        help="where the other tools are installed",
+    )
+    return parser.parse_args()
+
+
+def _real(tools: dict[str, Tool], *, quick: bool, at_once: int) -> tuple[list[Measured], list[Row]]:
+    steps_s = (0.1,) if quick else (0.02, 0.05, 0.1)
+    counts = {1.0: 8, 5.0: 2, 10.0: 1} if quick else {1.0: 20, 5.0: 8, 10.0: 5}
+    jobs = [*cases.accuracy_jobs(steps_s=steps_s, counts=counts, seed=20), *cases.fault_jobs()]
+    with tempfile.TemporaryDirectory(prefix="llem-accuracy-") as directory:
+        measured = realclock.measure(
+            jobs, tools, directory=Path(directory), at_once=at_once, lead_s=12.0 if quick else 20.0
+        )
+    return measured, realclock.rows(measured, tools, jobs)
+
+
+def _part(name: str, *, quick: bool) -> list[Row]:
+    try:
+        part = import_module(f"benchmarks.accuracy.{name}")
+    except ModuleNotFoundError as error:
+        return [Row(name, name, "llem", 0, note=str(error))]
+    found: list[Row] = part.rows(200 if quick else 2000) if name == "virtual" else part.rows()
+    return found
+
+
+def _write(
+    results: Path,
+    rows: list[Row],
+    measured: list[Measured],
+    peers: dict[str, Peer],
+    *,
+    began: datetime,
+    quick: bool,
+) -> None:
+    results.mkdir(parents=True, exist_ok=True)
+    record = {
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - began).total_seconds(), 1),
+        "quick": quick,
+        "versions": {"llem": version("llenergymeasure"), "python": platform.python_version()}
+        | {name: peer.version or peer.reason for name, peer in peers.items()},
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "rows": [asdict(row) for row in rows],
+        "windows": [asdict(one) | {"error": one.error} for one in measured],
+    }
+    (results / "accuracy.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    (results / "accuracy.md").write_text(render(rows))
+    if measured:
+        picture.draw(results / "accuracy.png", measured, cases.LIMITS, section=cases.REAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
