@@ -333,6 +333,17 @@ def test_a_host_without_gpus_has_no_foreign_gpu_processes() -> None:
     assert result.devices == ()
 
 
+def test_a_module_is_in_the_state_of_the_gpu_on_it() -> None:
+    board = device(health={"throttle_thermal": grows(31, 35, 2.0)})
+    module = device("module:GPU-a", health=dict.fromkeys(CLEAN))
+    asked = ExperimentConfig.model_validate(
+        {"model": "any", "backend": "simulated", "n": 1, "max_output_tokens": 50, "energy": {"gpus": "all"}}
+    )
+    result = run(together(board, module), config=asked)
+    assert [warning.code for warning in result.warnings] == ["thermal_throttle"]
+    assert [state.domain for state in result.devices] == ["gpu:GPU-a"]
+
+
 # The sensor and the recorder
 
 

@@ -32,7 +32,6 @@ TEMPERATURE_CHANGE_C = 5.0
 # NVML tells the limit in milliwatts, some drivers rounded to whole watts.
 LIMIT_CHANGE_W = 1.5
 
-_DEVICES = frozenset({"gpu", "module"})
 _LEVELS = {"temperature": "temperature", "sm_clock": "clock", "power_limit": "power limit"}
 _THROTTLES: Mapping[str, tuple[WarningCode, str]] = {
     "throttle_thermal": ("thermal_throttle", "slowed down by heat"),
@@ -42,14 +41,14 @@ _THROTTLES: Mapping[str, tuple[WarningCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The health series of one device, and the passes in which they matter."""
+    """The health series of one device (`gpu:<uuid>`), and the passes in which they matter."""
 
     trace: Trace
-    domain: Domain
+    name: str
     passes: Sequence[Pass]
 
     def series(self, quantity: str) -> Series | None:
-        found = self.trace.series.get((self.domain.name, quantity))
+        found = self.trace.series.get((self.name, quantity))
         return found if found is not None and found.raw.size else None
 
     def within(self, quantity: str, window: Window) -> NDArray[np.float64]:
@@ -103,37 +102,32 @@ def device_warnings(
     trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]
 ) -> list[MeasurementWarning]:
     """What the health quantities of the GPUs among `domains` say against the passes."""
-    return [
-        warning
-        for domain in domains
-        if domain.kind in _DEVICES
-        for warning in _of_device(_Seen(trace, domain, passes))
-    ]
+    return [warning for name in _devices(domains) for warning in _of_device(_Seen(trace, name, passes))]
 
 
 def device_states(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> tuple[DeviceState, ...]:
     """The mean state of each GPU among `domains` over the passes; None is unknown."""
-    return tuple(_state(_Seen(trace, domain, passes)) for domain in domains if domain.kind in _DEVICES)
+    return tuple(_state(_Seen(trace, name, passes)) for name in _devices(domains))
 
 
 def unknown_states(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[str]:
     """One sentence per GPU about what its driver does not tell: unknown, which is not the same as none."""
     found = []
-    for domain in domains:
-        seen = _Seen(trace, domain, passes)
-        missing = [name for quantity, name in _LEVELS.items() if seen.worst(quantity) is None]
+    for name in _devices(domains):
+        seen = _Seen(trace, name, passes)
+        missing = [what for quantity, what in _LEVELS.items() if seen.worst(quantity) is None]
         missing += [
             f"the time {what}" for name, (_, what) in _THROTTLES.items() if seen.accrued_s(name) is None
         ]
-        if domain.kind in _DEVICES and missing:
-            found.append(f"{domain.name}: its driver does not tell {', '.join(missing)}: unknown, not none")
+        if missing:
+            found.append(f"{name}: its driver does not tell {', '.join(missing)}: unknown, not none")
     return found
 
 
-def foreign_processes(trace: Trace, domain: Domain, passes: Sequence[Pass]) -> int | None:
-    """The most processes of others that were on the device at some time in a pass; None is unknown."""
-    most = _Seen(trace, domain, passes).worst("foreign_processes")
-    return None if most is None else round(most)
+def _devices(domains: Sequence[Domain]) -> Sequence[str]:
+    """The GPUs among the domains, each once: a module's state is that of the GPU on it."""
+    uuids = [one.name.partition(":")[2] for one in domains if one.kind in {"gpu", "module"}]
+    return [f"gpu:{uuid}" for uuid in dict.fromkeys(uuids)]
 
 
 def _of_device(seen: _Seen) -> Iterator[MeasurementWarning]:
@@ -144,7 +138,7 @@ def _of_device(seen: _Seen) -> Iterator[MeasurementWarning]:
 
 def _throttling(seen: _Seen) -> Iterator[MeasurementWarning]:
     total_s = sum(one.window.duration_s for one in seen.passes)
-    name = seen.domain.name
+    name = seen.name
     for quantity, (code, what) in _THROTTLES.items():
         throttled_s = seen.accrued_s(quantity)
         if throttled_s is not None and throttled_s > THROTTLED_SHARE * total_s:
@@ -166,19 +160,19 @@ def _changes(seen: _Seen) -> Iterator[MeasurementWarning]:
     if len(clocks) > 1 and max(clocks) - min(clocks) > CLOCK_CHANGE * max(clocks):
         low, high = min(clocks) / 1e6, max(clocks) / 1e6
         yield MeasurementWarning.of(
-            "clock_changed", f"{seen.domain.name}: between {low:.0f} and {high:.0f} MHz in the passes"
+            "clock_changed", f"{seen.name}: between {low:.0f} and {high:.0f} MHz in the passes"
         )
     if len(degrees) > 1 and max(degrees) - min(degrees) > TEMPERATURE_CHANGE_C:
         yield MeasurementWarning.of(
             "temperature_drift",
-            f"{seen.domain.name}: from {degrees[0]:.0f} to {degrees[-1]:.0f} °C over the passes "
+            f"{seen.name}: from {degrees[0]:.0f} to {degrees[-1]:.0f} °C over the passes "
             f"({min(degrees):.0f} to {max(degrees):.0f} °C)",
         )
 
 
 def _others(seen: _Seen) -> Iterator[MeasurementWarning]:
     foreign, hidden = seen.worst("foreign_processes"), seen.worst("hidden_processes")
-    name = seen.domain.name
+    name = seen.name
     if foreign:
         yield MeasurementWarning.of(
             "foreign_gpu_process", f"{name}: {_processes(foreign)} of others in the passes"
@@ -202,12 +196,13 @@ def _state(seen: _Seen) -> DeviceState:
         read = np.concatenate([seen.within(quantity, one.window) for one in seen.passes])
         return float(read.mean()) if read.size else None
 
+    foreign = seen.worst("foreign_processes")
     return DeviceState(
-        domain=seen.domain.name,
+        domain=seen.name,
         sm_clock_hz=mean("sm_clock"),
         temperature_c=mean("temperature"),
         power_limit_w=mean("power_limit"),
         throttled_thermal_s=seen.accrued_s("throttle_thermal"),
         throttled_power_s=seen.accrued_s("throttle_power"),
-        foreign_processes=foreign_processes(seen.trace, seen.domain, seen.passes),
+        foreign_processes=None if foreign is None else round(foreign),
     )
