@@ -1,14 +1,22 @@
-"""Which GPUs does this host show, and in what state?"""
+"""Which GPUs does this host show, in what state, and which of them does a run use?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
-from llenergymeasure.records import GpuFacts
+from llenergymeasure.energy.bounded import bounded
+from llenergymeasure.energy.nvml import gpus_of
+from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.harness import Worker
+from llenergymeasure.measure.protocol import Ready
+from llenergymeasure.records import GpuFacts, Pass, SessionFacts, WarmUp
 
 T = TypeVar("T")
+ANSWER_S = 10.0
 
 
 def gpu_facts(driver: Any = None) -> tuple[GpuFacts, ...]:
@@ -25,6 +33,44 @@ def gpu_facts(driver: Any = None) -> tuple[GpuFacts, ...]:
         return tuple(_facts(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
     finally:
         nvml.nvmlShutdown()
+
+
+def used_gpus(pids: Sequence[int], driver: Any = None) -> tuple[str, ...]:
+    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver does not tell."""
+    nvml = driver or import_module("pynvml")
+    try:
+        return bounded(partial(gpus_of, pids, nvml), ANSWER_S, what="the NVIDIA driver")
+    except (EnergyError, nvml.NVMLError):
+        return ()
+
+
+class PlacedWorker:
+    """A worker whose facts name the GPUs of all its processes: those that the engine says, and those that the
+    driver sees them on once the model is loaded and again before it is closed.
+    """
+
+    def __init__(self, worker: Worker, used: Callable[[], Sequence[str]]) -> None:
+        self._worker = worker
+        self._used = used
+        self._seen: dict[str, None] = {}
+
+    def open(self) -> Ready:
+        ready = self._worker.open()
+        return replace(ready, facts=self._placed(ready.facts, self._used()))
+
+    def warm_up(self) -> WarmUp:
+        return self._worker.warm_up()
+
+    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
+        return self._worker.run_pass(number, go)
+
+    def close(self) -> SessionFacts:
+        used = self._used()
+        return self._placed(self._worker.close(), used)
+
+    def _placed(self, facts: SessionFacts, used: Sequence[str]) -> SessionFacts:
+        self._seen |= dict.fromkeys((*facts.gpu_uuids, *used))
+        return replace(facts, gpu_uuids=tuple(self._seen))
 
 
 def _facts(nvml: Any, index: int) -> GpuFacts:

@@ -27,8 +27,8 @@ from llenergymeasure.energy.selection import Selection, choose_meters
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions
 from llenergymeasure.measure.environment import boot_id, environment
-from llenergymeasure.measure.gpus import gpu_facts
-from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
+from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
+from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.simulate import FollowedDevice
@@ -88,7 +88,8 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
-            seen = conduct(config, _rig(config, child, recorder=recorder, enter=enter, tell=tell))
+            place = _placing(child, device)
+            seen = conduct(config, _rig(config, place, recorder=recorder, enter=enter, tell=tell))
     write_requests(directory / "requests.parquet", seen.passes)
     return Measurement(
         experiment_id=run_id,
@@ -115,7 +116,16 @@ def _choose(config: ExperimentConfig, *, child: ChildWorker, device: FollowedDev
     """The meters of this host, or the one meter that sees the simulated device."""
     if device is None:
         return choose_meters(config.energy, processes=child.pids)
-    return Selection(meters=(NvmlMeter(device.nvml),), method="measured", refused=())
+    return Selection(meters=(NvmlMeter(device.nvml, processes=child.pids),), method="measured", refused=())
+
+
+def _placing(child: ChildWorker, device: FollowedDevice | None) -> Callable[[], PlacedWorker]:
+    """A fresh worker each time, whose GPUs are those of every process of its tree."""
+
+    def used() -> Sequence[str]:
+        return used_gpus(child.pids(), None if device is None else device.nvml)
+
+    return lambda: PlacedWorker(child.fresh(), used)
 
 
 def _ready(model: ResolvedModel | None, tell: Progress) -> ResolvedModel | None:
@@ -133,7 +143,7 @@ def _ready(model: ResolvedModel | None, tell: Progress) -> ResolvedModel | None:
 
 def _rig(
     config: ExperimentConfig,
-    child: ChildWorker,
+    worker: Callable[[], Worker],
     *,
     recorder: Recorder,
     enter: Callable[[Phase], None],
@@ -153,7 +163,7 @@ def _rig(
         return [idle_watts(trace, window) for window in windows]
 
     return Rig(
-        worker=child.fresh,
+        worker=worker,
         recorder=recorder,
         clock=time,
         enter=enter,

@@ -1,0 +1,70 @@
+"""Which GPUs a run uses, by what its engine says and what the driver sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+from llenergymeasure.measure.gpus import PlacedWorker, used_gpus
+from llenergymeasure.measure.protocol import Ready
+from llenergymeasure.records import Generation, Pass, SessionFacts, WarmUp, Window
+from llenergymeasure.simulation.clock import VirtualClock
+from llenergymeasure.simulation.device import SimulatedNvml
+from llenergymeasure.simulation.nvml_names import SimulatedProcess
+
+
+class Recorded:
+    """A worker that says which GPU its engine uses, and is where a test puts it."""
+
+    def __init__(self, *said: str) -> None:
+        self._facts = SessionFacts("cuda:0", {}, {}, gpu_uuids=said)
+
+    def open(self) -> Ready:
+        return Ready(Window(0, 1), self._facts, 0, "hash")
+
+    def warm_up(self) -> WarmUp:
+        return WarmUp(Window(1, 2), (), True)
+
+    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
+        return Pass(Window(2, 3), number, Generation(()))
+
+    def close(self) -> SessionFacts:
+        return self._facts
+
+
+def test_gpus_of_every_process_are_the_runs_whatever_its_engine_says() -> None:
+    silent = PlacedWorker(Recorded(), lambda: ("GPU-b", "GPU-c"))
+    one_of_two = PlacedWorker(Recorded("GPU-c"), lambda: ("GPU-b", "GPU-c"))
+    on_no_gpu = PlacedWorker(Recorded(), tuple)
+    assert silent.open().facts.gpu_uuids == ("GPU-b", "GPU-c")
+    assert silent.close().gpu_uuids == ("GPU-b", "GPU-c")
+    assert set(one_of_two.open().facts.gpu_uuids) == {"GPU-b", "GPU-c"}
+    assert on_no_gpu.open().facts.gpu_uuids == ()
+
+
+def test_a_process_that_comes_to_a_gpu_later_is_seen_before_the_end() -> None:
+    used: list[str] = []
+    worker = PlacedWorker(Recorded("GPU-a"), lambda: used)
+    assert worker.open().facts.gpu_uuids == ("GPU-a",)
+    used.append("GPU-b")
+    assert worker.close().gpu_uuids == ("GPU-a", "GPU-b")
+
+
+def test_the_driver_tells_where_the_tree_of_a_process_is() -> None:
+    nvml = SimulatedNvml(VirtualClock(), idle_w=60.0, uuids=("GPU-a", "GPU-b", "GPU-c"))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        nvml.gpus[1].processes.append(SimulatedProcess(child.pid))
+        nvml.gpus[2].processes.append(SimulatedProcess(1))
+        assert used_gpus((os.getpid(),), nvml) == ("GPU-b",)
+        assert used_gpus((child.pid,), nvml) == ("GPU-b",)
+        nvml.gpus[1].fails_with = 15
+        assert used_gpus((os.getpid(),), nvml) == ()
+    finally:
+        child.communicate(timeout=10)
+
+
+def test_without_a_driver_no_gpu_is_used() -> None:
+    assert used_gpus((os.getpid(),), SimulatedNvml(VirtualClock(), idle_w=60.0, uuids=())) == ()
