@@ -7,32 +7,24 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scripted_run import BARE, LOADED, S, codes, message, one_pass, result_of
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import (
     REMEDIES,
-    Completion,
     Domain,
-    Environment,
     Gap,
-    Generation,
     Idle,
-    Measurement,
     MeasurementWarning,
-    Overhead,
-    Pass,
     PowerModel,
     Quantity,
     Series,
-    SessionFacts,
-    Start,
     Trace,
     WarmUp,
     WarningCode,
@@ -40,9 +32,7 @@ from llenergymeasure.records import (
 )
 from llenergymeasure.results.models import ExperimentResult
 
-S = 1_000_000_000
 END_S = 70
-LOADED, AFTER = Window(8 * S, 11 * S), Window(60 * S, 63 * S)
 WATTS = 100.0
 Shape = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -132,49 +122,11 @@ def together(*traces: Trace) -> Trace:
     )
 
 
-def one_pass(start_s: float, seconds: float = 6.0, *, output: int = 50) -> Pass:
-    start_ns, end_ns = round(start_s * S), round((start_s + seconds) * S)
-    done = Completion(0, 0, 0, 100, output, start_ns, start_ns, start_ns + S // 10, end_ns, "length")
-    return Pass(Window(start_ns, end_ns), 1, Generation((done,)))
-
-
-PASSES = (one_pass(20), one_pass(30), one_pass(40))
-
-
-def run(trace: Trace, passes: tuple[Pass, ...] = PASSES, **changes: Any) -> ExperimentResult:
-    whole = Measurement(
-        experiment_id="id",
-        config=ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50),
-        origins={},
-        started=Start("2026-01-01T00:00:00+00:00", 0, None),
-        environment=Environment(
-            "h", "os", "k", "3.11", "0", None, 2, 2**34, None, None, None, None, None, (), {}
-        ),
-        facts=SessionFacts("cuda:0", {}, {}, gpu_uuids=("GPU-a",)),
-        architecture=None,
-        idle=Idle(Window(2 * S, 5 * S), LOADED, AFTER),
-        load=Window(5 * S, 8 * S),
-        warm_up=WarmUp(Window(11 * S, 13 * S), (0.5, 0.5, 0.5), True),
-        passes=passes,
-        trace=trace,
-        overhead=Overhead(0.1, 100, 1.0),
-    )
-    return metrics(replace(whole, **changes))
-
-
-def codes(result: ExperimentResult) -> set[str]:
-    return {warning.code for warning in result.warnings}
-
-
-def message(result: ExperimentResult, code: WarningCode) -> str:
-    return next(warning.message for warning in result.warnings if warning.code == code)
-
-
 # A clean run
 
 
 def test_a_clean_run_is_told_nothing_and_its_energy_is_valid() -> None:
-    result = run(device())
+    result = result_of(device())
     assert result.warnings == ()
     assert (result.energy.valid, result.energy.reasons) == (True, ())
     assert not any("unknown" in note for note in result.notes)
@@ -182,7 +134,7 @@ def test_a_clean_run_is_told_nothing_and_its_energy_is_valid() -> None:
 
 def test_the_state_of_the_device_in_the_passes_stands_in_the_result() -> None:
     hot = steps((0, 40.0), (19.5, 61.0), (28.5, 63.0), (38.5, 62.0), (50, 45.0))
-    (state,) = run(device(health={"temperature": hot})).devices
+    (state,) = result_of(device(health={"temperature": hot})).devices
     assert state.domain == "gpu:GPU-a"
     assert state.temperature_c == pytest.approx(62.0)
     assert state.sm_clock_hz == pytest.approx(1.4e9)
@@ -192,7 +144,7 @@ def test_the_state_of_the_device_in_the_passes_stands_in_the_result() -> None:
 
 def test_what_a_driver_does_not_tell_is_unknown_and_not_none() -> None:
     silent = dict.fromkeys(("temperature", "sm_clock", "power_limit", "throttle_thermal", "throttle_power"))
-    result = run(device(health=silent))
+    result = result_of(device(health=silent))
     assert codes(result) == set()
     (note,) = [note for note in result.notes if "unknown" in note]
     assert all(word in note for word in ("temperature", "clock", "power limit", "slowed down by heat"))
@@ -203,7 +155,7 @@ def test_what_a_driver_does_not_tell_is_unknown_and_not_none() -> None:
 
 
 def test_heat_that_slowed_the_passes_is_told_with_its_seconds() -> None:
-    result = run(device(health={"throttle_thermal": grows(31, 35, 2.0, base=12.0)}))
+    result = result_of(device(health={"throttle_thermal": grows(31, 35, 2.0, base=12.0)}))
     assert codes(result) == {"thermal_throttle"}
     assert "2.0 of 18.0 s" in message(result, "thermal_throttle")
     assert result.devices[0].throttled_thermal_s == pytest.approx(2.0)
@@ -213,18 +165,18 @@ def test_heat_that_slowed_the_passes_is_told_with_its_seconds() -> None:
 def test_throttling_before_between_and_after_the_passes_is_not_theirs() -> None:
     outside = [grows(12, 18, 5.0), grows(37, 39, 2.0), grows(47, 60, 10.0)]
     for shape in outside:
-        assert codes(run(device(health={"throttle_thermal": shape, "throttle_power": shape}))) == set()
+        assert codes(result_of(device(health={"throttle_thermal": shape, "throttle_power": shape}))) == set()
 
 
 def test_a_moment_at_the_power_limit_is_within_the_target() -> None:
     brief, long = grows(31, 35, 0.17), grows(31, 35, 0.2)
-    assert codes(run(device(health={"throttle_power": brief}))) == set()
-    assert codes(run(device(health={"throttle_power": long}))) == {"power_cap_active"}
+    assert codes(result_of(device(health={"throttle_power": brief}))) == set()
+    assert codes(result_of(device(health={"throttle_power": long}))) == {"power_cap_active"}
 
 
 def test_throttled_time_is_never_counted_across_a_driver_that_starts_again() -> None:
     again = steps((0, 500.0), (32, 0.0))
-    assert codes(run(device(health={"throttle_thermal": again}))) == set()
+    assert codes(result_of(device(health={"throttle_thermal": again}))) == set()
 
 
 def test_throttled_time_that_does_not_span_the_passes_is_unknown() -> None:
@@ -234,7 +186,7 @@ def test_throttled_time_that_does_not_span_the_passes_is_unknown() -> None:
     cut = replace(
         whole, t_before_ns=whole.t_before_ns[:43], t_after_ns=whole.t_after_ns[:43], raw=whole.raw[:43]
     )
-    result = run(replace(trace, series={**trace.series, key: cut}))
+    result = result_of(replace(trace, series={**trace.series, key: cut}))
     assert result.devices[0].throttled_thermal_s is None
     assert any("slowed down by heat" in note for note in result.notes)
 
@@ -243,14 +195,14 @@ def test_throttled_time_that_does_not_span_the_passes_is_unknown() -> None:
 
 
 def test_a_power_limit_changed_in_the_run_is_named_with_both_figures() -> None:
-    result = run(device(health={"power_limit": steps((0, 400.0), (33, 250.0))}))
+    result = result_of(device(health={"power_limit": steps((0, 400.0), (33, 250.0))}))
     assert codes(result) == {"power_cap_active"}
     assert "from 400 W to 250 W" in message(result, "power_cap_active")
 
 
 def test_a_clock_that_falls_between_passes_is_told_and_a_boost_step_is_not() -> None:
-    fell = run(device(health={"sm_clock": steps((0, 1.4e9), (28, 1.2e9))}))
-    wandered = run(device(health={"sm_clock": steps((0, 1.41e9), (28, 1.395e9), (38, 1.38e9))}))
+    fell = result_of(device(health={"sm_clock": steps((0, 1.4e9), (28, 1.2e9))}))
+    wandered = result_of(device(health={"sm_clock": steps((0, 1.41e9), (28, 1.395e9), (38, 1.38e9))}))
     assert codes(fell) == {"clock_changed"}
     assert "1200 and 1400 MHz" in message(fell, "clock_changed")
     assert codes(wandered) == set()
@@ -260,36 +212,36 @@ def test_an_idle_clock_outside_the_passes_is_no_change() -> None:
     idle = steps(
         (0, 0.21e9), (15, 1.4e9), (26.5, 0.21e9), (29, 1.4e9), (36.5, 0.21e9), (39, 1.4e9), (47, 0.2e9)
     )
-    assert codes(run(device(health={"sm_clock": idle}))) == set()
+    assert codes(result_of(device(health={"sm_clock": idle}))) == set()
 
 
 def test_a_single_flicker_of_the_clock_is_no_change() -> None:
-    assert codes(run(device(health={"sm_clock": steps((0, 1.4e9), (33, 0.9e9), (34, 1.4e9))}))) == set()
+    assert codes(result_of(device(health={"sm_clock": steps((0, 1.4e9), (33, 0.9e9), (34, 1.4e9))}))) == set()
 
 
 def test_in_a_single_pass_the_halves_are_compared() -> None:
     alone = (one_pass(20, 12.0),)
-    fell = run(device(health={"sm_clock": steps((0, 1.4e9), (26, 1.2e9))}), alone)
-    steady = run(device(), alone)
+    fell = result_of(device(health={"sm_clock": steps((0, 1.4e9), (26, 1.2e9))}), alone)
+    steady = result_of(device(), alone)
     assert codes(fell) - codes(steady) == {"clock_changed"}
 
 
 @pytest.mark.parametrize(("rise", "told"), [(4.0, False), (9.0, True)])
 def test_a_board_that_warms_over_the_passes_is_told_beyond_five_degrees(rise: float, *, told: bool) -> None:
     warming = steps((0, 60.0), (28, 60.0 + rise / 2), (38, 60.0 + rise))
-    result = run(device(health={"temperature": warming}))
+    result = result_of(device(health={"temperature": warming}))
     assert codes(result) == ({"temperature_drift"} if told else set())
 
 
 def test_cold_idle_before_the_passes_is_no_drift() -> None:
-    assert codes(run(device(health={"temperature": steps((0, 30.0), (14, 65.0), (48, 40.0))}))) == set()
+    assert codes(result_of(device(health={"temperature": steps((0, 30.0), (14, 65.0), (48, 40.0))}))) == set()
 
 
 # Processes
 
 
 def test_a_process_of_others_in_a_pass_makes_the_energy_invalid() -> None:
-    result = run(device(health={"foreign_processes": steps((0, 0.0), (32, 2.0), (34, 0.0))}))
+    result = result_of(device(health={"foreign_processes": steps((0, 0.0), (32, 2.0), (34, 0.0))}))
     assert codes(result) == {"foreign_gpu_process"}
     assert "2 processes" in message(result, "foreign_gpu_process")
     assert not result.energy.valid
@@ -300,7 +252,7 @@ def test_a_process_of_others_in_a_pass_makes_the_energy_invalid() -> None:
 def test_a_process_that_came_before_the_pass_and_stays_is_seen_in_a_pass_shorter_than_a_look() -> None:
     short = tuple(one_pass(start, 5.0) for start in (20.2, 30.2, 40.2))
     trace = device(health={"foreign_processes": steps((0, 0.0), (20, 1.0), (21, 0.0))})
-    assert "foreign_gpu_process" in codes(run(trace, short))
+    assert "foreign_gpu_process" in codes(result_of(trace, short))
 
 
 def test_processes_outside_the_passes_or_on_a_gpu_that_is_not_used_do_not_matter() -> None:
@@ -308,19 +260,19 @@ def test_processes_outside_the_passes_or_on_a_gpu_that_is_not_used_do_not_matter
     other = device(
         "gpu:GPU-b", health={"foreign_processes": constant(4.0), "throttle_thermal": grows(20, 50, 30)}
     )
-    assert codes(run(outside)) == set()
-    assert codes(run(together(device(), other))) == set()
+    assert codes(result_of(outside)) == set()
+    assert codes(result_of(together(device(), other))) == set()
 
 
 def test_processes_that_the_host_does_not_show_can_not_be_excluded() -> None:
-    result = run(device(health={"hidden_processes": steps((0, 0.0), (31, 1.0))}))
+    result = result_of(device(health={"hidden_processes": steps((0, 0.0), (31, 1.0))}))
     assert codes(result) == {"cannot_exclude_foreign_processes"}
     assert "1 process that this host does not show" in message(result, "cannot_exclude_foreign_processes")
     assert result.energy.valid
 
 
 def test_a_list_of_processes_that_can_not_be_read_is_unknown_and_not_empty() -> None:
-    result = run(device(health={"foreign_processes": None, "hidden_processes": None}))
+    result = result_of(device(health={"foreign_processes": None, "hidden_processes": None}))
     assert codes(result) == {"cannot_exclude_foreign_processes"}
     assert result.devices[0].foreign_processes is None
 
@@ -328,7 +280,7 @@ def test_a_list_of_processes_that_can_not_be_read_is_unknown_and_not_empty() -> 
 def test_a_host_without_gpus_has_no_foreign_gpu_processes() -> None:
     cpu = Domain("cpu:0", "cpu", (ENERGY,))
     trace = Trace((cpu,), {("cpu:0", "energy"): series(ENERGY, counter(constant(50.0)), period_s=0.02)})
-    result = run(trace)
+    result = result_of(trace)
     assert codes(result) == set()
     assert result.devices == ()
 
@@ -339,7 +291,7 @@ def test_a_module_is_in_the_state_of_the_gpu_on_it() -> None:
     asked = ExperimentConfig.model_validate(
         {"model": "any", "backend": "simulated", "n": 1, "max_output_tokens": 50, "energy": {"gpus": "all"}}
     )
-    result = run(together(board, module), config=asked)
+    result = result_of(together(board, module), config=asked)
     assert [warning.code for warning in result.warnings] == ["thermal_throttle"]
     assert [state.domain for state in result.devices] == ["gpu:GPU-a"]
 
@@ -354,7 +306,7 @@ def test_a_counter_that_starts_again_in_a_pass_is_told_and_before_it_is_not() ->
         raw = np.where(np.arange(whole.raw.size) >= at, whole.raw - whole.raw[at], whole.raw)
         return device(energy=replace(whole, raw=raw))
 
-    inside, outside = run(reset_at(33)), run(reset_at(56))
+    inside, outside = result_of(reset_at(33)), result_of(reset_at(56))
     assert "counter_reset" in codes(inside)
     assert not inside.energy.valid
     assert "counter_reset" not in codes(outside)
@@ -362,15 +314,15 @@ def test_a_counter_that_starts_again_in_a_pass_is_told_and_before_it_is_not() ->
 
 
 def test_a_counter_that_never_moves_is_stuck_and_its_energy_is_not_zero() -> None:
-    result = run(device(watts=constant(0.0)))
+    result = result_of(device(watts=constant(0.0)))
     assert "sensor_stuck" in codes(result)
     assert not result.energy.valid
     assert result.energy.total.value is None
 
 
 def test_a_counter_and_power_that_disagree_are_told() -> None:
-    agree = run(device(power=(POWER, constant(101.0))))
-    apart = run(device(power=(POWER, constant(57.0))))
+    agree = result_of(device(power=(POWER, constant(101.0))))
+    apart = result_of(device(power=(POWER, constant(57.0))))
     assert "counter_power_mismatch" not in codes(agree)
     assert "counter_power_mismatch" in codes(apart)
     assert not apart.energy.valid
@@ -378,15 +330,15 @@ def test_a_counter_and_power_that_disagree_are_told() -> None:
 
 def test_power_of_a_sensor_that_nobody_knows_is_told() -> None:
     unknown = replace(POWER, step_ns=None, window_ns=None, lag_ns=None)
-    alone = run(device(counts=False, power=(unknown, constant(WATTS))))
+    alone = result_of(device(counts=False, power=(unknown, constant(WATTS))))
     assert "sensor_uncharacterised" in codes(alone)
     assert alone.energy.total.value == pytest.approx(1800.0, rel=1e-3)
-    assert "sensor_uncharacterised" not in codes(run(device()))
+    assert "sensor_uncharacterised" not in codes(result_of(device()))
 
 
 def test_passes_under_five_seconds_are_told_and_under_one_have_no_energy() -> None:
-    short = run(device(), tuple(one_pass(start, 3.0) for start in (20, 30, 40)))
-    tiny = run(device(), tuple(one_pass(start, 0.5) for start in (20, 30, 40)))
+    short = result_of(device(), tuple(one_pass(start, 3.0) for start in (20, 30, 40)))
+    tiny = result_of(device(), tuple(one_pass(start, 0.5) for start in (20, 30, 40)))
     assert "window_too_short" in codes(short)
     assert short.energy.total.value == pytest.approx(900.0, rel=1e-2)
     assert {"window_too_short", "no_energy_source"} <= codes(tiny)
@@ -403,7 +355,7 @@ def test_passes_under_five_seconds_are_told_and_under_one_have_no_energy() -> No
     ],
 )
 def test_a_gap_counts_in_a_pass_and_in_what_is_summed(gap: Gap, *, told: bool) -> None:
-    result = run(replace(device(), gaps=(gap,)))
+    result = result_of(replace(device(), gaps=(gap,)))
     assert ("recorder_gap" in codes(result)) == told
     assert result.energy.valid != told
 
@@ -423,11 +375,11 @@ def test_a_model_of_power_is_named_as_one() -> None:
             ("host", "resident"): series(size, constant(1e9), period_s=0.1),
         },
     )
-    assert codes(run(trace)) == {"energy_modelled"}
+    assert codes(result_of(trace)) == {"energy_modelled"}
 
 
 def test_no_meter_at_all_is_told_and_is_no_zero() -> None:
-    result = run(Trace((), {}))
+    result = result_of(Trace((), {}))
     assert "no_energy_source" in codes(result)
     assert result.energy.total.value is None
 
@@ -447,7 +399,7 @@ def cooling(*, extra_w: float, tau_s: float) -> Shape:
 
 def idle_after(shape: Shape, start_s: float) -> ExperimentResult:
     window = Window(round(start_s * S), round((start_s + 3) * S))
-    return run(device(watts=shape), idle=Idle(Window(2 * S, 5 * S), LOADED, window))
+    return result_of(device(watts=shape), idle=Idle(BARE, LOADED, window))
 
 
 def test_idle_that_returns_to_where_it_was_is_no_drift() -> None:
@@ -494,38 +446,38 @@ def test_another_load_that_stays_is_a_drift_without_falling() -> None:
 
 def test_warm_up_at_its_cap_is_told() -> None:
     restless = WarmUp(Window(11 * S, 13 * S), (0.5, 0.9), False)
-    assert codes(run(device(), warm_up=restless)) == {"not_steady"}
+    assert codes(result_of(device(), warm_up=restless)) == {"not_steady"}
 
 
 def test_one_pass_is_told_as_one_and_not_as_a_missed_target() -> None:
-    assert codes(run(device(), (one_pass(20),))) == {"single_pass"}
+    assert codes(result_of(device(), (one_pass(20),))) == {"single_pass"}
 
 
 def test_passes_that_scatter_miss_the_target() -> None:
-    uneven = run(device(watts=steps((0, WATTS), (28, 1.2 * WATTS), (38, 0.9 * WATTS), (48, WATTS))))
+    uneven = result_of(device(watts=steps((0, WATTS), (28, 1.2 * WATTS), (38, 0.9 * WATTS), (48, WATTS))))
     assert codes(uneven) == {"target_not_met"}
 
 
 def test_an_output_of_another_length_is_told_where_it_was_pinned() -> None:
     cut = tuple(one_pass(start, output=49) for start in (20, 30, 40))
-    assert codes(run(device(), cut)) == {"output_not_pinned"}
+    assert codes(result_of(device(), cut)) == {"output_not_pinned"}
 
 
 def test_what_was_noticed_in_the_run_stands_first_and_a_suspend_makes_the_energy_invalid() -> None:
     slept = MeasurementWarning.of("suspended", "the machine slept for 42.0 s in the run")
     swapped = MeasurementWarning.of("swap_active", "1.0 MB were swapped in the run")
-    result = run(device(), warnings=(swapped, slept))
+    result = result_of(device(), warnings=(swapped, slept))
     assert [warning.code for warning in result.warnings] == ["swap_active", "suspended"]
     assert not result.energy.valid
     assert any("42.0 s" in reason for reason in result.energy.reasons)
-    assert run(device(), warnings=(swapped,)).energy.valid
+    assert result_of(device(), warnings=(swapped,)).energy.valid
 
 
 def test_the_same_measurement_gives_the_same_warnings() -> None:
     trace = device(
         health={"throttle_thermal": grows(31, 35, 2.0), "temperature": steps((0, 60.0), (38, 70.0))}
     )
-    assert run(trace).warnings == run(trace).warnings
+    assert result_of(trace).warnings == result_of(trace).warnings
 
 
 # The list and its page

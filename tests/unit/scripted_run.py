@@ -1,0 +1,66 @@
+"""From a trace to the result of a run whose windows are known. Shared by the tests that judge a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.records import (
+    Completion,
+    Environment,
+    Generation,
+    Idle,
+    Measurement,
+    Overhead,
+    Pass,
+    SessionFacts,
+    Start,
+    Trace,
+    WarmUp,
+    WarningCode,
+    Window,
+)
+from llenergymeasure.results.models import ExperimentResult
+
+S = 1_000_000_000
+BARE, LOADED, AFTER = Window(2 * S, 5 * S), Window(8 * S, 11 * S), Window(60 * S, 63 * S)
+
+
+def one_pass(start_s: float, seconds: float = 6.0, *, output: int = 50) -> Pass:
+    start_ns, end_ns = round(start_s * S), round((start_s + seconds) * S)
+    done = Completion(0, 0, 0, 100, output, start_ns, start_ns, start_ns + S // 10, end_ns, "length")
+    return Pass(Window(start_ns, end_ns), 1, Generation((done,)))
+
+
+PASSES = (one_pass(20), one_pass(30), one_pass(40))
+
+
+def result_of(trace: Trace, passes: tuple[Pass, ...] = PASSES, **changes: Any) -> ExperimentResult:
+    whole = Measurement(
+        experiment_id="id",
+        config=ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50),
+        origins={},
+        started=Start("2026-01-01T00:00:00+00:00", 0, None),
+        environment=Environment(
+            "h", "os", "k", "3.11", "0", None, 2, 2**34, None, None, None, None, None, (), {}
+        ),
+        facts=SessionFacts("cuda:0", {}, {}, gpu_uuids=("GPU-a",)),
+        architecture=None,
+        idle=Idle(BARE, LOADED, AFTER),
+        load=Window(5 * S, 8 * S),
+        warm_up=WarmUp(Window(11 * S, 13 * S), (0.5, 0.5, 0.5), True),
+        passes=passes,
+        trace=trace,
+        overhead=Overhead(0.1, 100, 1.0),
+    )
+    return metrics(replace(whole, **changes))
+
+
+def codes(result: ExperimentResult) -> set[str]:
+    return {warning.code for warning in result.warnings}
+
+
+def message(result: ExperimentResult, code: WarningCode) -> str:
+    return next(warning.message for warning in result.warnings if warning.code == code)
