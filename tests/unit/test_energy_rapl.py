@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 
 from llenergymeasure.energy.counter import count_between
 from llenergymeasure.energy.rapl import RaplMeter
+from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.records import Sample, Series, Window
 from llenergymeasure.simulation.clock import VirtualClock
+from llenergymeasure.simulation.rapl import SimulatedRapl, Zone, amd_zones, intel_zones
+from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000
 WRAP_UJ = 262_143_328_850
@@ -32,8 +36,8 @@ def root(tmp_path: Path) -> Path:
     _zone(tmp_path, "intel-rapl:0", "package-0")
     _zone(tmp_path, "intel-rapl:0:0", "core")
     _zone(tmp_path, "intel-rapl:0:1", "dram")
-    _zone(tmp_path, "intel-rapl:1", "package-1")
-    _zone(tmp_path, "intel-rapl:1:0", "dram")
+    _zone(tmp_path, "intel-rapl:1", "package-1", 2_000)
+    _zone(tmp_path, "intel-rapl:1:0", "dram", 2_000)
     _zone(tmp_path, "intel-rapl:2", "psys")
     _zone(tmp_path, "intel-rapl-mmio:0", "package-0")
     (tmp_path / "intel-rapl").mkdir()
@@ -47,7 +51,7 @@ def test_packages_and_memory_are_read_and_nothing_that_holds_them_twice(root: Pa
     assert list(domains) == ["cpu:0", "dram:0", "cpu:1", "dram:1"]
     assert [sample.domain for sample in samples] == list(domains)
     (energy,) = domains["dram:1"].quantities
-    assert (energy.source, energy.wrap, energy.unit, energy.scale) == ("rapl.dram-1", WRAP_UJ, "J", 1e-6)
+    assert (energy.source, energy.wrap, energy.unit, energy.scale) == ("rapl.dram-1", WRAP_UJ + 61, "J", 1e-6)
 
 
 def test_counters_stay_open_and_closing_lets_them_go(root: Path) -> None:
@@ -83,6 +87,71 @@ def test_a_wrap_and_a_failed_read_across_it_are_exact_to_a_tick(tmp_path: Path) 
     series = Series(quantity, at, at, np.array([sample.raw for sample in samples]))
     counted = count_between(series, Window(S, 9 * S), outside=(None, None))
     assert counted.amount == pytest.approx(8 * 280, abs=280 * 0.001)
+
+
+def _series(meter: RaplMeter, samples: Sequence[Sample], domain: str) -> Series:
+    (quantity,) = next(one for one in meter.domains() if one.name == domain).quantities
+    mine = [one for one in samples if one.domain == domain]
+    at = np.array([one.t_before_ns for one in mine])
+    return Series(quantity, at, at, np.array([one.raw for one in mine]))
+
+
+@pytest.mark.parametrize("vendor", ["intel", "amd"])
+def test_wraps_and_failed_reads_lose_no_tick_in_an_hour(tmp_path: Path, vendor: str) -> None:
+    # 280 W wrap every 234 s: fifteen times an hour. Each fifth read fails, so that some fail across a wrap.
+    clock = VirtualClock()
+    packages, dram = [Waveform(280), Waveform(137.31)], [Waveform(21.7), Waveform(33.3)]
+    intel = intel_zones(packages, dram=dram, psys=True, mmio=True)
+    zones = intel if vendor == "intel" else amd_zones(packages, dram)
+    zones = tuple(replace(zone, start_ticks=number * 7919) for number, zone in enumerate(zones))
+    tick_j = {zone.name: zone.tick_nj * 1e-9 for zone in zones}
+    with SimulatedRapl(clock, tmp_path, zones) as tree, RaplMeter(tmp_path, clock=clock) as meter:
+        names = [domain.name for domain in meter.domains()]
+        samples: list[Sample] = []
+        for second in range(0, 3700, 20):
+            tree.failing = {zone.directory for zone in zones} if second % 100 == 40 else set()
+            tree.tick()
+            samples += meter.sample()
+            clock.sleep(20)
+        window = Window(S * 21, S * 3681)
+        for domain, power in zip(("cpu:0", "cpu:1"), packages, strict=True):
+            counted = count_between(_series(meter, samples, domain), window, outside=(None, None))
+            truth = power.energy_j(window.start_ns, window.end_ns)
+            assert counted.amount == pytest.approx(truth, abs=2 * tick_j["package-0"])
+    expected = ["cpu:0", "dram:0", "cpu:1", "dram:1"] if vendor == "intel" else ["cpu:0", "cpu:1"]
+    assert sorted(names) == sorted(expected)
+
+
+def test_a_die_that_mirrors_another_one_is_read_once(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    power, other = Waveform(100), Waveform(100)
+    zones = [
+        Zone("intel-rapl:0", "package-0-die-0", power, start_ticks=77_000),
+        Zone("intel-rapl:1", "package-0-die-1", power, start_ticks=77_000),
+        Zone("intel-rapl:2", "package-1-die-0", other, start_ticks=76_999),
+        Zone("intel-rapl:0:0", "dram", power, start_ticks=77_000),
+    ]
+    with SimulatedRapl(clock, tmp_path, zones), RaplMeter(tmp_path, clock=clock) as meter:
+        assert [domain.name for domain in meter.domains()] == ["cpu:0-die-0", "dram:0-die-0", "cpu:1-die-0"]
+
+
+def test_a_tree_that_goes_away_leaves_a_gap_with_its_reason(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    (tmp_path / "trace").mkdir()
+    with SimulatedRapl(clock, tmp_path / "powercap", intel_zones([Waveform(100)])) as tree:
+        meter = RaplMeter(tmp_path / "powercap", clock=clock)
+        recorder = Recorder([meter], clock=clock, directory=tmp_path / "trace")
+        recorder.start(threaded=False)
+        with clock.every(recorder.tick_s, recorder.poll):
+            clock.sleep(1)
+            tree.failing = {"intel-rapl:0"}
+            tree.tick()
+            clock.sleep(1)
+            recorder.stop()
+    (gap,) = recorder.trace().gaps
+    assert gap.domain == "cpu:0"
+    assert gap.window.duration_s == pytest.approx(1, abs=0.15)
+    assert gap.reason.startswith("no RAPL counter can be read any more")
 
 
 def test_a_machine_without_rapl_is_told_so(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from llenergymeasure.energy import Part
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, DomainKind, Quantity, Sample
 
 # RAPL counters move about once a millisecond (Intel SDM, volume 3, "RAPL interfaces").
 _STEP_NS = 1_000_000
+_COUNTER_STATES = 2**32
+_LOOKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,12 @@ class _Zone:
     path: Path
     kind: DomainKind
     package: str
-    wrap_uj: int
+    range_uj: int
+
+    @property
+    def wrap_uj(self) -> int:
+        """The range that the kernel states is that of the highest count; the wrap takes one tick more."""
+        return round(self.range_uj * _COUNTER_STATES / (_COUNTER_STATES - 1))
 
     def domain(self) -> Domain:
         source = f"rapl.{'package' if self.kind == 'cpu' else 'dram'}-{self.package}"
@@ -31,18 +39,50 @@ class _Zone:
         return Domain(f"{self.kind}:{self.package}", self.kind, (energy,), resolution_j=1e-6)
 
 
+class _Counters:
+    """Open counters, which are read together: the one `Part` of the meter."""
+
+    period_s: float | None = None
+
+    def __init__(self, opened: Sequence[tuple[int, Domain]], *, clock: Clock) -> None:
+        self.domains = tuple(domain.name for _, domain in opened)
+        self.driver_cpu_ns = 0
+        self._opened = tuple(opened)
+        self._clock = clock
+
+    def sample(self) -> Sequence[Sample]:
+        """Each counter that can be read. EnergyError with the reason where none can."""
+        samples = []
+        failure: Exception | None = None
+        cpu_ns = time.thread_time_ns()
+        for descriptor, domain in self._opened:
+            before_ns = self._clock.monotonic_ns()
+            try:
+                raw = _read(descriptor)
+            except (OSError, ValueError) as error:
+                failure = error
+                continue
+            samples.append(Sample(domain.name, "energy", before_ns, self._clock.monotonic_ns(), raw))
+        self.driver_cpu_ns += time.thread_time_ns() - cpu_ns
+        if failure is not None and not samples:
+            raise EnergyError(f"no RAPL counter can be read any more: {failure}")
+        return samples
+
+
 class RaplMeter:
     """Packages and their memory under Linux's powercap tree `root`, for Intel and AMD.
 
     Neither psys nor cores (both are contained in or contain a package) nor the MMIO mirror of a package is
-    read. Files stay open, so that a poll is one `pread` each; a read that fails is left out.
+    read, nor a die that shows the very count of another one. Files stay open, so that a poll is one `pread`
+    each; a read that fails is left out.
     """
 
     def __init__(self, root: Path | None = None, *, clock: Clock = time) -> None:
         self._root = root or Path("/sys/class/powercap")
         self._clock = clock
         self._stack = ExitStack()
-        self._open: tuple[tuple[int, Domain], ...] = ()
+        self._domains: tuple[Domain, ...] = ()
+        self._counters = _Counters((), clock=clock)
 
     def why_unavailable(self) -> str | None:
         try:
@@ -59,7 +99,7 @@ class RaplMeter:
                 f"there is no RAPL package under {self._root} (a VM, a container or another CPU)"
             )
         with ExitStack() as stack:
-            opened = []
+            opened: list[tuple[int, Domain]] = []
             for zone in zones:
                 try:
                     descriptor = os.open(zone.path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
@@ -73,7 +113,12 @@ class RaplMeter:
                 except (OSError, ValueError) as error:
                     raise EnergyError(f"{zone.path / 'energy_uj'} can't be read: {error}") from error
                 opened.append((descriptor, zone.domain()))
-            self._open = tuple(opened)
+            try:
+                opened = _without_mirrors(opened)
+            except (OSError, ValueError) as error:
+                raise EnergyError(f"a counter under {self._root} can't be read: {error}") from error
+            self._domains = tuple(domain for _, domain in opened)
+            self._counters = _Counters(opened, clock=self._clock)
             self._stack = stack.pop_all()
         return self
 
@@ -83,22 +128,38 @@ class RaplMeter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open = ()
+        self._domains = ()
+        self._counters = _Counters((), clock=self._clock)
         self._stack.close()
 
     def domains(self) -> Sequence[Domain]:
-        return [domain for _, domain in self._open]
+        return self._domains
+
+    def parts(self) -> Sequence[Part]:
+        return [self._counters]
 
     def sample(self) -> Sequence[Sample]:
-        samples = []
-        for descriptor, domain in self._open:
-            before_ns = self._clock.monotonic_ns()
-            try:
-                raw = _read(descriptor)
-            except (OSError, ValueError):
-                continue
-            samples.append(Sample(domain.name, "energy", before_ns, self._clock.monotonic_ns(), raw))
-        return samples
+        try:
+            return self._counters.sample()
+        except EnergyError:
+            # All are left out; by its part the recorder is told why.
+            return []
+
+
+def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Domain]]:
+    """Each count once. Counts of up to 10^11 µJ are equal by chance once in 10^9 openings or so.
+
+    A counter may move between the reads of two mirrors, so that one look in several has to find them equal.
+    """
+    looks = [[_read(descriptor) for descriptor, _ in opened] for _ in range(_LOOKS)]
+    kept: list[int] = []
+    for number, (_, domain) in enumerate(opened):
+        if not any(
+            opened[other][1].kind == domain.kind and any(0 < look[number] == look[other] for look in looks)
+            for other in kept
+        ):
+            kept.append(number)
+    return [opened[number] for number in kept]
 
 
 def _read(descriptor: int) -> int:
