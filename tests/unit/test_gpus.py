@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 
-from llenergymeasure.measure.gpus import PlacedWorker, used_gpus
+from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import Generation, Pass, SessionFacts, WarmUp, Window
 from llenergymeasure.simulation.clock import VirtualClock
@@ -68,3 +70,27 @@ def test_the_driver_tells_where_the_tree_of_a_process_is() -> None:
 
 def test_without_a_driver_no_gpu_is_used() -> None:
     assert used_gpus((os.getpid(),), SimulatedNvml(VirtualClock(), idle_w=60.0, uuids=())) == ()
+
+
+def test_a_board_that_is_lost_is_listed_with_everything_unknown() -> None:
+    nvml = SimulatedNvml(VirtualClock(), idle_w=60.0, uuids=("GPU-a", "GPU-b"))
+    nvml.gpus[0].offer_health(temperature_c=61, power_limit_w=400)
+    nvml.gpus[1].fails_with = 15
+    whole, lost = gpu_facts(nvml)
+    assert (whole.uuid, whole.temperature_c, whole.power_limit_w) == ("GPU-a", 61, 400.0)
+    assert (lost.index, lost.temperature_c, lost.foreign_pids) == (1, None, None)
+
+
+def test_a_driver_that_never_answers_shows_no_gpu_and_holds_nothing_up() -> None:
+    gone = threading.Event()
+
+    class Hanging(SimulatedNvml):
+        def nvmlInit(self) -> None:  # noqa: N802
+            gone.wait(60)
+
+    nvml = Hanging(VirtualClock(), idle_w=60.0)
+    start = time.monotonic()
+    assert gpu_facts(nvml, within_s=0.2) == ()
+    assert used_gpus((os.getpid(),), nvml, within_s=0.2) == ()
+    assert time.monotonic() - start < 5
+    gone.set()

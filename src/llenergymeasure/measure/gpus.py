@@ -19,27 +19,34 @@ T = TypeVar("T")
 ANSWER_S = 10.0
 
 
-def gpu_facts(driver: Any = None) -> tuple[GpuFacts, ...]:
-    """Every GPU that NVML lists; empty without a driver. A field that can't be read is None: unknown.
+def gpu_facts(driver: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts, ...]:
+    """Every GPU that NVML lists; empty without a driver, or with one that does not answer.
 
-    `driver` is the binding or a device that offers the same functions.
+    A field that can't be read is None: unknown. `driver` is the binding or a device that offers the same
+    functions.
     """
     nvml = driver or import_module("pynvml")
     try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
+        return bounded(partial(_all_facts, nvml), within_s, what="the NVIDIA driver")
+    except (EnergyError, nvml.NVMLError):
         return ()
+
+
+def _all_facts(nvml: Any) -> tuple[GpuFacts, ...]:
+    nvml.nvmlInit()
     try:
         return tuple(_facts(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
     finally:
         nvml.nvmlShutdown()
 
 
-def used_gpus(pids: Sequence[int], driver: Any = None) -> tuple[str, ...]:
-    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver does not tell."""
+def used_gpus(pids: Sequence[int], driver: Any = None, *, within_s: float = ANSWER_S) -> tuple[str, ...]:
+    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver does not tell
+    or does not answer.
+    """
     nvml = driver or import_module("pynvml")
     try:
-        return bounded(partial(gpus_of, pids, nvml), ANSWER_S, what="the NVIDIA driver")
+        return bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
     except (EnergyError, nvml.NVMLError):
         return ()
 
@@ -74,7 +81,10 @@ class PlacedWorker:
 
 
 def _facts(nvml: Any, index: int) -> GpuFacts:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    except nvml.NVMLError:
+        return GpuFacts(uuid=f"unknown-{index}", index=index)
 
     def ask(question: str, *arguments: int, of: Callable[[Any], T]) -> T | None:
         try:
