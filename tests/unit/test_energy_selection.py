@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from llenergymeasure.config.models import EnergyConfig
+from llenergymeasure.energy import selection
 from llenergymeasure.energy.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 
@@ -71,7 +74,7 @@ def test_a_named_gpu_that_is_not_there_is_an_error_and_no_model_steps_in(tmp_pat
 def test_a_meter_of_no_known_name_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(EnergyError, match="no meter is named 'nvm'") as caught:
         _chosen(EnergyConfig.model_construct(meter="nvm"), ONE_GPU, tmp_path)
-    assert caught.value.hint == "one of: auto, estimate, nvml, rapl"
+    assert caught.value.hint == "one of: auto, amd, apple, estimate, nvml, rapl"
 
 
 @pytest.fixture
@@ -82,10 +85,22 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llem-plug-in\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[llenergymeasure.meters]\nwall = llem_plug_in:Wall\nbroken = llem_plug_in:Absent\n"
+        "[llenergymeasure.meters]\nbroken = llem_plug_in:Absent\nfragile = llem_plug_in:Fragile\n"
+        "rival = llem_plug_in:Rival\nwall = llem_plug_in:Wall\n"
     )
     (site / "llem_plug_in.py").write_text(
-        "class Wall:\n    def why_unavailable(self):\n        return None\n"
+        "from llenergymeasure.records import Domain, Quantity\n"
+        "class Wall:\n"
+        "    name = 'host'\n"
+        "    def why_unavailable(self): return None\n"
+        "    def __enter__(self): return self\n"
+        "    def __exit__(self, *error): pass\n"
+        "    def sample(self): return []\n"
+        "    def domains(self): return [Domain(self.name, 'host', (Quantity('energy', 'wall', 'J', 1.0),))]\n"
+        "class Rival(Wall):\n"
+        "    name = 'gpu:GPU-simulated-0'\n"
+        "class Fragile(Wall):\n"
+        "    def domains(self): raise RuntimeError('no cable')\n"
     )
     monkeypatch.syspath_prepend(site)
 
@@ -95,3 +110,62 @@ def test_a_plug_in_is_taken_by_its_name_and_blamed_by_its_name(tmp_path: Path) -
     assert _names(_chosen(EnergyConfig(meter="wall"), NO_GPU, tmp_path)) == ["Wall"]
     with pytest.raises(EnergyError, match=r"'broken'.*can't be loaded"):
         _chosen(EnergyConfig(meter="broken"), NO_GPU, tmp_path)
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_auto_takes_a_plug_in_that_measures_before_any_model_and_says_what_it_left_out(
+    tmp_path: Path,
+) -> None:
+    chosen = _chosen(EnergyConfig(), NO_GPU, tmp_path)
+    assert (set(_names(chosen)), chosen.method) == ({"Rival", "Wall"}, "measured")
+    assert {name for name, _ in chosen.refused} == {"nvml", "rapl", "broken", "fragile"}
+    chosen = _chosen(EnergyConfig(), ONE_GPU, tmp_path)
+    assert _names(chosen) == ["NvmlMeter", "Wall"]
+    refused = dict(chosen.refused)
+    assert refused["rival"].startswith("gpu:GPU-simulated-0 is read by nvml already")
+    assert "RuntimeError: no cable" in refused["fragile"]
+
+
+class Deaf(SimulatedNvml):
+    """A driver whose first call never returns."""
+
+    def __init__(self) -> None:
+        super().__init__(VirtualClock(), idle_w=60)
+        self.release = threading.Event()
+
+    def nvmlInit(self) -> None:  # noqa: N802  the driver's name
+        self.release.wait(60)
+
+
+def test_a_driver_that_never_answers_is_refused_by_name_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_ANSWER_S", 0.2)
+    deaf = Deaf()
+    chosen = _chosen(EnergyConfig(), deaf, _rapl(tmp_path))
+    assert _names(chosen) == ["RaplMeter"]
+    assert "'nvml' did not answer within" in dict(chosen.refused)["nvml"]
+    with pytest.raises(EnergyError, match=r"'nvml' can't be used.*did not answer"):
+        _chosen(EnergyConfig(meter="nvml"), deaf, tmp_path)
+    deaf.release.set()
+
+
+def test_amd_boards_are_read_where_there_are_any(tmp_path: Path) -> None:
+    amdsmi = SimulatedAmdSmi(VirtualClock(), idle_w=90)
+    chosen = choose_meters(
+        EnergyConfig(), processes=list, nvml=NO_GPU, amdsmi=amdsmi, rapl_root=_rapl(tmp_path)
+    )
+    assert _names(chosen) == ["AmdMeter", "RaplMeter"]
+    by_name = choose_meters(
+        EnergyConfig(gpus=("amd-sim",)), processes=list, nvml=NO_GPU, amdsmi=amdsmi, rapl_root=tmp_path
+    )
+    assert _names(by_name) == ["AmdMeter", "RaplMeter"]
+
+
+def test_what_a_meter_can_not_tell_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = SimulatedNvml(VirtualClock(), idle_w=60, uuids=("GPU-a", "GPU-b"))
+    nvml.gpus[0].name = "Another GPU"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    (note,) = _chosen(EnergyConfig(), nvml, tmp_path).notes
+    assert note.startswith("every GPU is recorded")

@@ -61,7 +61,9 @@ def run(  # noqa: PLR0913  the signature is the command line
         str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="smoke, quick or rigorous")] = None,
-    meter: Annotated[str | None, typer.Option("--meter", help="auto, nvml, rapl or estimate")] = None,
+    meter: Annotated[
+        str | None, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other dotted key; may be repeated"),

@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 SCHEMA_VERSION = "1"
 
 BUILTIN_BACKENDS = ("pytorch", "simulated")
-BUILTIN_METERS = ("auto", "nvml", "rapl", "estimate")
+BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 PRESETS = ("smoke", "quick", "rigorous")
 
 
@@ -122,9 +122,12 @@ class BaselineConfig(Section):
 class EnergyConfig(Section):
     """Which meter, which GPUs, and whether a modelled figure will do."""
 
-    meter: str = Field("auto", min_length=1, description="auto, nvml, rapl, estimate, or a plug-in's name")
+    meter: str = Field(
+        "auto", min_length=1, description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name"
+    )
     gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
-        "auto", description="auto: those the engine uses; all; or a list of UUIDs or indices"
+        "auto",
+        description="auto: those the engine uses; all; or a list of UUIDs, their beginnings or indices",
     )
     require_measured: bool = Field(False, description="refuse to run where energy could only be modelled")
 

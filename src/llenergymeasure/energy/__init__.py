@@ -10,7 +10,9 @@ from llenergymeasure.records import Domain, Sample
 
 METERS = {
     "nvml": "llenergymeasure.energy.nvml:NvmlMeter",
+    "amd": "llenergymeasure.energy.amd:AmdMeter",
     "rapl": "llenergymeasure.energy.rapl:RaplMeter",
+    "apple": "llenergymeasure.energy.apple:AppleMeter",
     "estimate": "llenergymeasure.energy.estimate:EstimateMeter",
 }
 

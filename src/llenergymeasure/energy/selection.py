@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -12,20 +13,42 @@ from typing import Any, Literal, cast
 
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy import METERS, Meter
+from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.records import Clock
+from llenergymeasure.records import Clock, Domain
 
 _MODELLED = "estimate"
+_GPU_METERS = ("nvml", "amd")
 _GROUP = "llenergymeasure.meters"
+_ANSWER_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The meters to record, what their best figure is, and which were not taken: (name, why)."""
+    """The meters to record, what their best figure is, which were not taken: (name, why), and what could not
+    be told of those that were.
+    """
 
     meters: tuple[Meter, ...]
     method: Literal["measured", "modelled"]
     refused: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Taken:
+    meters: dict[str, Meter] = field(default_factory=dict)
+    domains: dict[str, tuple[Domain, str]] = field(default_factory=dict)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def take(self, name: str, meter: Meter, domains: Sequence[Domain]) -> None:
+        """Refused where it sees what is seen already, since a sum would hold that twice."""
+        if twice := [domain.name for domain in domains if domain.name in self.domains]:
+            other = self.domains[twice[0]][1]
+            self.refused.append((name, f"{twice[0]} is read by {other} already (name it to prefer it)"))
+            return
+        self.meters[name] = meter
+        self.domains |= {domain.name: (domain, name) for domain in domains}
 
 
 def choose_meters(
@@ -33,43 +56,79 @@ def choose_meters(
     *,
     processes: Callable[[], Sequence[int]],
     nvml: Any = None,
+    amdsmi: Any = None,
     rapl_root: Path | None = None,
     clock: Clock = time,
 ) -> Selection:
     """The meters that `energy` asks for. `processes` gives the root pids of the run, for the model of power.
 
-    `auto` takes everything that measures. Where the CPU is not among that, the model of power is recorded
-    beside it, for a run that turns out to use no GPU; it is never added to what was measured. EnergyError
-    where a named meter, a named GPU or (`require_measured`) any measurement is not to be had.
+    `auto` takes everything that measures, what is built in first, then installed plug-ins for what is left.
+    Where the CPU is not among that, the model of power is recorded beside it, for a run that turns out to use
+    no GPU; it is never added to what was measured. EnergyError where a named meter, a named GPU or
+    (`require_measured`) any measurement is not to be had.
     """
     arguments: dict[str, dict[str, object]] = {
-        "nvml": {"nvml": nvml, "gpus": energy.gpus, "clock": clock},
+        "nvml": {"nvml": nvml, "gpus": energy.gpus, "processes": processes, "clock": clock},
+        "amd": {"amdsmi": amdsmi, "gpus": energy.gpus, "clock": clock},
         "rapl": {"root": rapl_root, "clock": clock},
+        "apple": {},
         _MODELLED: {"processes": processes, "clock": clock},
     }
     if energy.meter != "auto":
         return _named(energy, arguments)
-    refused: list[tuple[str, str]] = []
-    taken: dict[str, Meter] = {}
-    for name in ("nvml", "rapl"):
+    taken = _Taken()
+    for name in _measuring(amdsmi):
         meter = _built_in(name, arguments)
-        why = meter.why_unavailable()
-        if why is None:
-            taken[name] = meter
-        elif name == "nvml" and not isinstance(energy.gpus, str):
-            raise EnergyError(f"the GPUs in energy.gpus can't be read: {why}")
-        else:
-            refused.append((name, why))
-    if not taken and energy.require_measured:
+        try:
+            taken.take(name, meter, _seen(name, meter))
+        except EnergyError as error:
+            taken.refused.append((name, _whole(error)))
+    _require_gpus(energy, taken)
+    for point in entry_points(group=_GROUP):
+        _try_plug_in(point, taken)
+    if not taken.meters and energy.require_measured:
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
-            + "; ".join(f"{name}: {why}" for name, why in refused),
+            + "; ".join(f"{name}: {why}" for name, why in taken.refused),
             hint="grant access as said above, or allow a model: --set energy.require_measured=false",
         )
-    method: Literal["measured", "modelled"] = "measured" if taken else "modelled"
-    if "rapl" not in taken and not energy.require_measured:
-        taken[_MODELLED] = _built_in(_MODELLED, arguments)
-    return Selection(tuple(taken.values()), method, tuple(refused))
+    method: Literal["measured", "modelled"] = "measured" if taken.meters else "modelled"
+    if not energy.require_measured and not any(
+        domain.kind in {"cpu", "host"} for domain, _ in taken.domains.values()
+    ):
+        taken.meters[_MODELLED] = _built_in(_MODELLED, arguments)
+    meters = tuple(taken.meters.values())
+    return Selection(meters, method, tuple(taken.refused), tuple(_notes(meters)))
+
+
+def _measuring(amdsmi: Any) -> Iterator[str]:
+    """The built-in meters worth asking. One that belongs to other hardware would only be refused by name."""
+    yield "nvml"
+    if amdsmi is not None or Path("/dev/kfd").exists():
+        yield "amd"
+    yield "rapl"
+    if sys.platform == "darwin":
+        yield "apple"
+
+
+def _require_gpus(energy: EnergyConfig, taken: _Taken) -> None:
+    if isinstance(energy.gpus, str) or any(name in taken.meters for name in _GPU_METERS):
+        return
+    reasons = "; ".join(why for name, why in taken.refused if name in _GPU_METERS)
+    raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")
+
+
+def _try_plug_in(point: EntryPoint, taken: _Taken) -> None:
+    try:
+        meter = _loaded(point)
+        domains = _seen(point.name, meter)
+    except EnergyError as error:
+        taken.refused.append((point.name, _whole(error)))
+        return
+    if any(domain.model is not None for domain in domains):
+        taken.refused.append((point.name, f"it models energy; to use it: --meter {point.name}"))
+        return
+    taken.take(point.name, meter, domains)
 
 
 def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Selection:
@@ -80,10 +139,42 @@ def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Sel
             hint="choose another meter, or --set energy.require_measured=false",
         )
     meter = _built_in(name, arguments) if name in METERS else _plug_in(name)
-    why = meter.why_unavailable()
-    if why is not None:
-        raise EnergyError(f"the meter {name!r} can't be used: {why}", hint="--meter auto takes what there is")
-    return Selection((meter,), "modelled" if name == _MODELLED else "measured", ())
+    try:
+        domains = _seen(name, meter)
+    except EnergyError as error:
+        raise EnergyError(
+            f"the meter {name!r} can't be used: {_whole(error)}", hint="--meter auto takes what there is"
+        ) from error
+    modelled = any(domain.model is not None for domain in domains)
+    if modelled and energy.require_measured:
+        raise EnergyError(f"the meter {name!r} models energy, and energy.require_measured forbids that")
+    return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])))
+
+
+def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
+    """What the meter sees, found out by opening it for a moment. EnergyError where it can't be used."""
+
+    def look() -> tuple[Domain, ...]:
+        why = meter.why_unavailable()
+        if why is not None:
+            raise EnergyError(why)
+        with meter:
+            return tuple(meter.domains())
+
+    what = f"the meter {name!r}"
+    if name in METERS:
+        return bounded(look, _ANSWER_S, what=what)
+    try:
+        return bounded(look, _ANSWER_S, what=what)
+    except EnergyError:
+        raise
+    except Exception as error:  # a plug-in is other people's code: whatever it raises, this says whose it is
+        raise EnergyError(f"{what} broke when it was opened: {type(error).__name__}: {error}") from error
+
+
+def _notes(meters: Sequence[Meter]) -> Iterator[str]:
+    for meter in meters:
+        yield from getattr(meter, "notes", ())
 
 
 def _built_in(name: str, arguments: dict[str, dict[str, object]]) -> Meter:
@@ -105,3 +196,7 @@ def _loaded(point: EntryPoint) -> Meter:
         return cast("Meter", point.load()())
     except Exception as error:  # a plug-in is other people's code: whatever it raises, this says whose it is
         raise EnergyError(f"the meter {point.name!r} ({point.value}) can't be loaded: {error}") from error
+
+
+def _whole(error: EnergyError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
