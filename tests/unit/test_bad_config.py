@@ -149,7 +149,10 @@ def test_any_bytes_make_a_configuration_or_an_error_that_llem_explains(
             ["-p", "bf17"],
             "precision: 'bf17' is not valid. Did you mean: bf16? Valid values: fp32, fp16, bf16",
         ),
-        (["--meter", "nvlm"], "energy.meter: 'nvlm' is not valid. Did you mean: nvml? Valid values: amd, apple, auto,"),
+        (
+            ["--meter", "nvlm"],
+            "energy.meter: 'nvlm' is not valid. Did you mean: nvml? Valid values: amd, apple, auto,",
+        ),
         (["--preset", "quik"], "preset: 'quik' is not valid. Did you mean: quick?"),
         (["--set", "energy.gpus=3"], "energy.gpus: should be auto, all, or a list"),
         (["--set", "energy.gpus={a: 1}"], "energy.gpus"),

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from llenergymeasure.energy.cgroup import Cgroups
 from llenergymeasure.energy.cpu_power import microarchitectures, power_model
 from llenergymeasure.energy.estimate import EstimateMeter
 
@@ -111,6 +113,79 @@ def test_no_process_and_a_process_that_is_gone_read_nothing() -> None:
         assert [sample.raw for sample in meter.sample()] == [0, 0]
     with EstimateMeter(lambda: [2**22 + 1]) as meter:
         assert [sample.raw for sample in meter.sample()] == [0, 0]
+
+
+class Cgroup:
+    """A cgroup with a process in it, as the kernel shows it; ours is another one."""
+
+    def __init__(self, directory: Path, pid: int) -> None:
+        self.kernel = Cgroups(directory / "cgroup", directory / "proc")
+        self.place = directory / "cgroup" / "job"
+        self.place.mkdir(parents=True)
+        (directory / "cgroup" / "cpu.stat").write_text("usage_usec 99000000\n")
+        self.hold(pid)
+        self.use(100.0)
+        (directory / "proc" / str(pid)).mkdir(parents=True)
+        (directory / "proc" / str(pid) / "cgroup").write_text("1:name=systemd:/x\n0::/job\n")
+
+    def hold(self, *pids: int) -> None:
+        (self.place / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+
+    def use(self, seconds: float) -> None:
+        (self.place / "cpu.stat").write_text(f"usage_usec {round(seconds * 1e6)}\nuser_usec 1\n")
+
+
+def test_a_cgroup_of_their_own_counts_what_no_look_at_processes_saw(
+    tmp_path: Path, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    root = _start("import sys; print(1, flush=True); sys.stdin.read()")
+    processes.append(root)
+    while not _ready(root):
+        time.sleep(0.02)
+    cgroup = Cgroup(tmp_path, root.pid)
+    with EstimateMeter(lambda: [root.pid], cgroups=cgroup.kernel) as meter:
+        assert _busy_s(meter) < 0.05
+        cgroup.use(107.5)
+        assert _busy_s(meter) == pytest.approx(7.5, abs=0.05)
+        (cgroup.place / "cpu.stat").unlink()
+        assert _busy_s(meter) == pytest.approx(7.5, abs=0.05)
+
+
+def test_a_cgroup_that_is_shared_does_not_count(
+    tmp_path: Path, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    root = _start("import sys; sys.stdin.read()")
+    processes.append(root)
+    cgroup = Cgroup(tmp_path, root.pid)
+    cgroup.hold(root.pid, os.getpid())
+    with EstimateMeter(lambda: [root.pid], cgroups=cgroup.kernel) as meter:
+        _busy_s(meter)
+        cgroup.use(200)
+        assert _busy_s(meter) < 1
+
+
+def test_a_wall_clock_that_jumps_by_an_hour_changes_nothing(
+    processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = _start(TREE.format(burn=BURN.format(seconds=0.3), count=1))
+    processes.append(old)
+    while not _ready(old):
+        time.sleep(0.02)
+    real = time.time
+    started = [old]
+    for hours in (-1, 1):
+        with EstimateMeter(lambda: [process.pid for process in started]) as meter:
+            before = _busy_s(meter)
+            monkeypatch.setattr(time, "time", lambda hours=hours: real() + 3600 * hours)
+            new = _start(BURN.format(seconds=0.3))
+            started.append(new)
+            processes.append(new)
+            while new.poll() is None:
+                busy_s = _busy_s(meter)
+                time.sleep(0.02)
+            assert before < 0.05
+            assert busy_s == pytest.approx(0.3, abs=0.1)
+        monkeypatch.setattr(time, "time", real)
 
 
 def test_resident_memory_is_that_of_the_process(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -11,6 +11,7 @@ from typing import Self
 
 import psutil
 
+from llenergymeasure.energy.cgroup import Cgroups, used_s
 from llenergymeasure.energy.cpu_power import power_model
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
@@ -59,28 +60,38 @@ class EstimateMeter:
     """CPU seconds and resident memory of the process trees rooted at the pids that `processes` returns.
 
     CPU time is user and system time of every process of the trees, with what exited children had used; it
-    never falls, and it leaves out what was used before the meter was opened. Memory is cheap and
+    never falls, and it leaves out what was used before the meter was opened. Where the trees are alone in a
+    cgroup, what the kernel accounts to that counts if it is more. Memory is cheap and
     near: the private pages (resident − shared) of each process, and the largest shared part once, since the
     pages that processes share, such as mapped weights, are mostly the same. Joules are made of both later, by
     the power model of the domain `host`.
     """
 
-    def __init__(self, processes: Callable[[], Sequence[int]], *, clock: Clock = time) -> None:
+    def __init__(
+        self,
+        processes: Callable[[], Sequence[int]],
+        *,
+        cgroups: Cgroups | None = None,
+        clock: Clock = time,
+    ) -> None:
         self._processes = processes
+        self._cgroups = cgroups or Cgroups()
         self._clock = clock
         self._known: dict[int, _Known] = {}
         self._left_s = 0.0
         self._highest_ns = 0
         self._roots: tuple[int, ...] = ()
         self._next_scan_ns = 0
-        self._opened_s = 0.0
+        self._older: frozenset[int] = frozenset()
+        self._cgroup: Path | None = None
+        self._cgroup_from_s = 0.0
 
     def why_unavailable(self) -> str | None:
         return None
 
     def __enter__(self) -> Self:
-        # Wall-clock time, as the start of a process is given in it.
-        self._opened_s = time.time()
+        # Their start could be compared with the time as well, but that is wall-clock time, which may jump.
+        self._older = frozenset(psutil.pids())
         return self
 
     def __exit__(
@@ -90,6 +101,7 @@ class EstimateMeter:
         traceback: TracebackType | None,
     ) -> None:
         self._known.clear()
+        self._cgroup = None
 
     def domains(self) -> Sequence[Domain]:
         return [Domain("host", "host", (_CPU_TIME, _RESIDENT), model=power_model(_cpuinfo()))]
@@ -99,15 +111,30 @@ class EstimateMeter:
         roots = tuple(self._processes())
         if before_ns >= self._next_scan_ns or roots != self._roots:
             self._scan(roots)
+            if roots != self._roots:
+                self._find_cgroup(roots)
             self._roots, self._next_scan_ns = roots, before_ns + _RESCAN_NS
         resident = self._read()
-        busy_s = self._left_s + sum(known.total_s for known in self._known.values())
+        busy_s = self._busy_s()
         self._highest_ns = max(self._highest_ns, round(busy_s * 1e9))
         after_ns = self._clock.monotonic_ns()
         return [
             Sample("host", _CPU_TIME.name, before_ns, after_ns, self._highest_ns),
             Sample("host", _RESIDENT.name, before_ns, after_ns, resident),
         ]
+
+    def _busy_s(self) -> float:
+        seen_s = self._left_s + sum(known.total_s for known in self._known.values())
+        accounted_s = used_s(self._cgroup) if self._cgroup is not None else None
+        return seen_s if accounted_s is None else max(seen_s, accounted_s - self._cgroup_from_s)
+
+    def _find_cgroup(self, roots: Sequence[int]) -> None:
+        """From here on a cgroup that holds just these trees counts for them, starting from what they have."""
+        self._cgroup = self._cgroups.of_their_own(roots, self._known.keys()) if roots else None
+        if self._cgroup is not None:
+            self._read()
+            seen_s = self._left_s + sum(known.total_s for known in self._known.values())
+            self._cgroup_from_s = (used_s(self._cgroup) or 0.0) - seen_s
 
     def _scan(self, roots: Sequence[int]) -> None:
         """Find processes that joined. One that another parent adopts stays in the tree it was born in."""
@@ -136,7 +163,7 @@ class EstimateMeter:
             self._leave(known)
         joining = _Known(process, parent)
         try:
-            if process.create_time() < self._opened_s:
+            if process.pid in self._older:
                 joining.read()
                 joining.own_from_s, joining.reaped_from_s = joining.own_s, joining.reaped_s
         except psutil.Error:
