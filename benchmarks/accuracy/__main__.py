@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -13,13 +14,14 @@ from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
 from benchmarks.accuracy import cases, picture, realclock
 from benchmarks.accuracy.peers import Peer, install
 from benchmarks.accuracy.realclock import Measured, Tool
-from benchmarks.accuracy.table import Row, render
+from benchmarks.accuracy.table import Row, put_into, render
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("real", "virtual", "recordings", "recorder")
@@ -42,8 +44,13 @@ def main() -> int:
         if name in options.only:
             print(f"{name} …", file=sys.stderr)
             rows += _part(name, quick=options.quick)
-    _write(options.results, rows, measured, peers, began=began, quick=options.quick)
-    print(render(rows))
+    facts = _facts(peers, began=began, quick=options.quick)
+    printed = _write(options.results, rows, measured, facts)
+    if options.page is not None:
+        options.page.write_text(put_into(options.page.read_text(), printed))
+        if measured:
+            shutil.copy(options.results / "accuracy.png", options.page.with_suffix(".png"))
+    print(printed)
     missed = [row for row in rows if row.tool.startswith("llem") and row.met is False]
     print(
         f"llem misses {len(missed)} of its targets" if missed else "llem meets every target", file=sys.stderr
@@ -58,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts instead of all")
     parser.add_argument("--at-once", type=int, default=24, help="tools that measure at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where table, JSON and plot go")
+    parser.add_argument("--page", type=Path, help="a page of the documentation to put table and plot into")
     parser.add_argument(
         "--environments",
         type=Path,
@@ -73,7 +81,7 @@ def _real(tools: dict[str, Tool], *, quick: bool, at_once: int) -> tuple[list[Me
     jobs = [*cases.accuracy_jobs(steps_s=steps_s, counts=counts, seed=20), *cases.fault_jobs()]
     with tempfile.TemporaryDirectory(prefix="llem-accuracy-") as directory:
         measured = realclock.measure(
-            jobs, tools, directory=Path(directory), at_once=at_once, lead_s=12.0 if quick else 20.0
+            jobs, tools, directory=Path(directory), at_once=at_once, lead_s=12.0 if quick else 25.0
         )
     return measured, realclock.rows(measured, tools, jobs)
 
@@ -87,30 +95,37 @@ def _part(name: str, *, quick: bool) -> list[Row]:
     return found
 
 
-def _write(
-    results: Path,
-    rows: list[Row],
-    measured: list[Measured],
-    peers: dict[str, Peer],
-    *,
-    began: datetime,
-    quick: bool,
-) -> None:
+def _write(results: Path, rows: list[Row], measured: list[Measured], facts: dict[str, Any]) -> str:
+    """Keep everything in `results`, and return what there is to print."""
     results.mkdir(parents=True, exist_ok=True)
-    record = {
-        "began": began.isoformat(timespec="seconds"),
-        "seconds": round((datetime.now(UTC) - began).total_seconds(), 1),
-        "quick": quick,
-        "versions": {"llem": version("llenergymeasure"), "python": platform.python_version()}
-        | {name: peer.version or peer.reason for name, peer in peers.items()},
-        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+    record = facts | {
         "rows": [asdict(row) for row in rows],
         "windows": [asdict(one) | {"error": one.error} for one in measured],
     }
     (results / "accuracy.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    (results / "accuracy.md").write_text(render(rows))
+    printed = f"{_heading(facts)}\n\n{render(rows)}"
+    (results / "accuracy.md").write_text(printed)
     if measured:
         picture.draw(results / "accuracy.png", measured, cases.LIMITS, section=cases.REAL)
+    return printed
+
+
+def _facts(peers: dict[str, Peer], *, began: datetime, quick: bool) -> dict[str, Any]:
+    return {
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(UTC) - began).total_seconds()),
+        "quick": quick,
+        "versions": {"llem": version("llenergymeasure"), "Python": platform.python_version()}
+        | {name: peer.version or peer.reason for name, peer in peers.items()},
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
+    }
+
+
+def _heading(facts: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    machine = f"{facts['machine']['system']} with {facts['machine']['cpus']} CPUs"
+    extent = "a quick look" if facts["quick"] else "the whole benchmark"
+    return f"{facts['began'][:10]}, {extent} in {facts['seconds']} s on {machine}: {versions}."
 
 
 if __name__ == "__main__":

@@ -79,6 +79,18 @@ def render(rows: Iterable[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+BEGIN, END = "<!-- printed by python -m benchmarks.accuracy -->", "<!-- end of what was printed -->"
+
+
+def put_into(page: str, printed: str) -> str:
+    """`page` with `printed` between its two marks. ValueError where it lacks them."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks the marks {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{printed.strip()}\n\n{end}{after}"
+
+
 _HEAD = ("case", "tool", "runs", "mean", "sd", "worst", "interval held", "target", "met", "note")
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.accuracy import cases, peers, picture, realclock
 from benchmarks.accuracy.cases import Job, Timed
 from benchmarks.accuracy.realclock import Measured, Tool
-from benchmarks.accuracy.table import Row, render, row_of_errors
+from benchmarks.accuracy.table import BEGIN, END, Row, put_into, render, row_of_errors
 
 from llenergymeasure.simulation.scenario import Board, Change
 
@@ -180,3 +180,12 @@ def test_the_picture_is_drawn_and_says_when_there_is_nothing_to_draw(tmp_path: P
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="nothing"):
         picture.draw(tmp_path / "b.png", [], {}, section="s")
+
+
+def test_what_was_printed_goes_between_the_marks_of_a_page() -> None:
+    page = f"text\n{BEGIN}\nold\n{END}\nmore\n"
+    once = put_into(page, "| new |\n")
+    assert once == f"text\n{BEGIN}\n\n| new |\n\n{END}\nmore\n"
+    assert put_into(once, "| new |\n") == once
+    with pytest.raises(ValueError, match="lacks the marks"):
+        put_into("text", "| new |")
