@@ -22,6 +22,8 @@ Floats: TypeAlias = NDArray[np.float64]
 # of the steps and the power there.
 _SURROUNDINGS = 400
 _NEIGHBOURS = 60
+_STILL_S = 1.0
+_STILL_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def count_between(series: Series, window: Window, *, outside: tuple[float | None
     steps, sure, common = _steps(series, (before, after), counts, end_s=end_s)
     if not np.any(sure & (steps.time > 0) & (steps.time < end_s)):
         return Counted(None, blind_s=blind_s, stuck=True, reason="the counter never moved within the window")
+    if series.quantity.unit == "J" and _stands_still(before, counts, end_s):
+        return Counted(None, blind_s=blind_s, stuck=True, reason="the counter stood still within the window")
     amount, sd = spent(steps.part(sure), end_s, common, outside=outside)
     start, end = _bounds(steps, 0.0), _bounds(steps, end_s)
     amount = min(max(amount, end[0] - start[1]), end[1] - start[0])
@@ -122,6 +126,20 @@ def _steps(
         for columns in zip(*((s.low, s.high, s.time, s.sd, s.total) for s in parts), strict=True)
     )
     return Steps(*whole), np.concatenate(sure), common
+
+
+def _stands_still(read: Floats, counts: Integers, end_s: float) -> bool:
+    """Whether a counter that moved often stood still for a second in the window, though it was read.
+
+    No board draws nothing: ten of its usual steps without one are a fault.
+    """
+    moved = read[np.flatnonzero(np.diff(counts)) + 1]
+    if moved.size < 2:
+        return False
+    moments = np.concatenate((np.zeros(1), moved[(moved > 0) & (moved < end_s)], np.array([end_s])))
+    reads = np.diff(np.searchsorted(read, moments))
+    still = np.diff(moments) > max(_STILL_S, _STILL_STEPS * float(np.median(np.diff(moved))))
+    return bool(np.any(still & (reads > _STILL_STEPS)))
 
 
 def _bounds(steps: Steps, at_s: float) -> tuple[float, float]:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from llenergymeasure.energy.counter import Counted, count_between
-from llenergymeasure.energy.level import hold
+from llenergymeasure.energy.level import hold, power_between
+from llenergymeasure.energy.sensor import Sensor, characterise, known_sensor
 from llenergymeasure.records import (
     Domain,
     EnergyReading,
@@ -25,6 +28,8 @@ SHORTEST_S = 1.0
 _SHORT_S = 5.0
 _BLIND_S = 1.0
 _MISMATCH = 0.05
+# What a power sensor is like is learnt from so many seconds before and after.
+_SURROUNDINGS_S = 30.0
 # Ends of the boundary's name, in the order in which they are written.
 _KINDS = ("gpu", "module", "cpu", "dram")
 # Power fields, best first: what the sensor does is clearer the less it averages.
@@ -33,12 +38,16 @@ _POWER_FIELDS = ("power_instant", "power_usage", "power_average")
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """Joules of one window from one source. `joules` is None where `reason` says why."""
+    """Joules of one window from one source. `joules` is None where `reason` says why.
+
+    `shared_sd` is the part of `sd` that errs the same way in every window of the trace.
+    """
 
     source: str
     method: Method
     joules: float | None
     sd: float = 0.0
+    shared_sd: float = 0.0
     systematic: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()
     reason: str | None = None
@@ -51,9 +60,9 @@ def energy_between(
 
     The counter comes first, then sampled power, then a model of power. `low` and `high` of the energy bound
     what the sensor's resolution leaves open; `systematic` what an uncalibrated sensor may hide (true = gain ×
-    read + offset × duration) or the width of the model. `idle_w` is the power known to hold just before and
-    just after; where it is None the trace itself says. Counter and sampled power under 1 s give no value.
-    A domain that was never read has the energy None, with the reason.
+    read + offset × duration) or the width of the model; a domain's own calibration is applied. `idle_w` is
+    the power known to hold just before and just after; where it is None the trace itself says. Counter and
+    sampled power under 1 s give no value. A domain that was never read has the energy None, with the reason.
     """
     return _reading(domain, [window], [_spent(trace, window, trace.domain(domain), idle_w=idle_w)])
 
@@ -62,7 +71,8 @@ def energy_of(trace: Trace, windows: Sequence[Window], domain: str) -> EnergyRea
     """The energy of `domain` in several windows together; the reading spans from the first to the last.
 
     Each window is judged by itself. What resolution leaves open of one does not depend on the others: those
-    parts add in quadrature, systematic bounds add as they are. One unknown window makes the sum unknown.
+    parts add in quadrature. What errs the same way in all of them (a lag that is not well known) and
+    systematic bounds add as they are. One unknown window makes the sum unknown.
     """
     if not windows:
         raise ValueError("the energy of no window at all was asked for")
@@ -112,7 +122,8 @@ def _reading(domain: str, windows: Sequence[Window], parts: Sequence[_Spent]) ->
     if reasons:
         return EnergyReading(domain, source, method, span, Estimate.missing("J", reasons[0]), flags=flags)
     joules = math.fsum(part.joules or 0.0 for part in parts)
-    half = _Z95 * math.sqrt(math.fsum(part.sd**2 for part in parts))
+    alone = math.fsum(part.sd**2 - part.shared_sd**2 for part in parts)
+    half = _Z95 * math.hypot(math.sqrt(max(alone, 0.0)), math.fsum(part.shared_sd for part in parts))
     bounds = [part.systematic for part in parts if part.systematic is not None]
     systematic = (
         (math.fsum(low for low, _ in bounds), math.fsum(high for _, high in bounds)) if bounds else None
@@ -129,7 +140,7 @@ def _spent(
         spent = _modelled(trace, window, domain, domain.model)
     else:
         spent = _measured(trace, window, domain, outside=idle_w)
-    return replace(spent, flags=tuple(dict.fromkeys((*spent.flags, *gap))))
+    return replace(spent, flags=tuple(dict.fromkeys((*spent.flags, *gap, *domain.flags))))
 
 
 def _gap_flags(trace: Trace, window: Window, domain: Domain) -> tuple[str, ...]:
@@ -160,11 +171,28 @@ def _measured(
     chosen = _chosen(counted, sampled)
     if chosen is None:
         return _Spent(named.source, "sampled", None, reason=f"{domain.name} offers neither energy nor power")
-    return replace(chosen, flags=(*chosen.flags, *short), systematic=_systematic(chosen, window, domain))
+    calibrated = _calibrated(replace(chosen, flags=(*chosen.flags, *short)), window, domain)
+    return replace(calibrated, systematic=_systematic(calibrated, window, domain))
+
+
+def _calibrated(spent: _Spent, window: Window, domain: Domain) -> _Spent:
+    """True = gain × read + offset × duration."""
+    if spent.joules is None:
+        return spent
+    return replace(
+        spent,
+        joules=domain.gain * spent.joules + domain.offset_w * window.duration_s,
+        sd=domain.gain * spent.sd,
+        shared_sd=domain.gain * spent.shared_sd,
+    )
 
 
 def _chosen(counted: _Spent | None, sampled: _Spent | None) -> _Spent | None:
-    """The counter, or sampled power where the counter gave nothing; what both say is compared."""
+    """The counter, or sampled power where the counter gave nothing; what both say is compared.
+
+    They disagree when they are more than 5 % and more than 3 sds apart: the sd of power that a part-time
+    sensor saw, or one of unknown lag, may be more than 5 %.
+    """
     if counted is None or sampled is None:
         return counted or sampled
     if counted.joules is None:
@@ -207,11 +235,39 @@ def _sampled(trace: Trace, window: Window, domain: Domain, quantity: Quantity) -
     series = _series(trace, domain, quantity)
     if series is None:
         return _Spent(quantity.source, "sampled", None, reason=f"{domain.name} was never read")
-    held = hold(series, window)
-    flags: tuple[str, ...] = ("sensor_uncharacterised",)
+    sensor = known_sensor(quantity) or _seen_sensor(series, window)
+    held = power_between(series, window, sensor)
+    flags = _sensor_flags(sensor)
     if held.blind_s > _BLIND_S:
         flags = (*flags, "recorder_gap")
-    return _Spent(quantity.source, "sampled", held.integral, held.sd, flags=flags, reason=held.reason)
+    return _Spent(
+        quantity.source,
+        "sampled",
+        held.integral,
+        held.sd,
+        shared_sd=held.shared_sd,
+        flags=flags,
+        reason=held.reason,
+    )
+
+
+def _seen_sensor(series: Series, window: Window) -> Sensor | None:
+    """What the trace around `window` shows of the sensor; power is taken to step at the window's edges."""
+    around_ns = round(_SURROUNDINGS_S * 1e9)
+    first = int(np.searchsorted(series.t_before_ns, window.start_ns - around_ns))
+    end_ns = min(window.end_ns, window.start_ns + around_ns) + around_ns
+    kept = slice(first, int(np.searchsorted(series.t_before_ns, end_ns)))
+    if series.raw[kept].size < 2:
+        return None
+    some = Series(series.quantity, series.t_before_ns[kept], series.t_after_ns[kept], series.raw[kept])
+    return characterise(some, (window.start_ns, window.end_ns))
+
+
+def _sensor_flags(sensor: Sensor | None) -> tuple[str, ...]:
+    """What is not known of the sensor, or not good about it."""
+    if sensor is None or sensor.window_ns is None or sensor.lag_ns is None:
+        return ("sensor_uncharacterised",)
+    return ("part_time_sensor",) if sensor.kind == "part_time" else ()
 
 
 def _systematic(spent: _Spent, window: Window, domain: Domain) -> tuple[float, float] | None:
