@@ -8,6 +8,7 @@ import typer
 
 from llenergymeasure import __version__
 from llenergymeasure.cli.compare import compare
+from llenergymeasure.cli.doctor import doctor
 from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.cli.run import run
 
@@ -36,5 +37,6 @@ def main(
 
 
 app.command(name="run", help="Run an LLM efficiency experiment")(run)
+app.command(name="doctor", help="Say what this machine can measure")(doctor)
 app.command(name="compare", help="Compare two results, B against A")(compare)
 app.command(name="recompute", help="Compute a stored run again and say what changed")(recompute)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._format import amount
+from llenergymeasure.cli._format import amount, columns
 from llenergymeasure.records import Estimate
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     rows = [("", "A", "B", "B / A")]
     modelled = any("modelled" in (one.a, one.b) for one in comparison.allowed if one.key == "method")
     rows += [(one.label, amount(one.a), amount(one.b), _ratio(one)) for one in comparison.ratios]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        yield "  ".join([*cells, row[3]]).rstrip()
+    yield from columns(rows)
     yield ""
     for difference in comparison.allowed:
         yield f"In spite of {difference.key}: {difference.a} against {difference.b}"

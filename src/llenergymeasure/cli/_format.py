@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 
@@ -74,6 +75,16 @@ def plain(value: float, unit: str) -> str:
     """A bare number with its unit."""
     scale = scale_for(value, unit)
     return f"{scale.number(value)} {scale.unit}".rstrip()
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows whose cells stand below each other; the last cell of a row is as long as it likes."""
+    rows = list(rows)
+    most = max((len(row) for row in rows), default=0)
+    widths = [max((len(row[at]) for row in rows if at < len(row) - 1), default=0) for at in range(most)]
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip()
 
 
 def duration(seconds: float) -> str:

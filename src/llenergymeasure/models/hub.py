@@ -41,7 +41,7 @@ def is_revision(name: str) -> bool:
 
 def cached_snapshot(hub_id: str, revision: str) -> Path | None:
     """The folder of that revision in the hub cache, whole or not; None when there is none."""
-    repository = _cache() / f"models--{hub_id.replace('/', '--')}"
+    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     reference = repository / "refs" / revision
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit
@@ -120,6 +120,7 @@ def _home() -> Path:
     return Path(os.environ.get("HF_HOME") or f"{base}/huggingface").expanduser()
 
 
-def _cache() -> Path:
+def hub_cache() -> Path:
+    """Where models of the hub lie on this disk; it may not exist."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return Path(named).expanduser() if named else _home() / "hub"

@@ -1,0 +1,78 @@
+"""`llem doctor`: what can this machine measure, and what kind of sensors does it have?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue, TypeAdapter
+from tqdm import tqdm
+
+from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._examination import examination_lines, sensor_lines
+from llenergymeasure.cli._progress import following
+
+
+def doctor(
+    *,
+    characterise: Annotated[
+        bool,
+        typer.Option(
+            "--characterise",
+            help="Put a load on each GPU for half a minute, find out what its power sensor does, keep it",
+        ),
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Look at the simulated board instead; keeps nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+) -> None:
+    """Say what this machine can measure, what it lacks, and how to get it."""
+    with reported(verbose=verbose):
+        if characterise:
+            _characterise(simulated=simulated, as_json=as_json)
+        else:
+            _examine(simulated=simulated, as_json=as_json)
+
+
+def _examine(*, simulated: bool, as_json: bool) -> None:
+    from llenergymeasure.measure.doctor import Examination, examine, simulated_driver
+
+    found = examine(nvml=simulated_driver() if simulated else None)
+    with reader_may_leave():
+        if as_json:
+            value: dict[str, JsonValue] = TypeAdapter(Examination).dump_python(found, mode="json")
+            print_json({**value, "measured": list(found.measured), "usable": found.usable})
+        else:
+            print_lines(examination_lines(found))
+    if not found.usable:
+        raise typer.Exit(1)
+
+
+def _characterise(*, simulated: bool, as_json: bool) -> None:
+    from llenergymeasure.measure.characterise import (
+        Characterised,
+        characterise_gpus,
+        characterise_simulated,
+    )
+
+    if simulated:
+        boards = characterise_simulated()
+    else:
+        silent = not sys.stderr.isatty()
+        with (
+            tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
+            following(bar) as progress,
+        ):
+            boards = characterise_gpus(progress)
+    with reader_may_leave():
+        if as_json:
+            value: JsonValue = TypeAdapter(tuple[Characterised, ...]).dump_python(boards, mode="json")
+            print_json(value)
+        else:
+            print_lines(sensor_lines(boards))
+    if not any(one.characteristics for board in boards for one in board.sensors):
+        raise typer.Exit(1)

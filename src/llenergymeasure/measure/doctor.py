@@ -1,0 +1,222 @@
+"""What can this machine measure, and what would it take to measure more?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import platformdirs
+
+from llenergymeasure.backends import backend_names, load_backend
+from llenergymeasure.config.models import EnergyConfig
+from llenergymeasure.energy import METERS, Meter
+from llenergymeasure.energy.bounded import bounded
+from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.selection import choose_meters
+from llenergymeasure.exceptions import LLEMError
+from llenergymeasure.measure.environment import environment, suspended_ns
+from llenergymeasure.measure.gpus import ANSWER_S, gpu_facts
+from llenergymeasure.models.hub import hub_cache
+from llenergymeasure.records import Clock, Domain, Environment, GpuFacts
+from llenergymeasure.simulation.device import SimulatedNvml
+
+READS = 20
+RECORDED_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """`why_not` is None where the backend can run."""
+
+    name: str
+    why_not: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReport:
+    """What one meter sees, or why it sees nothing and the way out. `read_s` is the median of its reads."""
+
+    name: str
+    why_not: str | None
+    domains: tuple[Domain, ...] = ()
+    read_s: float | None = None
+
+    @property
+    def modelled(self) -> bool:
+        return any(domain.model is not None for domain in self.domains)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReport:
+    """`slept_s` is how long the machine has slept since boot, None where the kernel does not tell."""
+
+    resolution_s: float
+    slept_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderReport:
+    """A close look of a second with every meter: its share of one core, and values read a second.
+
+    Both are None where `why_not` says why it could not be tried.
+    """
+
+    core_share: float | None
+    values_per_s: float | None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiskReport:
+    """A folder that llem uses, and the room where it is or would be made; None is unknown."""
+
+    use: str
+    path: str
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    environment: Environment
+    gpus: tuple[GpuFacts, ...]
+    backends: tuple[BackendReport, ...]
+    meters: tuple[MeterReport, ...]
+    recorder: RecorderReport
+    clock: ClockReport
+    disks: tuple[DiskReport, ...]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The domains whose energy is measured here."""
+        return tuple(domain.name for meter in self.meters for domain in meter.domains if domain.model is None)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run here would have an energy, be it a modelled one."""
+        return any(meter.why_not is None for meter in self.meters)
+
+
+def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = time) -> Examination:
+    """Try everything that a run would use, without loading a model.
+
+    `nvml` and `rapl_root` stand in for the driver's binding and the kernel's powercap tree.
+    """
+    gpus = gpu_facts(nvml)
+    reports, usable = [], []
+    for name in _meter_names():
+        report, meter = _meter(name, nvml=nvml, rapl_root=rapl_root, clock=clock)
+        reports.append(report)
+        if meter is not None:
+            usable.append(meter)
+    return Examination(
+        environment=environment(gpus),
+        gpus=gpus,
+        backends=tuple(BackendReport(name, _why_not(name)) for name in backend_names()),
+        meters=tuple(reports),
+        recorder=_recorder(usable),
+        clock=_clock(),
+        disks=tuple(_disks()),
+    )
+
+
+def simulated_driver() -> SimulatedNvml:
+    """A stand-in for the NVIDIA driver, on this machine's own clock."""
+    return SimulatedNvml(time, idle_w=60.0)
+
+
+def _meter_names() -> list[str]:
+    plug_ins = {point.name for point in entry_points(group="llenergymeasure.meters")}
+    return [*METERS, *sorted(plug_ins - set(METERS))]
+
+
+def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tuple[MeterReport, Meter | None]:
+    """A meter as a run would open it by its name."""
+
+    def tried() -> tuple[MeterReport, Meter]:
+        (meter,) = choose_meters(
+            EnergyConfig(meter=name, gpus="all"),
+            processes=lambda: (os.getpid(),),
+            nvml=nvml,
+            rapl_root=rapl_root,
+            clock=clock,
+        ).meters
+        with meter:
+            times = [_timed(meter) for _ in range(READS)]
+            return MeterReport(name, None, tuple(meter.domains()), median(times)), meter
+
+    try:
+        return bounded(tried, ANSWER_S, what=f"the meter {name!r}")
+    except LLEMError as error:
+        prefix = f"the meter {name!r} can't be used: "
+        return MeterReport(name, error.message.removeprefix(prefix)), None
+
+
+def _timed(meter: Meter) -> float:
+    start = time.perf_counter()
+    meter.sample()
+    return time.perf_counter() - start
+
+
+def _why_not(name: str) -> str | None:
+    try:
+        return load_backend(name).why_unavailable()
+    except LLEMError as error:
+        return error.message
+
+
+def _recorder(meters: Sequence[Meter]) -> RecorderReport:
+    """What recording costs here, found out by recording."""
+    if not meters:
+        return RecorderReport(None, None, "no meter can be read")
+    try:
+        with tempfile.TemporaryDirectory(prefix="llem-") as folder:
+            recorder = Recorder(meters, clock=time, directory=Path(folder))
+            with recorder:
+                recorder.dense(True)
+                before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
+                time.sleep(RECORDED_S)
+                spent_s, read = recorder.cpu_s - before_s, recorder.samples - before
+                seconds = time.monotonic() - start
+    except LLEMError as error:
+        return RecorderReport(None, None, error.message)
+    except OSError as error:
+        return RecorderReport(None, None, f"no folder for the trace: {error.strerror}; set TMPDIR")
+    return RecorderReport(spent_s / seconds, read / seconds)
+
+
+def _clock() -> ClockReport:
+    slept_ns = suspended_ns()
+    return ClockReport(
+        resolution_s=time.get_clock_info("monotonic").resolution,
+        # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
+        slept_s=None if slept_ns is None else max(0.0, slept_ns / 1e9),
+    )
+
+
+def _disks() -> Iterator[DiskReport]:
+    own = os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure")
+    for use, folder in (
+        ("traces of running runs", Path(tempfile.gettempdir())),
+        ("models of the hub", hub_cache()),
+        ("converted models", Path(own)),
+    ):
+        yield DiskReport(use, str(folder), _free_bytes(folder))
+
+
+def _free_bytes(folder: Path) -> int | None:
+    for at in (folder, *folder.parents):
+        try:
+            return shutil.disk_usage(at).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None

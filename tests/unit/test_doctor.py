@@ -1,0 +1,189 @@
+"""What `llem doctor` finds on a machine that is scripted, and on this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from llenergymeasure.cli import app
+from llenergymeasure.cli._examination import examination_lines
+from llenergymeasure.cli._format import columns
+from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.doctor import Examination, examine
+from llenergymeasure.measure.load import MatrixLoad
+from llenergymeasure.simulation.device import SimulatedNvml
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Examination:
+    """A machine with one simulated board, one RAPL package, and a meter of this host."""
+    root = tmp_path_factory.mktemp("powercap")
+    zone = root / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in (
+        ("name", "package-0"),
+        ("max_energy_range_uj", "262143328850"),
+        ("energy_uj", "1000000"),
+    ):
+        (zone / name).write_text(text + "\n")
+    return examine(nvml=SimulatedNvml(time, idle_w=60.0), rapl_root=root)
+
+
+def text(found: Examination) -> str:
+    return "\n".join(examination_lines(found))
+
+
+def test_every_meter_is_tried_and_says_what_it_sees(found: Examination) -> None:
+    meters = {meter.name: meter for meter in found.meters}
+    assert {"nvml", "rapl", "estimate"} <= set(meters)
+    assert [domain.name for domain in meters["nvml"].domains] == ["gpu:GPU-simulated-0"]
+    assert [domain.name for domain in meters["rapl"].domains] == ["cpu:0"]
+    assert meters["estimate"].modelled
+    assert not meters["rapl"].modelled
+    assert all(0 < (meters[name].read_s or 0.0) < 0.5 for name in ("nvml", "rapl", "estimate"))
+    assert {"gpu:GPU-simulated-0", "cpu:0"} <= set(found.measured)
+    assert "host" not in found.measured
+
+
+def test_the_recorder_is_tried_with_all_of_them(found: Examination) -> None:
+    assert found.recorder.why_not is None
+    assert found.recorder.core_share is not None
+    assert 0 < found.recorder.core_share < 0.5
+    assert (found.recorder.values_per_s or 0.0) > 10
+
+
+def test_the_clock_and_the_disks_are_looked_at(found: Examination) -> None:
+    assert 0 < found.clock.resolution_s <= 1e-3
+    assert found.clock.slept_s is None or found.clock.slept_s >= 0
+    assert len(found.disks) == 3
+    assert all(disk.free_bytes is None or disk.free_bytes > 0 for disk in found.disks)
+
+
+def test_a_person_reads_domains_quantities_and_facts(found: Examination) -> None:
+    shown = text(found)
+    assert "nvml.total_energy" in shown
+    assert "rapl.package-0" in shown
+    assert "estimated, not measured" in shown
+    assert "Simulated GPU" in shown
+    assert shown.splitlines()[-1].startswith("Energy is measured here: gpu:GPU-simulated-0")
+
+
+def test_what_a_driver_does_not_tell_is_shown_as_unknown() -> None:
+    silent = examine(nvml=SimulatedNvml(time, idle_w=60.0), rapl_root=Path("/nonexistent"))
+    (row,) = [line for line in text(silent).splitlines() if "power limit" in line]
+    assert "power limit unknown" in row
+    assert "temperature unknown" in row
+
+
+def test_a_meter_that_can_not_be_used_says_why(tmp_path: Path) -> None:
+    found = examine(nvml=SimulatedNvml(time, idle_w=60.0, uuids=()), rapl_root=tmp_path)
+    meters = {meter.name: meter for meter in found.meters}
+    assert "no NVIDIA GPU" in (meters["nvml"].why_not or "")
+    assert str(tmp_path) in (meters["rapl"].why_not or "")
+    assert found.gpus == ()
+    assert found.usable
+    shown = text(found)
+    assert "none that NVML shows" in shown
+    assert "the meter 'rapl' can't be used" not in shown
+
+
+def test_every_backend_is_named_with_what_it_lacks(found: Examination) -> None:
+    backends = {one.name: one.why_not for one in found.backends}
+    assert backends["simulated"] is None
+    assert set(backends) >= {"pytorch", "simulated"}
+
+
+def test_the_command_ends_well_where_energy_can_be_modelled() -> None:
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 0
+    assert "Meters" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Energy is ")
+
+
+def test_the_command_gives_one_json_object() -> None:
+    done = CliRunner().invoke(app, ["doctor", "--json", "--simulated"])
+    value = json.loads(done.stdout)
+    assert value["usable"] is True
+    assert "gpu:GPU-simulated-0" in value["measured"]
+    assert value["gpus"][0]["uuid"] == "GPU-simulated-0"
+    assert {meter["name"] for meter in value["meters"]} >= {"nvml", "rapl", "estimate"}
+
+
+def test_an_examination_loads_no_engine() -> None:
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from llenergymeasure.cli import app\n"
+        "assert CliRunner().invoke(app, ['doctor']).exit_code == 0\n"
+        "print(sorted({'torch', 'transformers', 'vllm'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_columns_stand_below_each_other_and_the_last_is_free() -> None:
+    assert list(columns([("a", "bb", "c"), ("aaa", "b", "a long one"), ("", "d")])) == [
+        "a    bb  c",
+        "aaa  b   a long one",
+        "     d",
+    ]
+
+
+# The load
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def test_a_load_works_only_between_start_and_stop_and_leaves_nothing() -> None:
+    with MatrixLoad(None) as load:
+        before = _cpu_s(load.pid)
+        time.sleep(0.3)
+        idle = _cpu_s(load.pid)
+        load.start()
+        time.sleep(1.0)
+        load.stop()
+        busy = _cpu_s(load.pid)
+        time.sleep(0.3)
+        after = _cpu_s(load.pid)
+        pid = load.pid
+    assert idle - before < 0.1
+    assert busy - idle > 0.3
+    assert after - busy < 0.1
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_load_ends_with_its_parent() -> None:
+    program = (
+        "import os, sys\n"
+        "from llenergymeasure.measure.load import MatrixLoad\n"
+        "load = MatrixLoad(None).__enter__()\n"
+        "load.start()\n"
+        "print(load.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    pid, deadline = int(done.stdout), time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_load_on_a_gpu_that_is_not_there_says_so() -> None:
+    with pytest.raises(EnergyError, match="no load of its own can be run: "), MatrixLoad("GPU-none"):
+        pass
+    assert not [child for child in psutil.Process(os.getpid()).children() if "load" in child.name()]
