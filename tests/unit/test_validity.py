@@ -296,6 +296,13 @@ def test_a_module_is_in_the_state_of_the_gpu_on_it() -> None:
     assert [state.domain for state in result.devices] == ["gpu:GPU-a"]
 
 
+def test_a_shared_gpu_is_told_by_the_flag_of_its_domain() -> None:
+    trace = device()
+    result = result_of(replace(trace, domains=(replace(trace.domains[0], flags=("mig_shared",)),)))
+    assert codes(result) == {"mig_shared"}
+    assert result.energy.valid
+
+
 # The sensor and the recorder
 
 
@@ -334,6 +341,14 @@ def test_power_of_a_sensor_that_nobody_knows_is_told() -> None:
     assert "sensor_uncharacterised" in codes(alone)
     assert alone.energy.total.value == pytest.approx(1800.0, rel=1e-3)
     assert "sensor_uncharacterised" not in codes(result_of(device()))
+
+
+def test_a_sensor_that_is_known_to_look_at_a_part_of_the_time_is_told_and_one_that_looks_always_is_not() -> (
+    None
+):
+    part_time = replace(POWER, window_ns=S // 40)
+    assert codes(result_of(device(counts=False, power=(part_time, constant(WATTS))))) == {"part_time_sensor"}
+    assert codes(result_of(device(counts=False, power=(POWER, constant(WATTS))))) == set()
 
 
 def test_passes_under_five_seconds_are_told_and_under_one_have_no_energy() -> None:

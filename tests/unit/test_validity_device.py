@@ -157,6 +157,11 @@ def test_a_list_of_processes_that_may_not_be_read_is_unknown(machine: Machine) -
     assert "could not be read" in message(result, "cannot_exclude_foreign_processes")
 
 
+def test_a_shared_board_is_told(machine: Machine) -> None:
+    machine.nvml.gpus[0].share_out("MIG-1", "MIG-2")
+    assert codes(machine.result()) == {"mig_shared"}
+
+
 def test_a_counter_that_starts_again_is_told(machine: Machine) -> None:
     machine.at(IN_A_PASS_S, lambda nvml: nvml.gpus[0].reset_counter())
     result = machine.result()

@@ -31,7 +31,7 @@ MEANINGS: Mapping[WarningCode, str] = {
     "counter_power_mismatch": "The energy counter and the integrated power of the same board are apart by "
     "more than 5 % and by more than three standard deviations.",
     "counter_reset": "The energy counter started again within a pass.",
-    "sensor_stuck": "The counter never moved, or power never changed, while the board was at work.",
+    "sensor_stuck": "The energy counter never moved within a pass, although the driver answered.",
     "sensor_uncharacterised": "Power was integrated without knowing how often the sensor updates, over how "
     "long it averages and how late it is. `llem doctor --characterise` finds that out.",
     "part_time_sensor": "The power sensor looks at a part of the time only, such as 25 of every 100 ms. A "
