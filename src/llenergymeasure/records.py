@@ -445,7 +445,7 @@ REMEDIES: Mapping[WarningCode, str] = {
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
     "target_not_met": "raise passes.budget, or accept the wider interval",
-    "single_pass": "run at least three passes: --set passes.minimum=3",
+    "single_pass": "raise passes.budget, or make a walk over the prompts shorter: a lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
     "schedule_lag": "send less, or from a machine with more cores",

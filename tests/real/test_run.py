@@ -194,3 +194,50 @@ def test_two_runs_into_one_directory_keep_apart(tmp_path: Path) -> None:
     results = [ExperimentResult.load(folder) for folder in (tmp_path / "out").iterdir()]
     assert len({result.experiment_id for result in results}) == 2
     assert len({result.config_hash for result in results}) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_cleans_up_too(tmp_path: Path, number: signal.Signals) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [LLEM, *SIMULATED, "--set", "simulated.load_s=60", "--set", "baseline.seconds=0"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        text=True,
+    ) as run:
+        time.sleep(3)
+        workers = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(number)
+        _, err = run.communicate(timeout=20)
+    assert run.returncode == 128 + number
+    assert number.name in err
+    assert workers
+    assert not any(worker.is_running() for worker in workers)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_stdout_that_is_full_is_an_error_and_no_bug(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [LLEM, *SIMULATED, "--dry-run"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"ResultError: stdout can't be written: No space left on device")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["-n", "1000"], 2), (["-d", "nofile.jsonl"], 2)])
+def test_a_dry_run_refuses_a_dataset_that_the_run_would_refuse(
+    tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    done = llem("run", "-b", "simulated", "-m", "any", "--dry-run", *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stderr.startswith("ConfigError: ")
+
+
+def test_a_dry_run_tells_what_the_backend_would_refuse(tmp_path: Path) -> None:
+    done = llem("run", "-m", "random:gpt2", "-p", "int8", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "This run would be refused: the pytorch backend does not quantise to int8 itself" in done.stdout

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
 
 import pytest
 
-from llenergymeasure.measure.conditions import Conditions, cpu_s, swapped_bytes
+from llenergymeasure.measure.conditions import Conditions, cpu_s, swapped_bytes, tree_cpu_s
 from llenergymeasure.measure.environment import suspended_ns
 from llenergymeasure.records import MeasurementWarning
 
@@ -145,3 +147,39 @@ def test_this_host_can_be_read() -> None:
     assert swapped_bytes() >= 0
     slept_ns = suspended_ns()
     assert slept_ns is None or slept_ns > -1_000_000_000
+
+
+def test_other_work_during_the_passes_is_told_and_the_run_s_own_is_not() -> None:
+    def share_of_others(others: float) -> list[str]:
+        kernel, own_s = Kernel(), [0.0]
+        conditions = Conditions(
+            slept_ns=lambda: 0,
+            processors_s=lambda: (kernel.busy_s, kernel.busy_s + kernel.idle_s),
+            swap_bytes=lambda: 0,
+            own_s=lambda: own_s[0],
+        )
+        conditions.enter("pass")
+        kernel.idle(5.0, busy=2.0 + others)
+        own_s[0] += 10.0
+        conditions.enter("between")
+        return [warning.message for warning in conditions.warnings()]
+
+    assert share_of_others(0.0) == []
+    assert share_of_others(1.0) == ["25% of the processors' time went to other work during the passes"]
+
+
+def test_the_processor_time_of_a_tree_holds_its_children_s() -> None:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, time\nif not os.fork():\n  sum(range(10**7)); os._exit(0)\nos.wait(); time.sleep(60)",
+        ]
+    ) as parent:
+        deadline = time.monotonic() + 20
+        while tree_cpu_s([parent.pid]) < 0.1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        seen = tree_cpu_s([parent.pid])
+        parent.kill()
+    assert seen >= 0.1
+    assert tree_cpu_s([parent.pid]) == 0.0

@@ -78,7 +78,8 @@ def net_of_idle(gross: Estimate, idle: Estimate, duration_s: float) -> Estimate:
     if widths[0] is None or widths[1] is None:
         return Estimate(value, gross.unit, systematic=systematic, reason=gross.reason or idle.reason)
     half = math.hypot(widths[0], widths[1] * duration_s)
-    return Estimate(value, gross.unit, low=value - half, high=value + half, systematic=systematic)
+    below = "below zero: less power was drawn than the idle that is taken off" if value < 0 else None
+    return Estimate(value, gross.unit, value - half, value + half, systematic, below)
 
 
 def ratio_over_passes(

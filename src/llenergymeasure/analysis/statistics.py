@@ -73,8 +73,11 @@ def stein_passes(costs: Sequence[float], *, target: float, minimum: int) -> int:
 
     `costs` are the costs per output token of the first stage's passes; s is their standard deviation relative
     to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the interval
-    honest, as stopping at the first narrow one does not (Stein 1945).
+    honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no relative scatter:
+    `minimum`.
     """
+    if fmean(costs) <= 0:
+        return minimum
     s = stdev(costs) / fmean(costs)
     t = t_quantile(0.975, len(costs) - 1)
     return max(minimum, math.ceil((t * s / target) ** 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+from llenergymeasure.analysis.codes import MEANINGS
 from llenergymeasure.analysis.estimates import half_width, total
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.joules import counted_domains
@@ -53,7 +54,8 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
         for flag in reading.flags:
             code = next((code for code in CODES if code == flag), None)
             if code is not None:
-                found.append(MeasurementWarning.of(code, f"{reading.domain}, {reading.source}"))
+                meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
+                found.append(MeasurementWarning.of(code, f"{reading.domain}: {meaning}"))
     return found
 
 

@@ -48,6 +48,9 @@ class Backend(Protocol):
     def why_unavailable(self) -> str | None:
         """One sentence with the way out, or None when it can run; imports nothing heavy."""
 
+    def why_refused(self, config: ExperimentConfig) -> str | None:
+        """One sentence why it can't run this configuration here, or None; imports nothing heavy."""
+
     def open(self, config: ExperimentConfig) -> AbstractContextManager[Session]:
         """Load the model; leaving the context frees it. BackendError where it can't be loaded."""
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from llenergymeasure.backends._pytorch_memory import memory_errors
+from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, why_refused
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
@@ -17,7 +18,6 @@ from llenergymeasure.models.shapes import hf_config
 
 # Weights of that spread keep activations of a deep model finite and free of denormals.
 RANDOM_WEIGHTS_SD = 0.02
-FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,9 @@ def load(config: ExperimentConfig) -> Loaded:
     """
     import transformers
 
+    if why := why_refused(config):
+        reason, _, hint = why.partition("; ")
+        raise BackendError(reason, hint=hint)
     device = _device(config)
     dtype = _dtype(config.precision, device)
     _check_options(config, device)
@@ -69,11 +72,6 @@ def _device(config: ExperimentConfig) -> str:
     import torch
 
     asked = config.pytorch.device
-    if asked != "auto" and config.pytorch.device_map is not None:
-        raise BackendError(
-            f"pytorch.device {asked} and pytorch.device_map {config.pytorch.device_map} are both given",
-            hint="leave one of them out; device_map places the layers itself",
-        )
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if asked == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
@@ -94,11 +92,6 @@ def _device(config: ExperimentConfig) -> str:
 def _dtype(precision: str, device: str) -> Any:
     import torch
 
-    if precision in {"int8", "int4"}:
-        raise BackendError(
-            f"the pytorch backend does not quantise to {precision} itself",
-            hint="name a checkpoint that is quantised already and leave precision at bf16, or use bf16",
-        )
     if precision == "bf16":
         if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise BackendError(
@@ -119,11 +112,6 @@ def _check_options(config: ExperimentConfig, device: str) -> None:
             f"pytorch.compile needs the static cache, not cache_implementation {asked.cache_implementation}",
             hint="--set pytorch.cache_implementation=static, or leave it out",
         )
-    if asked.compile_mode is not None and not asked.compile:
-        raise BackendError(
-            f"pytorch.compile_mode is {asked.compile_mode}, but pytorch.compile is off",
-            hint="--set pytorch.compile=true",
-        )
     # The second look-up would import a parent that is not there.
     quanto = find_spec("optimum") is not None and find_spec("optimum.quanto") is not None
     if asked.cache_implementation == "quantized" and not quanto:
@@ -136,18 +124,10 @@ def _check_options(config: ExperimentConfig, device: str) -> None:
             "cache_implementation offloaded moves the cache to the CPU, where this model is already",
             hint="--set pytorch.cache_implementation=dynamic",
         )
-    package = FLASH_PACKAGES.get(asked.attn_implementation or "")
-    if package is None:
-        return
-    if device != "cuda":
+    if asked.attn_implementation in FLASH_PACKAGES and device != "cuda":
         raise BackendError(
             f"{asked.attn_implementation} runs on CUDA devices, not on {device}",
             hint="--set pytorch.attn_implementation=sdpa",
-        )
-    if find_spec(package) is None:
-        raise BackendError(
-            f"{asked.attn_implementation} needs the package {package}, which is not installed",
-            hint="pip install flash-attn --no-build-isolation; or --set pytorch.attn_implementation=sdpa",
         )
 
 

@@ -22,6 +22,7 @@ from llenergymeasure.backends._pytorch_memory import (
     reset_peak,
     tensor_bytes,
 )
+from llenergymeasure.backends._pytorch_refusals import why_refused
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
@@ -38,6 +39,9 @@ class PytorchBackend:
         return (
             f"the pytorch backend needs {' and '.join(missing)}: run pip install 'llenergymeasure[pytorch]'"
         )
+
+    def why_refused(self, config: ExperimentConfig) -> str | None:
+        return why_refused(config)
 
     @contextmanager
     def open(self, config: ExperimentConfig) -> Iterator[PytorchSession]:

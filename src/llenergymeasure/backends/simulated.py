@@ -29,6 +29,9 @@ class SimulatedBackend:
     def why_unavailable(self) -> str | None:
         return None
 
+    def why_refused(self, config: ExperimentConfig) -> str | None:  # noqa: ARG002  the Backend protocol
+        return None
+
     @contextmanager
     def open(self, config: ExperimentConfig) -> Iterator[SimulatedSession]:
         self._clock.sleep(config.simulated.load_s)

@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 from pydantic import JsonValue
 
+from llenergymeasure.backends import load_backend
 from llenergymeasure.cli import _plan, _summary
 from llenergymeasure.cli._format import duration, plain
 from llenergymeasure.cli._summary import Row
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.workload import load_prompts
 
 if TYPE_CHECKING:
     from llenergymeasure.models.vram import VramEstimate
 
 WIDTH = 100
+
+# For a terminal that has no such signs.
+_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
 
 
 def say(text: str) -> None:
@@ -37,8 +43,9 @@ def print_experiment_header(config: ExperimentConfig) -> None:
     batch = f", batch size {config.pytorch.batch_size}" if config.backend == "pytorch" else ""
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
     say(f"{config.model} on {config.backend}, {config.precision}{batch}")
+    prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
     say(
-        f"{config.n} prompts of {dataset}, up to {config.max_input_tokens} tokens in "
+        f"{prompts} of {dataset}, up to {config.max_input_tokens} tokens in "
         f"and {config.max_output_tokens} out{target}"
     )
 
@@ -78,7 +85,12 @@ def print_dry_run(
     origins: Mapping[str, str],
     as_json: bool = False,
 ) -> None:
-    """What a run would do, on stdout: configuration with origins, plan, expected time and memory."""
+    """What a run would do, on stdout: configuration with origins, plan, expected time and memory.
+
+    ConfigError where the dataset can't serve it.
+    """
+    load_prompts(config)
+    refused = load_backend(config.backend).why_refused(config)
     if as_json:
         print_json(
             {
@@ -87,6 +99,7 @@ def print_dry_run(
                 "plan": _plan.as_json(config),
                 "vram": asdict(vram),
                 "gpu_vram_gb": gpu_vram_gb,
+                "refused": refused,
             }
         )
         return
@@ -100,6 +113,7 @@ def print_dry_run(
         _strong("Memory"),
         *_memory(vram, gpu_vram_gb),
         "",
+        *([_strong(f"This run would be refused: {refused}"), ""] if refused else []),
         "Nothing was loaded or measured.",
     ]
     _write("\n".join(lines), sys.stdout)
@@ -107,14 +121,20 @@ def print_dry_run(
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """For what prints to stdout: where its reader, such as `head`, has gone, end with 1 and no traceback."""
+    """For what prints to stdout: where its reader, such as `head`, has gone, end with 1 and no traceback.
+
+    ResultError where stdout can't be written for another reason.
+    """
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
         # the interpreter flushes once more on its way out and would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from None
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(1) from None
+        raise ResultError(f"stdout can't be written: {error.strerror}") from error
 
 
 def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iterator[str]:
@@ -195,10 +215,24 @@ def _table(rows: Iterable[Row], widths: tuple[int, int]) -> Iterator[str]:
 
 
 def _strong(text: str) -> str:
-    return typer.style(text, bold=True) if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+    on_terminal = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return typer.style(text, bold=True) if on_terminal else text
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _write(text: str, stream: TextIO | None) -> None:
+    """A stream that was closed before the program began is None, and nobody reads it."""
+    if stream is None:
+        return
     encoding = stream.encoding or "utf-8"
-    # a terminal without ≈ and ± gets question marks instead of an error
+    for sign, stand_in in _STAND_INS.items():
+        if not _known(sign, encoding):
+            text = text.replace(sign, stand_in)
     print(text.encode(encoding, "replace").decode(encoding), file=stream)
+
+
+def _known(sign: str, encoding: str) -> bool:
+    try:
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What does Ctrl-C do while a command runs?"""
+"""What do Ctrl-C and a request to end do while a command runs?"""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """The first Ctrl-C raises KeyboardInterrupt; later ones only say so, lest they cut the clean-up short.
 
-    The handler of before is put back on leaving. Outside the main thread, where none can be set, it does
-    nothing.
+    SIGTERM and SIGHUP (a scheduler's time limit, a closed terminal) clean up as well and exit with 128 +
+    their number. The handlers of before are put back on leaving. Outside the main thread, where none can be
+    set, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     stopping = False
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal stopping
         if stopping:
             # not through sys.stderr, which the interrupted code may be in the middle of writing to
             os.write(2, b"already stopping\n")
             return
         stopping = True
-        raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        os.write(2, f"Ended by {signal.Signals(number).name}\n".encode())
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.signal(number, stop) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -21,7 +21,9 @@ class Step:
 
 
 def steps(config: ExperimentConfig) -> tuple[Step, ...]:
-    """The phases in order. Only the load is a guess; the rest follows from the configuration."""
+    """The phases in order. Load is a guess; how long the model needs for a walk over all prompts, which is
+    never cut short, is not known before it runs.
+    """
     idle, passes, warmup = config.baseline.seconds, config.passes, config.warmup
     if config.backend == "simulated":
         load = Step("load", config.simulated.load_s, config.simulated.load_s)
@@ -42,8 +44,8 @@ def steps(config: ExperimentConfig) -> tuple[Step, ...]:
             "passes",
             min(least * passes.seconds, passes.budget.seconds),
             passes.budget.seconds,
-            f"{least} of at least {duration(passes.seconds)} and all {config.n:,} prompts each; "
-            f"up to {passes.budget.passes} for ±{passes.target * 100:.3g} %",
+            f"{least} of at least {duration(passes.seconds)} and all {config.n:,} prompts each, however long "
+            f"those take; up to {passes.budget.passes} for ±{passes.target * 100:.3g} %",
         ),
         Step("idle, after", idle, idle),
     )

@@ -115,7 +115,7 @@ def _run_impl(
 
     if not how.quiet:
         print_experiment_header(config)
-    silent = how.quiet or not sys.stderr.isatty()
+    silent = how.quiet or sys.stderr is None or not sys.stderr.isatty()
     with (
         tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
         following(bar) as progress,

@@ -86,7 +86,8 @@ class Bench:
 
     def warm_up(self) -> WarmUp:
         """The longest batch once, so that memory has grown to its size; then a typical one until its times
-        settle or the cap is reached. The same work each time, or durations could not be compared.
+        settle or the cap is reached, and `min_batches` in any case. The same work each time, or durations
+        could not be compared.
         """
         self._position.enter("warmup")
         settings = self._config.warmup
@@ -96,12 +97,12 @@ class Bench:
         typical = batches[len(batches) // 2]
         durations: list[float] = []
         steady = False
-        while not steady and (end_ns - start_ns) / 1e9 < settings.max_seconds:
+        while len(durations) < settings.min_batches or (
+            not steady and (end_ns - start_ns) / 1e9 < settings.max_seconds
+        ):
             began_ns, end_ns = end_ns, self._run(typical)
             durations.append((end_ns - began_ns) / 1e9)
-            steady = len(durations) >= settings.min_batches and is_steady(
-                durations[-settings.window :], count=settings.window, variation=settings.variation
-            )
+            steady = is_steady(durations, count=settings.window, variation=settings.variation)
         return WarmUp(Window(start_ns, end_ns), tuple(durations), steady)
 
     def run_pass(self, number: int, go: Callable[[], None]) -> Pass:

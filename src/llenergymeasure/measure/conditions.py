@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 
@@ -26,6 +26,19 @@ def cpu_s() -> tuple[float, float]:
     return total - waiting, total
 
 
+def tree_cpu_s(pids: Sequence[int]) -> float:
+    """Processor seconds of those processes, all that live below them and all that those have reaped."""
+    seconds = 0.0
+    for pid in pids:
+        try:
+            root = psutil.Process(pid)
+            for process in [root, *root.children(recursive=True)]:
+                seconds += sum(process.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return seconds
+
+
 def swapped_bytes() -> int:
     """What went to swap and came back since boot."""
     swap = psutil.swap_memory()
@@ -35,8 +48,9 @@ def swapped_bytes() -> int:
 class Conditions:
     """Told each phase, it compares the kernel's counters at its edges.
 
-    The arguments are where it reads: how long the machine has slept, busy and total processor seconds, and
-    swapped bytes, all since boot. None of them is the wall clock, which may jump.
+    The arguments are where it reads: how long the machine has slept, busy and total processor seconds and
+    swapped bytes, all since boot, and the processor seconds of the run's own processes. None of them is the
+    wall clock, which may jump.
     """
 
     def __init__(
@@ -45,7 +59,11 @@ class Conditions:
         slept_ns: Callable[[], int | None] = suspended_ns,
         processors_s: Callable[[], tuple[float, float]] = cpu_s,
         swap_bytes: Callable[[], int] = swapped_bytes,
+        own_s: Callable[[], float] | None = None,
     ) -> None:
+        self._own_s = own_s
+        self._pass: tuple[float, float, float] | None = None
+        self._others_s, self._passes_s = 0.0, 0.0
         self._slept_ns, self._processors_s, self._swap_bytes = slept_ns, processors_s, swap_bytes
         self._slept_before_ns = slept_ns()
         self._swapped_before = swap_bytes()
@@ -53,12 +71,26 @@ class Conditions:
         self._busy_share: float | None = None
 
     def enter(self, phase: Phase) -> None:
+        self._watch_pass(phase)
         if phase == "bare":
             self._bare = self._processors_s()
         elif self._bare is not None and self._busy_share is None:
             (busy, total), (busy_before, total_before) = self._processors_s(), self._bare
             if total - total_before > SHORTEST_TOTAL_S:
                 self._busy_share = (busy - busy_before) / (total - total_before)
+
+    def _watch_pass(self, phase: Phase) -> None:
+        """Add up what others took of the processors while passes ran, where the run's own share is known."""
+        if self._own_s is None:
+            return
+        if phase == "pass":
+            self._pass = (*self._processors_s(), self._own_s())
+        elif self._pass is not None:
+            (busy, total), own = self._processors_s(), self._own_s()
+            busy_before, total_before, own_before = self._pass
+            self._others_s += max(0.0, busy - busy_before - (own - own_before))
+            self._passes_s += total - total_before
+            self._pass = None
 
     def warnings(self) -> tuple[MeasurementWarning, ...]:
         """What was seen from the start until now."""
@@ -67,6 +99,10 @@ class Conditions:
     def _found(self) -> Iterator[MeasurementWarning]:
         if self._busy_share is not None and self._busy_share > BUSY_SHARE:
             message = f"{self._busy_share:.0%} of the processors were busy while idle"
+            yield MeasurementWarning.of("host_busy", message)
+        if self._passes_s > SHORTEST_TOTAL_S and self._others_s > BUSY_SHARE * self._passes_s:
+            share = self._others_s / self._passes_s
+            message = f"{share:.0%} of the processors' time went to other work during the passes"
             yield MeasurementWarning.of("host_busy", message)
         swapped = self._swap_bytes() - self._swapped_before
         if swapped > 0:

@@ -34,8 +34,8 @@ def preflight(
     reasons: list[str] = []
     model = None
     meters = None
-    why = load_backend(config.backend).why_unavailable()
-    if why:
+    backend = load_backend(config.backend)
+    if why := backend.why_unavailable() or backend.why_refused(config):
         reasons.append(f"backend {config.backend}: {why}")
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
@@ -46,7 +46,7 @@ def preflight(
             if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
                 reasons.append(f"memory: {why}")
         except PreFlightError as error:
-            reasons.append(f"model: {_whole(error)}")
+            reasons.append(_whole(error))
     try:
         meters = choose()
     except EnergyError as error:

@@ -24,8 +24,9 @@ from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.child import ChildWorker
-from llenergymeasure.measure.conditions import Conditions
+from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
@@ -73,7 +74,6 @@ def run(
 def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, directory: Path) -> Measurement:
     run_id = experiment_id(config, started)
     device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
-    conditions = Conditions()
 
     def enter(phase: Phase) -> None:
         conditions.enter(phase)
@@ -81,6 +81,7 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
             device.enter(phase)
 
     with ChildWorker(config, run_id=run_id, directory=directory) as child:
+        conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
         tell("checking")
         gpus = gpu_facts(None if device is None else device.nvml)
         cleared = preflight(config, partial(_choose, config, child=child, device=device), gpus=gpus)
@@ -114,9 +115,15 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
 
 def _choose(config: ExperimentConfig, *, child: ChildWorker, device: FollowedDevice | None) -> Selection:
     """The meters of this host, or the one meter that sees the simulated device."""
+    if device is not None and config.energy.meter not in {"auto", "nvml"}:
+        raise EnergyError(
+            f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
+            hint="leave the meter at auto",
+        )
     if device is None:
         return choose_meters(config.energy, processes=child.pids)
-    return Selection(meters=(NvmlMeter(device.nvml, processes=child.pids),), method="measured", refused=())
+    meter = NvmlMeter(device.nvml, gpus=config.energy.gpus, processes=child.pids)
+    return Selection(meters=(meter,), method="measured", refused=())
 
 
 def _placing(child: ChildWorker, device: FollowedDevice | None) -> Callable[[], PlacedWorker]:

@@ -116,7 +116,7 @@ def _failure(error: BaseException, position: Position) -> RunFailure:
     where = f" (batch {position.batches} of the {position.stage} stage)" if position.batches else ""
     message = str(error) or type(error).__name__
     if isinstance(error, LLEMError):
-        message += f"\nhint: {error.hint}" if error.hint else ""
+        where += f"\nhint: {error.hint}" if error.hint else ""
     else:
         message = f"{type(error).__name__}: {message}"
     return RunFailure(

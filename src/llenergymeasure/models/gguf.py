@@ -24,6 +24,7 @@ from pathlib import Path
 import platformdirs
 
 from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.models.weights import check_weights
 
 _MAGIC = b"GGUF"
 _AGAIN = "fetch the file again; it was probably cut off while copying"
@@ -180,11 +181,12 @@ def converted(path: Path) -> Path:
     cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
     try:
         target = cache / "gguf" / f"{path.stem}-{_digest(path, cache)[:16]}"
-        if target.is_dir():
+        if _is_whole(target):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(target.name + ".lock")):
-            if not target.is_dir():
+            if not _is_whole(target):
+                shutil.rmtree(target, ignore_errors=True)
                 _convert(path, target)
     except OSError as error:
         raise PreFlightError(
@@ -192,6 +194,17 @@ def converted(path: Path) -> Path:
             hint="free some space there, or set LLEM_CACHE_DIR to a directory that can be written",
         ) from error
     return target
+
+
+def _is_whole(target: Path) -> bool:
+    """A conversion that was damaged afterwards, by a full disk or a stray hand, is made again."""
+    if not target.is_dir():
+        return False
+    try:
+        check_weights(target)
+    except PreFlightError:
+        return False
+    return True
 
 
 @contextmanager
