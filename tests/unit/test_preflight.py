@@ -79,3 +79,14 @@ def test_on_gpus_the_largest_one_counts_unless_layers_are_spread() -> None:
 
 def test_a_model_of_unknown_size_is_not_refused_for_it() -> None:
     assert why_too_large(simulated(), (), available_bytes=1) is None
+
+
+def test_a_model_without_a_tokenizer_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    config = ExperimentConfig(model=str(tmp_path), n=4)
+    with pytest.raises(PreFlightError, match=r"holds no tokenizer: put the model's tokenizer\.json"):
+        preflight(config, nothing, gpus=())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert preflight(config, nothing, gpus=()).model is not None

@@ -17,6 +17,8 @@ from llenergymeasure.records import GpuFacts
 from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
@@ -43,6 +45,8 @@ def preflight(
         try:
             model = resolve(config.model, revision=config.pytorch.revision)
             require_available(model)
+            if why := _why_no_tokenizer(model):
+                reasons.append(why)
             if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
                 reasons.append(f"memory: {why}")
         except PreFlightError as error:
@@ -76,6 +80,14 @@ def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, availab
         f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "
         "(--dry-run shows the parts; lower the batch size or the token limits, or take a smaller model)"
     )
+
+
+def _why_no_tokenizer(model: ResolvedModel) -> str | None:
+    if model.kind not in {"directory", "hub"} or model.path is None:
+        return None
+    if any((model.path / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    return f"{model.path} holds no tokenizer: put the model's {' or '.join(TOKENIZER_FILES[:2])} there"
 
 
 def _whole(error: LLEMError) -> str:
