@@ -33,6 +33,8 @@ _FROM, _TO = 0.15, 0.8
 _AVERAGING_RISE_S = 0.42
 _AVERAGING_SHARE = 0.75
 _AVERAGE_S = 1.0
+# A window of more than so many periods is a running mean.
+_AVERAGING_SHARE_OF_STEP = 3
 # Windows that a sensor may look through, as parts of its update period.
 _PARTS = np.array([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 # Less than this part of its period, and a sensor is part-time.
@@ -67,11 +69,13 @@ class Sensor:
 
 def known_sensor(quantity: Quantity) -> Sensor | None:
     """The sensor as it was found out beforehand, or None."""
-    if quantity.step_ns is None or quantity.window_ns is None:
+    if quantity.step_ns is None:
         return None
-    share = quantity.window_ns / quantity.step_ns
-    kind: SensorKind = "average" if share > 3 else "part_time" if share < PART_TIME else "instant"
-    lag_sd_ns = quantity.step_ns // 20
+    kind: SensorKind = "instant"
+    if quantity.window_ns is not None:
+        share = quantity.window_ns / quantity.step_ns
+        kind = "average" if share > _AVERAGING_SHARE_OF_STEP else "part_time" if share < PART_TIME else kind
+    lag_sd_ns = max(quantity.step_ns // 20, round(_UNTOLD_S * 1e9))
     return Sensor(kind, quantity.step_ns, quantity.window_ns, quantity.lag_ns, lag_sd_ns)
 
 
