@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +18,6 @@ from llenergymeasure.energy.rhythm import Pace
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
-    Row,
     TraceWriter,
     compact,
     read_trace,
@@ -34,20 +34,22 @@ _UNKNOWN_S = (0.017, 0.1)
 _PROCESS_S = (0.1, 0.25)
 # Far, a step is located now and then, so that the rhythm is known when a close look begins.
 _FAR_STRIDE_S = 0.4
-# Reads a second over all devices. One costs 90 to 120 µs of CPU, half for waking up: under 1 % of a core.
-_READS_PER_S = 80.0
+# Reads a second of a lone device, and of several together: what costs less than a hundredth of a core. A read
+# takes 15 µs of Python and 50 to 100 µs for waking up with cold caches; pairs of reads wake up once.
+_READS_PER_S = (160.0, 110.0)
 _FOR_STEPS = 0.75
 # A device may spend this share of its time in reads, so that a slow driver is left to the workload.
 _SHARE_OF_TIME = 1 / 3
 # Reads that take longer than this are not made in bursts on several devices at once.
 _SLOW_NS = 2_000_000
+_MEANWHILE_S = 0.5
 # Every step is located for this long after a close look was asked for, and after it was ended.
 _HURRY_NS = 600_000_000
 # Counters step every 100 ms at the slowest: two of those, and time for a read, put an edge between two steps.
 _SETTLE_NS = 250_000_000
 _SETTLE_AT_MOST_NS = 450_000_000
 _FLUSH_S = 1.0
-_MOST_ROWS = 200_000
+_MOST_NUMBERS = 1_000_000
 _OPEN_S = 20.0
 _JOIN_S = 2.0
 
@@ -81,7 +83,8 @@ class Recorder:
         self._stopping = threading.Event()
         self._buffer_lock = threading.Lock()
         self._file_lock = threading.Lock()
-        self._rows: list[Row] = []
+        # Numbers, not tuples: hundreds of new objects a second would keep the garbage collector busy.
+        self._rows = array("q")
         self._gaps: list[Gap] = []
         self._samples = 0
         self._dense = False
@@ -204,15 +207,21 @@ class Recorder:
         now_ns = self._clock.monotonic_ns()
         if now_ns < self._due_ns:
             return
-        for one in sorted(self._watched, key=_due):
-            if self._clock.monotonic_ns() >= one.due_ns:
-                began_ns = time.thread_time_ns()
-                self._read(one)
-                one.cpu_ns += time.thread_time_ns() - began_ns
+        for _ in self._watched:
+            # A read may take long and make others due; one that learns goes first.
+            one = min(self._watched, key=self._urgency)
+            if one.due_ns > self._clock.monotonic_ns():
+                break
+            began_ns = time.thread_time_ns()
+            self._read(one)
+            one.cpu_ns += time.thread_time_ns() - began_ns
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + round(_FLUSH_S * 1e9)
             self._flush()
         self._due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
+
+    def _urgency(self, one: Watched) -> tuple[bool, int]:
+        return one is not self._learner or one.due_ns > self._clock.monotonic_ns(), one.due_ns
 
     def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
         """All that was recorded so far, or what matters for `windows`: them and a few seconds around each.
@@ -297,19 +306,25 @@ class Recorder:
         # Kept apart from 0, which `_hurry` sets in the meantime where it wants a read at once.
         one.due_ns = 1
         samples, call, reason = one.read(self._clock)
-        rows = [(one.index[s.domain, s.quantity], s.t_before_ns, s.t_after_ns, s.raw) for s in samples]
         with self._buffer_lock:
             if self._writer is not None:
-                self._samples += len(rows)
+                self._samples += len(samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
-                if len(self._rows) < _MOST_ROWS:
-                    self._rows += rows
+                if len(self._rows) < _MOST_NUMBERS:
+                    for s in samples:
+                        number = one.index[s.domain, s.quantity]
+                        self._rows.extend((number, s.t_before_ns, s.t_after_ns, s.raw))
                 elif not self._gaps:
                     self._gaps.append(Gap(call, "the disk does not take what is read"))
         if not one.was_read.is_set():
             one.was_read.set()
         if one.due_ns:
             one.due_ns = self._next_ns(one, call)
+
+    @property
+    def _reads_per_s(self) -> float:
+        """Of one device, in the long run."""
+        return _READS_PER_S[self._counted > 1] / self._counted
 
     def _next_ns(self, one: Watched, call: Window) -> int:
         rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
@@ -319,7 +334,7 @@ class Recorder:
         if one.followed is None:
             modelled = any(domain.model is not None for domain in one.domains)
             gaps_s = _PROCESS_S if modelled else _UNKNOWN_S
-            gap_s = max(gaps_s[not close], self._counted / _READS_PER_S)
+            gap_s = max(gaps_s[not close], 1 / self._reads_per_s)
             return max(rest_ns, call.start_ns + round(gap_s * 1e9))
         return one.rhythm.due_ns(self._pace(one, call.end_ns, close=close))
 
@@ -328,16 +343,19 @@ class Recorder:
 
         Without threads the reads of all devices follow one another, and share that time.
         """
-        in_turn = 1 if self._threaded else self._counted
-        latency_s = max(one.rhythm.latency_ns * 1e-9, 1e-9)
-        reads_per_s = min(_READS_PER_S / self._counted, _SHARE_OF_TIME / (latency_s * max(1, in_turn / 2)))
+        possible_per_s = 1e9 / max(one.rhythm.latency_ns, 1.0) / (1 if self._threaded else self._counted)
+        wanted_per_s = min(self._reads_per_s, _SHARE_OF_TIME * possible_per_s)
+        if now_ns < self._hurry_until_ns:
+            wanted_per_s = possible_per_s
         gap_s = (_UNKNOWN_S if one.rhythm.period_ns is None else _KNOWN_S)[not close]
+        may_learn = self._may_learn(one)
+        if self._learner is not None and self._learner is not one:
+            gap_s = max(gap_s, _MEANWHILE_S)
         return Pace(
-            gap_s=max(gap_s, 4 * (1 - _FOR_STEPS) / reads_per_s),
+            gap_s=max(gap_s, 1 / ((1 - _FOR_STEPS) * wanted_per_s)),
             stride_s=0.0 if close else _FAR_STRIDE_S,
-            polls_per_s=_FOR_STEPS * reads_per_s,
-            hurried=now_ns < self._hurry_until_ns,
-            may_learn=self._may_learn(one),
+            polls_per_s=_FOR_STEPS * wanted_per_s,
+            may_learn=may_learn,
         )
 
     def _may_learn(self, one: Watched) -> bool:
@@ -359,14 +377,10 @@ class Recorder:
         with self._file_lock:
             with self._buffer_lock:
                 rows, gaps = self._rows, self._gaps
-                self._rows, self._gaps = [], []
+                self._rows, self._gaps = array("q"), []
             if self._writer is None or self._failure is not None or not (rows or gaps):
                 return
             try:
                 self._writer.write(rows, gaps)
             except OSError as error:
                 self._failure = error
-
-
-def _due(one: Watched) -> int:
-    return one.due_ns

@@ -14,7 +14,7 @@ _GOLDEN = 0.6180339887498949
 _LEARNING_NS = 4_000_000
 _LEARN_FROM = 7
 _LEARN_AT_MOST_NS = 2_000_000_000
-_RETRY_NS = 30_000_000_000
+_RETRY_NS = 10_000_000_000
 # A step is looked for every twentieth of the period, or as finely as its jitter or the driver's calls allow.
 _FINENESS = 20
 _MARGIN_SD = 2.5
@@ -22,19 +22,24 @@ _WIDEST_MARGIN = 0.45
 # Memory of the filter that follows phase and period, in steps seen.
 _MEMORY = 12
 _LOST_AFTER = 3
+# Steps located one after the other where not all can be: neighbours tell the period without any doubt.
+_IN_A_ROW = 8
+# How well a period is known that many steps have told, in units of how finely each was located.
+_DRIFT = 0.04
+# A step found anywhere in its period scatters by 0.29 periods: no rhythm.
+_LOST_SD = 0.22
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How closely to look: at every `stride_s` at the latest one step is located, and no stretch is longer
-    than `gap_s` without a read. `polls_per_s` bounds what locating steps may cost on the long run; `hurried`
-    locates every step whatever it costs. `may_learn` allows the burst of polls that learns an unknown rhythm.
+    """How closely to look: no stretch is much longer than `gap_s` without a read, and steps are located every
+    `stride_s`, or as often as `polls_per_s` allow on the long run: all of them, or so many in a row and then
+    none for a while. `may_learn` allows the burst of polls that learns an unknown rhythm.
     """
 
     gap_s: float
     stride_s: float
     polls_per_s: float
-    hurried: bool = False
     may_learn: bool = True
 
 
@@ -74,7 +79,7 @@ class Rhythm:
         self._phase_ns = self._variance = 0.0
         self._hits = self._misses = 0
         self._reads_per_step = 2.0
-        self._stride = self._wider = 1
+        self._row = 0
         self._target_ns = self._first_ns = self._next_ns = self._margin_ns = 0.0
         self._searching = False
         self._search_reads = 0
@@ -122,20 +127,19 @@ class Rhythm:
 
     def _aim(self, pace: Pace, period_ns: float) -> None:
         """Choose the step to locate next."""
-        stride = 1
-        if not pace.hurried:
-            affordable = self._reads_per_step / max(pace.polls_per_s * period_ns * 1e-9, 1e-9)
-            stride = max(1, math.ceil(affordable), int(pace.stride_s * 1e9 / period_ns))
-        # The period is known as well as the steps seen so far are apart; do not leap much further.
-        self._stride = min(stride, 2 * self._wider)
+        affordable = math.ceil(self._reads_per_step / max(pace.polls_per_s * period_ns * 1e-9, 1e-9) - 0.2)
+        stride = max(1, affordable, int(pace.stride_s * 1e9 / period_ns))
+        if not pace.stride_s and affordable > 1:
+            stride = 1 if self._row % _IN_A_ROW else (affordable - 1) * _IN_A_ROW
         # The first look is over a margin before the step, with an uneven part: looks then fall on ever other
         # phases of a step, so that many of them tell its time better than the distance between two looks.
         uneven = self._polls * _GOLDEN % 1
-        margin_ns = _MARGIN_SD * math.sqrt(self._variance) + uneven * self._grid_ns(period_ns)
+        grid_ns = self._grid_ns(period_ns)
+        margin_ns = _MARGIN_SD * math.sqrt(self._variance) + (uneven + _DRIFT * (stride - 1)) * grid_ns
         self._margin_ns = min(margin_ns, _WIDEST_MARGIN * period_ns)
         lead_ns = self._margin_ns + self._latency_ns
         ahead = math.ceil((self._after_ns + lead_ns - self._phase_ns) / period_ns)
-        self._target_ns = self._phase_ns + max(self._stride, ahead) * period_ns
+        self._target_ns = self._phase_ns + max(stride, ahead) * period_ns
         self._first_ns = self._target_ns - lead_ns
 
     def _grid_ns(self, period_ns: float) -> float:
@@ -174,20 +178,24 @@ class Rhythm:
         self.period_ns = period_ns + 6 / spread * off_ns / steps
         self._variance = max(0.0, self._variance + (off_ns**2 - width_ns**2 / 12 - self._variance) / 8)
         self._reads_per_step += (self._search_reads - self._reads_per_step) / 8
-        self._wider = max(self._stride, self._wider - 1) if self._stride <= self._wider else self._stride
+        self._row += 1
         self._misses, self._searching = 0, False
+        if self._variance > (_LOST_SD * period_ns) ** 2:
+            self._forget()
 
     def _missed(self, phase_ns: float, grid_ns: float) -> None:
         """The step was not where it should have been: look wider, and after a few of those learn anew."""
         self._phase_ns, self._searching = phase_ns, False
         self._variance = 2 * self._variance + (grid_ns / 2) ** 2
         self._hits = max(3, self._hits - 4)
-        self._wider = 1
         self._misses += 1
         if self._misses >= _LOST_AFTER:
-            self.period_ns = None
-            self._burst_from_ns = None
-            self._events.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self.period_ns = None
+        self._burst_from_ns = None
+        self._events.clear()
 
     def _learn(self, before_ns: int, after_ns: int, *, moved: bool) -> None:
         self._reads += 1
@@ -220,7 +228,7 @@ class Rhythm:
         blur = sum((event.high_ns - event.low_ns) ** 2 for event in events) / len(events) / 12
         self._phase_ns, self.period_ns = height_ns + slope_ns * numbers[-1], slope_ns
         self._variance = max(0.0, rest - blur)
-        self._hits, self._misses, self._wider, self._searching = 5, 0, 1, False
+        self._hits, self._misses, self._row, self._searching = 5, 0, 1, False
 
 
 def _line(x: list[int], y: list[float]) -> tuple[float, float, float]:
