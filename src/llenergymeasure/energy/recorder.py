@@ -14,7 +14,7 @@ from typing import Self
 
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.rhythm import Pace
+from llenergymeasure.energy.pacing import Pacing
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
@@ -27,24 +27,6 @@ from llenergymeasure.energy.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
-# Seconds between two reads at the most, close and far: of what steps with a known rhythm, of what does not,
-# and of processes, whose CPU time the kernel counts in hundredths of a second.
-_KNOWN_S = (0.05, 0.2)
-_UNKNOWN_S = (0.017, 0.1)
-_PROCESS_S = (0.1, 0.25)
-# Far, a step is located now and then, so that the rhythm is known when a close look begins.
-_FAR_STRIDE_S = 0.4
-# Reads a second of a lone device, and of several together: what costs less than a hundredth of a core. A read
-# takes 15 µs of Python and 50 to 100 µs for waking up with cold caches; pairs of reads wake up once.
-_READS_PER_S = (160.0, 110.0)
-_FOR_STEPS = 0.75
-# A device may spend this share of its time in reads, so that a slow driver is left to the workload.
-_SHARE_OF_TIME = 1 / 3
-# Reads that take longer than this are not made in bursts on several devices at once.
-_SLOW_NS = 2_000_000
-_MEANWHILE_S = 0.5
-# Every step is located for this long after a close look was asked for, and after it was ended.
-_HURRY_NS = 600_000_000
 # Counters step every 100 ms at the slowest: two of those, and time for a read, put an edge between two steps.
 _SETTLE_NS = 250_000_000
 _SETTLE_AT_MOST_NS = 450_000_000
@@ -75,8 +57,7 @@ class Recorder:
         self._directory = directory
         self._domains: tuple[Domain, ...] = ()
         self._watched: tuple[Watched, ...] = ()
-        self._counted = 1
-        self._threaded = True
+        self._pacing = Pacing()
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
         self._flusher_cpu_ns = 0
@@ -87,9 +68,6 @@ class Recorder:
         self._rows = array("q")
         self._gaps: list[Gap] = []
         self._samples = 0
-        self._dense = False
-        self._close_until_ns = self._hurry_until_ns = 0
-        self._learner: Watched | None = None
         self._next_flush_ns = self._due_ns = 0
         self._failure: OSError | None = None
 
@@ -137,14 +115,13 @@ class Recorder:
 
         EnergyError where a meter can't be opened, does not answer, or sees what another one sees.
         """
-        self._threaded = threaded
         with ExitStack() as opening:
             for meter in self._meters:
                 self._open(meter, opening)
             self._writer = TraceWriter(self._directory / STREAM_NAME, self._domains)
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
-        self._counted = max(1, sum(one.part.period_s is None for one in self._watched))
+        self._pacing = Pacing(self._watched, in_turn=not threaded)
         if not threaded:
             self.poll()
             return
@@ -174,17 +151,20 @@ class Recorder:
         self._watched += tuple(watched(meter, domains, index))
 
     def dense(self, wanted: bool, /) -> None:
-        """Look closely from now on, or (after a little while, in which counters step once more) no longer."""
+        """Look closely from now on, or (after a little while, in which counters step once more) no longer.
+
+        Asked again in a close look it says that an edge is near: every step is located for a while.
+        """
         now_ns = self._clock.monotonic_ns()
-        if self._dense and not wanted:
-            self._close_until_ns = now_ns + _SETTLE_NS
-        if wanted or self._dense:
+        if self._pacing.close and not wanted:
+            self._pacing.close_until_ns = now_ns + _SETTLE_NS
+        if wanted or self._pacing.close:
             self._hurry(now_ns)
-        self._dense = wanted
+        self._pacing.close = wanted
 
     def _hurry(self, now_ns: int) -> None:
         """Read at once, and then around every step for a while."""
-        self._hurry_until_ns = now_ns + _HURRY_NS
+        self._pacing.hurry(now_ns)
         self._due_ns = 0
         for one in self._watched:
             if one.part.period_s is None:
@@ -194,7 +174,7 @@ class Recorder:
     def settle(self) -> None:
         """Wait until counters have stepped since now, so that a window that ends now can be placed."""
         since_ns = now_ns = self._clock.monotonic_ns()
-        self._close_until_ns = since_ns + _SETTLE_AT_MOST_NS
+        self._pacing.close_until_ns = since_ns + _SETTLE_AT_MOST_NS
         self._hurry(since_ns)
         while now_ns - since_ns < _SETTLE_AT_MOST_NS and not all(
             one.settled(since_ns, now_ns, enough_ns=_SETTLE_NS) for one in self._watched
@@ -221,7 +201,7 @@ class Recorder:
         self._due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
     def _urgency(self, one: Watched) -> tuple[bool, int]:
-        return one is not self._learner or one.due_ns > self._clock.monotonic_ns(), one.due_ns
+        return one is not self._pacing.learner or one.due_ns > self._clock.monotonic_ns(), one.due_ns
 
     def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
         """All that was recorded so far, or what matters for `windows`: them and a few seconds around each.
@@ -231,7 +211,7 @@ class Recorder:
         """
         if self._writer is None:
             return read_trace(self._directory / PARQUET_NAME, windows=windows)
-        if self._dense:
+        if self._pacing.close:
             self.settle()
         self._flush()
         self._raise_failure()
@@ -243,7 +223,7 @@ class Recorder:
         """Settle where a close look has only just ended, stop, and turn the trace into Parquet."""
         if self._writer is None:
             return
-        if self._dense or self._clock.monotonic_ns() < self._close_until_ns:
+        if self._pacing.close or self._clock.monotonic_ns() < self._pacing.close_until_ns:
             self.settle()
         self._close()
         self._raise_failure()
@@ -319,55 +299,7 @@ class Recorder:
         if not one.was_read.is_set():
             one.was_read.set()
         if one.due_ns:
-            one.due_ns = self._next_ns(one, call)
-
-    @property
-    def _reads_per_s(self) -> float:
-        """Of one device, in the long run."""
-        return _READS_PER_S[self._counted > 1] / self._counted
-
-    def _next_ns(self, one: Watched, call: Window) -> int:
-        rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
-        if one.part.period_s is not None:
-            return max(rest_ns, call.start_ns + round(one.part.period_s * 1e9))
-        close = self._dense or call.end_ns < self._close_until_ns
-        if one.followed is None:
-            modelled = any(domain.model is not None for domain in one.domains)
-            gaps_s = _PROCESS_S if modelled else _UNKNOWN_S
-            gap_s = max(gaps_s[not close], 1 / self._reads_per_s)
-            return max(rest_ns, call.start_ns + round(gap_s * 1e9))
-        return one.rhythm.due_ns(self._pace(one, call.end_ns, close=close))
-
-    def _pace(self, one: Watched, now_ns: int, *, close: bool) -> Pace:
-        """How closely to look at a device: within its share of what all reads may cost, and of its time.
-
-        Without threads the reads of all devices follow one another, and share that time.
-        """
-        possible_per_s = 1e9 / max(one.rhythm.latency_ns, 1.0) / (1 if self._threaded else self._counted)
-        wanted_per_s = min(self._reads_per_s, _SHARE_OF_TIME * possible_per_s)
-        if now_ns < self._hurry_until_ns:
-            wanted_per_s = possible_per_s
-        gap_s = (_UNKNOWN_S if one.rhythm.period_ns is None else _KNOWN_S)[not close]
-        may_learn = self._may_learn(one)
-        if self._learner is not None and self._learner is not one:
-            gap_s = max(gap_s, _MEANWHILE_S)
-        return Pace(
-            gap_s=max(gap_s, 1 / ((1 - _FOR_STEPS) * wanted_per_s)),
-            stride_s=0.0 if close else _FAR_STRIDE_S,
-            polls_per_s=_FOR_STEPS * wanted_per_s,
-            may_learn=may_learn,
-        )
-
-    def _may_learn(self, one: Watched) -> bool:
-        """Slow devices learn one after the other, since their bursts would be in each other's way."""
-        if not one.rhythm.learning:
-            if self._learner is one:
-                self._learner = None
-            return False
-        if one.rhythm.latency_ns < _SLOW_NS:
-            return True
-        self._learner = self._learner or one
-        return self._learner is one
+            one.due_ns = self._pacing.next_ns(one, call)
 
     def _open_gaps(self) -> tuple[Gap, ...]:
         now_ns = self._clock.monotonic_ns()

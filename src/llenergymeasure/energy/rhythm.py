@@ -90,6 +90,11 @@ class Rhythm:
         return self._latency_ns
 
     @property
+    def seen_ns(self) -> int:
+        """When the last read ended that gave a count."""
+        return self._after_ns
+
+    @property
     def learning(self) -> bool:
         return self.period_ns is None and self._after_ns >= self._resting_until_ns
 
