@@ -8,6 +8,7 @@ from typing import Literal
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
 from llenergymeasure.analysis.health import device_warnings
+from llenergymeasure.analysis.phases import prefill_and_decode
 from llenergymeasure.analysis.replicates import (
     output_tokens,
     per_replicate,
@@ -15,6 +16,7 @@ from llenergymeasure.analysis.replicates import (
     seconds,
     total_tokens,
 )
+from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.energy.integrate import boundary, energy_of, summed
@@ -31,7 +33,6 @@ from llenergymeasure.records import (
 from llenergymeasure.results.models import Energy, IdlePower
 
 NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
-PHASES = "prefill and decode are not told apart by this backend"
 
 
 def counted_domains(
@@ -87,6 +88,9 @@ def energy(measurement: Measurement) -> Energy:
     idle = _idle(measurement, domains)
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
     spent = pass_joules(trace, domains, passes)
+    prefill, decode = prefill_and_decode(
+        trace, domains, passes, chance=_chance(measurement, spent), why_none=NO_SOURCE
+    )
     reasons = _reasons(measurement, domains, readings, gross=gross)
     return Energy(
         boundary=boundary(readings),
@@ -99,8 +103,8 @@ def energy(measurement: Measurement) -> Energy:
         per_output_token=_per(measurement, gross, spent, output_tokens(passes), unit="J/token"),
         per_total_token=_per(measurement, gross, spent, total_tokens(passes), unit="J/token"),
         per_request=_per(measurement, gross, spent, requests(passes), unit="J/request"),
-        prefill=Estimate.missing("J/token", PHASES),
-        decode=Estimate.missing("J/token", PHASES),
+        prefill=prefill,
+        decode=decode,
         idle=idle,
         load=total(
             [energy_of(trace, [measurement.load], domain.name).energy for domain in domains],
@@ -109,6 +113,15 @@ def energy(measurement: Measurement) -> Energy:
         ),
         readings=readings,
     )
+
+
+def _chance(measurement: Measurement, spent: Sequence[float] | None) -> float | None:
+    """The relative half-width that the scatter of passes (or cycles) leaves on joules per token."""
+    tokens = per_replicate(measurement.passes, total_tokens(measurement.passes))
+    if spent is None or min(tokens) == 0:
+        return None
+    joules = per_replicate(measurement.passes, spent)
+    return relative_half_width([cost / count for cost, count in zip(joules, tokens, strict=True)])
 
 
 def _per(

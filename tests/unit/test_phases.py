@@ -1,0 +1,152 @@
+"""Prefill and decode told apart on a board whose energy per token is known."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llenergymeasure.analysis.joules import pass_joules
+from llenergymeasure.analysis.phases import prefill_and_decode
+from llenergymeasure.analysis.statistics import relative_half_width
+from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.records import Completion, Domain, Generation, Pass, Trace, Window
+from llenergymeasure.simulation.clock import VirtualClock
+from llenergymeasure.simulation.device import SimulatedNvml
+
+S_PER_PROMPT_TOKEN, S_PER_STEP = 2e-4, 0.02
+PREFILL_W, DECODE_W = 500.0, 300.0
+IDLE_W = 80.0
+
+
+@dataclass
+class Seen:
+    trace: Trace
+    domains: tuple[Domain, ...]
+    passes: list[Pass]
+
+
+def run(directory: Path, *, passes: int, seed: int = 1) -> Seen:
+    """Batches of four on a board that draws one power while it reads and another while it writes."""
+    directory.mkdir(exist_ok=True)
+    clock, noise = VirtualClock(), random.Random(seed)
+    nvml = SimulatedNvml(clock, idle_w=IDLE_W)
+    recorder = Recorder([NvmlMeter(nvml, clock=clock)], clock=clock, directory=directory)
+    recorder.start(threaded=False)
+    done = []
+    with clock.every(recorder.tick_s, recorder.poll):
+        recorder.dense(True)
+        clock.sleep(1.0)
+        for _ in range(passes):
+            done.append(one_pass(clock, nvml, noise))
+            nvml.set_power(IDLE_W)
+            clock.sleep(0.3)
+        recorder.dense(False)
+        clock.sleep(1.0)
+    recorder.stop()
+    trace = recorder.trace()
+    return Seen(trace, trace.domains, done)
+
+
+def one_pass(clock: VirtualClock, nvml: SimulatedNvml, noise: random.Random) -> Pass:
+    """The same work every time; its power scatters by 1 % from batch to batch."""
+    source = random.Random(7)
+    start_ns, completions = clock.monotonic_ns(), []
+    for batch in range(6):
+        prompts = [source.randrange(100, 900) for _ in range(4)]
+        output = source.randrange(10, 40)
+        sent_ns = clock.monotonic_ns()
+        nvml.set_power(PREFILL_W * noise.gauss(1, 0.01))
+        clock.sleep(S_PER_PROMPT_TOKEN * sum(prompts))
+        first_ns = clock.monotonic_ns()
+        nvml.set_power(DECODE_W * noise.gauss(1, 0.01))
+        clock.sleep(S_PER_STEP * (output - 1))
+        completions += [
+            Completion(
+                index=index,
+                walk=0,
+                batch=batch,
+                prompt_tokens=tokens,
+                output_tokens=output,
+                t_scheduled_ns=sent_ns,
+                t_sent_ns=sent_ns,
+                t_first_ns=first_ns,
+                t_end_ns=clock.monotonic_ns(),
+                finish="length",
+            )
+            for index, tokens in enumerate(prompts)
+        ]
+    return Pass(Window(start_ns, clock.monotonic_ns()), 1, Generation(tuple(completions)))
+
+
+def chance(seen: Seen) -> float | None:
+    joules = pass_joules(seen.trace, seen.domains, seen.passes)
+    assert joules is not None
+    return relative_half_width(joules)
+
+
+A = S_PER_PROMPT_TOKEN * PREFILL_W
+B = S_PER_STEP * DECODE_W / 4
+
+
+def test_both_costs_are_recovered(tmp_path: Path) -> None:
+    seen = run(tmp_path, passes=20)
+    prefill, decode = prefill_and_decode(
+        seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"
+    )
+    assert prefill.value == pytest.approx(A, rel=0.02)
+    assert decode.value == pytest.approx(B, rel=0.02)
+    for estimate in (prefill, decode):
+        assert estimate.value is not None
+        assert estimate.low is not None
+        assert estimate.value - estimate.low < 0.05 * estimate.value
+
+
+def test_intervals_hold_the_truth(tmp_path: Path) -> None:
+    held = 0
+    for seed in range(20):
+        seen = run(tmp_path / str(seed), passes=8, seed=seed)
+        for estimate, truth in zip(
+            prefill_and_decode(seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"),
+            (A, B),
+            strict=True,
+        ):
+            assert estimate.low is not None
+            assert estimate.high is not None
+            held += estimate.low <= truth <= estimate.high
+    assert held >= 36
+
+
+def test_two_passes_give_values_without_an_interval(tmp_path: Path) -> None:
+    seen = run(tmp_path, passes=2)
+    prefill, _ = prefill_and_decode(
+        seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"
+    )
+    assert prefill.value is not None
+    assert prefill.low is None
+    assert prefill.reason == "2 passes: an interval from chance needs at least 3"
+
+
+def test_without_first_token_times_there_are_no_phases() -> None:
+    silent = Completion(0, 0, 0, 10, 5, 0, 0, None, 10**9, "length")
+    passed = Pass(Window(0, 10**9), 1, Generation((silent,)))
+    prefill, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="none")
+    assert prefill.value is None
+    assert decode.reason == "the backend tells no first-token times"
+
+
+def test_without_a_meter_both_are_missing_with_the_reason() -> None:
+    done = Completion(0, 0, 0, 10, 5, 0, 0, 5 * 10**8, 10**9, "length")
+    passed = Pass(Window(0, 10**9), 1, Generation((done,)))
+    prefill, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="no meter")
+    assert (prefill.reason, decode.reason) == ("no meter", "no meter")
+
+
+def test_one_token_each_has_no_decode(tmp_path: Path) -> None:
+    done = Completion(0, 0, 0, 10, 1, 0, 0, 10**9, 10**9, "length")
+    passed = Pass(Window(0, 10**9), 1, Generation((done,)))
+    _, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="no meter")
+    assert decode.reason == "no token was made in decode"
