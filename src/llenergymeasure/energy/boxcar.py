@@ -15,55 +15,79 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # How far back (or ahead) a stretch of steady power is looked for, in windows of a mean.
 _FARTHEST = 12
-# The sd of what four corners and late polls leave, found by simulation.
-_CORNERS = 0.2
+# The line between updates rounds off the corners that steps of power make in a mean, each by about step² / 12
+# × the change of slope. The sd of what four corners and late polls leave, found by simulation.
+_CORNERS = 0.13
+# A mean that moves by no more than this, relative, within its own length shows drift and not a step.
+_DRIFT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A sensor that shows the mean of the last `look_s`, as it was `lag_s` ago, every `step_s`; seconds."""
+    """A sensor that shows the mean of the last `look_s`, as it was `lag_s` ± `lag_sd_s` ago, every `step_s`.
+
+    In seconds.
+    """
 
     step_s: float
     look_s: float
     lag_s: float
+    lag_sd_s: float
 
 
 def inverted(held: Readings, end_s: float, mean: Mean, *, shift_j: float) -> tuple[float, float, float]:
     """Joules from 0 to `end_s` by means over the last `look_s`, the sd, and what the lag may cost beside it.
 
     With C the energy spent until t, a reading is (C(t − lag) − C(t − lag − look)) / look. Two rules follow,
-    and the one that leaves less unknown is taken. Whole windows of the mean add up, whatever the power did:
+    and they are weighed by what each leaves unknown. Whole windows of the mean add up, whatever the power did:
     C(t) − C(t − n × look) = look × Σ readings at t + lag, t + lag − look, …; unknown is how a mean moves
     between two updates, and `shift_j`, what an unknown lag may cost. Or all readings that saw any of the
     window are added up, and what they saw outside is taken out, as if power there had been steady for the
     length of a mean; then the lag hardly matters.
     """
-    by_windows = (*_by_windows(held, end_s, mean), shift_j)
-    by_area = (*_by_area(held, end_s, mean), 0.0)
-    return min(by_windows, by_area, key=lambda found: math.hypot(*found[1:]))
+    by_windows, by_area = _by_windows(held, end_s, mean), _by_area(held, end_s, mean)
+    sds = math.hypot(by_windows[1], shift_j), by_area[1]
+    if math.isinf(sds[1]):
+        return *by_windows, shift_j
+    share = sds[0] ** 2 / (sds[0] ** 2 + sds[1] ** 2 + 1e-18)
+    joules = by_windows[0] + share * (by_area[0] - by_windows[0])
+    # Where the rules disagree by more than they should, one of them is wrong, and which is not known.
+    apart = abs(by_area[0] - by_windows[0]) / (3 * math.hypot(*sds) + 1e-9)
+    sd = max(1.0, apart) * math.hypot((1 - share) * by_windows[1], share * by_area[1])
+    return joules, sd, (1 - share) * shift_j
 
 
 def _by_area(held: Readings, end_s: float, mean: Mean) -> tuple[float, float]:
     """∫ readings from lag to end + lag + look, less half a window of the power before and after.
 
-    Taken an update period wider on both sides, since the line between updates rounds a corner off.
+    Taken wider on both sides by an update period, since the line between updates rounds a corner off, and by
+    what the lag may be off.
     """
-    start, end = mean.lag_s - mean.step_s, end_s + mean.lag_s + mean.look_s + mean.step_s
+    wider_s = mean.step_s + min(2 * mean.lag_sd_s, mean.step_s / 4)
+    start, end = mean.lag_s - wider_s, end_s + mean.lag_s + mean.look_s + wider_s
     inside = held.time[(held.time > start) & (held.time < end)]
     knots = np.concatenate((np.array([start]), inside, np.array([end])))
     readings = _smooth(held, knots)
-    outside = (mean.look_s / 2 + mean.step_s) * float(readings[0] + readings[-1])
-    joules = float(np.trapezoid(readings, knots)) - outside
-    unrest = []
-    for since in (start - mean.look_s, end):
-        if since < held.time[0] or since + mean.look_s > held.time[-1]:
+    joules = float(np.trapezoid(readings, knots))
+    unrest = [_CORNERS * mean.step_s**2 / mean.look_s * float(np.ptp(readings))]
+    for edge, away in ((start, -1.0), (end, 1.0)):
+        if not held.time[0] <= edge + away * mean.look_s <= held.time[-1]:
             return joules, math.inf
-        unrest.append(float(np.ptp(_smooth(held, since + np.linspace(0.0, mean.look_s, 11)))))
-    # A step of power at x before the window moves the reading by x / look of it, and the sum by
-    # (look / 2) (1 − x / look) of that. And the line between updates rounds off the corners that steps of
-    # power make in a mean, each by about step² / 12 × the change of slope.
-    corners = _CORNERS * mean.step_s**2 / mean.look_s * float(np.ptp(readings))
-    return joules, math.hypot(mean.look_s / 4 * math.hypot(*unrest), corners)
+        since = np.linspace(0.0, mean.look_s, 11)
+        levels = _smooth(held, edge + away * since)
+        joules -= (mean.look_s / 2 + wider_s) * float(levels[0])
+        moved_w = float(np.ptp(levels))
+        if moved_w > _DRIFT * float(levels.mean()):
+            # A step of power at x before the window moves the reading by x / look of it, and the sum by
+            # (look / 2) (1 − x / look) of that.
+            unrest.append(moved_w * mean.look_s / 4)
+        else:
+            # Power that drifts: those readings saw what is nearer to the window more than what is farther,
+            # which makes slope × look² / 12.
+            nearer = float(levels[0] - levels[-1]) * mean.look_s / 12
+            joules -= nearer
+            unrest.append(abs(nearer))
+    return joules, math.hypot(*unrest)
 
 
 def _by_windows(held: Readings, end_s: float, mean: Mean) -> tuple[float, float]:

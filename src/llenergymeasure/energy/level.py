@@ -100,7 +100,7 @@ def power_between(series: Series, window: Window, sensor: Sensor | None) -> Held
     readings, common = updates(samples, np.array([0.0, end_s]), step_s=habits.step_s)
     shift_j = _jump(readings, end_s, habits) * habits.lag_sd_s
     if sensor is not None and sensor.kind == "average":
-        mean = Mean(habits.step_s, habits.look_s, habits.lag_s)
+        mean = Mean(habits.step_s, habits.look_s, habits.lag_s, habits.lag_sd_s)
         joules, sd, shift_j = inverted(readings, end_s, mean, shift_j=shift_j)
     elif habits.seen < PART_TIME:
         joules, sd = _sampled(readings, end_s, habits)

@@ -176,17 +176,22 @@ def _average(responses: Sequence[_Response], step_s: float, window_s: float) -> 
     """A mean over `window_s`, behind by what its climb says: (time since the edge) − part × window."""
     if abs(window_s - _AVERAGE_S) < _AVERAGE_S / 4:
         window_s = _AVERAGE_S
-    lags = []
+    lags, bends = [], []
     for one in responses:
         climbing = (one.part > 0.08) & (one.part < 0.92)
         if np.any(climbing):
-            lags.append(float(np.median(one.since[climbing] - one.part[climbing] * window_s)))
+            by_point = one.since[climbing] - one.part[climbing] * window_s
+            lags.append(float(np.median(by_point)))
+            bends.append(float(np.std(by_point)))
     step_ns, window_ns = round(step_s * 1e9), round(window_s * 1e9)
     if not lags:
         return Sensor("average", step_ns, window_ns)
-    spread_s = max(float(np.std(lags)), 2 * _UNTOLD_S) / math.sqrt(len(lags)) + _UNTOLD_S
+    # A climb that is not straight says that power did more than step, and then less of the lag.
+    spread_s = math.hypot(max(float(np.std(lags)), 2 * _UNTOLD_S), float(np.mean(bends))) / math.sqrt(
+        len(lags)
+    )
     lag_ns = round(max(0.0, float(np.median(lags))) * 1e9)
-    return Sensor("average", step_ns, window_ns, lag_ns, round(spread_s * 1e9))
+    return Sensor("average", step_ns, window_ns, lag_ns, round((spread_s + _UNTOLD_S) * 1e9))
 
 
 def _edge(step: _Step, edges_s: Floats) -> float | None:
