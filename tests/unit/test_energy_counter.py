@@ -98,3 +98,13 @@ def test_a_counter_that_stands_still_is_stuck_and_not_zero() -> None:
     counted = count_between(_series(times, [7] * 1000), Window(S, 5 * S), outside=(None, None))
     assert counted.amount is None
     assert counted.stuck
+
+
+def test_steps_that_were_caught_one_by_one_but_never_as_neighbours_still_count() -> None:
+    # 8 J every 100 ms; each third step is read closely before and after, the two between it never.
+    reads = [(100 * step + 13 + off, 8 * step + (off > 0)) for step in range(0, 120, 3) for off in (-2, 2)]
+    at = np.array([ms * 1_000_000 for ms, _ in reads])
+    raw = np.array([8_000 * (-(-joules // 8)) for _, joules in reads])
+    series = Series(Quantity("energy", "test", "J", 1e-3), at, at, raw)
+    counted = count_between(series, Window(4 * S, 9 * S), outside=(None, None))
+    assert counted.amount == pytest.approx(400, abs=10)

@@ -91,6 +91,8 @@ def _fitted(low: Floats, high: Floats, moments: Floats, period_s: float | None) 
         return None
     numbered = _numbered(single, time[single], width[single])
     single, number = single[np.isfinite(numbered)], numbered[np.isfinite(numbered)]
+    if single.size < _LEAST_STEPS:
+        return None
     distance = np.min(np.abs(time[single][:, None] - moments[None, :]), axis=1)
     nearest = np.sort(np.argsort(distance)[: _REACH_STEPS * moments.size])
     single, number = single[nearest], number[nearest]
