@@ -157,16 +157,16 @@ def _rig(
     tell: Progress,
 ) -> Rig:
     def costs(facts: SessionFacts, passes: Sequence[Pass]) -> Sequence[float]:
-        trace = recorder.trace()
+        trace = recorder.trace(windows=[one.window for one in passes])
         return costs_per_output_token(trace, counted_domains(trace.domains, config, facts), passes)
 
     def energy_j(facts: SessionFacts, passes: Sequence[Pass]) -> float | None:
-        trace = recorder.trace()
+        trace = recorder.trace(windows=[one.window for one in passes])
         joules = pass_joules(trace, counted_domains(trace.domains, config, facts), passes)
         return None if joules is None else sum(joules)
 
     def watts(windows: Sequence[Window]) -> Sequence[float | None]:
-        trace = recorder.trace()
+        trace = recorder.trace(windows=windows)
         return [idle_watts(trace, window) for window in windows]
 
     return Rig(
@@ -183,6 +183,7 @@ def _rig(
 
 def _notes(seen: Observations, meters: Selection) -> tuple[str, ...]:
     notes = [f"meter {name} was not used: {why}" for name, why in meters.refused]
+    notes += meters.notes
     if seen.ready.cut:
         notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
     return tuple(notes)
