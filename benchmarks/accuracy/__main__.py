@@ -9,21 +9,25 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import import_module
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
-from benchmarks.accuracy import cases, picture, realclock
+from benchmarks.accuracy import cases, picture, realclock, recorder, recordings, virtual
 from benchmarks.accuracy.peers import Peer, install
 from benchmarks.accuracy.realclock import Measured, Tool
 from benchmarks.accuracy.table import Row, put_into, render
 
 RESULTS = Path(__file__).parent / "results"
+# What a tool takes to start up on a processor that others use as well.
+_START_S = 3.0
 PARTS = ("real", "virtual", "recordings", "recorder")
 
 
@@ -40,10 +44,11 @@ def main() -> int:
         tools = realclock.all_tools(peers, version("llenergymeasure"))
         measured, found = _real(tools, quick=options.quick, at_once=options.at_once)
         rows += found
-    for name in PARTS[1:]:
-        if name in options.only:
-            print(f"{name} …", file=sys.stderr)
-            rows += _part(name, quick=options.quick)
+    print(f"computing, after {_since(began)} s …", file=sys.stderr)
+    rows += _computed(options.only, quick=options.quick)
+    if "recorder" in options.only:
+        print(f"recording, after {_since(began)} s …", file=sys.stderr)
+        rows += [_cost(one) for one in recorder.rows(quick=options.quick)]
     facts = _facts(peers, began=began, quick=options.quick)
     printed = _write(options.results, rows, measured, facts)
     if options.page is not None:
@@ -63,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer windows: a look, in under three minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts instead of all")
-    parser.add_argument("--at-once", type=int, default=24, help="tools that measure at the same time")
+    parser.add_argument("--at-once", type=int, default=54, help="tools that measure at the same time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where table, JSON and plot go")
     parser.add_argument("--page", type=Path, help="a page of the documentation to put table and plot into")
     parser.add_argument(
@@ -77,22 +82,43 @@ def _options() -> argparse.Namespace:
 
 def _real(tools: dict[str, Tool], *, quick: bool, at_once: int) -> tuple[list[Measured], list[Row]]:
     steps_s = (0.1,) if quick else (0.02, 0.05, 0.1)
-    counts = {1.0: 8, 5.0: 2, 10.0: 1} if quick else {1.0: 20, 5.0: 8, 10.0: 5}
-    jobs = [*cases.accuracy_jobs(steps_s=steps_s, counts=counts, seed=20), *cases.fault_jobs()]
+    counts = {1.0: 6, 5.0: 2} if quick else {1.0: 20, 5.0: 8, 10.0: 5}
+    jobs = [*cases.accuracy_jobs(steps_s=steps_s, counts=counts, seed=20), *cases.fault_jobs(quick=quick)]
     with tempfile.TemporaryDirectory(prefix="llem-accuracy-") as directory:
         measured = realclock.measure(
-            jobs, tools, directory=Path(directory), at_once=at_once, lead_s=12.0 if quick else 25.0
+            jobs, tools, directory=Path(directory), at_once=at_once, start_s=_START_S
         )
     return measured, realclock.rows(measured, tools, jobs)
 
 
-def _part(name: str, *, quick: bool) -> list[Row]:
-    try:
-        part = import_module(f"benchmarks.accuracy.{name}")
-    except ModuleNotFoundError as error:
-        return [Row(name, name, "llem", 0, note=str(error))]
-    found: list[Row] = part.rows(200 if quick else 2000) if name == "virtual" else part.rows()
-    return found
+def _cost(found: recorder.Row) -> Row:
+    section = "What recording costs, and that it stays accurate meanwhile"
+    return Row(section, found.name, "llem", 1, target=found.target, met=found.passed, note=found.figure)
+
+
+def _computed(only: Sequence[str], *, quick: bool) -> list[Row]:
+    """What needs no clock of its own, on all processors at once."""
+    runs = 100 if quick else 2000
+    tasks: list[Callable[[], list[Row] | Row]] = []
+    if "virtual" in only:
+        tasks.append(partial(virtual.counter_rows, runs // 2))
+        tasks += [
+            partial(virtual.interval_row, kind, drift=drift, runs=runs)
+            for kind in virtual.KINDS
+            for drift in (False, True)
+        ]
+        tasks += [
+            partial(virtual.systematic_row, runs),
+            partial(virtual.joint_rows, max(100, runs // 5)),
+            partial(virtual.sensor_rows, runs // 4),
+            partial(virtual.fault_rows, runs // 2),
+        ]
+    if "recordings" in only:
+        tasks.append(recordings.rows)
+    with ProcessPoolExecutor() as pool:
+        found = [pool.submit(task) for task in tasks]
+        each = [done.result() for done in found]
+    return [row for part in each for row in (part if isinstance(part, list) else [part])]
 
 
 def _write(results: Path, rows: list[Row], measured: list[Measured], facts: dict[str, Any]) -> str:
@@ -113,12 +139,16 @@ def _write(results: Path, rows: list[Row], measured: list[Measured], facts: dict
 def _facts(peers: dict[str, Peer], *, began: datetime, quick: bool) -> dict[str, Any]:
     return {
         "began": began.isoformat(timespec="seconds"),
-        "seconds": round((datetime.now(UTC) - began).total_seconds()),
+        "seconds": _since(began),
         "quick": quick,
         "versions": {"llem": version("llenergymeasure"), "Python": platform.python_version()}
         | {name: peer.version or peer.reason for name, peer in peers.items()},
         "machine": {"system": f"{platform.system()} {platform.machine()}", "cpus": os.cpu_count()},
     }
+
+
+def _since(began: datetime) -> int:
+    return round((datetime.now(UTC) - began).total_seconds())
 
 
 def _heading(facts: dict[str, Any]) -> str:

@@ -99,7 +99,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.case,
         row.tool,
         str(row.runs) if row.runs else "not run",
-        _figure(row.mean, row.unit, sign=row.unit == "%"),
+        _figure(row.mean, row.unit, sign=row.worst is not None),
         _figure(row.sd, row.unit),
         _figure(row.worst, row.unit),
         "" if row.covered is None else f"{row.covered:.1%}",

@@ -44,7 +44,7 @@ def _job(tools: tuple[str, ...], *, measured: int | None = 0) -> Job:
 
 
 def _rows(directory: Path, job: Job, tools: dict[str, Tool], limit: float | None = None) -> list[Row]:
-    found = realclock.measure([job], tools, directory=directory / "runs", at_once=2, lead_s=0.0)
+    found = realclock.measure([job], tools, directory=directory / "runs", at_once=2, start_s=0.0)
     return realclock.rows(found, tools, [job], {} if limit is None else {"flat": limit})
 
 
@@ -78,7 +78,13 @@ def test_a_window_that_was_missed_counts_for_nothing(tmp_path: Path) -> None:
     tools = {"late": _tool(tmp_path, "late", BREAKS.partition("raise")[0])}
     (row,) = _rows(tmp_path, _job(("late",)), tools, limit=0.9)
     assert (row.runs, row.met) == (1, True)
-    assert row.note == "1 of 2 without a figure: the tool had not started in time"
+    assert row.note == "1 more missed, the tool had not started in time"
+
+
+def test_a_tool_that_missed_every_window_was_not_run(tmp_path: Path) -> None:
+    tools = {"never": _tool(tmp_path, "never", "")}
+    (row,) = _rows(tmp_path, _job(("never",), measured=None), tools)
+    assert (row.runs, row.met, row.note) == (0, None, "the tool had not started in time")
 
 
 def test_a_peer_that_could_not_be_installed_is_a_row_with_the_reason(tmp_path: Path) -> None:
