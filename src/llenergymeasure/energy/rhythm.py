@@ -161,12 +161,12 @@ class Rhythm:
             else:
                 self._next_ns = before_ns + grid_ns
         elif before_ns >= self._first_ns - 1e5:
-            # A read that came late says nothing about the step that it should have met.
+            # A read that came late and finds the counter moved does not tell when.
             late = after_ns > self._target_ns - margin_ns + grid_ns
             fresh = self._before_ns > self._target_ns - period_ns + margin_ns
             if moved and fresh and not late:
                 self._missed(self._target_ns - margin_ns, grid_ns)
-            elif late:
+            elif late and moved:
                 self._phase_ns += round((self._target_ns - self._phase_ns) / period_ns) * period_ns
             else:
                 self._searching, self._search_reads, self._next_ns = True, 1, before_ns + grid_ns
