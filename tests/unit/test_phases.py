@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llenergymeasure.analysis.joules import pass_joules
@@ -13,7 +14,17 @@ from llenergymeasure.analysis.phases import prefill_and_decode
 from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.records import Completion, Domain, Generation, Pass, Trace, Window
+from llenergymeasure.records import (
+    Completion,
+    Domain,
+    Generation,
+    Pass,
+    PowerModel,
+    Quantity,
+    Series,
+    Trace,
+    Window,
+)
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 
@@ -150,3 +161,33 @@ def test_one_token_each_has_no_decode(tmp_path: Path) -> None:
     passed = Pass(Window(0, 10**9), 1, Generation((done,)))
     _, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="no meter")
     assert decode.reason == "no token was made in decode"
+
+
+def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -> None:
+    """Two processors are busy in prefill and one in decode; a busy one costs 4 W, known within 3 to 8 W."""
+    time, size = Quantity("cpu_time", "model", "s", 1e-9), Quantity("resident", "model", "bytes", 1.0)
+    host = Domain("host", "host", (time, size), model=PowerModel("m", "c", 4.0, (3.0, 8.0), 0.0, (0.0, 0.0)))
+    t_s = np.arange(0, 70, 0.1)
+    prefill_s = np.floor(t_s / 3) * 0.5 + np.minimum(t_s % 3, 0.5)
+    busy_ns = ((2 * prefill_s + (t_s - prefill_s)) * 100).astype(np.int64) * 10_000_000
+    t_ns = (t_s * 1e9).astype(np.int64)
+    flat = np.full(t_ns.size, 10**9)
+    trace = Trace(
+        (host,),
+        {
+            ("host", "cpu_time"): Series(time, t_ns, t_ns, busy_ns),
+            ("host", "resident"): Series(size, t_ns, t_ns, flat),
+        },
+    )
+    passes = []
+    for number in range(4):
+        done = []
+        for batch in range(5):
+            sent_ns = (number * 5 + batch) * 3 * 10**9
+            first_ns, end_ns = sent_ns + 5 * 10**8, sent_ns + 3 * 10**9
+            done.append(Completion(0, 0, batch, 100, 26, sent_ns, sent_ns, first_ns, end_ns, "length"))
+        passes.append(Pass(Window(done[0].t_sent_ns, done[-1].t_end_ns), 1, Generation(tuple(done))))
+    prefill, decode = prefill_and_decode(trace, (host,), passes, chance=0.0, why_none="none")
+    assert prefill.value == pytest.approx(2 * 4.0 * 0.5 / 100, rel=0.03)
+    assert decode.value == pytest.approx(4.0 * 2.5 / 25, rel=0.03)
+    assert decode.systematic == pytest.approx((decode.value * 3 / 4, decode.value * 2))

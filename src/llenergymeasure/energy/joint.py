@@ -14,7 +14,16 @@ from llenergymeasure.energy.counter import unwrap
 from llenergymeasure.energy.readings import samples_around, updates
 from llenergymeasure.energy.sensor import UNTOLD_PART, Sensor, characterise, known_sensor
 from llenergymeasure.energy.steptimes import timed
-from llenergymeasure.records import Domain, EnergyReading, Estimate, Method, Series, Trace, Window
+from llenergymeasure.records import (
+    Domain,
+    EnergyReading,
+    Estimate,
+    Method,
+    PowerModel,
+    Series,
+    Trace,
+    Window,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -162,6 +171,10 @@ def _reading(
             for gain, offset in zip(domain.systematic_gain, offsets, strict=True)
         )
         systematic = max(0.0, low), high
+    if domain.model is not None:
+        central = domain.model.w_per_busy_vcpu
+        low, high = (joules * end / central for end in domain.model.w_per_busy_vcpu_range)
+        systematic = min(low, high), max(low, high)
     energy = Estimate(joules, "J", joules - half, joules + half, systematic)
     span = Window(min(one.start_ns for one in windows), max(one.end_ns for one in windows))
     return EnergyReading(
@@ -180,13 +193,32 @@ def _missing(domain: Domain, windows: Sequence[Window], reason: str) -> EnergyRe
 def _sums(trace: Trace, domain: Domain, span: Window) -> _Sums | str:
     """The sums that the domain's best source shows within `span`, or the reason why there are none."""
     if domain.model is not None:
-        return "modelled energy is not told apart by phases"
+        return _modelled(trace, domain, domain.model, span=span)
     for quantity in sorted(domain.quantities, key=lambda one: one.unit != "J"):
         series = trace.series.get((domain.name, quantity.name))
         if series is None or quantity.unit not in {"J", "W"} or series.raw.size < 2:
             continue
         return _counted(series, span) if quantity.unit == "J" else _sampled(series, span)
     return f"{domain.name} was never read"
+
+
+def _modelled(trace: Trace, domain: Domain, model: PowerModel, *, span: Window) -> _Sums | str:
+    """Processor time and resident memory as read, by the model of power. The kernel counts processor
+    time in ticks, which blurs each sum as if its time were known to a tick.
+    """
+    by_unit = {quantity.unit: quantity for quantity in domain.quantities}
+    series = [trace.series.get((domain.name, by_unit[unit].name)) for unit in ("s", "bytes")]
+    busy, size = series
+    if busy is None or size is None or busy.raw.size != size.raw.size:
+        return f"{domain.name} was never read"
+    time = (busy.t_before_ns - span.start_ns) * 0.5e-9 + (busy.t_after_ns - span.start_ns) * 0.5e-9
+    resident = np.concatenate((np.zeros(1), np.cumsum(size.raw[:-1] * np.diff(time))))
+    watts = busy.raw * busy.quantity.scale * model.w_per_busy_vcpu
+    total = watts + resident * size.quantity.scale * model.w_per_byte
+    tick_s = (busy.quantity.step_ns or 0) * 1e-9 / math.sqrt(12)
+    near = (time > -1) & (time < span.duration_s + 1)
+    sd = np.full(int(near.sum()), tick_s)
+    return _Sums(time[near], sd, np.asarray(total[near], dtype=np.float64), busy.quantity.source, "modelled")
 
 
 def _counted(series: Series, span: Window) -> _Sums | str:
