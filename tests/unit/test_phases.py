@@ -190,4 +190,5 @@ def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -
     prefill, decode = prefill_and_decode(trace, (host,), passes, chance=0.0, why_none="none")
     assert prefill.value == pytest.approx(2 * 4.0 * 0.5 / 100, rel=0.03)
     assert decode.value == pytest.approx(4.0 * 2.5 / 25, rel=0.03)
+    assert decode.value is not None
     assert decode.systematic == pytest.approx((decode.value * 3 / 4, decode.value * 2))
