@@ -16,8 +16,10 @@ Floats: TypeAlias = NDArray[np.float64]
 # How far back (or ahead) a stretch of steady power is looked for, in windows of a mean.
 _FARTHEST = 12
 # The line between updates rounds off the corners that steps of power make in a mean, each by about step² / 12
-# × the change of slope. The sd of what four corners and late polls leave, found by simulation.
-_CORNERS = 0.13
+# × the change of slope. The sd of what four corners leave, found by simulation.
+_CORNERS = 0.09
+# The part of a jump of power times what is not known of the lag that is added up though it lies outside.
+_SPILT = 0.06
 # A mean that moves by no more than this, relative, within its own length shows drift and not a step.
 _DRIFT = 0.1
 
@@ -39,7 +41,7 @@ def inverted(held: Readings, end_s: float, mean: Mean, *, shift_j: float) -> tup
     """Joules from 0 to `end_s` by means over the last `look_s`, the sd, and what the lag may cost beside it.
 
     With C the energy spent until t, a reading is (C(t − lag) − C(t − lag − look)) / look. Two rules follow,
-    and they are weighed by what each leaves unknown. Whole windows of the mean add up, whatever the power did:
+    and they are weighed by what each leaves unknown. Whole windows of the mean add up, whatever power did:
     C(t) − C(t − n × look) = look × Σ readings at t + lag, t + lag − look, …; unknown is how a mean moves
     between two updates, and `shift_j`, what an unknown lag may cost. Or all readings that saw any of the
     window are added up, and what they saw outside is taken out, as if power there had been steady for the
@@ -69,7 +71,13 @@ def _by_area(held: Readings, end_s: float, mean: Mean) -> tuple[float, float]:
     knots = np.concatenate((np.array([start]), inside, np.array([end])))
     readings = _smooth(held, knots)
     joules = float(np.trapezoid(readings, knots))
-    unrest = [_CORNERS * mean.step_s**2 / mean.look_s * float(np.ptp(readings))]
+    # A mean climbs and falls in 2 × look / step updates, each of whose times may be a little off.
+    vague_s = float(np.mean(held.sd[(held.time > start) & (held.time < end)])) * math.sqrt(
+        2 * mean.look_s / mean.step_s
+    )
+    climb = float(np.ptp(readings)) * mean.step_s / mean.look_s
+    spilt_j = _SPILT * float(np.ptp(readings)) * mean.lag_sd_s
+    unrest = [climb * _CORNERS * mean.step_s, climb * vague_s, spilt_j]
     for edge, away in ((start, -1.0), (end, 1.0)):
         if not held.time[0] <= edge + away * mean.look_s <= held.time[-1]:
             return joules, math.inf

@@ -27,6 +27,8 @@ _USUAL_STEP_S = 0.1
 # Bursts of about a period's length beat with it, so that more hides between readings than their differences
 # show. Found by simulating bursts and decode steps of 10 to 60 ms.
 _ALIASED = 1.4
+# How exactly power steps where the window begins and ends, which readings between do not tell.
+_UNTOLD_S = 0.002
 # Updates kept around the edges of a window.
 _NEIGHBOURS = 60
 _SHORT = "the trace does not reach from before the window to after it"
@@ -104,7 +106,7 @@ def power_between(series: Series, window: Window, sensor: Sensor | None) -> Held
         joules, sd, shift_j = inverted(readings, end_s, mean, shift_j=shift_j)
     elif habits.seen < PART_TIME:
         joules, sd = _sampled(readings, end_s, habits)
-        shift_j = 0.0
+        sd, shift_j = math.hypot(sd, _jump(readings, end_s, habits) * _UNTOLD_S), 0.0
     else:
         joules, sd = _summed(readings, end_s, habits.late_s, common)
     return Held(joules, math.hypot(sd, shift_j), shift_j, blind_s)
@@ -138,7 +140,8 @@ def _summed(readings: Readings, end_s: float, late_s: float, common: Floats) -> 
 def _sampled(readings: Readings, end_s: float, habits: _Habits) -> tuple[float, float]:
     """Joules from 0 to `end_s`, and the sd, by those readings that looked at nothing but the window."""
     middle = readings.time - habits.lag_s - habits.look_s / 2
-    half_s = habits.look_s / 2 + habits.lag_sd_s
+    # √3 sds are half of what a lag is spread over where any up to a limit is as likely.
+    half_s = habits.look_s / 2 + math.sqrt(3) * habits.lag_sd_s
     within = (middle - half_s > 0) & (middle + half_s < end_s)
     if not np.any(within):
         level = float(readings.at(np.array([end_s / 2 + habits.late_s]))[0])

@@ -174,7 +174,8 @@ def _period(events: Floats, poll_s: float) -> float | None:
 
 def _average(responses: Sequence[_Response], step_s: float, window_s: float) -> Sensor:
     """A mean over `window_s`, behind by what its climb says: (time since the edge) − part × window."""
-    if abs(window_s - _AVERAGE_S) < _AVERAGE_S / 4:
+    # Drivers document 1 s and nothing else; a load that begins with a peak climbs faster at first.
+    if abs(window_s - _AVERAGE_S) < 0.4 * _AVERAGE_S:
         window_s = _AVERAGE_S
     lags, bends = [], []
     for one in responses:
