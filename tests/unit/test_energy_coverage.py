@@ -5,18 +5,17 @@ import statistics
 
 import numpy as np
 import pytest
-from benchmarks.accuracy.virtual import (
+from benchmarks.accuracy.scenes import (
     COUNTER_FAULTS,
     KINDS,
-    LIMITS,
     NAMED,
     STEPS_S,
     Fault,
     Kind,
-    counter_errors,
     faulty_reading,
     judged,
 )
+from benchmarks.accuracy.virtual import LIMITS, counter_errors
 
 # The benchmark does thousands of each; these are enough to notice a broken rule.
 RUNS = 60

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.accuracy.virtual import joint_run
+from benchmarks.accuracy.scenes import joint_run
 
 from llenergymeasure.energy.joint import joint_powers
 from llenergymeasure.records import Trace, Window

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.accuracy.virtual import POLL_NS, polls, scene, sensor_of, stepped
+from benchmarks.accuracy.scenes import POLL_NS, polls, scene, sensor_of, stepped
 
 from llenergymeasure.energy.sensor import Sensor, characterise, known_sensor
 from llenergymeasure.records import Quantity, Series, Window
