@@ -9,11 +9,8 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,7 +42,10 @@ def main() -> int:
         measured, found = _real(tools, quick=options.quick, at_once=options.at_once)
         rows += found
     print(f"computing, after {_since(began)} s …", file=sys.stderr)
-    rows += _computed(options.only, quick=options.quick)
+    if "virtual" in options.only:
+        rows += virtual.rows(100 if options.quick else 2000)
+    if "recordings" in options.only:
+        rows += recordings.rows()
     if "recorder" in options.only:
         print(f"recording, after {_since(began)} s …", file=sys.stderr)
         rows += [_cost(one) for one in recorder.rows(quick=options.quick)]
@@ -94,31 +94,6 @@ def _real(tools: dict[str, Tool], *, quick: bool, at_once: int) -> tuple[list[Me
 def _cost(found: recorder.Row) -> Row:
     section = "What recording costs, and that it stays accurate meanwhile"
     return Row(section, found.name, "llem", 1, target=found.target, met=found.passed, note=found.figure)
-
-
-def _computed(only: Sequence[str], *, quick: bool) -> list[Row]:
-    """What needs no clock of its own, on all processors at once."""
-    runs = 100 if quick else 2000
-    tasks: list[Callable[[], list[Row] | Row]] = []
-    if "virtual" in only:
-        tasks.append(partial(virtual.counter_rows, runs // 2))
-        tasks += [
-            partial(virtual.interval_row, kind, drift=drift, runs=runs)
-            for kind in virtual.KINDS
-            for drift in (False, True)
-        ]
-        tasks += [
-            partial(virtual.systematic_row, runs),
-            partial(virtual.joint_rows, max(100, runs // 5)),
-            partial(virtual.sensor_rows, runs // 4),
-            partial(virtual.fault_rows, runs // 2),
-        ]
-    if "recordings" in only:
-        tasks.append(recordings.rows)
-    with ProcessPoolExecutor() as pool:
-        found = [pool.submit(task) for task in tasks]
-        each = [done.result() for done in found]
-    return [row for part in each for row in (part if isinstance(part, list) else [part])]
 
 
 def _write(results: Path, rows: list[Row], measured: list[Measured], facts: dict[str, Any]) -> str:
