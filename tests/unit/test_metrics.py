@@ -221,3 +221,14 @@ def test_throughput_is_tokens_over_the_passes_time() -> None:
     assert result.performance.itl_s.p50.value is None
     assert result.performance.flops.total is None
     assert result.performance.flops.reason == "the model's shape is not known"
+
+
+def test_passes_that_climb_are_called_correlated_and_equal_ones_are_not() -> None:
+    def codes(seconds: list[float]) -> dict[str, str]:
+        passes = [one_pass(15 + 9 * at, length) for at, length in enumerate(seconds)]
+        run = metrics(measurement(gpu_trace(100.0), passes))
+        return {warning.code: warning.message for warning in run.warnings}
+
+    assert "passes_correlated" not in codes([6.0] * 8)
+    climbing = codes([6.0, 6.2, 6.4, 6.6, 6.8, 7.0, 7.2, 7.4])
+    assert climbing["passes_correlated"] == "neighbours among 8 are alike: their interval is a lower bound"

@@ -8,7 +8,8 @@ from typing import get_args
 from llenergymeasure.analysis.codes import MEANINGS
 from llenergymeasure.analysis.estimates import half_width, total
 from llenergymeasure.analysis.health import device_warnings
-from llenergymeasure.analysis.joules import counted_domains
+from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains
+from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.records import (
     Domain,
@@ -35,6 +36,7 @@ def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[
         *device_warnings(trace, domains, passes),
         *_gaps(measurement, domains),
         *_of_run(measurement, energy, tokens),
+        *_correlated(costs_per_output_token(trace, domains, passes)),
     ]
     return tuple(dict.fromkeys(found))
 
@@ -111,6 +113,15 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
             MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
         )
     return found
+
+
+def _correlated(costs: Sequence[float]) -> list[MeasurementWarning]:
+    if not correlated(costs):
+        return []
+    said = "their interval rests on a few long batches"
+    if len(costs) < ENOUGH_FOR_BATCHES:
+        said = "their interval is a lower bound"
+    return [MeasurementWarning.of("passes_correlated", f"neighbours among {len(costs)} are alike: {said}")]
 
 
 def _gaps(measurement: Measurement, domains: Sequence[Domain]) -> list[MeasurementWarning]:
