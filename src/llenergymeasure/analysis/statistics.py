@@ -107,10 +107,11 @@ def correlated(values: Sequence[float]) -> bool:
     The lag-1 autocorrelation of n independent values has mean −1/n and variance (n − 2) / (n² − 1) (from von
     Neumann's ratio). At one standard deviation above (1.28 below 20 values, where little can be told) one run
     in six (in ten) of independent passes is called correlated; missing a real correlation costs more, since
-    the interval is then too narrow. False where all values are equal.
+    the interval is then too narrow. Fewer than 4 values tell nothing,
+    nor do values that are equal but for rounding.
     """
     count = len(values)
-    if count < 3 or not (spread := _spread(values)):
+    if count < 4 or (spread := _spread(values)) <= (1e-9 * fmean(values)) ** 2 * count:
         return False
     sigma = math.sqrt((count - 2) / (count * count - 1))
     return _lag_1(values, spread) + 1 / count > (1.0 if count >= 20 else 1.28) * sigma
