@@ -194,7 +194,8 @@ def test_a_file_without_a_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", sorted(PRESET_VALUES))
 def test_every_preset_is_valid_and_its_values_carry_its_name(preset: str) -> None:
     overrides: dict[str, JsonValue] = {"model": "gpt2", "preset": preset}
-    assert load(overrides).passes.seconds == {"smoke": 1.0, "quick": 5.0, "rigorous": 10.0}[preset]
+    seconds = {"smoke": 1.0, "quick": 5.0, "rigorous": 10.0, "ai-energy-score": 5.0, "mlperf-power": 200.0}
+    assert load(overrides).passes.seconds == seconds[preset]
     named = {key for key, origin in origins(overrides).items() if origin == f"preset {preset}"}
     assert named == set(PRESET_VALUES[preset])
 
@@ -294,3 +295,17 @@ def test_precedence_holds_for_any_subset_of_voices(
     )
     said = [value for value, speaks in zip(values, voices, strict=True) if speaks]
     assert config.n == (said[0] if said else 100)
+
+
+def test_the_power_preset_measures_for_at_least_ten_minutes() -> None:
+    config = load({"model": "gpt2", "preset": "mlperf-power"})
+    assert config.passes.seconds * config.passes.minimum >= 600
+    assert config.passes.minimum >= 3
+    assert config.timeout_s > config.passes.budget.seconds
+
+
+def test_the_energy_score_preset_is_that_benchmark_s_protocol() -> None:
+    config = load({"model": "gpt2", "preset": "ai-energy-score", "dataset": "prompts.jsonl"})
+    assert (config.n, config.batch_size, config.precision) == (1000, 1, "bf16")
+    assert (config.max_output_tokens, config.output_length) == (10, "exact")
+    assert config.dataset.name == "prompts.jsonl"

@@ -60,7 +60,9 @@ def run(  # noqa: PLR0913  the signature is the command line
     precision: Annotated[
         str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
     ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="smoke, quick or rigorous")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="smoke, quick, rigorous, ai-energy-score or mlperf-power")
+    ] = None,
     meter: Annotated[
         str | None, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")
     ] = None,

@@ -24,7 +24,6 @@ SCHEMA_VERSION = "1"
 
 BUILTIN_BACKENDS = ("pytorch", "simulated")
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
-PRESETS = ("smoke", "quick", "rigorous")
 
 
 def _number(value: object) -> object:
@@ -232,7 +231,7 @@ class ExperimentConfig(Section):
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
-    preset: Literal["smoke", "quick", "rigorous"] = "quick"
+    preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
     timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)

@@ -30,5 +30,26 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
             "baseline.cooling_seconds": 120.0,
             "warmup.max_seconds": 120.0,
         },
+        # Text generation of AI Energy Score (optimum-benchmark, energy_star/text_generation.yaml): 1,000
+        # prompts one at a time, 10 tokens each, bf16. Its prompts come as a .jsonl file: --dataset.
+        "ai-energy-score": {
+            "n": 1000,
+            "precision": "bf16",
+            "max_output_tokens": 10,
+            "output_length": "exact",
+            "pytorch.batch_size": 1,
+            "passes.budget.seconds": 7200.0,
+            "timeout_s": 14400.0,
+        },
+        # MLPerf Inference's power rules ask for at least 600 s of load; three parts of it give an interval.
+        "mlperf-power": {
+            "passes.seconds": 200.0,
+            "passes.minimum": 3,
+            "passes.budget.passes": 3,
+            "passes.budget.seconds": 7200.0,
+            "baseline.seconds": 60.0,
+            "warmup.max_seconds": 120.0,
+            "timeout_s": 14400.0,
+        },
     }
 )
