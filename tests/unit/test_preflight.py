@@ -90,3 +90,11 @@ def test_a_model_without_a_tokenizer_is_refused_before_it_is_loaded(tmp_path: Pa
         preflight(config, nothing, gpus=())
     (tmp_path / "tokenizer.json").write_text("{}")
     assert preflight(config, nothing, gpus=()).model is not None
+
+
+def test_more_tokens_than_the_context_holds_are_refused() -> None:
+    long = ExperimentConfig(model="random:gpt2", n=4, max_input_tokens=1000, max_output_tokens=25)
+    with pytest.raises(PreFlightError, match="than the 1024 tokens of random:gpt2's context"):
+        preflight(long, nothing, gpus=())
+    fits = ExperimentConfig(model="random:gpt2", n=4, max_input_tokens=1000, max_output_tokens=24)
+    assert preflight(fits, nothing, gpus=()).model is not None

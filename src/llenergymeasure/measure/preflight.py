@@ -45,7 +45,7 @@ def preflight(
         try:
             model = resolve(config.model, revision=config.pytorch.revision)
             require_available(model)
-            if why := _why_no_tokenizer(model):
+            if why := _why_no_tokenizer(model) or _why_too_long(config, model):
                 reasons.append(why)
             if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
                 reasons.append(f"memory: {why}")
@@ -88,6 +88,17 @@ def _why_no_tokenizer(model: ResolvedModel) -> str | None:
     if any((model.path / name).is_file() for name in TOKENIZER_FILES):
         return None
     return f"{model.path} holds no tokenizer: put the model's {' or '.join(TOKENIZER_FILES[:2])} there"
+
+
+def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
+    shape, tokens = model.architecture, config.max_input_tokens + config.max_output_tokens
+    if shape is None or tokens <= shape.context:
+        return None
+    return (
+        f"max_input_tokens {config.max_input_tokens} and max_output_tokens {config.max_output_tokens} are more "
+        f"than the {shape.context} tokens of {config.model}'s context: lower one of them (prompts are cut to "
+        "max_input_tokens, and the result says how many were)"
+    )
 
 
 def _whole(error: LLEMError) -> str:
