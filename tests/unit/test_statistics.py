@@ -88,6 +88,16 @@ def test_stein_worked_by_hand() -> None:
     assert stein_passes(costs, target=0.02, minimum=5) == math.ceil((2.776445 * s / 0.02) ** 2)
 
 
+def test_the_number_that_stein_asks_for_meets_the_target_whatever_comes() -> None:
+    costs = [0.99, 1.0, 1.01, 1.0, 1.02]
+    wanted = stein_passes(costs, target=0.007, minimum=5)
+    assert 5 < wanted < 30
+    for later in (0.9, 1.0, 1.1):
+        half = relative_half_width([*costs, *([later] * (wanted - 5))], first_stage=5)
+        assert half is not None
+        assert half <= 0.007
+
+
 def test_stein_intervals_hold_the_truth_in_95_of_100_runs() -> None:
     draw = random.Random(1)
     runs, held = 4000, 0

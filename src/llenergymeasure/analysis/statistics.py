@@ -94,11 +94,13 @@ def relative_half_width(costs: Sequence[float], *, first_stage: int | None = Non
     if len(costs) < 3 or fmean(costs) <= 0:
         return None
     stage = costs[:first_stage] if first_stage and first_stage >= 3 else costs
-    half = t_quantile(0.975, len(stage) - 1) * stdev(stage) / math.sqrt(len(costs))
+    if fmean(stage) <= 0:
+        return None
+    half = t_quantile(0.975, len(stage) - 1) * stdev(stage) / fmean(stage) / math.sqrt(len(costs))
     if len(costs) >= ENOUGH_FOR_BATCHES and correlated(costs):
         plain = t_quantile(0.975, len(costs) - 1) * stdev(costs) / math.sqrt(len(costs))
-        half = max(half, plain, _batched_half_width(costs))
-    return half / fmean(costs)
+        half = max(half, max(plain, _batched_half_width(costs)) / fmean(costs))
+    return half
 
 
 def correlated(values: Sequence[float]) -> bool:
