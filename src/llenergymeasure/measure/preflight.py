@@ -96,8 +96,8 @@ def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
         return None
     return (
         f"max_input_tokens {config.max_input_tokens} and max_output_tokens {config.max_output_tokens} are "
-        f"more than the {shape.context} tokens of {config.model}'s context: lower one of them (prompts are cut "
-        "to max_input_tokens, and the result says how many were)"
+        f"more than the {shape.context} tokens of {config.model}'s context: lower one of them (prompts are "
+        "cut to max_input_tokens, and the result says how many were)"
     )
 
 
