@@ -206,3 +206,8 @@ def test_a_stored_configuration_outlives_the_plug_in_that_it_names() -> None:
 
 def test_a_home_directory_is_expanded() -> None:
     assert ExperimentConfig(model="gpt2", output_dir=Path("~/results")).output_dir == Path.home() / "results"
+
+
+def test_an_empty_list_of_gpus_is_refused() -> None:
+    with pytest.raises(ValidationError, match="auto, all, or a list of UUIDs or indices"):
+        ExperimentConfig.model_validate({"model": "gpt2", "energy": {"gpus": []}})

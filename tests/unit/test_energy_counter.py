@@ -108,3 +108,20 @@ def test_steps_that_were_caught_one_by_one_but_never_as_neighbours_still_count()
     series = Series(Quantity("energy", "test", "J", 1e-3), at, at, raw)
     counted = count_between(series, Window(4 * S, 9 * S), outside=(None, None))
     assert counted.amount == pytest.approx(400, abs=10)
+
+
+@pytest.mark.parametrize("period_ms", [50, 100, 200])
+def test_work_whose_rhythm_is_locked_to_the_counter_is_placed_from_the_idle_side(period_ms: int) -> None:
+    # 60 W, and from 5.03 to 6.56 s a square wave of 450 and 200 W; steps every 100 ms, read every 5 ms.
+    def true_uj(t_ms: int) -> int:
+        worked = max(0, min(t_ms, 6560) - 5030)
+        whole, rest = divmod(worked, period_ms)
+        high = whole * period_ms // 2 + min(rest, period_ms // 2)
+        return 1000 * (60 * (t_ms - worked) + 450 * high + 200 * (worked - high))
+
+    times = [t * MS for t in range(0, 10_000, 5)]
+    raw = [true_uj(t // 100 * 100) for t in range(0, 10_000, 5)]
+    counted = count_between(_series(times, raw), Window(5030 * MS, 6560 * MS), outside=(None, None))
+    truth = (true_uj(6560) - true_uj(5030)) * 1e-6
+    assert counted.amount == pytest.approx(truth, rel=0.003)
+    assert abs((counted.amount or 0.0) - truth) < 1.96 * counted.sd

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -437,3 +437,50 @@ def test_the_drivers_share_of_its_cpu_time_is_told_apart(tmp_path: Path) -> None
     reads = recorder.samples / 4
     assert recorder.driver_cpu_s > 0.0015 * reads
     assert recorder.driver_cpu_s < recorder.cpu_s < recorder.driver_cpu_s + 0.15
+
+
+@pytest.mark.parametrize("garbage", [None, "junk", [1], "raw", "large", "unknown"])
+def test_a_meter_that_gives_garbage_leaves_a_gap_and_the_others_alone(
+    tmp_path: Path, garbage: object
+) -> None:
+    domain = Domain("host", "host", (Quantity("power_usage", "plug-in", "W", 1.0),))
+
+    class Garbage:
+        def why_unavailable(self) -> str | None:
+            return None
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def domains(self) -> Sequence[Domain]:
+            return [domain]
+
+        def sample(self) -> Any:
+            now_ns = time.monotonic_ns()
+            if garbage == "raw":
+                wrong: Any = 3.7
+                return [Sample("host", "power_usage", now_ns, now_ns, wrong)]
+            if garbage == "large":
+                return [Sample("host", "power_usage", now_ns, now_ns, 2**70)]
+            if garbage == "unknown":
+                return [Sample("nowhere", "power_usage", now_ns, now_ns, 1)]
+            return garbage
+
+    good = NvmlMeter(SimulatedNvml(time, idle_w=60.0))
+    with Recorder([Garbage(), good], clock=time, directory=tmp_path) as recorder:
+        time.sleep(1.5)
+    trace = recorder.trace()
+    assert any("the meter gave" in gap.reason for gap in trace.gaps if gap.domain == "host")
+    assert ("host", "power_usage") not in trace.series
+    assert trace.series["gpu:GPU-simulated-0", "energy"].raw.size > 5
+
+
+def test_a_trace_can_be_read_from_its_first_moment_on(tmp_path: Path) -> None:
+    recorder = Recorder([NvmlMeter(SimulatedNvml(time, idle_w=60.0))], clock=time, directory=tmp_path)
+    recorder.start(threaded=False)
+    found = read_trace(tmp_path / "power.arrow")
+    assert [one.name for one in found.domains] == ["gpu:GPU-simulated-0"]
+    recorder.stop()

@@ -31,7 +31,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "counter_power_mismatch": "The energy counter and the integrated power of the same board are apart by "
     "more than 5 % and by more than three standard deviations.",
     "counter_reset": "The energy counter started again within a pass.",
-    "sensor_stuck": "The energy counter never moved within a pass, although the driver answered.",
+    "sensor_stuck": "The energy counter stood still for a second or more of a pass, although the driver "
+    "answered.",
     "sensor_uncharacterised": "Power was integrated without knowing how often the sensor updates, over how "
     "long it averages and how late it is. `llem doctor --characterise` finds that out.",
     "part_time_sensor": "The power sensor looks at a part of the time only, such as 25 of every 100 ms. A "
@@ -51,7 +52,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "cannot_exclude_foreign_processes": "The list of the GPU's processes can't be read or shows processes "
     "that this host does not, as in a container. Whether somebody else used the GPU is unknown.",
     "mig_shared": "The GPU is split into MIG instances. Its sensor sees the whole board, not one instance.",
-    "host_busy": "More than 15 % of the processors were busy before the run began.",
+    "host_busy": "Other work took more than 15 % of the processors, before the run began or during the "
+    "passes.",
     "not_steady": "The warm-up ended at its time limit, before its batches took equally long.",
     "target_not_met": "The interval of joules per output token is wider than `passes.target`.",
     "single_pass": "One pass: chance can't be judged, so there is no interval from it.",

@@ -138,9 +138,9 @@ class EnergyConfig(Section):
     @field_validator("gpus", mode="before")
     @classmethod
     def _indices_as_text(cls, value: object) -> object:
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and value:
             return tuple(str(item) for item in value)
-        if value not in ("auto", "all"):
+        if isinstance(value, list | tuple) or value not in ("auto", "all"):
             raise PydanticCustomError("gpus", "Input should be auto, all, or a list of UUIDs or indices")
         return value
 

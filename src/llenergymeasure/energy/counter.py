@@ -85,7 +85,7 @@ def count_between(series: Series, window: Window, *, outside: tuple[float | None
         return Counted(None, blind_s=blind_s, stuck=True, reason="the counter never moved within the window")
     if series.quantity.unit == "J" and _stands_still(before, counts, end_s):
         return Counted(None, blind_s=blind_s, stuck=True, reason="the counter stood still within the window")
-    amount, sd = spent(steps.part(sure), end_s, common, outside=outside)
+    amount, sd = spent(steps.part(sure), end_s, common, outside=outside, lockable=True)
     start, end = _bounds(steps, 0.0), _bounds(steps, end_s)
     amount = min(max(amount, end[0] - start[1]), end[1] - start[0])
     most = float(np.hypot(start[1] - start[0], end[1] - end[0])) / 2

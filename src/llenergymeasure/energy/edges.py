@@ -29,6 +29,12 @@ _NEGLIGIBLE = 1e-3
 # Bursts alternate: within a step power swings by more than white noise of the size that means over steps
 # show. Found by simulating bursts and decode steps of 10 to 60 ms.
 _ROUGHNESS = 3.0
+# Work whose rhythm is locked to the counter's looks steady from step to step, whatever it does within one: at
+# an edge to a side this much quieter, which has no such rhythm, the work's own steps are believed less. Found
+# by simulating square waves of 50 to 200 ms under a counter of 100 ms: 0.05 leaves errors of 2 % at 1 s, and
+# 0.1 of 0.1 %.
+_QUIET = 0.6
+_LOCKED = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +65,12 @@ class _Belief:
 
 
 def spent(
-    steps: Steps, end_s: float, common: Floats, *, outside: tuple[float | None, float | None]
+    steps: Steps,
+    end_s: float,
+    common: Floats,
+    *,
+    outside: tuple[float | None, float | None],
+    lockable: bool,
 ) -> tuple[float, float]:
     """The sum from 0 to `end_s` and its standard deviation.
 
@@ -70,7 +81,7 @@ def spent(
     is multiplied. Where an idle stretch borders on load that is extrapolation from the idle side, since an
     error in time costs little there; inside steady load it is interpolation. With a small probability the
     power next to an edge is another one of those seen nearby. `outside` are rates known to hold just before
-    and just after.
+    and just after. `lockable` sums step seldom enough for the rhythm of work to hide between two steps.
     """
     inside = steps.part((steps.time > 0) & (steps.time < end_s))
     left = steps.part(steps.time <= 0)
@@ -84,6 +95,12 @@ def spent(
         -after.high[::-1], -after.low[::-1], -after.time[::-1], after.sd[::-1], -after.total[::-1]
     )
     beyond = _outside(mirrored, -end_s, known=outside[1], rates=rates)
+    period_s = float(np.median(np.diff(steps.time))) if steps.time.size > 1 else 0.0
+    for edge, side in enumerate((before, beyond)):
+        if side is None or not lockable or outside[edge] is not None:
+            continue
+        if side.rate < _QUIET * within.rate:
+            within.covariance[:, edge, edge] += (_LOCKED * within.rate * period_s) ** 2
     return _combined(within, before, beyond, common)
 
 

@@ -15,6 +15,7 @@ from llenergymeasure.records import (
     Domain,
     EnergyReading,
     Estimate,
+    Gap,
     Method,
     PowerModel,
     Quantity,
@@ -28,6 +29,8 @@ SHORTEST_S = 1.0
 _SHORT_S = 5.0
 _BLIND_S = 1.0
 _MISMATCH = 0.05
+# Work may begin or end a little inside a window; what is taken for the sensor's lag is off by as much.
+_LATE_NS = 15_000_000
 # What a power sensor is like is learnt from so many seconds before and after.
 _SURROUNDINGS_S = 30.0
 # Ends of the boundary's name, in the order in which they are written.
@@ -135,20 +138,24 @@ def _reading(domain: str, windows: Sequence[Window], parts: Sequence[_Spent]) ->
 def _spent(
     trace: Trace, window: Window, domain: Domain, *, idle_w: tuple[float | None, float | None]
 ) -> _Spent:
-    gap = _gap_flags(trace, window, domain)
+    gap = _gap_in(trace, window, domain)
     if domain.model is not None:
         spent = _modelled(trace, window, domain, domain.model)
     else:
         spent = _measured(trace, window, domain, outside=idle_w)
-    return replace(spent, flags=tuple(dict.fromkeys((*spent.flags, *gap, *domain.flags))))
+    reason, found = spent.reason, spent.flags
+    if gap is not None:
+        found = (*found, "recorder_gap")
+        reason = f"{reason}: {gap.reason}" if spent.joules is None else reason
+    return replace(spent, flags=tuple(dict.fromkeys((*found, *domain.flags))), reason=reason)
 
 
-def _gap_flags(trace: Trace, window: Window, domain: Domain) -> tuple[str, ...]:
+def _gap_in(trace: Trace, window: Window, domain: Domain) -> Gap | None:
     for gap in trace.gaps:
         concerned = gap.domain is None or gap.domain == domain.name
         if concerned and gap.window.start_ns < window.end_ns and gap.window.end_ns > window.start_ns:
-            return ("recorder_gap",)
-    return ()
+            return gap
+    return None
 
 
 def _measured(
@@ -260,7 +267,10 @@ def _seen_sensor(series: Series, window: Window) -> Sensor | None:
     if series.raw[kept].size < 2:
         return None
     some = Series(series.quantity, series.t_before_ns[kept], series.t_after_ns[kept], series.raw[kept])
-    return characterise(some, (window.start_ns, window.end_ns))
+    sensor = characterise(some, (window.start_ns, window.end_ns))
+    if sensor is None or sensor.lag_ns is None:
+        return sensor
+    return replace(sensor, lag_sd_ns=max(sensor.lag_sd_ns, _LATE_NS))
 
 
 def _sensor_flags(sensor: Sensor | None) -> tuple[str, ...]:

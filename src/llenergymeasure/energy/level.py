@@ -134,7 +134,7 @@ def _summed(readings: Readings, end_s: float, late_s: float, common: Floats) -> 
     number = np.arange(time.size)
     near = (np.abs(number - start) < _NEIGHBOURS) | (np.abs(number - end) < _NEIGHBOURS)
     steps = Steps(time[near], time[near], time[near], readings.sd[near], readings.area[near])
-    return spent(steps, end_s, common, outside=(None, None))
+    return spent(steps, end_s, common, outside=(None, None), lockable=False)
 
 
 def _sampled(readings: Readings, end_s: float, habits: _Habits) -> tuple[float, float]:

@@ -53,6 +53,8 @@ class TraceWriter:
         try:
             self._sink = pa.OSFile(str(path), "wb")
             self._stream = ipc.new_stream(self._sink, self._schema)
+            # A batch of nothing brings the schema to the disk: a run that dies at once leaves a trace.
+            self.write((), ())
         except OSError as error:
             raise ResultError(f"the trace can't be written to {path}: {error}") from error
 
@@ -91,6 +93,7 @@ def compact(directory: Path) -> Path:
             compression="zstd",
             use_dictionary=False,
             column_encoding=dict.fromkeys(_COLUMNS[1:], "DELTA_BINARY_PACKED"),
+            write_page_checksum=True,
         ) as writer:
             for batches in _grouped(batch for batch, _ in _batches(stream)):
                 writer.write_table(pa.Table.from_batches(batches).cast(schema), row_group_size=_GROUP_ROWS)
@@ -120,7 +123,7 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
         return _read_parquet(path, wanted)
     except FileNotFoundError as error:
         raise ResultError(f"there is no trace at {path}") from error
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise ResultError(f"{path} is no trace, or is damaged: {error}") from error
 
 
@@ -208,7 +211,7 @@ def _facts_of_stream(path: Path) -> tuple[tuple[Domain, ...], tuple[Gap, ...]]:
 
 
 def _read_parquet(path: Path, wanted: Sequence[Window] | None) -> Trace:
-    with pq.ParquetFile(path, memory_map=False) as file:
+    with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
         domains, gaps = _facts(file.schema_arrow, path)
         groups = [number for number in range(file.num_row_groups) if _group_touches(file, number, wanted)]
         return _trace(file.read_row_groups(groups, columns=list(_COLUMNS)), domains, gaps)

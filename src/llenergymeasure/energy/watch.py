@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 from llenergymeasure.energy import Meter, Part
 from llenergymeasure.energy.rhythm import Rhythm
+from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Gap, Quantity, Sample, Window
 
 BLOCKED_NS = 1_000_000_000
 # A counter that steps faster than this is as good as a continuous one: its steps need no looking for.
 _CONTINUOUS_NS = 5_000_000
+# A trace keeps whole numbers of 64 bits with a sign.
+_TOO_LARGE = 2**63
 
 
 class Bell:
@@ -60,7 +63,7 @@ class Watched:
         samples: Sequence[Sample] = ()
         reason = "the meter gave no value"
         try:
-            samples = self.part.sample()
+            samples = self._checked(self.part.sample())
         except Exception as error:  # noqa: BLE001  a meter may be other people's code; it becomes a Gap
             reason = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         end_ns = clock.monotonic_ns()
@@ -70,6 +73,18 @@ class Watched:
                 if (one.domain, one.quantity) == self.followed:
                     self.rhythm.saw(one.t_before_ns, one.t_after_ns, one.raw)
         return samples, Window(start_ns, end_ns), reason
+
+    def _checked(self, samples: object) -> Sequence[Sample]:
+        """What a meter gave, if it is what a meter gives; EnergyError says what else it was."""
+        if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
+            raise EnergyError(f"the meter gave {samples!r:.60} instead of samples")
+        for one in samples:
+            if not isinstance(one, Sample) or (one.domain, one.quantity) not in self.index:
+                raise EnergyError(f"the meter gave {one!r:.100}, which is no sample of its domains")
+            numbers = (one.raw, one.t_before_ns, one.t_after_ns)
+            if not all(type(number) is int and abs(number) < _TOO_LARGE for number in numbers):
+                raise EnergyError(f"the meter gave {one.raw!r:.40} where a whole number of 63 bits is due")
+        return samples
 
     def gaps_ended_by(self, samples: Sequence[Sample], call: Window, reason: str) -> list[Gap]:
         """Note which domains were not heard, and return the gaps of those that are heard again."""
