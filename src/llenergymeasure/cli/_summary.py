@@ -29,6 +29,8 @@ def heading(result: ExperimentResult) -> str:
 
 def energy_rows(energy: Energy) -> Iterator[Row]:
     yield _energy_row("Energy per output token", energy.per_output_token, energy, strong=True)
+    yield _energy_row("  reading a prompt token", energy.prefill, energy)
+    yield _energy_row("  writing one after the first", energy.decode, energy)
     yield _energy_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
     total = _energy_row("Energy, total", energy.total, energy)
     if energy.total.value is not None:
