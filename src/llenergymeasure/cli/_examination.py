@@ -76,7 +76,7 @@ def _domain(domain: Domain) -> str:
         return f"{_KINDS[domain.kind]}: {domain.model.name}: estimated, not measured"
     calibrated = ", calibrated" if domain.systematic_gain is None and domain.kind == "gpu" else ""
     flags = f" ({', '.join(domain.flags)})" if domain.flags else ""
-    names = ", ".join(quantity.source for quantity in domain.quantities)
+    names = ", ".join(dict.fromkeys(quantity.source for quantity in domain.quantities))
     return f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}{flags}: {names}{calibrated}"
 
 

@@ -76,11 +76,13 @@ def read_measurement(directory: Path) -> Measurement:
     """
     path = directory / EVENTS_NAME
     messages = _messages(path)
+    if not messages:
+        raise ResultError(f"{path} is empty", hint="take it from a copy of the run's folder")
     try:
         event = _MEASURED.validate_python(messages[-1], context={"stored": True})
         done = [MESSAGES.validate_python(one) for one in messages if one.get("say") == "pass_done"]
-    except (IndexError, ValidationError) as error:
-        raise ResultError(f"{path} does not end with what was measured: {error}") from error
+    except ValidationError as error:
+        raise ResultError(f"{path} does not end with what was measured", hint="it was cut short") from error
     passes = _numbered([one.result for one in done if isinstance(one, PassDone)], event.cycles, path)
     kept = {one.name: getattr(event, one.name) for one in fields(event) if one.name not in _BESIDE}
     return Measurement(**kept, passes=passes, trace=read_trace(directory / PARQUET_NAME))
