@@ -79,7 +79,7 @@ def test_known_power_outside_replaces_what_the_trace_can_not_say() -> None:
     times = [t * MS for t in range(995, 4_000, 10)]
     raw = [true_uj(t // 100 * 100) for t in range(995, 4_000, 10)]
     series, window = _series(times, raw), Window(1_080 * MS, 3_050 * MS)
-    told = count_between(series, window, outside=(100.0, None))
+    told = count_between(series, window, outside=(100.0, 400.0))
     assert told.amount == pytest.approx(400 * 1.97, rel=1e-3)
     assert told.sd < 1.5
 
