@@ -184,4 +184,7 @@ def _spent(config: ExperimentConfig, rig: Rig, passes: Sequence[Pass], *, facts:
         return False
     if len(passes) >= budget.passes or sum(done.window.duration_s for done in passes) >= budget.seconds:
         return True
-    return budget.joules is not None and (rig.energy_j(facts, passes) or 0.0) >= budget.joules
+    if budget.joules is None:
+        return False
+    spent_j = rig.energy_j(facts, passes)
+    return spent_j is not None and spent_j >= budget.joules
