@@ -260,7 +260,8 @@ class Completion:
     """What became of one request in one walk over the workload.
 
     `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
-    is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent.
+    is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent. Both token
+    counts are the engine's; the `local_` ones are llem's own by the model's tokenizer, None where it has none.
     """
 
     index: int
@@ -273,6 +274,8 @@ class Completion:
     t_first_ns: int | None
     t_end_ns: int
     finish: FinishReason
+    local_prompt_tokens: int | None = None
+    local_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,8 +303,9 @@ def test_what_is_no_file_or_no_text_is_named(tmp_path: Path) -> None:
 def test_requests_keep_every_time_and_every_walk(tmp_path: Path) -> None:
     def completion(index: int, walk: int, first: int | None) -> Completion:
         return Completion(
-            index, walk, index // 2, 10 + index, 4, 2**60, 2**60 + 1, first, 2**60 + 9, "length"
-        )
+            index, walk, index // 2, 10 + index, 4, 2**60, 2**60 + 1, first, 2**60 + 9, "length",
+            local_prompt_tokens=9 + index,
+        )  # fmt: skip
 
     passes = [
         Pass(Window(0, 1), 2, Generation((completion(0, 0, 2**60 + 5), completion(0, 1, None)))),
@@ -320,6 +321,8 @@ def test_requests_keep_every_time_and_every_walk(tmp_path: Path) -> None:
         "batch": [0, 0, 1],
         "prompt_tokens": [10, 10, 13],
         "output_tokens": [4, 4, 4],
+        "local_prompt_tokens": [9, 9, 12],
+        "local_output_tokens": [None] * 3,
         "t_scheduled_ns": [2**60] * 3,
         "t_sent_ns": [2**60 + 1] * 3,
         "t_first_ns": [2**60 + 5, None, 2**60 + 7],
@@ -333,6 +336,7 @@ def test_requests_of_no_pass_have_the_same_columns(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "none.parquet")
     assert table.num_rows == 0
     assert table.schema.field("t_first_ns").type == "int64"
+    assert table.schema.field("local_output_tokens").type == "int32"
 
 
 def test_an_output_directory_that_will_do_raises_no_objection_and_is_not_made(

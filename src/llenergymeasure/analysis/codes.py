@@ -57,9 +57,12 @@ MEANINGS: Mapping[WarningCode, str] = {
     "not_steady": "The warm-up ended at its time limit, before its batches took equally long.",
     "target_not_met": "The interval of joules per output token is wider than `passes.target`.",
     "single_pass": "One pass: chance can't be judged, so there is no interval from it.",
-    "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %.",
+    "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %. The "
+    "engine's count is the count; over 5 % `tokens.disputed` is true.",
     "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`.",
-    "schedule_lag": "Requests were sent later than the load plan wanted.",
+    "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
+    "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
+    "from the plan and hold that delay.",
     "recorder_gap": "A meter gave nothing for a while during a pass: it blocked, or the recorder did not get "
     "its turn.",
     "swap_active": "Memory was swapped in or out during the run.",

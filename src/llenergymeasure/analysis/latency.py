@@ -9,10 +9,15 @@ import numpy as np
 from llenergymeasure.analysis.estimates import few_passes
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.analysis.statistics import t_quantile
-from llenergymeasure.records import Completion, Estimate, Pass
+from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pass
 from llenergymeasure.results.models import Percentiles
 
 NEEDED = {99.0: 100}
+# Latencies count from when a request was due, so that the client's own delay stands in them. A twentieth of
+# the shortest latency that is reported is where it begins to show in p95.
+LAG_SHARE = 0.05
+# An event loop on a machine that works wakes up a few milliseconds late, and no plan is finer than that.
+TIMER_S = 0.005
 
 
 def ttft_s(done: Completion) -> float | None:
@@ -62,6 +67,29 @@ def percentiles(
 def missing_percentiles(reason: str) -> Percentiles:
     none = Estimate.missing("s", reason)
     return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
+
+
+def lag_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
+    """Whether the client kept up with the load plan: p95 of `t_sent - t_scheduled` is at most a twentieth of
+    the median time from there to the first token (to the last, where no first is told), or 5 ms. Static
+    batches are due when they are sent, and never lag.
+    """
+    done = [one for each in passes for one in each.generation.completions]
+    if not done:
+        return []
+    lag_s = float(np.percentile([one.t_sent_ns - one.t_scheduled_ns for one in done], 95.0)) / 1e9
+    ends = [one.t_end_ns if one.t_first_ns is None else one.t_first_ns for one in done]
+    due = [one.t_scheduled_ns for one in done]
+    typical_s = float(np.median(np.subtract(ends, due))) / 1e9
+    if lag_s <= max(TIMER_S, LAG_SHARE * typical_s):
+        return []
+    return [
+        MeasurementWarning.of(
+            "schedule_lag",
+            f"one request in twenty was sent {lag_s * 1e3:.3g} ms or more after it was due; "
+            f"a first token takes {typical_s * 1e3:.3g} ms",
+        )
+    ]
 
 
 def _percentile(everything: Sequence[float], by_pass: Sequence[Sequence[float]], q: float) -> Estimate:

@@ -16,6 +16,7 @@ from llenergymeasure.analysis.replicates import (
     seconds,
     total_tokens,
 )
+from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
@@ -27,13 +28,12 @@ from llenergymeasure.results.models import (
     PassWindow,
     Performance,
     RunWindow,
-    Tokens,
 )
 
 
 def metrics(measurement: Measurement) -> ExperimentResult:
     """What the run cost. The same measurement gives the same numbers, bit for bit."""
-    tokens = _tokens(measurement)
+    counted_tokens = tokens(measurement)
     joules = energy(measurement)
     facts = measurement.facts
     counted = counted_domains(measurement.trace.domains, measurement.config, facts)
@@ -48,7 +48,7 @@ def metrics(measurement: Measurement) -> ExperimentResult:
         session=facts,
         steady=measurement.warm_up.steady,
         window=_window(measurement.passes),
-        tokens=tokens,
+        tokens=counted_tokens,
         energy=joules,
         performance=_performance(measurement),
         memory=Memory(
@@ -61,7 +61,7 @@ def metrics(measurement: Measurement) -> ExperimentResult:
         devices=device_states(measurement.trace, counted, measurement.passes),
         workload_hash=measurement.workload_hash,
         footprint=footprint(measurement.config.footprint, joules),
-        warnings=warnings(measurement, joules, tokens),
+        warnings=warnings(measurement, joules, counted_tokens),
         overhead=OverheadPart(
             recorder_cpu_s=measurement.overhead.recorder_cpu_s,
             recorder_samples=measurement.overhead.recorder_samples,
@@ -87,25 +87,6 @@ def _window(passes: Sequence[Pass]) -> RunWindow:
         end_ns=passes[-1].window.end_ns,
         duration_s=sum(one.window.duration_s for one in passes),
         passes=tuple(PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns) for one in passes),
-    )
-
-
-def _tokens(measurement: Measurement) -> Tokens:
-    generations = [one.generation for one in measurement.passes]
-    asked = measurement.config.max_output_tokens
-    read = sum(generation.prompt_tokens for generation in generations)
-    written = sum(generation.output_tokens for generation in generations)
-    return Tokens(
-        input=read,
-        output=written,
-        total=read + written,
-        requests=sum(len(generation.completions) for generation in generations),
-        pinned_ok=None
-        if measurement.config.output_length == "natural"
-        else all(
-            done.output_tokens == asked for generation in generations for done in generation.completions
-        ),
-        disputed=False,
     )
 
 

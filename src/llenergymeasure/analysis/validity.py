@@ -9,7 +9,9 @@ from llenergymeasure.analysis.codes import MEANINGS
 from llenergymeasure.analysis.estimates import half_width, total
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains
+from llenergymeasure.analysis.latency import lag_warnings
 from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated
+from llenergymeasure.analysis.tokens import token_warnings
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.records import (
     Domain,
@@ -36,6 +38,8 @@ def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[
         *device_warnings(trace, domains, passes),
         *_gaps(measurement, domains),
         *_of_run(measurement, energy, tokens),
+        *token_warnings(passes),
+        *lag_warnings(passes),
         *_correlated(costs_per_output_token(trace, domains, passes)),
     ]
     return tuple(dict.fromkeys(found))
@@ -57,7 +61,8 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
             code = next((code for code in CODES if code == flag), None)
             if code is not None:
                 meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
-                found.append(MeasurementWarning.of(code, f"{reading.domain}: {meaning}"))
+                said = meaning[:1].lower() + meaning[1:]
+                found.append(MeasurementWarning.of(code, f"{reading.domain}: {said}"))
     return found
 
 
@@ -148,4 +153,4 @@ def _missed(cost: Estimate, target: float) -> str | None:
         return f"no interval: {cost.reason}"
     if width <= target * cost.value * (1 + 1e-9):
         return None
-    return f"± {width / cost.value:.1%} of joules per output token, ± {target:.0%} was wanted"
+    return f"± {100 * width / cost.value:.2g} % of joules per output token, ± {100 * target:.3g} % was wanted"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -119,7 +119,7 @@ class Bench:
             walks.append(self._session.generate(self._requests, self._position))
             self._session.synchronize()
             end_ns = self._clock.monotonic_ns()
-        return Pass(Window(start_ns, end_ns), len(walks), Generation(tuple(_numbered(walks))))
+        return Pass(Window(start_ns, end_ns), len(walks), Generation(tuple(self._numbered(walks))))
 
     def close(self) -> SessionFacts:
         """Free the model; returns the last facts, with the peak of the passes."""
@@ -144,10 +144,12 @@ class Bench:
         batches = [self._requests[at : at + size] for at in range(0, len(self._requests), size)]
         return sorted(batches, key=lambda batch: sum(len(request.prompt) for request in batch))
 
-
-def _numbered(walks: Sequence[Generation]) -> list[Completion]:
-    return [
-        replace(completion, walk=number)
-        for number, generation in enumerate(walks)
-        for completion in generation.completions
-    ]
+    def _numbered(self, walks: Sequence[Generation]) -> Iterator[Completion]:
+        """Each with its walk, and with llem's count of its prompt where the engine gives none."""
+        given = {request.index: len(request.prompt) for request in self._requests}
+        for number, generation in enumerate(walks):
+            for done in generation.completions:
+                local = done.local_prompt_tokens
+                yield replace(
+                    done, walk=number, local_prompt_tokens=given[done.index] if local is None else local
+                )

@@ -52,7 +52,11 @@ class RunWindow(Part):
 
 
 class Tokens(Part):
-    """Sums over the passes. `pinned_ok` is None when lengths were natural."""
+    """Sums over the passes. `pinned_ok` is None when lengths were natural.
+
+    `input` and `output` are the engine's counts, `local_input` and `local_output` those of llem's own
+    tokenizer, None where some request has none. `disputed`: the two are apart by more than 5 %.
+    """
 
     input: int
     output: int
@@ -60,6 +64,8 @@ class Tokens(Part):
     requests: int
     pinned_ok: bool | None
     disputed: bool
+    local_input: int | None = None
+    local_output: int | None = None
 
 
 class IdlePower(Part):

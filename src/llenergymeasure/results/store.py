@@ -79,7 +79,10 @@ def load(path: Path) -> ExperimentResult:
 
 
 def write_requests(path: Path, passes: Sequence[Pass]) -> None:
-    """One Parquet row per request, walk and pass (numbered from 0); times in monotonic ns."""
+    """One Parquet row per request, walk and pass (numbered from 0); times in monotonic ns.
+
+    `local_…_tokens` are llem's own counts beside the engine's, null where there is none.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -92,6 +95,8 @@ def write_requests(path: Path, passes: Sequence[Pass]) -> None:
         "batch": pa.array([one.batch for _, one in done], pa.int32()),
         "prompt_tokens": pa.array([one.prompt_tokens for _, one in done], pa.int32()),
         "output_tokens": pa.array([one.output_tokens for _, one in done], pa.int32()),
+        "local_prompt_tokens": pa.array([one.local_prompt_tokens for _, one in done], pa.int32()),
+        "local_output_tokens": pa.array([one.local_output_tokens for _, one in done], pa.int32()),
         "t_scheduled_ns": pa.array([one.t_scheduled_ns for _, one in done], pa.int64()),
         "t_sent_ns": pa.array([one.t_sent_ns for _, one in done], pa.int64()),
         "t_first_ns": pa.array([one.t_first_ns for _, one in done], pa.int64()),

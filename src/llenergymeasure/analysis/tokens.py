@@ -1,0 +1,69 @@
+"""How many tokens went in and came out, and do the engine and the tokenizer agree on it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llenergymeasure.records import Completion, Measurement, MeasurementWarning, Pass
+from llenergymeasure.results.models import Tokens
+
+WARNED, DISPUTED = 0.01, 0.05
+
+
+def tokens(measurement: Measurement) -> Tokens:
+    """Sums over the passes: the engine's counts, and llem's own where every request has one."""
+    done = _completions(measurement.passes)
+    asked = measurement.config.max_output_tokens
+    read, written = sum(one.prompt_tokens for one in done), sum(one.output_tokens for one in done)
+    natural = measurement.config.output_length == "natural"
+    return Tokens(
+        input=read,
+        output=written,
+        total=read + written,
+        requests=len(done),
+        pinned_ok=None if natural else all(one.output_tokens == asked for one in done),
+        disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
+        local_input=_sum_of_all([one.local_prompt_tokens for one in done]),
+        local_output=_sum_of_all([one.local_output_tokens for one in done]),
+    )
+
+
+def token_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
+    """Where the engine's count and the tokenizer's, summed over the requests that have both, are apart."""
+    return [
+        MeasurementWarning.of(
+            "tokens_disputed",
+            f"{what} tokens: the engine counts {engine:,} and the tokenizer {local:,}, "
+            f"{100 * _apart(engine, local):.2g} % apart; the engine's count is used",
+        )
+        for what, (engine, local) in _counted_twice(_completions(passes)).items()
+        if _apart(engine, local) > WARNED
+    ]
+
+
+def _counted_twice(done: Sequence[Completion]) -> dict[str, tuple[int, int]]:
+    """The engine's sum and the tokenizer's over the requests that have both."""
+    read = [
+        (one.prompt_tokens, one.local_prompt_tokens) for one in done if one.local_prompt_tokens is not None
+    ]
+    written = [
+        (one.output_tokens, one.local_output_tokens) for one in done if one.local_output_tokens is not None
+    ]
+    return {
+        what: (sum(engine for engine, _ in both), sum(local for _, local in both))
+        for what, both in (("prompt", read), ("output", written))
+    }
+
+
+def _apart(engine: int, local: int) -> float:
+    """How far two counts are apart, relative to the larger one; 0 where both are 0."""
+    return abs(engine - local) / max(engine, local, 1)
+
+
+def _sum_of_all(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
+
+
+def _completions(passes: Sequence[Pass]) -> list[Completion]:
+    return [done for one in passes for done in one.generation.completions]
