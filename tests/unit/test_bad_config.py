@@ -192,7 +192,8 @@ def test_all_wrong_values_come_at_once_each_on_a_line() -> None:
         "pytorch.batchsize",
     ]
     assert (
-        "  backend: 'pytorh' is not valid. Did you mean: pytorch? Valid values: pytorch, simulated" in lines
+        "  backend: 'pytorh' is not valid. Did you mean: pytorch? "
+        "Valid values: llamacpp, pytorch, simulated, tensorrt, vllm" in lines
     )
     assert "  pytorch.batchsize: unknown key. Did you mean: pytorch.batch_size?" in lines
 

@@ -105,7 +105,10 @@ def test_run_validation_error_exits_2() -> None:
     assert outcome.exit_code == 2
     assert outcome.output.splitlines() == [
         "Config validation failed (1 error):",
-        "  backend: 'pytorh' is not valid. Did you mean: pytorch? Valid values: pytorch, simulated",
+        (
+            "  backend: 'pytorh' is not valid. Did you mean: pytorch? "
+            "Valid values: llamacpp, pytorch, simulated, tensorrt, vllm"
+        ),
     ]
 
 

@@ -78,7 +78,7 @@ def test_the_strongest_voice_wins_and_is_named_as_origin(tmp_path: Path) -> None
 
 def test_every_value_knows_its_origin_and_nothing_else_does() -> None:
     def leaves(value: JsonValue, key: str) -> list[str]:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             return [
                 leaf for name, inner in value.items() for leaf in leaves(inner, f"{key}.{name}".lstrip("."))
             ]
@@ -106,6 +106,43 @@ def test_a_backend_flag_over_the_files_takes_the_batch_size_along(tmp_path: Path
     config = load({"backend": "pytorch", "pytorch.batch_size": 16}, path=path)
     assert config.pytorch.batch_size == 16
     assert config.simulated == ExperimentConfig(model="gpt2").simulated
+
+
+def test_arguments_that_an_engine_checks_itself_pass_from_every_layer(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: gpt2\nbackend: vllm\nvllm: {engine: {seed: 1, hf_overrides: {a: 2}}}")
+    config = load(
+        {"vllm.engine.seed": 3, "vllm.sampling.min_p": 0.1},
+        path=path,
+        environ={"LLEM_VLLM__ENGINE__MAX_NUM_SEQS": "4"},
+    )
+    assert config.vllm.engine == {"seed": 3, "hf_overrides": {"a": 2}, "max_num_seqs": 4}
+    assert config.vllm.sampling == {"min_p": 0.1}
+    assert origins(path=path)["vllm.engine.hf_overrides.a"] == f"file {path}"
+
+
+def test_an_option_of_another_engine_is_refused_where_it_was_said_for_this_run(tmp_path: Path) -> None:
+    path = written(tmp_path, "model: gpt2\nbackend: simulated\npytorch: {threads: 2}")
+    with pytest.raises(ValidationError, match="pytorch has options, but the backend is simulated"):
+        load(path=path)
+
+
+def test_settings_of_the_user_and_the_environment_hold_for_their_engine_alone(tmp_path: Path) -> None:
+    user = written(tmp_path, "pytorch: {threads: 2}", "user.yaml")
+    asked: dict[str, JsonValue] = {"model": "gpt2", "backend": "simulated"}
+    environ = {"LLEM_VLLM__ENGINE__SEED": "1"}
+    config = load_experiment_config(None, asked, environ=environ, user_config=user)
+    assert config == ExperimentConfig(model="gpt2", backend="simulated")
+    assert (
+        load_experiment_config(None, {"model": "gpt2"}, environ=environ, user_config=user).pytorch.threads
+        == 2
+    )
+
+
+def test_llama_cpp_has_no_batch_size_and_a_plug_in_its_own() -> None:
+    with pytest.raises(ConfigError, match="one request at a time"):
+        load({"model": "gpt2", "backend": "llamacpp", "pytorch.batch_size": 2})
+    assert load({"model": "gpt2", "backend": "vllm", "pytorch.batch_size": 2}).vllm.batch_size == 2
+    assert load({"model": "gpt2", "backend": "vllm", "n": 7}).batch_size == 7
 
 
 def test_a_dataset_named_by_a_word_keeps_settings_from_elsewhere(tmp_path: Path) -> None:
@@ -137,7 +174,8 @@ def test_null_takes_back_a_value_from_a_weaker_place(tmp_path: Path) -> None:
 
 def test_words_of_yaml_1_1_are_words_and_exponents_are_numbers(tmp_path: Path) -> None:
     path = written(
-        tmp_path, "model: gpt2\ndataset: {chat_template: off}\nsimulated: {decode_s_per_step: 1e-3}"
+        tmp_path,
+        "model: x\nbackend: simulated\ndataset: {chat_template: off}\nsimulated: {decode_s_per_step: 1e-3}",
     )
     config = load(path=path)
     assert config.dataset.chat_template == "off"

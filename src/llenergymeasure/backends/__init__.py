@@ -14,6 +14,9 @@ from llenergymeasure.records import Generation, Request, SessionFacts
 
 BACKENDS = {
     "pytorch": "llenergymeasure.backends.pytorch:PytorchBackend",
+    "vllm": "llenergymeasure.backends.vllm:VllmBackend",
+    "llamacpp": "llenergymeasure.backends.llamacpp:LlamacppBackend",
+    "tensorrt": "llenergymeasure.backends.tensorrt:TensorrtBackend",
     "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
 }
 

@@ -15,9 +15,9 @@ from platformdirs import user_config_path
 from pydantic import JsonValue
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig
 from llenergymeasure.config.presets import PRESET_VALUES
-from llenergymeasure.config.suggest import known_keys, nearest_key, section_of
+from llenergymeasure.config.suggest import is_free, known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
 
 PREFIX = "LLEM_"
@@ -133,7 +133,8 @@ def _resolve(
     base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
     backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
     layers[-1] = _batch_size_moved(layers[-1], str(backend))
-    return _overlay([base, *layers])
+    standing = [_of_engine(layer, str(backend)) for layer in layers[:2]]
+    return _overlay([base, *standing, *layers[2:]])
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
@@ -158,7 +159,7 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
-        if key in known_keys():
+        if _first_unknown(key) is None:
             value = yaml.parse(environ[name], where=f"environment variable {name}")
             layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
         else:
@@ -197,9 +198,25 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
     return merged
 
 
+def _of_engine(layer: _Layer, backend: str) -> _Layer:
+    """Less the sections of other engines: what stands for all runs holds for each engine alone."""
+    own = backend if backend in BUILTIN_BACKENDS else "options"
+    others = {*BUILTIN_BACKENDS, "options"} - {own}
+    return {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
+
+
 def _batch_size_moved(flags: _Layer, backend: str) -> _Layer:
     target = f"{backend}.batch_size"
-    if "pytorch.batch_size" not in flags or target not in known_keys():
+    if "pytorch.batch_size" not in flags:
+        return flags
+    if backend == "llamacpp":
+        raise ConfigError(
+            "llama.cpp gets one request at a time: there is no batch size",
+            hint="leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
+        )
+    if backend not in BUILTIN_BACKENDS:
+        target = "options.batch_size"
+    elif target not in known_keys():
         return flags
     if target in flags and target != "pytorch.batch_size":
         raise ConfigError(f"the batch size is given twice: for pytorch and as {target}")
@@ -243,8 +260,11 @@ def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tupl
 
 def _first_unknown(key: str) -> str | None:
     for name in (*reversed(_parents(key)), key):
-        if name not in known_keys():
+        field = known_keys().get(name)
+        if field is None:
             return name
+        if is_free(field):
+            return None
     return None
 
 
@@ -263,7 +283,8 @@ def _is_plain_section(key: str) -> bool:
 def _shown(key: str, given: Mapping[str, str]) -> bool:
     """Whether a value exists: the fields of a section that is absent by default exist once one is given."""
     for parent in _parents(key):
-        if known_keys()[parent].default is None:
+        field = known_keys().get(parent)
+        if field is not None and field.default is None:
             return any(name.startswith(f"{parent}.") for name in given)
     return True
 

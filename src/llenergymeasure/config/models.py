@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = "1"
 
-BUILTIN_BACKENDS = ("pytorch", "simulated")
+BUILTIN_BACKENDS = ("pytorch", "vllm", "llamacpp", "tensorrt", "simulated")
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
@@ -182,6 +182,60 @@ class PytorchConfig(Section):
     threads: Positive | None = Field(None, description="CPU threads; PyTorch's own choice when absent")
 
 
+# Arguments that an engine checks itself, by the names of the installed version.
+Arguments: TypeAlias = dict[str, JsonValue]
+
+
+class VllmConfig(Section):
+    """vLLM in this process's child, through its offline `LLM`."""
+
+    batch_size: Positive | None = Field(
+        None, description="requests handed to the engine at once; all of them when absent"
+    )
+    engine: Arguments = Field(default_factory=dict, description="any argument of the installed vllm.LLM")
+    sampling: Arguments = Field(
+        default_factory=dict, description="any argument of the installed vllm.SamplingParams"
+    )
+    beam_search: Arguments | None = Field(
+        None,
+        description="any argument of the installed BeamSearchParams, such as beam_width; off when absent",
+    )
+
+
+class LlamacppConfig(Section):
+    """llama.cpp through llama-cpp-python: one request after the other."""
+
+    threads: Positive | None = Field(
+        None, description="threads that generate; llama.cpp's choice when absent"
+    )
+    threads_batch: Positive | None = Field(None, description="threads that read prompts")
+    n_batch: Positive = Field(512, description="prompt tokens handed over at once")
+    n_ubatch: Positive = Field(512, description="prompt tokens computed at once")
+    gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 all of them")
+    context: Positive | None = Field(
+        None, description="tokens of context; max_input_tokens + max_output_tokens when absent"
+    )
+    cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "f16"
+    cache_type_v: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "f16"
+    flash_attn: bool = False
+    mmap: bool = True
+    mlock: bool = False
+
+
+class TensorrtConfig(Section):
+    """TensorRT-LLM through its `LLM` interface."""
+
+    batch_size: Positive | None = Field(
+        None, description="requests handed to the engine at once; all of them when absent"
+    )
+    engine: Arguments = Field(
+        default_factory=dict, description="any argument of the installed tensorrt_llm.LLM"
+    )
+    sampling: Arguments = Field(
+        default_factory=dict, description="any argument of the installed tensorrt_llm.SamplingParams"
+    )
+
+
 class SimulatedFault(Section):
     """Something that goes wrong on purpose."""
 
@@ -234,7 +288,11 @@ class ExperimentConfig(Section):
     preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
     timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
+    llamacpp: LlamacppConfig = Field(default_factory=LlamacppConfig)
+    tensorrt: TensorrtConfig = Field(default_factory=TensorrtConfig)
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
+    options: Arguments = Field(default_factory=dict, description="what the backend of a plug-in takes")
     output_dir: Path | None = None
 
     @field_validator("model")
@@ -255,6 +313,21 @@ class ExperimentConfig(Section):
         return value.expanduser() if value is not None and str(value).startswith("~") else value
 
     @model_validator(mode="after")
+    def _engine_is_in_force(self, info: ValidationInfo) -> ExperimentConfig:
+        """An option of an engine that does not run would be passed over in silence."""
+        if (info.context or {}).get("stored"):
+            return self
+        own = self.backend if self.backend in BUILTIN_BACKENDS else "options"
+        for section in (*BUILTIN_BACKENDS, "options"):
+            field = type(self).model_fields[section]
+            if section != own and getattr(self, section) != field.get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{section} has options, but the backend is {self.backend}; take them out, "
+                    f"or choose --backend {section if section != 'options' else 'of a plug-in'}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
         if self.batch_size > self.n:
             raise ValueError(
@@ -263,13 +336,35 @@ class ExperimentConfig(Section):
             )
         return self
 
-    def _section(self) -> PytorchConfig | SimulatedConfig:
-        return self.simulated if self.backend == "simulated" else self.pytorch
-
     @property
     def batch_size(self) -> int:
-        """Requests handed to the engine at once, from the section of the backend in force."""
-        return self._section().batch_size
+        """Requests handed to the engine at once, from the section of the backend in force.
+
+        Engines that form their own batches are handed all `n`, unless a batch size is given.
+        """
+        match self.backend:
+            case "pytorch":
+                return self.pytorch.batch_size
+            case "simulated":
+                return self.simulated.batch_size
+            case "llamacpp":
+                return 1
+            case "vllm":
+                return self.vllm.batch_size or self.n
+            case "tensorrt":
+                return self.tensorrt.batch_size or self.n
+            case _:
+                size = self.options.get("batch_size")
+                return size if isinstance(size, int) and size > 0 else self.n
+
+    @property
+    def revision(self) -> str | None:
+        """The revision of the model that the section of the backend in force asks for."""
+        engine = {"vllm": self.vllm.engine, "tensorrt": self.tensorrt.engine}.get(self.backend)
+        if engine is None:
+            return self.pytorch.revision if self.backend == "pytorch" else None
+        revision = engine.get("revision")
+        return revision if isinstance(revision, str) else None
 
 
 def identity(config: ExperimentConfig) -> dict[str, JsonValue]:

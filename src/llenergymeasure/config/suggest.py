@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -28,6 +28,12 @@ def section_of(field: FieldInfo) -> type[Section] | None:
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
     return None
+
+
+def is_free(field: FieldInfo) -> bool:
+    """Whether a field is a mapping whose keys somebody else checks, such as an engine's arguments."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(kind is dict or get_origin(kind) is dict for kind in kinds)
 
 
 @cache

@@ -12,8 +12,8 @@ from typing import Self
 from llenergymeasure.analysis.statistics import is_steady
 from llenergymeasure.backends import Backend, Session
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.measure.protocol import Ready
-from llenergymeasure.measure.tokenizer import tokenizer_for
 from llenergymeasure.records import (
     Clock,
     Completion,
@@ -25,7 +25,6 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
-from llenergymeasure.workload import build_requests, load_prompts, workload_hash
 
 
 class Position:
@@ -74,15 +73,14 @@ class Bench:
 
     def open(self) -> Ready:
         backend = self._load(self._config.backend)
-        tokenizer = tokenizer_for(self._config)
-        workload = build_requests(self._config, load_prompts(self._config), tokenizer)
-        self._requests: tuple[Request, ...] = workload.requests
-        self._hashes = (tokenizer.hash, tokenizer.chat_template_hash)
+        work = prepared(self._config)
+        self._requests: tuple[Request, ...] = work.workload.requests
+        self._hashes = (work.tokenizer_hash, work.chat_template_hash)
         start_ns = self._clock.monotonic_ns()
         self._session: Session = self._stack.enter_context(backend.open(self._config))
         self._session.synchronize()
         load = Window(start_ns, self._clock.monotonic_ns())
-        return Ready(load, self._facts(), workload.cut, workload_hash(self._requests))
+        return Ready(load, self._facts(), work.workload.cut, work.hash)
 
     def warm_up(self) -> WarmUp:
         """The longest batch once, so that memory has grown to its size; then a typical one until its times

@@ -41,9 +41,9 @@ def preflight(
         reasons.append(f"backend {config.backend}: {why}")
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
-    if config.backend == "pytorch":
+    if config.backend != "simulated":
         try:
-            model = resolve(config.model, revision=config.pytorch.revision)
+            model = resolve(config.model, revision=config.revision)
             require_available(model)
             if why := _why_no_tokenizer(model) or _why_too_long(config, model):
                 reasons.append(why)

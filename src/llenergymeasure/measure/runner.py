@@ -85,7 +85,7 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         tell("checking")
         gpus = gpu_facts(None if device is None else device.nvml)
         cleared = preflight(config, partial(_choose, config, child=child, device=device), gpus=gpus)
-        model = _ready(cleared.model, tell)
+        model = _ready(cleared.model, tell, as_gguf=config.backend == "llamacpp")
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
@@ -135,14 +135,14 @@ def _placing(child: ChildWorker, device: FollowedDevice | None) -> Callable[[], 
     return lambda: PlacedWorker(child.fresh(), used)
 
 
-def _ready(model: ResolvedModel | None, tell: Progress) -> ResolvedModel | None:
+def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> ResolvedModel | None:
     """The model with its files on this disk in a form that loads, so that no window holds a download."""
     if model is None:
         return None
     if model.kind == "hub" and model.path is None:
         tell("downloading the model, once")
         return fetched(model)
-    if model.kind == "gguf":
+    if model.kind == "gguf" and not as_gguf:
         tell("converting the model, once")
         weights_path(model)
     return model

@@ -8,18 +8,24 @@ import threading
 from pathlib import Path
 
 
-def main(source: Path, target: Path) -> None:
-    """Write configuration, bf16 weights and tokenizer of the GGUF `source` into the directory `target`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+def main(source: Path, target: Path, only: str | None) -> None:
+    """Write the tokenizer of the GGUF `source` into the directory `target`, and unless it is all that is
+    wanted the configuration and the weights in bf16.
+    """
+    from transformers import AutoTokenizer
 
     folder, file = str(source.parent), source.name
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=file,
-        quantization_config=GgufConfig(dequantize=True),  # without it the weights stay packed
-        dtype=torch.bfloat16,
+    if only == "tokenizer":
+        return
+    import torch
+    import transformers
+
+    settings = {}
+    if hasattr(transformers, "GgufConfig"):  # since 5.24 weights else stay packed
+        settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.bfloat16, **settings
     )
     # Else the directory would ask for a quantiser when it is loaded.
     model.config.__dict__.pop("quantization_config", None)
@@ -33,4 +39,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)

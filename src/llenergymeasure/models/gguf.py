@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.models.weights import check_weights
+from llenergymeasure.models.weights import check_weights, read_json_object
 
 _MAGIC = b"GGUF"
 _AGAIN = "fetch the file again; it was probably cut off while copying"
@@ -171,23 +172,26 @@ def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
     return GgufHeader(metadata, tensors)
 
 
-def converted(path: Path) -> Path:
+def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
     """The directory with the GGUF's weights in bf16, its configuration and its tokenizer.
 
     Converted once per content into the user's cache (`LLEM_CACHE_DIR` overrides where) by a child process;
     runs that start at once wait for one of them, and a conversion that was killed leaves nothing behind that
-    could be taken for whole. Takes seconds to minutes the first time. PreFlightError when it fails.
+    could be taken for whole. Takes seconds to minutes the first time. With `only` the tokenizer the rest is
+    left out where it is not there yet, which takes neither torch nor its time. PreFlightError when it fails.
     """
     cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
     try:
-        target = cache / "gguf" / f"{path.stem}-{_digest(path, cache)[:16]}"
-        if _is_whole(target):
-            return target
+        whole = target = cache / "gguf" / f"{path.stem}-{digest(path)[:16]}"
+        if _is_whole(whole):
+            return whole
+        if only is not None:
+            target = whole.with_name(f"{whole.name}-{only}")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(target.name + ".lock")):
-            if not _is_whole(target):
+            if not _is_whole(target, only):
                 shutil.rmtree(target, ignore_errors=True)
-                _convert(path, target)
+                _convert(path, target, only)
     except OSError as error:
         raise PreFlightError(
             f"can't convert {path} into {cache}: {error.strerror or error}",
@@ -196,11 +200,13 @@ def converted(path: Path) -> Path:
     return target
 
 
-def _is_whole(target: Path) -> bool:
+def _is_whole(target: Path, only: str | None = None) -> bool:
     """A conversion that was damaged afterwards, by a full disk or a stray hand, is made again."""
     if not target.is_dir():
         return False
     try:
+        if only == "tokenizer":
+            return bool(read_json_object(target / "tokenizer.json"))
         check_weights(target)
     except PreFlightError:
         return False
@@ -214,11 +220,12 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _convert(source: Path, target: Path) -> None:
+def _convert(source: Path, target: Path, only: str | None) -> None:
     for left in target.parent.glob(f"{target.name}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)  # of a conversion that was killed: the lock is ours
     aside = Path(tempfile.mkdtemp(prefix=f"{target.name}.partial-", dir=target.parent))
     command = [sys.executable, "-P", "-m", "llenergymeasure.models.dequantize", str(source), str(aside)]
+    command += [] if only is None else [only]
     try:
         with tempfile.TemporaryFile() as log:
             # The child ends when this end of its stdin closes, so that it can't outlive us.
@@ -243,17 +250,18 @@ def _convert(source: Path, target: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _digest(path: Path, cache: Path) -> str:
-    """SHA-256 (hex) of the file, remembered under its path, size and time of change."""
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of the file, remembered in the user's cache by its path, size and time of change."""
+    cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
     facts = path.stat()
     key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
     remembered = cache / "digests" / hashlib.sha256(key.encode()).hexdigest()
     if remembered.is_file():
         return remembered.read_text(encoding="ascii")
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        content = hashlib.file_digest(file, "sha256").hexdigest()
     remembered.parent.mkdir(parents=True, exist_ok=True)
     aside = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-    aside.write_text(digest, encoding="ascii")
+    aside.write_text(content, encoding="ascii")
     aside.replace(remembered)
-    return digest
+    return content

@@ -10,6 +10,17 @@ from typing import Any, Protocol
 
 from llenergymeasure.exceptions import PreFlightError
 
+_FILES = {
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+}
+
 
 class Tokenizer(Protocol):
     """`vocab_size` counts added tokens too; `special_ids` are those that stand for no text."""
@@ -101,6 +112,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
         hash=_sha256(content),
         chat_template_hash=None if template is None else _sha256(json.dumps(template, sort_keys=True)),
     )
+
+
+def tokenizer_digest(path: Path) -> str:
+    """SHA-256 (hex) of the files in a model directory that decide the token ids, by name and content."""
+    found = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.name in _FILES or file.suffix in {".jinja", ".tiktoken"}:
+            found.update(f"{file.name}:{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def _sha256(text: str) -> str:

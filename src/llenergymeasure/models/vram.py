@@ -65,7 +65,7 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
     formula = "weights + KV cache + activations + runtime"
     if config.backend == "simulated":
         return VramEstimate(None, (), formula, "none", "the simulated backend loads no model")
-    resolved = fetch_shape(resolve(config.model, revision=config.pytorch.revision))
+    resolved = fetch_shape(resolve(config.model, revision=config.revision))
     shape = resolved.architecture
     if shape is None:
         return VramEstimate(None, (), formula, "none", resolved.reason)

@@ -35,7 +35,8 @@ def build_requests(config: ExperimentConfig, prompts: Sequence[Prompt], tokenize
         if any(prompt.text is None for prompt in prompts)
         else []
     )
-    requests, cut = [], 0
+    ids: list[list[int]] = []
+    cut = 0
     for index, prompt in enumerate(prompts):
         if prompt.text is None:
             # Seeding with a string and `choices` are the parts of `random` that keep their sequence.
@@ -49,15 +50,21 @@ def build_requests(config: ExperimentConfig, prompts: Sequence[Prompt], tokenize
                 hint="give it a text, or remove it",
             )
         cut += len(tokens) > config.max_input_tokens
-        requests.append(
-            Request(
-                index=index,
-                prompt=tuple(tokens[: config.max_input_tokens]),
-                max_output_tokens=config.max_output_tokens,
-                exact=config.output_length == "exact",
-            )
+        ids.append(tokens[: config.max_input_tokens])
+    return Workload(as_requests(config, ids), cut)
+
+
+def as_requests(config: ExperimentConfig, prompts: Sequence[Sequence[int]]) -> tuple[Request, ...]:
+    """A request for each prompt's token ids, in order, that wants what the experiment says."""
+    return tuple(
+        Request(
+            index=index,
+            prompt=tuple(prompt),
+            max_output_tokens=config.max_output_tokens,
+            exact=config.output_length == "exact",
         )
-    return Workload(tuple(requests), cut)
+        for index, prompt in enumerate(prompts)
+    )
 
 
 def workload_hash(requests: Sequence[Request]) -> str:
