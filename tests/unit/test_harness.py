@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from llenergymeasure.analysis.joules import (
     pass_joules,
 )
 from llenergymeasure.analysis.statistics import stein_passes
+from llenergymeasure.backends import Backend
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.integrate import energy_of
@@ -22,7 +23,7 @@ from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.simulate import FollowedDevice
-from llenergymeasure.records import Pass, SessionFacts, Trace
+from llenergymeasure.records import Clock, Pass, SessionFacts, Trace
 from llenergymeasure.simulation.clock import VirtualClock
 
 
@@ -42,7 +43,13 @@ def config(**changes: object) -> ExperimentConfig:
 class Run:
     """One run on virtual time, and all that can be known of it."""
 
-    def __init__(self, asked: ExperimentConfig, directory: Path) -> None:
+    def __init__(
+        self,
+        asked: ExperimentConfig,
+        directory: Path,
+        *,
+        backend: Callable[[Clock], Backend] = SimulatedBackend,
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.clock = VirtualClock()
         self.device = FollowedDevice(asked, clock=self.clock)
@@ -54,7 +61,7 @@ class Run:
             self.benches.append(
                 Bench(
                     asked,
-                    load=lambda _: SimulatedBackend(self.clock),
+                    load=lambda _: backend(self.clock),
                     clock=self.clock,
                     position=Position(),
                 )

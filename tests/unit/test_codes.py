@@ -1,0 +1,252 @@
+"""Every code of the closed list: a run that raises it, and one like it that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from scripted_run import S, codes, message, one_pass, result_of
+from test_conditions import Kernel
+from test_metrics import host_trace
+from test_validity import POWER, WATTS, constant, device, steps
+from test_validity_device import AT_REST_S, HIDDEN_PID, IN_A_PASS_S, LOST, THERMAL, Machine, Script
+from test_validity_device import POWER as POWER_LIMIT
+from virtual_result import late_by, virtual_result, with_tokens
+
+from llenergymeasure.analysis.codes import INVALIDATING
+from llenergymeasure.records import REMEDIES, SessionFacts, Trace, WarningCode, Window
+from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.simulation.nvml_names import SimulatedProcess
+from llenergymeasure.simulation.sensor import COUNTER, INSTANT, SimulatedSensor
+
+Make = Callable[[Path], ExperimentResult]
+
+
+@dataclass(frozen=True)
+class Case:
+    raises: Make
+    does_not: Make
+
+
+def board(*scripts: tuple[float, Script], sensor: SimulatedSensor | None = None) -> Make:
+    """Two simulated boards, of which the run uses the first; `scripts` happen at those seconds, at 0 before
+    anything reads.
+    """
+
+    def make(directory: Path) -> ExperimentResult:
+        machine = Machine(directory, sensor=sensor)
+        for at_s, do in scripts:
+            if at_s == 0:
+                do(machine.nvml)
+            else:
+                machine.at(at_s, do)
+        return machine.result()
+
+    return make
+
+
+def run(**changes: object) -> Make:
+    """The whole method on the simulated engine and device, in virtual time."""
+    return lambda directory: virtual_result(directory, **changes)  # type: ignore[arg-type]
+
+
+def scripted(trace: Trace, *, seconds: float = 6.0, **changes: object) -> Make:
+    """A trace whose every reading is written down."""
+    passes = tuple(one_pass(start, seconds) for start in (20, 30, 40))
+    return lambda _: result_of(trace, passes, **changes)
+
+
+def host(happens: Callable[[Kernel], object]) -> Make:
+    """A kernel whose counters move as `happens` has it, from the bare idle to the end."""
+
+    def make(_: Path) -> ExperimentResult:
+        kernel = Kernel()
+        conditions = kernel.conditions()
+        conditions.enter("bare")
+        happens(kernel)
+        conditions.enter("pass")
+        return result_of(device(), warnings=conditions.warnings())
+
+    return make
+
+
+def throttled(policy: int, start_s: int, end_s: int) -> tuple[float, Script]:
+    return 0.0, lambda nvml: nvml.gpus[0].throttle(policy, Window(start_s * S, end_s * S))
+
+
+def joined(at_s: float, pid: int, *, index: int = 0) -> tuple[float, Script]:
+    return at_s, lambda nvml: nvml.gpus[index].processes.append(SimulatedProcess(pid))
+
+
+def over_passes(*watts: float) -> Make:
+    """A pass of 5 s at each of these powers."""
+    starts = [15 + 6 * number for number in range(len(watts))]
+    powers = steps(*((start - 0.5, power) for start, power in zip(starts, watts, strict=True)))
+    passes = tuple(one_pass(start, 5.0) for start in starts)
+    return lambda _: result_of(device(watts=powers), passes)
+
+
+IN_PASS, AT_REST = IN_A_PASS_S, AT_REST_S
+PART_TIME = replace(POWER, window_ns=S // 40)
+FAST = {"passes": {"seconds": 2.0, "minimum": 3}, "baseline": {"seconds": 0}}
+
+CASES: dict[WarningCode, Case] = {
+    "no_energy_source": Case(scripted(Trace((), {})), scripted(device())),
+    "energy_modelled": Case(scripted(host_trace(2.0), facts=SessionFacts("cpu", {}, {})), scripted(device())),
+    "window_too_short": Case(scripted(device(), seconds=3.0), scripted(device(), seconds=5.0)),
+    "counter_power_mismatch": Case(
+        board(sensor=SimulatedSensor(gain=1.0, counter_gain=0.57)),
+        board(sensor=SimulatedSensor(gain=0.9)),
+    ),
+    "counter_reset": Case(
+        board((IN_PASS, lambda nvml: nvml.gpus[0].reset_counter())),
+        board((AT_REST, lambda nvml: nvml.gpus[0].reset_counter())),
+    ),
+    "sensor_stuck": Case(
+        board((15.0, lambda nvml: nvml.gpus[0].stick_counter())),
+        board((AT_REST, lambda nvml: nvml.gpus[0].stick_counter())),
+    ),
+    "sensor_uncharacterised": Case(
+        board(sensor=SimulatedSensor(fields=frozenset({INSTANT}))),
+        board(sensor=SimulatedSensor(fields=frozenset({COUNTER, INSTANT}))),
+    ),
+    "part_time_sensor": Case(
+        scripted(device(counts=False, power=(PART_TIME, constant(WATTS)))),
+        scripted(device(counts=False, power=(POWER, constant(WATTS)))),
+    ),
+    "thermal_throttle": Case(board(throttled(THERMAL, 31, 34)), board(throttled(THERMAL, 50, 58))),
+    "power_cap_active": Case(board(throttled(POWER_LIMIT, 22, 25)), board(throttled(POWER_LIMIT, 50, 58))),
+    "clock_changed": Case(
+        board((28.0, lambda nvml: nvml.set_clock(1200.0))),
+        board((AT_REST, lambda nvml: nvml.set_clock(210.0))),
+    ),
+    "temperature_drift": Case(
+        board((28.0, lambda nvml: nvml.set_temperature(72.0))),
+        board((AT_REST, lambda nvml: nvml.set_temperature(35.0))),
+    ),
+    "idle_drift": Case(
+        board((AT_REST, lambda nvml: nvml.set_power(120.0))),
+        board((AT_REST, lambda nvml: nvml.set_power(100.0))),
+    ),
+    "foreign_gpu_process": Case(board(joined(IN_PASS, 1)), board(joined(IN_PASS, 1, index=1))),
+    "cannot_exclude_foreign_processes": Case(
+        board(joined(IN_PASS, HIDDEN_PID)), board(joined(AT_REST, HIDDEN_PID))
+    ),
+    "mig_shared": Case(
+        board((0.0, lambda nvml: nvml.gpus[0].share_out("MIG-1", "MIG-2"))),
+        board((0.0, lambda nvml: nvml.gpus[1].share_out("MIG-1", "MIG-2"))),
+    ),
+    "host_busy": Case(
+        host(lambda kernel: kernel.idle(3.0, busy=1.0)), host(lambda kernel: kernel.idle(3.0, busy=0.2))
+    ),
+    "not_steady": Case(
+        run(**FAST, warmup={"max_seconds": 1.0}, simulated={"scatter": 0.5}),
+        run(**FAST, warmup={"max_seconds": 1.0}, simulated={"scatter": 0.001}),
+    ),
+    "target_not_met": Case(
+        run(simulated={"scatter": 0.1}, passes={"minimum": 5, "budget": {"passes": 6}}),
+        run(simulated={"scatter": 0.001}, passes={"minimum": 5, "budget": {"passes": 6}}),
+    ),
+    "single_pass": Case(
+        run(passes={"seconds": 5, "budget": {"seconds": 1}}), run(passes={"seconds": 5, "minimum": 3})
+    ),
+    "tokens_disputed": Case(
+        run(**FAST, bend=with_tokens(1, 0)),  # 17 of 16
+        run(**FAST, bend=with_tokens(1, 0), dataset={"name": "synthetic", "prompt_tokens": 128}),
+    ),
+    "output_not_pinned": Case(
+        run(**FAST, bend=with_tokens(0, -1)), run(**FAST, bend=with_tokens(0, -1), output_length="natural")
+    ),
+    "schedule_lag": Case(run(**FAST, bend=late_by(0.05)), run(**FAST)),
+    "recorder_gap": Case(
+        board((IN_PASS, lambda nvml: setattr(nvml.gpus[0], "fails_with", LOST))),
+        board((AT_REST, lambda nvml: setattr(nvml.gpus[0], "fails_with", LOST))),
+    ),
+    "swap_active": Case(
+        host(lambda kernel: setattr(kernel, "swapped", kernel.swapped + 4096)),
+        host(lambda kernel: kernel.idle(3.0)),
+    ),
+    "suspended": Case(
+        host(lambda kernel: setattr(kernel, "slept_ns", kernel.slept_ns + 2 * S)),
+        host(lambda kernel: setattr(kernel, "wall_ns", kernel.wall_ns + 2 * S)),
+    ),
+    "passes_correlated": Case(
+        over_passes(100, 102, 104, 106, 108, 110, 112), over_passes(100, 112, 102, 110, 104, 108, 106)
+    ),
+}
+
+
+def test_every_code_of_the_closed_list_has_its_case() -> None:
+    assert set(CASES) == set(get_args(WarningCode))
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_the_code_is_raised_with_what_was_seen_and_a_remedy(code: WarningCode, tmp_path: Path) -> None:
+    result = CASES[code].raises(tmp_path)
+    (first, *_) = [warning for warning in result.warnings if warning.code == code]
+    assert len(first.message) > len("nothing")
+    assert first.remedy == REMEDIES[code]
+    if code in INVALIDATING:
+        assert not result.energy.valid
+        assert any(code in reason for reason in result.energy.reasons)
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_a_run_like_it_does_not_raise_the_code(code: WarningCode, tmp_path: Path) -> None:
+    result = CASES[code].does_not(tmp_path)
+    assert code not in codes(result)
+    assert result.energy.valid
+
+
+# Those that rest on two counts or two times
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "more", "told", "disputed"),
+    [(128, 1, False, False), (64, 1, True, False), (16, 1, True, True), (16, -16, True, True)],
+)
+def test_counts_are_told_beyond_one_per_cent_and_disputed_beyond_five(
+    tmp_path: Path, prompt_tokens: int, more: int, *, told: bool, disputed: bool
+) -> None:
+    result = virtual_result(
+        tmp_path,
+        bend=with_tokens(more, 0),
+        dataset={"name": "synthetic", "prompt_tokens": prompt_tokens},
+        **FAST,
+    )
+    requests = result.tokens.requests
+    assert result.tokens.input == requests * (prompt_tokens + more)
+    assert (result.tokens.local_input, result.tokens.local_output) == (requests * prompt_tokens, None)
+    assert ("tokens_disputed" in codes(result)) == told
+    assert result.tokens.disputed == disputed
+
+
+def test_output_that_the_tokenizer_counts_otherwise_is_told_with_both_counts(tmp_path: Path) -> None:
+    counted = virtual_result(tmp_path, bend=lambda done: replace(done, local_output_tokens=30), **FAST)
+    requests = counted.tokens.requests
+    assert (counted.tokens.output, counted.tokens.local_output) == (32 * requests, 30 * requests)
+    assert f"{32 * requests:,} and the tokenizer {30 * requests:,}" in message(counted, "tokens_disputed")
+
+
+@pytest.mark.parametrize(("late_s", "told"), [(0.004, False), (0.006, True)])
+def test_a_client_is_late_beyond_what_a_timer_is(tmp_path: Path, late_s: float, *, told: bool) -> None:
+    assert ("schedule_lag" in codes(virtual_result(tmp_path, bend=late_by(late_s), **FAST))) == told
+
+
+def test_a_lag_is_weighed_against_the_time_to_a_first_token(tmp_path: Path) -> None:
+    slow = {"prefill_s_per_token": 0.02}  # 16 tokens: 0.32 s
+    within = virtual_result(tmp_path / "a", bend=late_by(0.015), simulated=slow, **FAST)
+    beyond = virtual_result(tmp_path / "b", bend=late_by(0.025), simulated=slow, **FAST)
+    assert "schedule_lag" not in codes(within)
+    assert "schedule_lag" in codes(beyond)
+
+
+def test_one_late_request_in_fifty_is_no_lag_of_the_client(tmp_path: Path) -> None:
+    late = late_by(1.0)
+    result = virtual_result(
+        tmp_path, bend=lambda done: late(done) if done.index == 0 else done, **{**FAST, "n": 50}
+    )
+    assert "schedule_lag" not in codes(result)

@@ -1,0 +1,89 @@
+"""A whole run in virtual time, from the configuration to its result, with an engine that a test bends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scripted_run import result_of
+from test_harness import Run, config
+
+from llenergymeasure.backends import Observer, Session
+from llenergymeasure.backends.simulated import SimulatedBackend
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.records import Clock, Completion, Generation, Request, SessionFacts
+from llenergymeasure.results.models import ExperimentResult
+
+Bend = Callable[[Completion], Completion]
+
+
+def unbent(done: Completion) -> Completion:
+    return done
+
+
+@dataclass(frozen=True)
+class BentBackend:
+    """The simulated engine, which tells of each request what `bend` makes of it."""
+
+    clock: Clock
+    bend: Bend
+
+    def why_unavailable(self) -> str | None:
+        return None
+
+    def why_refused(self, config: ExperimentConfig) -> str | None:
+        return None
+
+    @contextmanager
+    def open(self, config: ExperimentConfig) -> Iterator[Session]:
+        with SimulatedBackend(self.clock).open(config) as session:
+            yield BentSession(session, self.bend)
+
+
+@dataclass(frozen=True)
+class BentSession:
+    session: Session
+    bend: Bend
+
+    def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
+        done = self.session.generate(requests, observe).completions
+        return Generation(tuple(self.bend(one) for one in done))
+
+    def synchronize(self) -> None:
+        self.session.synchronize()
+
+    def facts(self) -> SessionFacts:
+        return self.session.facts()
+
+    def reset_peak(self) -> None:
+        self.session.reset_peak()
+
+
+def virtual_result(directory: Path, *, bend: Bend = unbent, **changes: object) -> ExperimentResult:
+    """What a run of `test_harness.config(**changes)` comes to."""
+    asked = config(**changes)
+    run = Run(asked, directory, backend=lambda clock: BentBackend(clock, bend))
+    seen = run.seen
+    return result_of(
+        run.trace,
+        seen.passes,
+        config=asked,
+        facts=seen.facts,
+        idle=seen.idle,
+        load=seen.ready.load,
+        warm_up=seen.warm_up,
+    )
+
+
+def with_tokens(read: int, written: int) -> Bend:
+    """An engine that counts so many more prompt and output tokens."""
+    return lambda done: replace(
+        done, prompt_tokens=done.prompt_tokens + read, output_tokens=done.output_tokens + written
+    )
+
+
+def late_by(seconds: float) -> Bend:
+    """A client that sends every request so long after it was due."""
+    return lambda done: replace(done, t_scheduled_ns=done.t_sent_ns - round(seconds * 1e9))
