@@ -261,7 +261,8 @@ class Completion:
 
     `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
     is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent. Both token
-    counts are the engine's; the `local_` ones are llem's own by the model's tokenizer, None where it has none.
+    counts are the engine's; the `local_` ones are llem's own by the model's tokenizer, None where it has
+    none.
     """
 
     index: int
@@ -280,7 +281,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
+    """What a walk gave, or all walks of a pass.
+
+    `output_ids` are the generated token ids of every completion, end-of-sequence included and padding not:
+    what tells two engines apart. None where the engine gives none, and in a pass, whose files hold counts.
+    """
+
     completions: tuple[Completion, ...]
+    output_ids: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def prompt_tokens(self) -> int:

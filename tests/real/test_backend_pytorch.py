@@ -452,17 +452,16 @@ def test_an_absent_device_is_refused_with_a_way_out(tiny: Path, device: str) -> 
 
 def test_running_out_of_memory_is_a_memory_error(tiny: Path) -> None:
     # A static cache of 2⁵⁰ places is more than any address space holds, whatever the kernel promises.
-    endless = Request(0, prompt(4), 2**50, exact=True)
-    config = configured(tiny, cache_implementation="static")
+    config = configured(tiny, cache_implementation="static").model_copy(update={"max_output_tokens": 2**50})
     with PytorchBackend().open(config) as session, pytest.raises(MemoryError, match="batch of 1"):
-        session.generate([endless], Log())
+        session.generate(asked([4]), Log())
 
 
 def test_a_request_beyond_the_position_table_is_refused_before_it_harms() -> None:
     config = configured("random:gpt2")
     with PytorchBackend().open(config) as session:
         assert counts(session.generate([Request(0, prompt(3), 2, exact=True)], Log())) == [2]
-        with pytest.raises(BackendError, match=r"request 7 has 1000 prompt tokens .* 1024 positions"):
+        with pytest.raises(BackendError, match=r"request 7 has 1000 prompt tokens .* 1024 tokens"):
             session.generate([Request(7, prompt(1000), 25, exact=True)], Log())
 
 

@@ -24,14 +24,14 @@ RANDOM_WEIGHTS_SD = 0.02
 class Loaded:
     """A model in evaluation mode and the special tokens it came with; its own decoding defaults are gone.
 
-    `positions` is the size of a learnt position table, beyond which nothing can be computed; 0 without one.
+    `context` is how many tokens it takes, prompt and output together; None where its shape is not known.
     `revision` is the commit of a hub model.
     """
 
     model: Any
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
-    positions: int
+    context: int | None
     revision: str | None
 
 
@@ -64,8 +64,8 @@ def load(config: ExperimentConfig) -> Loaded:
         pad = eos_ids[0] if eos_ids else 0
     # generate() fills what a call leaves open from here: a checkpoint's temperature or penalty would leak in.
     model.generation_config = transformers.GenerationConfig()
-    positions = resolved.architecture.positions if resolved.architecture is not None else 0
-    return Loaded(model, eos_ids, pad, positions, resolved.revision)
+    context = None if resolved.architecture is None else resolved.architecture.context
+    return Loaded(model, eos_ids, pad, context, resolved.revision)
 
 
 def _device(config: ExperimentConfig) -> str:

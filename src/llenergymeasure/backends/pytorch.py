@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from llenergymeasure.backends import Observer
+from llenergymeasure.backends._limits import check_requests
 from llenergymeasure.backends._pytorch_decoding import Stamps, Steps, decoding
 from llenergymeasure.backends._pytorch_memory import (
     cache_bytes,
@@ -79,14 +80,15 @@ class PytorchSession:
         self._peak_was_reset = False
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """MemoryError when the device runs out of memory; BackendError when a request exceeds the model."""
+        """MemoryError when the device runs out of memory; BackendError as `check_requests` says."""
         import torch
 
-        self._check_positions(requests)
+        check_requests(requests, context=self._open().context)
         # Every walk starts from the seed: passes replay the same work, sampled or not.
         torch.manual_seed(self._config.random_seed)
         size = self._config.batch_size
         done: list[Completion] = []
+        ids: list[tuple[int, ...]] = []
         for batch, start in enumerate(range(0, len(requests), size)):
             members = requests[start : start + size]
             sent_ns = time.monotonic_ns()
@@ -94,6 +96,7 @@ class PytorchSession:
             steps = self._run(members)
             for request, tokens in zip(members, steps.tokens, strict=True):
                 count, finish = self._output(request, tokens)
+                ids.append(tuple(tokens[:count]))
                 done.append(
                     Completion(
                         index=request.index,
@@ -108,7 +111,7 @@ class PytorchSession:
                         finish=finish,
                     )
                 )
-        return Generation(tuple(done))
+        return Generation(tuple(done), output_ids=tuple(ids))
 
     def synchronize(self) -> None:
         import torch
@@ -164,19 +167,6 @@ class PytorchSession:
     def _open(self) -> Loaded:
         assert self._loaded is not None, "the session is closed"
         return self._loaded
-
-    def _check_positions(self, requests: Sequence[Request]) -> None:
-        """Past its position table a model indexes foreign memory, which on CUDA poisons the whole process."""
-        limit = self._open().positions
-        longest = max(
-            requests, key=lambda request: len(request.prompt) + request.max_output_tokens, default=None
-        )
-        if limit and longest and len(longest.prompt) + longest.max_output_tokens > limit:
-            raise BackendError(
-                f"request {longest.index} has {len(longest.prompt)} prompt tokens and wants "
-                f"{longest.max_output_tokens} more, but the model has {limit} positions",
-                hint="lower max_input_tokens or max_output_tokens",
-            )
 
     def _run(self, members: Sequence[Request]) -> Steps:
         """Generate for one batch; every request gets as many steps as the longest of them."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from llenergymeasure.backends import Observer
+from llenergymeasure.backends._limits import check_requests
 from llenergymeasure.config.models import ExperimentConfig, SimulatedFault
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
@@ -60,6 +61,7 @@ class SimulatedSession:
         self._batches_of_stage = 0
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
+        check_requests(requests, context=None)
         lengths = random.Random(self._config.random_seed)  # noqa: S311  the same
         size = self._config.simulated.batch_size
         done: list[Completion] = []
