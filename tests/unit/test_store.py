@@ -373,6 +373,11 @@ def test_a_notebook_shows_values_with_their_intervals_and_escapes_text() -> None
     assert "≈" not in measured
     missing = example_result(energy="missing")
     assert "— (no meter could be read on this machine)" in missing._repr_html_()
+    energy = example_result(energy="measured").energy
+    wrong = energy.model_copy(update={"valid": False, "reasons": ("gpu:x: counter_reset",)})
+    shown = missing.model_copy(update={"energy": wrong})._repr_html_()
+    assert shown.index("counter_reset") < shown.index("(7500 J) not valid")
+    assert "7500 ±" not in shown
     evil = missing.model_copy(
         update={"config": missing.config.model_copy(update={"model": "<script>alert(1)</script>"})}
     )

@@ -101,7 +101,8 @@ def ratio_over_passes(
     ratios = [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
     chance = relative_half_width(ratios, first_stage=first_stage) if fmean(ratios) else None
     if chance is None:
-        return Estimate(value, unit, reason=few_passes(len(ratios)))
+        at_zero = "the passes are at 0, where their scatter has no relative size"
+        return Estimate(value, unit, reason=few_passes(len(ratios)) if len(ratios) < 3 else at_zero)
     half = abs(value) * max(chance, resolution)
     lower_bound = len(ratios) < ENOUGH_FOR_BATCHES and correlated(ratios)
     return Estimate(

@@ -53,7 +53,8 @@ def print_experiment_header(config: ExperimentConfig) -> None:
 def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
     lines = [_strong(_summary.heading(result)), ""]
-    energy, speed = list(_summary.energy_rows(result.energy)), list(_summary.speed_rows(result))
+    energy = [*_summary.energy_rows(result.energy), *_summary.footprint_rows(result)]
+    speed = list(_summary.speed_rows(result))
     widths = _widths([*energy, *speed])
     lines += [*_table(energy, widths), "", *_table(speed, widths)]
     for warning in result.warnings:
@@ -65,6 +66,7 @@ def print_result_details(result: ExperimentResult) -> None:
     """How to read the summary and what its sums are made of, on stderr."""
     for line in _summary.explanation(result):
         say(line)
+    say("")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -135,10 +135,10 @@ def _run_impl(
 
 
 def _show(result: ExperimentResult, how: _How) -> None:
+    if how.verbose:
+        print_result_details(result)
     with reader_may_leave():
         if how.as_json:
             print_json(result.as_json())
         else:
             print_result_summary(result)
-    if how.verbose:
-        print_result_details(result)

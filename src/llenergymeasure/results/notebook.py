@@ -16,14 +16,20 @@ def as_html(result: ExperimentResult) -> str:
     estimated = energy.method in {"modelled", "mixed"}
     head = f"{config.model} on {config.backend}, n = {config.n}{', simulated' if result.simulated else ''}"
     boundary = f" ({energy.boundary})" if energy.boundary else ""
+
+    def joules(estimate: Estimate) -> str:
+        if energy.valid or estimate.value is None:
+            return _text(estimate, estimated=estimated)
+        return f"({estimate.value:.4g} {estimate.unit}) not valid"
+
     rows = [
+        *[("Energy is not valid", reason) for reason in energy.reasons if not energy.valid],
         ("Output tokens per second", _text(speed.output_tokens_per_second)),
-        (f"Energy{boundary}", _text(energy.total, estimated=estimated)),
-        ("Net energy", _text(energy.net, estimated=estimated)),
-        ("Per output token", _text(energy.per_output_token, estimated=estimated)),
+        (f"Energy{boundary}", joules(energy.total)),
+        ("Net energy", joules(energy.net)),
+        ("Per output token", joules(energy.per_output_token)),
         ("Time to first token, median", _text(speed.ttft_s.p50)),
         ("End to end, median", _text(speed.e2e_s.p50)),
-        *[("Energy is not valid", reason) for reason in energy.reasons if not energy.valid],
         *[("Warning", f"{warning.message}: {warning.remedy}") for warning in result.warnings],
     ]
     body = "".join(
