@@ -12,6 +12,7 @@ from typing import Self
 from llenergymeasure.analysis.statistics import is_steady
 from llenergymeasure.backends import Backend, Session
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
 from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import (
@@ -132,9 +133,11 @@ class Bench:
         )
 
     def _run(self, batch: Sequence[Request]) -> int:
-        self._session.generate(batch, self._position)
+        done = self._session.generate(batch, self._position)
         self._session.synchronize()
-        return self._clock.monotonic_ns()
+        end_ns = self._clock.monotonic_ns()
+        _check(done, batch)
+        return end_ns
 
     def _batches(self) -> list[tuple[Request, ...]]:
         """The batches of a walk, shortest prompts first."""
@@ -146,8 +149,27 @@ class Bench:
         """Each with its walk, and with llem's count of its prompt where the engine gives none."""
         given = {request.index: len(request.prompt) for request in self._requests}
         for number, generation in enumerate(walks):
+            _check(generation, self._requests)
             for done in generation.completions:
                 local = done.local_prompt_tokens
                 yield replace(
                     done, walk=number, local_prompt_tokens=given[done.index] if local is None else local
                 )
+
+
+def _check(generation: Generation, requests: Sequence[Request]) -> None:
+    """BackendError where a session does not answer each request once, in order, at times that can be."""
+    answered = [done.index for done in generation.completions]
+    if answered != [request.index for request in requests]:
+        raise BackendError(
+            f"the backend answered {len(answered)} requests of {len(requests)}, or in another order",
+            hint="a session returns one completion for each request, in the order of the requests",
+        )
+    for done in generation.completions:
+        first_ns = done.t_sent_ns if done.t_first_ns is None else done.t_first_ns
+        if not done.t_sent_ns <= first_ns <= done.t_end_ns:
+            raise BackendError(
+                f"the times of request {done.index} run backwards: sent at {done.t_sent_ns} ns, "
+                f"first token at {done.t_first_ns} ns, end at {done.t_end_ns} ns",
+                hint="a session stamps times with time.monotonic_ns",
+            )

@@ -15,7 +15,7 @@ from typing import Any
 
 import platformdirs
 
-from llenergymeasure.backends import backend_names, load_backend
+from llenergymeasure.backends import backend_names, why_not
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
@@ -167,7 +167,7 @@ def _timed(meter: Meter) -> float:
 
 def _why_not(name: str) -> str | None:
     try:
-        return load_backend(name).why_unavailable()
+        return why_not(name)
     except LLEMError as error:
         return error.message
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from llenergymeasure.backends import load_backend
+from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
@@ -36,8 +36,7 @@ def preflight(
     reasons: list[str] = []
     model = None
     meters = None
-    backend = load_backend(config.backend)
-    if why := backend.why_unavailable() or backend.why_refused(config):
+    if why := why_not(config.backend, config):
         reasons.append(f"backend {config.backend}: {why}")
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
@@ -61,13 +60,14 @@ def preflight(
 
 
 def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
-    """Why the model will not fit, by the estimate; None where it does or that can't be told.
+    """Why the model will not fit, by the estimate; None where it does, or that can't be told.
 
     On a GPU against the memory of the largest one (of all, with a device map), else against
     `available_bytes`, what the host has left.
     """
     estimate = estimate_vram(config).total_bytes
-    if estimate is None:
+    # How an engine of a plug-in holds a model is its own affair; the estimate is shown, and refuses nothing.
+    if estimate is None or config.backend not in BACKENDS:
         return None
     sizes = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None]
     where, there = "this host has left", available_bytes
