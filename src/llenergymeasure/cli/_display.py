@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 from pydantic import JsonValue
 
-from llenergymeasure.backends import load_backend
+from llenergymeasure.backends import why_not
 from llenergymeasure.cli import _plan, _summary
 from llenergymeasure.cli._format import duration, plain
 from llenergymeasure.cli._summary import Row
@@ -92,7 +92,7 @@ def print_dry_run(
     ConfigError where the dataset can't serve it.
     """
     load_prompts(config)
-    refused = load_backend(config.backend).why_refused(config)
+    refused = why_not(config.backend, config)
     if as_json:
         print_json(
             {
