@@ -1,0 +1,117 @@
+"""How is each engine set up for the conformance tests, and what is known of it beforehand?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.models.resolve import resolve, weights_path
+from llenergymeasure.records import Request
+
+MODEL = "smollm2-135m"
+CONTEXT = 256
+END_OF_SEQUENCE = 2
+VOCABULARY = 49_152
+# The small model answers each of these in at most ten tokens.
+SHORT_ANSWERS = ("What is the capital of France?", "Hi!", "What is 2+2? Answer with a number.")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine on the small model with a context of CONTEXT tokens, two requests at once where it batches.
+
+    `takes` is the form of the model; `weights_bytes` the bounds of what the engine may say that they weigh.
+    """
+
+    name: str
+    section: Mapping[str, JsonValue]
+    takes: Literal["directory", "gguf", "nothing"] = "directory"
+    weights_bytes: tuple[int, int] | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            "simulated",
+            {"batch_size": 2, "load_s": 0.0, "decode_s_per_step": 1e-4, "eos_probability": 0.2},
+            takes="nothing",
+        ),
+        Engine("pytorch", {"batch_size": 2, "threads": 1}, weights_bytes=(269_000_000, 270_000_000)),
+        Engine(
+            "vllm",
+            {"batch_size": 2, "engine": {"enforce_eager": True, "max_model_len": CONTEXT}},
+            weights_bytes=(269_000_000, 330_000_000),
+            environ={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        ),
+        Engine(
+            "llamacpp",
+            {"threads": 1, "threads_batch": 1, "context": CONTEXT},
+            takes="gguf",
+            weights_bytes=(80_000_000, 100_000_000),
+        ),
+        Engine("tensorrt", {"batch_size": 2, "engine": {"max_seq_len": CONTEXT}}),
+    )
+}
+
+
+def picked() -> tuple[list[str], bool]:
+    """The engines to test, and whether they were picked by LLEM_TEST_BACKENDS: then each of them must run."""
+    names = os.environ.get("LLEM_TEST_BACKENDS", "").replace(",", " ").split()
+    return names or ["simulated", "pytorch"], bool(names)
+
+
+def small_context(folder: Path) -> Path:
+    """The small model as a directory of safetensors whose configuration ends its context at CONTEXT."""
+    whole = weights_path(resolve(MODEL))
+    assert whole is not None
+    for file in whole.iterdir():
+        (folder / file.name).symlink_to(file)
+    shape = json.loads((whole / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": CONTEXT}))
+    return folder
+
+
+def configured(engine: Engine, model: str, **changes: JsonValue) -> ExperimentConfig:
+    """The engine's configuration; `changes` are fields of the experiment, whose own section is merged."""
+    own = changes.pop(engine.name, {})
+    assert isinstance(own, dict)
+    fields: dict[str, JsonValue] = {
+        "model": model,
+        "backend": engine.name,
+        "n": 8,
+        "max_input_tokens": CONTEXT - 16,
+        "max_output_tokens": 16,
+        engine.name: {**engine.section, **own},
+    }
+    return ExperimentConfig.model_validate(fields | changes)
+
+
+def asked(
+    prompts: Sequence[int], outputs: int | Sequence[int] = 4, *, exact: bool = True, first: int = 0
+) -> list[Request]:
+    """Requests with prompts of these lengths, whose indices count from `first`."""
+    wanted = [outputs] * len(prompts) if isinstance(outputs, int) else outputs
+    return [
+        Request(first + place, tuple(_text(length, start=place)), output, exact)
+        for place, (length, output) in enumerate(zip(prompts, wanted, strict=True))
+    ]
+
+
+def replaced(requests: Sequence[Request], *, exact: bool, output: int) -> list[Request]:
+    return [replace(request, exact=exact, max_output_tokens=output) for request in requests]
+
+
+def _text(length: int, *, start: int) -> Iterator[int]:
+    """Ordinary tokens, no two prompts alike: the ids up to 17 are the model's special ones."""
+    for place in range(length):
+        yield 1000 + (start * 7919 + place * 104_729) % (VOCABULARY - 2000)
