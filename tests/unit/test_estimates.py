@@ -97,3 +97,9 @@ def test_few_passes_that_climb_say_that_their_interval_is_a_lower_bound() -> Non
     climbing = ratio_over_passes([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7], [1.0] * 8, unit="J/token")
     assert climbing.low is not None
     assert climbing.reason == "passes resemble their neighbours: the interval is a lower bound"
+
+
+def test_passes_at_zero_have_no_interval_and_are_not_called_few() -> None:
+    nothing = ratio_over_passes([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], unit="J/token")
+    assert (nothing.value, nothing.low) == (0.0, None)
+    assert nothing.reason == "the passes are at 0, where their scatter has no relative size"

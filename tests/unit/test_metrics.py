@@ -194,6 +194,8 @@ def test_no_output_at_all_divides_by_nothing() -> None:
     result = metrics(measurement(gpu_trace(100.0), passes))
     assert result.energy.per_output_token.value is None
     assert result.energy.total.value == pytest.approx(1800, rel=1e-3)
+    said = {warning.code: warning.message for warning in result.warnings}
+    assert said["target_not_met"] == "no joules per output token: nothing was produced"
 
 
 def test_a_gap_inside_a_pass_is_told_and_one_outside_is_not() -> None:

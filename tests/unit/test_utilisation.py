@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_metrics import GPU, gpu_trace, measurement
+from test_metrics import GPU, gpu_trace, measurement, one_pass
 
 from llenergymeasure.analysis.peaks import peak_of
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.models import SHAPES
-from llenergymeasure.records import GpuFacts, Measurement
+from llenergymeasure.records import Generation, GpuFacts, Measurement
 
 SHAPE = SHAPES["llama-3.2-1b"]
 H100 = "NVIDIA H100 80GB HBM3"
@@ -63,6 +63,25 @@ def test_mbu_worked_by_hand() -> None:
     per_token = 2 * 16 * 8 * 64 * 2
     moved = 49 * 2_471_628_800 + 2 * (49 * 100 + 50 * 49 // 2) * per_token
     assert mbu(on(H100)).value == pytest.approx(moved / (5.9 * 3.35e12))
+
+
+def test_an_empty_output_moves_nothing_and_takes_nothing_off() -> None:
+    def tell(output: int) -> Measurement:
+        passes = [one_pass(20 + 10 * at, 6, output=output) for at in range(3)]
+        mixed = [replace(one, generation=emptied(one.generation, index=1)) for one in passes]
+        return on(H100, passes=mixed)
+
+    per_token = 2 * 16 * 8 * 64 * 2
+    moved = 49 * 2_471_628_800 + (49 * 100 + 50 * 49 // 2) * per_token
+    assert mbu(tell(50)).value == pytest.approx(moved / (5.9 * 3.35e12))
+    nothing = mbu(tell(0))
+    assert (nothing.value, nothing.reason) == (None, "no token was made in decode")
+
+
+def emptied(generation: Generation, *, index: int) -> Generation:
+    return Generation(
+        tuple(replace(one, output_tokens=0) if one.index == index else one for one in generation.completions)
+    )
 
 
 def test_without_a_peak_both_are_missing_and_name_the_device() -> None:

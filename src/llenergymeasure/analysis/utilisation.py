@@ -64,6 +64,8 @@ def mbu(measurement: Measurement) -> Estimate:
         seconds = sum(_decode_s(batch) for batch in batches)
         moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in batches))
         could.append(seconds * at_most)
+    if not any(moved):
+        return Estimate.missing("1", "no token was made in decode")
     passes = measurement.passes
     return ratio_over_passes(per_replicate(passes, moved), per_replicate(passes, could), unit="1")
 
@@ -86,13 +88,12 @@ def _decode_s(batch: Sequence[Completion]) -> float:
 
 
 def _decode_bytes(shape: Architecture, batch: Sequence[Completion], *, weights: int, element: int) -> float:
-    steps = max(one.output_tokens for one in batch) - 1
+    steps = [max(one.output_tokens - 1, 0) for one in batch]
     # Over its steps a request's cache grows from the prompt by one token each.
     positions = sum(
-        (one.output_tokens - 1) * one.prompt_tokens + one.output_tokens * (one.output_tokens - 1) // 2
-        for one in batch
+        count * one.prompt_tokens + count * (count + 1) // 2 for count, one in zip(steps, batch, strict=True)
     )
-    return steps * weights + kv_cache_bytes(shape, batch=1, tokens=positions, bytes_per_element=element)
+    return max(steps) * weights + kv_cache_bytes(shape, batch=1, tokens=positions, bytes_per_element=element)
 
 
 def _used(measurement: Measurement) -> Iterable[str | None]:

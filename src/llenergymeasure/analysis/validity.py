@@ -15,7 +15,6 @@ from llenergymeasure.analysis.tokens import token_warnings
 from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.records import (
     Domain,
-    Estimate,
     Measurement,
     MeasurementWarning,
     WarningCode,
@@ -111,7 +110,7 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
     if len(measurement.passes) == 1:
         found.append(MeasurementWarning.of("single_pass", "one pass: chance can't be judged"))
     target = measurement.config.passes.target
-    if len(measurement.passes) > 1 and (missed := _missed(energy.per_output_token, target)):
+    if len(measurement.passes) > 1 and (missed := _missed(energy, target)):
         found.append(MeasurementWarning.of("target_not_met", missed))
     if tokens.pinned_ok is False:
         found.append(
@@ -145,8 +144,12 @@ def _gaps(measurement: Measurement, domains: Sequence[Domain]) -> list[Measureme
     ]
 
 
-def _missed(cost: Estimate, target: float) -> str | None:
-    if cost.value is None or cost.value <= 0:
+def _missed(energy: Energy, target: float) -> str | None:
+    """Why the target is not met; None where it is, or where another warning tells that energy is missing."""
+    cost = energy.per_output_token
+    if cost.value is None:
+        return None if energy.total.value is None else f"no joules per output token: {cost.reason}"
+    if cost.value <= 0:
         return None
     width = half_width(cost)
     if width is None:
