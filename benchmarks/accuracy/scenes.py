@@ -48,7 +48,8 @@ class Scene:
 
 
 def scene(draw: random.Random, load: str, seconds: float, *, drift: bool = False) -> Scene:
-    """A window of about `seconds` on one of the loads of `LOADS`, or `steady`, `serving` or `mixed serving`.
+    """A window of about `seconds` on one of the loads of `LOADS`, or `steady`, `serving` or `mixed serving`,
+    or `late`: a steady load that begins and ends 5 to 40 ms inside the window.
 
     Bursts last 10 to 60 ms each, high (350 to 450 W) and low (200 to 300 W) in turn. `drift` adds a warm-up
     of 30 W.
@@ -62,6 +63,9 @@ def scene(draw: random.Random, load: str, seconds: float, *, drift: bool = False
     busy = Window(start_ns - S, seen.end_ns) if within else Window(begin_ns, end_ns)
     if load in {"edges", "bursts"}:
         _bursts(power, busy, draw)
+    elif load == "late":
+        power.set(begin_ns + round(draw.uniform(0.005, 0.04) * S), draw.uniform(250.0, 420.0))
+        power.set(end_ns - round(draw.uniform(0.005, 0.04) * S), IDLE_W)
     elif load == "steady":
         power.set(busy.start_ns, draw.uniform(250.0, 420.0))
         power.walk(busy.start_ns, 1.0, until_ns=busy.end_ns, step_s=0.05, seed=draw.randrange(2**31))

@@ -77,16 +77,17 @@ def counter_cell(load: str, step_s: float, seconds: float, *, runs: int) -> list
     ]
 
 
-def interval_row(kind: Kind, drift: bool, *, runs: int) -> Row:
+def interval_row(kind: Kind, drift: bool, *, runs: int, load: str | None = None) -> Row:
     draw = random.Random(f"{kind.name} {drift}")
-    found = [judged(kind, draw, drift=drift) for _ in range(runs)]
+    found = [judged(kind, draw, drift=drift, load=load) for _ in range(runs)]
     errors = [100 * one.error for one in found]
     covered = statistics.fmean(one.held for one in found)
     p99 = float(np.percentile(np.abs(errors), 99))
     half = 100 * statistics.fmean(one.half for one in found)
+    about = "work that does not fill the window" if load else "with drift" if drift else "no drift"
     return Row(
         INTERVALS,
-        f"{kind.name}, {'with' if drift else 'no'} drift",
+        f"{kind.name}, {about}",
         "llem",
         runs,
         mean=statistics.fmean(errors),
@@ -194,6 +195,7 @@ def rows(runs: int) -> list[Row]:
             for step_s in STEPS_S
         ),
         *(partial(interval_row, kind, drift, runs=runs) for kind in KINDS for drift in (False, True)),
+        *(partial(interval_row, kind, False, runs=runs, load="late") for kind in KINDS),
         partial(systematic_row, runs=runs),
         *(partial(joint_cell, step_s, runs=max(100, runs // 5)) for step_s in STEPS_S),
         *(partial(sensor_row, kind, runs=max(1, runs // 4)) for kind in SENSORS_BY_KIND),

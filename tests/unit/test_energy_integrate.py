@@ -320,8 +320,8 @@ def test_what_the_lag_leaves_open_adds_up_over_passes_instead_of_averaging_out(t
     trace = replace(trace, domains=(replace(trace.domain(GPU), quantities=(known,)),))
     single = energy_between(trace, windows[0], GPU).resolution_j or 0
     together = energy_of(trace, windows, GPU).resolution_j or 0
-    # Four times one in a line, twice in quadrature.
-    assert together > 3 * single
+    # Four times one in a line, twice in quadrature; one is mostly of the first kind.
+    assert together > 2.5 * single
 
 
 def test_a_window_of_a_long_trace_costs_no_more_than_one_of_a_short_trace() -> None:

@@ -27,8 +27,10 @@ _USUAL_STEP_S = 0.1
 # Bursts of about a period's length beat with it, so that more hides between readings than their differences
 # show. Found by simulating bursts and decode steps of 10 to 60 ms.
 _ALIASED = 1.4
-# How exactly power steps where the window begins and ends, which readings between do not tell.
-_UNTOLD_S = 0.002
+# Work may begin so much later than its window, and end so much earlier, without a reading that shows it; the
+# part of that which is one sd makes two such edges at their worst two sds.
+_LATE_S = 0.04
+_LATE_SD = 0.64
 # Updates kept around the edges of a window.
 _NEIGHBOURS = 60
 _SHORT = "the trace does not reach from before the window to after it"
@@ -105,8 +107,7 @@ def power_between(series: Series, window: Window, sensor: Sensor | None) -> Held
         mean = Mean(habits.step_s, habits.look_s, habits.lag_s, habits.lag_sd_s)
         joules, sd, shift_j = inverted(readings, end_s, mean, shift_j=shift_j)
     elif habits.seen < PART_TIME:
-        joules, sd = _sampled(readings, end_s, habits)
-        sd, shift_j = math.hypot(sd, _jump(readings, end_s, habits) * _UNTOLD_S), 0.0
+        joules, sd, shift_j = _sampled(readings, end_s, habits)
     else:
         joules, sd = _summed(readings, end_s, habits.late_s, common)
     return Held(joules, math.hypot(sd, shift_j), shift_j, blind_s)
@@ -134,25 +135,30 @@ def _summed(readings: Readings, end_s: float, late_s: float, common: Floats) -> 
     number = np.arange(time.size)
     near = (np.abs(number - start) < _NEIGHBOURS) | (np.abs(number - end) < _NEIGHBOURS)
     steps = Steps(time[near], time[near], time[near], readings.sd[near], readings.area[near])
-    return spent(steps, end_s, common, outside=(None, None), lockable=False)
+    return spent(steps, end_s, common, outside=(None, None), lockable=True)
 
 
-def _sampled(readings: Readings, end_s: float, habits: _Habits) -> tuple[float, float]:
-    """Joules from 0 to `end_s`, and the sd, by those readings that looked at nothing but the window."""
+def _sampled(readings: Readings, end_s: float, habits: _Habits) -> tuple[float, float, float]:
+    """Joules from 0 to `end_s`, by those readings that looked at nothing but the window; the sd; and what
+    work that begins late and ends early costs, which is likely to be the same in every window.
+    """
     middle = readings.time - habits.lag_s - habits.look_s / 2
     # √3 sds are half of what a lag is spread over where any up to a limit is as likely.
     half_s = habits.look_s / 2 + math.sqrt(3) * habits.lag_sd_s
     within = (middle - half_s > 0) & (middle + half_s < end_s)
     if not np.any(within):
         level = float(readings.at(np.array([end_s / 2 + habits.late_s]))[0])
-        return level * end_s, float(np.ptp(readings.level)) * end_s / math.sqrt(12)
+        return level * end_s, float(np.ptp(readings.level)) * end_s / math.sqrt(12), 0.0
     at, levels = middle[within], readings.level[within]
     borders = np.concatenate((np.zeros(1), (at[1:] + at[:-1]) / 2, np.array([end_s])))
     length = np.diff(borders)
     joules = float(levels @ length)
     # What a reading stands for beyond what it saw: more at the edges, where none beyond them counts.
     beyond = np.maximum(length - habits.seen * habits.step_s, 0.0) * length
-    return joules, math.sqrt(_swing(levels) * float(beyond.sum()))
+    unseen_s = at[0] - habits.look_s / 2, end_s - at[-1] - habits.look_s / 2
+    late_s = math.hypot(*(min(_LATE_S, unseen) for unseen in unseen_s))
+    late_j = _LATE_SD * late_s * _jump(readings, end_s, habits)
+    return joules, math.sqrt(_swing(levels) * float(beyond.sum())), late_j
 
 
 def _swing(levels: Floats) -> float:

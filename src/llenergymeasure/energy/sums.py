@@ -16,6 +16,9 @@ from llenergymeasure.energy.steptimes import timed
 from llenergymeasure.records import Domain, Method, PowerModel, Series, Trace, Window
 
 Floats: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+ALL = slice(None)
 
 # Steps of a counter whose times are told together, and how many beside them are listened to.
 _CHUNK, _BESIDE = 60, 20
@@ -43,15 +46,15 @@ class Sums:
         return Sums(time[inside], self.sd[inside], self.total[inside], self.source, self.method)
 
 
-def trust(sums: Sums, off: Floats) -> Floats:
-    """What to weigh each interval between two sums with, in a least-squares fit that was `off` by such joules.
+def trust(sums: Sums, off: Floats, *, used: Mask | slice = ALL) -> Floats:
+    """What to weigh the `used` intervals between two sums with, in a fit that is `off` by such joules.
 
-    One over the sd that its two times give, and beyond that what the misfit shows, which grows with its
-    length.
+    One over the sd that the times of both ends give, and beyond that what the misfit shows, which grows with
+    the interval's length.
     """
-    joules, seconds = np.diff(sums.total), np.diff(sums.time)
+    joules, seconds = np.diff(sums.total)[used], np.diff(sums.time)[used]
     mean_w = float(joules.sum() / seconds.sum())
-    timing = mean_w**2 * (sums.sd[1:] ** 2 + sums.sd[:-1] ** 2)
+    timing = mean_w**2 * (sums.sd[1:] ** 2 + sums.sd[:-1] ** 2)[used]
     squares = float(np.mean(off**2))
     noise = max(squares - float(np.mean(timing)), 0.1 * squares)
     return np.asarray(1 / np.sqrt(timing + noise * seconds / float(np.mean(seconds)) + 1e-12))
