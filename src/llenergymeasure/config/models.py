@@ -206,11 +206,13 @@ class LlamacppConfig(Section):
     """llama.cpp through llama-cpp-python: one request after the other."""
 
     threads: Positive | None = Field(
-        None, description="threads that generate; llama.cpp's choice when absent"
+        None, description="threads that generate; one for each physical core when absent"
     )
-    threads_batch: Positive | None = Field(None, description="threads that read prompts")
+    threads_batch: Positive | None = Field(None, description="threads that read prompts; threads when absent")
     n_batch: Positive = Field(512, description="prompt tokens handed over at once")
-    n_ubatch: Positive = Field(512, description="prompt tokens computed at once")
+    n_ubatch: Positive | None = Field(
+        None, description="prompt tokens computed at once; n_batch, but at most 512, when absent"
+    )
     gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 all of them")
     context: Positive | None = Field(
         None, description="tokens of context; max_input_tokens + max_output_tokens when absent"
@@ -220,6 +222,7 @@ class LlamacppConfig(Section):
     flash_attn: bool = False
     mmap: bool = True
     mlock: bool = False
+    repack: bool = Field(True, description="weights are laid out anew for this CPU where llama.cpp can")
 
 
 class TensorrtConfig(Section):
