@@ -23,6 +23,8 @@ from pydantic_core import PydanticCustomError
 SCHEMA_VERSION = "1"
 
 BUILTIN_BACKENDS = ("pytorch", "vllm", "llamacpp", "tensorrt", "simulated")
+# Fields outside the engines' sections that only these of the built-in engines take.
+TAKEN_BY = {"lora": ("pytorch",), "passthrough_kwargs": ("pytorch",)}
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
@@ -173,13 +175,48 @@ class PytorchConfig(Section):
     batch_size: Positive = 1
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     device_map: str | None = Field(None, description="as transformers takes it, such as auto or balanced")
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
+    num_processes: Positive = Field(
+        1,
+        description="processes that share the requests, each with the whole model (tp_plan: with a part)",
+    )
+    tp_plan: Literal["auto"] | None = Field(
+        None, description="auto splits every matrix over num_processes, by the model's own plan"
+    )
+    quantization: Literal["auto", "bitsandbytes", "torchao", "quanto"] = Field(
+        "auto",
+        description="what makes precision int8 or int4; auto takes bitsandbytes, else torchao, if installed",
+    )
+    attn_implementation: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
+    ) = None
     compile: bool = False
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile_mode: (
+        Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
+    ) = None
     cache_implementation: Literal["dynamic", "static", "offloaded", "quantized"] | None = None
+    num_beams: Positive = Field(1, description="beams kept by beam search; 1 searches none")
+    prompt_lookup_num_tokens: Positive | None = Field(
+        None, description="tokens that are guessed at once from the prompt; off when absent"
+    )
+    assistant_model: str | None = Field(
+        None, min_length=1, description="a smaller model that guesses tokens ahead, named as `model` is"
+    )
     trust_remote_code: bool = False
     revision: str | None = None
-    threads: Positive | None = Field(None, description="CPU threads; PyTorch's own choice when absent")
+    threads: Positive | None = Field(
+        None, description="CPU threads of each process; when absent PyTorch's own choice, shared out"
+    )
+
+
+class LoraConfig(Section):
+    """A low-rank adapter on top of the model, as peft saves it."""
+
+    path: str = Field(
+        min_length=1, description="directory with adapter_config.json and the adapter's weights"
+    )
+    merged: bool = Field(
+        False, description="true adds it to the weights once, so that a step costs nothing more"
+    )
 
 
 # Arguments that an engine checks itself, by the names of the installed version.
@@ -231,12 +268,62 @@ class TensorrtConfig(Section):
     batch_size: Positive | None = Field(
         None, description="requests handed to the engine at once; all of them when absent"
     )
+    engine_dir: Path | None = Field(
+        None, description="a TensorRT engine that is built already; `model` names what it was built from"
+    )
     engine: Arguments = Field(
         default_factory=dict, description="any argument of the installed tensorrt_llm.LLM"
     )
     sampling: Arguments = Field(
         default_factory=dict, description="any argument of the installed tensorrt_llm.SamplingParams"
     )
+
+
+class RunnerConfig(Section):
+    """Where the process that runs the model lives: on this host as it is, or in a container on it."""
+
+    kind: Literal["local", "container"] = "local"
+    image: str | None = Field(
+        None, description="image of the container, which holds the engine and the same llem as here"
+    )
+    engine: Literal["auto", "docker", "podman"] = Field(
+        "auto", description="auto takes docker where it answers, else podman"
+    )
+    mounts: tuple[str, ...] = Field(
+        (),
+        description="further folders or files, as source:target or source:target:rw; read-only without rw",
+    )
+    env: tuple[str, ...] = Field((), description="names of this host's variables that the container gets")
+    network: Literal["host", "none"] = Field(
+        "host", description="none keeps the engine from reaching anything, the model's hub included"
+    )
+
+    @field_validator("mounts")
+    @classmethod
+    def _mounts_read(cls, mounts: tuple[str, ...]) -> tuple[str, ...]:
+        for mount in mounts:
+            match mount.split(":"):
+                case [source, target] | [source, target, "rw"] if source and target.startswith("/"):
+                    continue
+            raise ValueError(f"{mount!r} is no mount: write source:/target or source:/target:rw")
+        return mounts
+
+    @field_validator("env")
+    @classmethod
+    def _names_only(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not name.isidentifier():
+                # The value itself may be a secret, and would end up in every result.
+                raise ValueError("env takes the names of variables, not their values")
+        return names
+
+    @model_validator(mode="after")
+    def _image_in_force(self) -> RunnerConfig:
+        if self.kind == "container" and not (self.image or "").strip():
+            raise ValueError("runner.kind is container, but runner.image is empty; name the image to run")
+        if self.kind == "local" and self != RunnerConfig.model_construct():
+            raise ValueError("runner has options of a container, but runner.kind is local; make it container")
+        return self
 
 
 class SimulatedFault(Section):
@@ -290,12 +377,17 @@ class ExperimentConfig(Section):
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
     preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
     timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
+    runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     vllm: VllmConfig = Field(default_factory=VllmConfig)
     llamacpp: LlamacppConfig = Field(default_factory=LlamacppConfig)
     tensorrt: TensorrtConfig = Field(default_factory=TensorrtConfig)
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
     options: Arguments = Field(default_factory=dict, description="what the backend of a plug-in takes")
+    lora: LoraConfig | None = Field(None, description="an adapter on top of the model; none when absent")
+    passthrough_kwargs: Arguments = Field(
+        default_factory=dict, description="further arguments of transformers' from_pretrained, by their names"
+    )
     output_dir: Path | None = None
 
     @field_validator("model")
@@ -327,6 +419,12 @@ class ExperimentConfig(Section):
                 raise ValueError(
                     f"{section} has options, but the backend is {self.backend}; take them out, "
                     f"or choose --backend {section if section != 'options' else 'of a plug-in'}"
+                )
+        for name, takers in TAKEN_BY.items():
+            if getattr(self, name) and self.backend in BUILTIN_BACKENDS and self.backend not in takers:
+                raise ValueError(
+                    f"{name} is given, but the backend {self.backend} takes none; take it out, "
+                    f"or choose --backend {' or '.join(takers)}"
                 )
         return self
 
