@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
+from llenergymeasure.measure.launch import (
+    Launch,
+    close_pipe,
+    has_ended,
+    is_worker,
+    kill_session,
+    local,
+    signal_group,
+)
 from llenergymeasure.measure.protocol import (
     MESSAGES,
     PROTOCOL_VERSION,
@@ -53,9 +60,17 @@ class ChildWorker:
     """
 
     def __init__(
-        self, config: ExperimentConfig, *, run_id: str, directory: Path, deadline_s: float | None = None
+        self,
+        config: ExperimentConfig,
+        *,
+        run_id: str,
+        directory: Path,
+        deadline_s: float | None = None,
+        launch: Callable[[], Launch] = local,
     ) -> None:
-        """`deadline_s` is the monotonic time, in seconds, at which the run is over."""
+        """`deadline_s` is the monotonic time, in seconds, at which the run is over. `launch` is asked once
+        for every process that is started.
+        """
         self._config = config
         self._run_id = run_id
         self._log = directory / "worker.log"
@@ -64,6 +79,9 @@ class ChildWorker:
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stage: Stage = "load"
         self._closed = False
+        self._launch = launch
+        self._launched: Launch | None = None
+        self._worker_pid: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
 
@@ -80,14 +98,19 @@ class ChildWorker:
         self._events.close()
 
     def pids(self) -> tuple[int, ...]:
-        """The worker's process, once there is one; its tree hangs below it."""
-        return () if self._process is None else (self._process.pid,)
+        """The worker's process, once there is one; its tree hangs below it.
+
+        Until the worker has said hello, that of the command that starts it.
+        """
+        if self._process is None:
+            return ()
+        return (self._process.pid if self._worker_pid is None else self._worker_pid,)
 
     def fresh(self) -> Self:
         """The same worker as a new process; the one before is ended."""
         self._end()
         self._inbox = queue.SimpleQueue()
-        self._stage, self._closed, self._process = "load", False, None
+        self._stage, self._closed, self._process, self._worker_pid = "load", False, None, None
         return self
 
     def open(self) -> Ready:
@@ -115,10 +138,11 @@ class ChildWorker:
         return facts
 
     def _start(self) -> None:
+        self._launched = self._launch()
         before_ns = time.monotonic_ns()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llenergymeasure.measure.worker"],
+                self._launched.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -127,12 +151,24 @@ class ChildWorker:
         self._reader = threading.Thread(target=_read, args=(self._process, self._inbox), daemon=True)
         self._reader.start()
         hello = self._wait(Hello, at_most_s=HELLO_S)
+        self._launched.greeted()
         if hello.version != PROTOCOL_VERSION:
-            raise self._error("error", f"the worker speaks protocol {hello.version}, not {PROTOCOL_VERSION}")
+            raise self._error(
+                "error",
+                f"the worker speaks protocol {hello.version}, not {PROTOCOL_VERSION}: "
+                "install the same version of llem where it runs as here",
+            )
         if not before_ns <= hello.t_ns <= time.monotonic_ns():
             raise self._error(
                 "error", "the worker's monotonic clock is not the parent's; run both on one kernel"
             )
+        if not is_worker(hello.pid):
+            raise self._error(
+                "error",
+                f"the worker says that it is process {hello.pid}, which is none of this host's workers; "
+                "it must share this host's process numbers, or neither its work nor its GPUs can be seen",
+            )
+        self._worker_pid = hello.pid
 
     def _send(self, command: Command) -> None:
         assert self._process is not None
@@ -221,20 +257,34 @@ class ChildWorker:
         return "\n".join(lines) or None
 
     def _end(self) -> None:
-        """No process of the worker's group is alive after this, and none is left unreaped."""
+        """No process of the worker's session is alive after this, and none is left unreaped."""
         process = self._process
         if process is None:
+            self._take_away()
             return
         try:
             self._cancel(process)
         finally:
-            _signal_group(process.pid, signal.SIGKILL)
+            kill_session(process.pid)
             process.wait()
-            if self._reader is not None:
-                self._reader.join(timeout=TERMINATE_S)
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    _close(stream)
+            try:
+                self._take_away()
+            finally:
+                self._drain(process)
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        if self._reader is not None:
+            self._reader.join(timeout=TERMINATE_S)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                close_pipe(stream)
+
+    def _take_away(self) -> None:
+        if self._launched is None:
+            return
+        launched, self._launched = self._launched, None
+        if (why := launched.ended()) is not None:
+            raise self._error("error", f"the worker may still run: {why}")
 
     def _cancel(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
@@ -244,10 +294,10 @@ class ChildWorker:
                 self._send(Cancel())
             except ExperimentError:
                 return
-        if _ended(process, CANCEL_S):
+        if has_ended(process, CANCEL_S):
             return
-        _signal_group(process.pid, signal.SIGTERM)
-        _ended(process, TERMINATE_S)
+        signal_group(process.pid, signal.SIGTERM)
+        has_ended(process, TERMINATE_S)
 
 
 def _read(process: subprocess.Popen[bytes], inbox: queue.SimpleQueue[bytes | None]) -> None:
@@ -255,26 +305,3 @@ def _read(process: subprocess.Popen[bytes], inbox: queue.SimpleQueue[bytes | Non
     for line in process.stdout:
         inbox.put(line)
     inbox.put(None)
-
-
-def _ended(process: subprocess.Popen[bytes], within_s: float) -> bool:
-    try:
-        process.wait(timeout=within_s)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _signal_group(leader: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(leader, number)
-    except ProcessLookupError:
-        return
-
-
-def _close(stream: IO[bytes]) -> None:
-    """A pipe whose reader is gone can't be flushed, and nothing of it is wanted any more."""
-    try:
-        stream.close()
-    except BrokenPipeError:
-        return
