@@ -271,62 +271,12 @@ class TensorrtConfig(Section):
     engine_dir: Path | None = Field(
         None, description="a TensorRT engine that is built already; `model` names what it was built from"
     )
-    engine_dir: Path | None = Field(
-        None, description="a TensorRT engine that is built already; `model` names what it was built from"
-    )
     engine: Arguments = Field(
         default_factory=dict, description="any argument of the installed tensorrt_llm.LLM"
     )
     sampling: Arguments = Field(
         default_factory=dict, description="any argument of the installed tensorrt_llm.SamplingParams"
     )
-
-
-class RunnerConfig(Section):
-    """Where the process that runs the model lives: on this host as it is, or in a container on it."""
-
-    kind: Literal["local", "container"] = "local"
-    image: str | None = Field(
-        None, description="image of the container, which holds the engine and the same llem as here"
-    )
-    engine: Literal["auto", "docker", "podman"] = Field(
-        "auto", description="auto takes docker where it answers, else podman"
-    )
-    mounts: tuple[str, ...] = Field(
-        (),
-        description="further folders or files, as source:target or source:target:rw; read-only without rw",
-    )
-    env: tuple[str, ...] = Field((), description="names of this host's variables that the container gets")
-    network: Literal["host", "none"] = Field(
-        "host", description="none keeps the engine from reaching anything, the model's hub included"
-    )
-
-    @field_validator("mounts")
-    @classmethod
-    def _mounts_read(cls, mounts: tuple[str, ...]) -> tuple[str, ...]:
-        for mount in mounts:
-            match mount.split(":"):
-                case [source, target] | [source, target, "rw"] if source and target.startswith("/"):
-                    continue
-            raise ValueError(f"{mount!r} is no mount: write source:/target or source:/target:rw")
-        return mounts
-
-    @field_validator("env")
-    @classmethod
-    def _names_only(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not name.isidentifier():
-                # The value itself may be a secret, and would end up in every result.
-                raise ValueError("env takes the names of variables, not their values")
-        return names
-
-    @model_validator(mode="after")
-    def _image_in_force(self) -> RunnerConfig:
-        if self.kind == "container" and not (self.image or "").strip():
-            raise ValueError("runner.kind is container, but runner.image is empty; name the image to run")
-        if self.kind == "local" and self != RunnerConfig.model_construct():
-            raise ValueError("runner has options of a container, but runner.kind is local; make it container")
-        return self
 
 
 class RunnerConfig(Section):
@@ -427,7 +377,6 @@ class ExperimentConfig(Section):
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
     preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
     timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
-    runner: RunnerConfig = Field(default_factory=RunnerConfig)
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     vllm: VllmConfig = Field(default_factory=VllmConfig)
