@@ -304,6 +304,16 @@ def test_run_json_prints_the_object_of_the_file_and_nothing_else_on_stdout() -> 
     summary.assert_not_called()
 
 
+def test_run_verbose_explains_first_so_that_warnings_and_remedies_stand_last() -> None:
+    printed = MagicMock()
+    outcome = succeed("-v", print_result_details=printed.details, print_result_summary=printed.summary)
+    assert outcome.exit_code == 0
+    assert [call[0] for call in printed.mock_calls if call[0] in {"details", "summary"}] == [
+        "details",
+        "summary",
+    ]
+
+
 def test_run_dry_run_json_holds_configuration_origins_plan_and_memory() -> None:
     outcome = invoke("run", "--model", "random:llama-3.2-1b", "--dry-run", "--json")
     shown = json.loads(outcome.stdout)
