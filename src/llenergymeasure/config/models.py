@@ -172,8 +172,10 @@ class FootprintConfig(Section):
 class PytorchConfig(Section):
     """transformers on PyTorch."""
 
-    batch_size: Positive = 1
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    batch_size: Positive = Field(1, description="requests in one batch, padded to its longest prompt")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto takes CUDA, else an Apple GPU, else the CPU"
+    )
     device_map: str | None = Field(None, description="as transformers takes it, such as auto or balanced")
     num_processes: Positive = Field(
         1,
@@ -188,12 +190,14 @@ class PytorchConfig(Section):
     )
     attn_implementation: (
         Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
-    ) = None
-    compile: bool = False
+    ) = Field(None, description="the model's own choice when absent")
+    compile: bool = Field(False, description="torch.compile, outside the measured windows")
     compile_mode: (
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
-    ) = None
-    cache_implementation: Literal["dynamic", "static", "offloaded", "quantized"] | None = None
+    ) = Field(None, description="the mode of torch.compile")
+    cache_implementation: Literal["dynamic", "static", "offloaded", "quantized"] | None = Field(
+        None, description="how keys and values are kept; transformers' choice when absent"
+    )
     num_beams: Positive = Field(1, description="beams kept by beam search; 1 searches none")
     prompt_lookup_num_tokens: Positive | None = Field(
         None, description="tokens that are guessed at once from the prompt; off when absent"
@@ -201,8 +205,8 @@ class PytorchConfig(Section):
     assistant_model: str | None = Field(
         None, min_length=1, description="a smaller model that guesses tokens ahead, named as `model` is"
     )
-    trust_remote_code: bool = False
-    revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run the code that comes with the model")
+    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
     threads: Positive | None = Field(
         None, description="CPU threads of each process; when absent PyTorch's own choice, shared out"
     )
@@ -254,11 +258,15 @@ class LlamacppConfig(Section):
     context: Positive | None = Field(
         None, description="tokens of context; max_input_tokens + max_output_tokens when absent"
     )
-    cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "f16"
-    cache_type_v: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = "f16"
-    flash_attn: bool = False
-    mmap: bool = True
-    mlock: bool = False
+    cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = Field(
+        "f16", description="type of the cached keys"
+    )
+    cache_type_v: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = Field(
+        "f16", description="type of the cached values; a quantised one needs flash_attn"
+    )
+    flash_attn: bool = Field(False, description="flash attention")
+    mmap: bool = Field(True, description="map the file instead of reading it")
+    mlock: bool = Field(False, description="keep the model from being swapped out")
     repack: bool = Field(True, description="weights are laid out anew for this CPU where llama.cpp can")
 
 
