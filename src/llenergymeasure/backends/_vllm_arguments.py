@@ -1,0 +1,230 @@
+"""Which arguments does the installed vLLM take, and what is it told for an experiment?"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import JsonValue
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.suggest import nearest
+from llenergymeasure.exceptions import BackendError
+from llenergymeasure.records import Request
+
+Part: TypeAlias = Literal["engine", "sampling", "beam_search"]
+
+# Where vLLM declares them: fields of these classes; LLM's constructor names some of EngineArgs' and its own.
+_DECLARED: Mapping[Part, tuple[str, str]] = {
+    "engine": ("engine/arg_utils.py", "EngineArgs"),
+    "sampling": ("sampling_params.py", "SamplingParams"),
+    "beam_search": ("sampling_params.py", "BeamSearchParams"),
+}
+_LLM = ("entrypoints/llm.py", "LLM")
+
+# What llem decides, and by which field: said twice, one of the two would be passed over in silence.
+_LENGTHS = "max_output_tokens and output_length"
+_DECIDED: Mapping[Part, Mapping[str, str]] = {
+    "engine": {
+        "model": "model",
+        "tokenizer": "model",
+        "dtype": "precision",
+        "seed": "random_seed",
+        "enable_lora": "lora",
+        "disable_log_stats": "llem itself, which reads the times of requests there",
+        "worker_extension_cls": "llem itself, which reads the memory of the workers through it",
+    },
+    "sampling": {
+        "n": "llem itself: a request has one output",
+        "max_tokens": _LENGTHS,
+        "ignore_eos": _LENGTHS,
+        "seed": "random_seed",
+        "temperature": "decoder.temperature",
+        "top_p": "decoder.top_p",
+        "top_k": "decoder.top_k",
+        "repetition_penalty": "decoder.repetition_penalty",
+        "detokenize": "llem itself, which counts token ids",
+        "output_kind": "llem itself, which waits for whole outputs",
+    },
+    "beam_search": {
+        "max_tokens": _LENGTHS,
+        "ignore_eos": _LENGTHS,
+        "temperature": "decoder.temperature",
+    },
+}
+# An output of an exact length can't end earlier.
+_ENDINGS = ("min_tokens", "stop", "stop_token_ids")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@cache
+def accepted(part: Part) -> frozenset[str]:
+    """The argument names that the installed vLLM's own source declares; vLLM is not imported."""
+    names = {name for name in _fields(*_DECLARED[part]) if not name.startswith("_")}
+    return frozenset(names | _constructor(*_LLM)) if part == "engine" else frozenset(names)
+
+
+def why_refused(config: ExperimentConfig) -> str | None:
+    """The first reason that shows without vLLM, then `; ` and the way out; `open` finds the others."""
+    asked = config.vllm
+    if config.precision not in _DTYPES:
+        return (
+            f"the vllm backend does not quantise to {config.precision} by precision; leave it at bf16 and "
+            "say how: --set vllm.engine.quantization=…, or name a checkpoint that is quantised already"
+        )
+    parts: tuple[tuple[Part, Mapping[str, JsonValue]], ...] = (
+        ("engine", asked.engine),
+        ("sampling", asked.sampling),
+        ("beam_search", asked.beam_search or {}),
+    )
+    for part, given in parts:
+        for name in given:
+            if why := _why_not_taken(part, name):
+                return why
+    if config.lora is not None and config.lora.merged:
+        return "vLLM keeps an adapter apart from the weights, but lora.merged is true; take it out"
+    ending = next((name for name in _ENDINGS if name in asked.sampling), None)
+    if ending is not None and config.output_length == "exact":
+        return (
+            f"vllm.sampling.{ending} would end outputs that are to have an exact length; "
+            "--set output_length=natural"
+        )
+    return None if asked.beam_search is None else _why_no_beams(config)
+
+
+def engine_arguments(config: ExperimentConfig, *, is_cpu: bool, has_tokenizer: bool) -> dict[str, Any]:
+    """What `vllm.LLM` is given beside its model: llem's choices under the user's.
+
+    Prefix caching is off, since passes replay the same prompts: from the second on they would hardly be
+    read. Beam search needs it and has it. The context holds what the experiment asks for and no more. A
+    tokenizer is loaded only where an argument may name text: without one an output ends at the same tokens
+    as with transformers, those of the model's generation configuration.
+    """
+    asked = config.vllm
+    texts = bool(asked.sampling) or asked.beam_search is not None
+    chosen: dict[str, Any] = {
+        "max_model_len": config.max_input_tokens + config.max_output_tokens,
+        "enable_prefix_caching": asked.beam_search is not None,
+        "skip_tokenizer_init": not (has_tokenizer and texts),
+    }
+    if is_cpu:
+        chosen["enforce_eager"] = True
+    given = {name: value for name, value in asked.engine.items() if name != "revision"}
+    decided = {
+        "dtype": _DTYPES[config.precision],
+        "seed": config.random_seed,
+        "disable_log_stats": False,
+        "worker_extension_cls": "llenergymeasure.backends._vllm_probe.Probe",
+    }
+    return chosen | given | decided
+
+
+def sampling_params(config: ExperimentConfig, request: Request) -> Any:
+    """The SamplingParams of one request; BackendError where vLLM refuses a value."""
+    import vllm
+
+    decoder = config.decoder
+    fields: dict[str, Any] = {
+        **config.vllm.sampling,
+        "max_tokens": request.max_output_tokens,
+        "temperature": decoder.temperature,
+        "top_p": decoder.top_p,
+        "top_k": decoder.top_k,
+        "repetition_penalty": decoder.repetition_penalty,
+        "detokenize": "stop" in config.vllm.sampling,
+    }
+    if request.exact:
+        fields |= {"min_tokens": request.max_output_tokens, "ignore_eos": True}
+    if decoder.temperature > 0:
+        # A seed of its own makes a request's output the same in every walk, whatever runs beside it.
+        fields["seed"] = config.random_seed + request.index
+    return _converted("sampling", fields, vllm.SamplingParams)
+
+
+def beam_params(config: ExperimentConfig, *, max_tokens: int, exact: bool) -> Any:
+    """The BeamSearchParams of a batch; BackendError where vLLM refuses a value."""
+    from vllm.sampling_params import BeamSearchParams
+
+    fields = {
+        **(config.vllm.beam_search or {}),
+        "max_tokens": max_tokens,
+        "ignore_eos": exact,
+        "temperature": config.decoder.temperature,
+    }
+    return _converted("beam_search", fields, BeamSearchParams)
+
+
+def public(params: Any) -> dict[str, JsonValue]:
+    """The fields of SamplingParams or BeamSearchParams that are plain values, as vLLM completed them."""
+    import msgspec
+
+    plain = msgspec.to_builtins(params, str_keys=True, enc_hook=str)
+    fields = {name: plain.get(name, getattr(params, name)) for name in params.__struct_fields__}
+    return {
+        name: value
+        for name, value in fields.items()
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | list | dict | None)
+    }
+
+
+def _converted(part: Part, fields: Mapping[str, Any], kind: type) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.convert(fields, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise BackendError(f"vllm.{part}: {error}") from error
+
+
+def _why_not_taken(part: Part, name: str) -> str | None:
+    if name not in accepted(part):
+        near = nearest(name, accepted(part))
+        meant = f"did you mean {near}?" if near else "its documentation lists those it has"
+        return f"vllm.{part}.{name}: the installed vLLM has no such argument; {meant}"
+    if field := _DECIDED[part].get(name):
+        return f"vllm.{part}.{name} is decided by {field}; take it out"
+    return None
+
+
+def _why_no_beams(config: ExperimentConfig) -> str | None:
+    if config.vllm.sampling:
+        return "vLLM's beam search takes none of vllm.sampling; take one of the two out"
+    decoder = config.decoder
+    if (decoder.top_p, decoder.top_k, decoder.repetition_penalty) != (1.0, 0, 1.0):
+        return (
+            "vLLM's beam search takes no decoder.top_p, top_k or repetition_penalty; "
+            "take them or vllm.beam_search out"
+        )
+    return None
+
+
+def _tree(file: str, kind: str) -> ast.ClassDef:
+    spec = find_spec("vllm")
+    assert spec is not None, "asked only where vLLM is installed"
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder) / file
+        if path.is_file():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and node.name == kind:
+                    return node
+    raise BackendError(
+        f"the installed vLLM declares no {kind} in {file}, so its arguments can't be checked",
+        hint="install a version that fits this llem: vllm>=0.10",
+    )
+
+
+def _fields(file: str, kind: str) -> Iterable[str]:
+    for node in _tree(file, kind).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+def _constructor(file: str, kind: str) -> set[str]:
+    for node in _tree(file, kind).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} - {"self"}
+    return set()

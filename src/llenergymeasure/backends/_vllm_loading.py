@@ -1,0 +1,199 @@
+"""How does a model get into vLLM's engine, and what can keep it from it?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from llenergymeasure.backends._vllm_arguments import engine_arguments, sampling_params, why_refused
+from llenergymeasure.backends._vllm_processes import (
+    Said,
+    Watch,
+    children,
+    cpu_cache,
+    end_all,
+    engine_environment,
+    environment,
+    is_out_of_memory,
+    watching,
+)
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
+from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes
+from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
+from llenergymeasure.models.shapes import hf_config
+from llenergymeasure.records import Request
+
+_GIB = 2**30
+_CACHE_BLOCK = 128  # tokens of a block of vLLM's cache on a CPU
+# Each of them says how large it is to be.
+_CACHE_SIZES = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
+_UNKNOWN_CACHE_GIB = 4  # where the model's shape is not known
+# The ranks that vLLM reserves memory for.
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A running engine: its `LLM`, its processes, and the watch over them."""
+
+    llm: Any
+    processes: tuple[psutil.Process, ...]
+    watch: Watch
+    model: ResolvedModel
+    lora: Any | None
+
+
+@contextmanager
+def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
+    """The engine with the model; leaving the context ends all of its processes.
+
+    BackendError where vLLM can't load it or refuses an argument; MemoryError where it does not fit.
+    """
+    if why := why_refused(config):
+        reason, _, hint = why.partition("; ")
+        raise BackendError(reason, hint=hint)
+    resolved = fetched(resolve(config.model, revision=config.revision))
+    with _folder(resolved) as folder, _on_this_machine(config, resolved):
+        # A value that vLLM refuses is told before a minute of loading.
+        sampling_params(config, Request(0, (1,), config.max_output_tokens, config.output_length == "exact"))
+        arguments = engine_arguments(config, is_cpu=is_cpu(), has_tokenizer=has_tokenizer(folder))
+        lora = _lora(config)
+        before = set(children())
+        processes: set[psutil.Process] = set()
+        try:
+            llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
+            processes |= set(children()) - before
+            with watching(tuple(processes)) as watch:
+                try:
+                    yield Loaded(llm, tuple(processes), watch, resolved, lora)
+                finally:
+                    processes |= set(children()) - before
+                    llm.llm_engine.engine_core.shutdown()
+        finally:
+            end_all([*processes | (set(children()) - before)])
+
+
+@contextmanager
+def _on_this_machine(config: ExperimentConfig, resolved: ResolvedModel) -> Iterator[None]:
+    """The environment in which vLLM runs here; on a CPU with a cache as large as the batch needs."""
+    with environment(engine_environment()):
+        size = None
+        if is_cpu() and not _CACHE_SIZES & config.vllm.engine.keys():
+            size = _cache_gib(config, resolved)
+        with environment({} if size is None else cpu_cache(size)):
+            yield
+
+
+def is_cpu() -> bool:
+    """Whether the installed vLLM runs on the CPU of this machine."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
+
+
+def has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+
+
+@contextmanager
+def _folder(resolved: ResolvedModel) -> Iterator[Path]:
+    """The model's directory; for a shape without one a directory that holds its configuration alone."""
+    folder = resolved.path if resolved.kind == "random" else weights_path(resolved)
+    if folder is not None:
+        yield folder
+        return
+    assert resolved.architecture is not None, "a random model is made from a shape"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    shape = hf_config(resolved.architecture)
+    # vLLM chooses its own model by the name of transformers' class.
+    shape["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[str(shape["model_type"])]]
+    with TemporaryDirectory(prefix="llem-shape-") as made:
+        (Path(made) / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+        yield Path(made)
+
+
+def _random(resolved: ResolvedModel) -> dict[str, Any]:
+    return {"load_format": "dummy"} if resolved.kind == "random" else {}
+
+
+def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
+    """GiB that hold the keys and values of a whole batch, each request in blocks of its own."""
+    shape = resolved.architecture
+    if shape is None:
+        return _UNKNOWN_CACHE_GIB
+    tokens = config.max_input_tokens + config.max_output_tokens
+    beams = (config.vllm.beam_search or {}).get("beam_width", 1)
+    needed = kv_cache_bytes(
+        shape,
+        batch=config.batch_size * (beams if isinstance(beams, int) else 1) + 1,
+        tokens=(tokens // _CACHE_BLOCK + 2) * _CACHE_BLOCK,
+        bytes_per_element=ELEMENT_BYTES[config.precision],
+    )
+    return math.ceil(needed / _GIB)
+
+
+def _lora(config: ExperimentConfig) -> Any | None:
+    if config.lora is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("llem", 1, str(Path(config.lora.path).expanduser().absolute()))
+
+
+def _with_lora(config: ExperimentConfig) -> dict[str, Any]:
+    """What vLLM must know of an adapter before it loads the model; BackendError where there is none."""
+    if config.lora is None:
+        return {}
+    path = Path(config.lora.path).expanduser() / "adapter_config.json"
+    try:
+        rank = int(json.loads(path.read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackendError(f"lora.path: {path} is no adapter's configuration: {error}") from error
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": next((size for size in _LORA_RANKS if size >= rank), rank),
+    }
+
+
+def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) -> Any:
+    import vllm
+
+    said = Said()
+    try:
+        return vllm.LLM(model=str(folder), **arguments)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ImportError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        cause = said.root_cause() if isinstance(error, RuntimeError) else None
+        message = cause or _first_line(error)
+        if is_out_of_memory(message):
+            raise MemoryError(f"loading {config.model} into vLLM: {message}") from error
+        hint = None
+        if "trust_remote_code" in message:
+            hint = "--set vllm.engine.trust_remote_code=true runs the code that comes with it; read it first"
+        raise BackendError(f"vLLM can't load {config.model}: {message}", hint=hint) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says in one line; pydantic's first line only counts its errors."""
+    if isinstance(error, ValidationError):
+        return "; ".join(str(one["msg"]) for one in error.errors())
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

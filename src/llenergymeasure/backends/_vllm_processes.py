@@ -1,0 +1,228 @@
+"""Which processes does vLLM run, do they live, and is nothing of them left?"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from llenergymeasure.exceptions import BackendError
+
+GRACE_S, KILL_S = 2.0, 5.0
+# vLLM ends its own workers within this, so that a cancelled run is over before its parent loses patience.
+_SHUTDOWN_S = 3
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "No available memory for the cache",
+    "than the available KV cache memory",
+    "is less than desired",
+)
+_ROOT_CAUSE = re.compile(r"^(?:\(.*?\) )?(?:[A-Z]+ \S+ \S+ \[\S+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$")
+_AFTERMATH = (
+    "Engine core initialization failed",
+    "EngineCore encountered",
+    "WorkerProc initialization failed",
+)
+
+
+def is_out_of_memory(message: str) -> bool:
+    return any(text in message for text in _OUT_OF_MEMORY)
+
+
+def engine_environment() -> dict[str, str]:
+    """What vLLM reads from the environment, where the user has not set it.
+
+    Everything stays on this machine: its sockets are bound to loopback, and no usage report is sent.
+    """
+    return _unset(
+        {
+            "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_NO_USAGE_STATS": "1",
+            # A fork of a process with threads, as a worker is, may inherit a lock that nobody will release.
+            "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+            "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": str(_SHUTDOWN_S),
+        }
+    )
+
+
+def cpu_cache(gib: int) -> dict[str, str]:
+    """The same for the size of the cache on a CPU, of which vLLM would else take most of the memory."""
+    return _unset({"VLLM_CPU_KVCACHE_SPACE": str(gib)})
+
+
+@contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
+
+
+def children() -> list[psutil.Process]:
+    """All processes below this one, less the tracker of shared memory, which serves this process itself."""
+    return [child for child in psutil.Process().children(recursive=True) if not _is_tracker(child)]
+
+
+def end_all(processes: Sequence[psutil.Process]) -> None:
+    """None of them is alive after this."""
+    _, alive = psutil.wait_procs(processes, timeout=GRACE_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=KILL_S)
+
+
+class Watch:
+    """Tells when a process of the engine ends: vLLM itself waits for ever for the answer of a dead one.
+
+    Whoever waits inside `guarded` is interrupted by SIGINT to the main thread, as by a cancel.
+    """
+
+    def __init__(self, processes: Sequence[psutil.Process]) -> None:
+        self._names = {process.pid: _name(process) for process in processes}
+        self._stop_read, self._stop_write = os.pipe()
+        self._lock = threading.Lock()
+        self._waits = False
+        self._dead: str | None = None
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.close(self._stop_write)
+        self._thread.join()
+
+    @contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """BackendError when a process of the engine has ended, or ends before the work in here is done."""
+        try:
+            with self._lock:
+                self._waits = True
+            self._check(doing)
+            yield
+        except KeyboardInterrupt:
+            self._check(doing)
+            raise
+        finally:
+            with self._lock:
+                self._waits = False
+
+    def _check(self, doing: str) -> None:
+        if self._dead is not None:
+            raise BackendError(
+                f"the engine's process {self._dead} ended while {doing}",
+                hint="the worker's log may say why; when memory is short, the kernel kills without a word",
+            )
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop_read, select.POLLIN | select.POLLHUP)
+        opened: dict[int, int] = {}
+        try:
+            for pid in self._names:
+                try:
+                    opened[os.pidfd_open(pid)] = pid
+                except ProcessLookupError:
+                    self._tell(pid)
+                    return
+            for descriptor in opened:
+                poll.register(descriptor, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._stop_read not in ready:
+                self._tell(opened[ready.pop()])
+        finally:
+            for descriptor in (*opened, self._stop_read):
+                os.close(descriptor)
+
+    def _tell(self, pid: int) -> None:
+        with self._lock:
+            self._dead = f"{self._names[pid]} (pid {pid})"
+            main_thread = threading.main_thread().ident
+            if self._waits and main_thread is not None:
+                signal.pthread_kill(main_thread, signal.SIGINT)
+
+
+@contextmanager
+def watching(processes: Sequence[psutil.Process]) -> Iterator[Watch]:
+    watch = Watch(processes)
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
+def reset_peaks(processes: Sequence[psutil.Process]) -> bool:
+    """Set each high-water mark of resident memory to its present value; False where the platform can't."""
+    try:
+        for pid in (os.getpid(), *(process.pid for process in processes)):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # 5: proc_pid_clear_refs(5)
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes(processes: Sequence[psutil.Process]) -> int | None:
+    """The high-water marks of this process and those together; None where one can't be read."""
+    marks = [_mark(pid) for pid in (os.getpid(), *(process.pid for process in processes))]
+    known = [mark for mark in marks if mark is not None]
+    return sum(known) if len(known) == len(marks) else None
+
+
+class Said:
+    """What engine processes wrote to our stderr since now, where that is a file: only there do they say
+    why they could not start.
+    """
+
+    def __init__(self) -> None:
+        self._path = Path("/proc/self/fd/2")
+        self._start = self._path.stat().st_size if self._path.is_file() else None
+
+    def root_cause(self) -> str | None:
+        """The first error that is no consequence of another one."""
+        if self._start is None:
+            return None
+        with self._path.open("rb") as log:
+            log.seek(self._start)
+            lines = log.read().decode(errors="replace").splitlines()
+        found = [match[1] for line in lines if (match := _ROOT_CAUSE.match(line))]
+        return next((cause for cause in found if not any(text in cause for text in _AFTERMATH)), None)
+
+
+def _unset(wanted: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    try:
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return "of an unknown name"
+
+
+def _mark(pid: int) -> int | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
