@@ -7,8 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import pytest
+
+from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import Generation, Pass, SessionFacts, WarmUp, Window
@@ -36,10 +39,14 @@ class Recorded:
         return self._facts
 
 
+def unclaimed(uuids: Sequence[str]) -> None:
+    pass
+
+
 def test_gpus_of_every_process_are_the_runs_whatever_its_engine_says() -> None:
-    silent = PlacedWorker(Recorded(), lambda: ("GPU-b", "GPU-c"))
-    one_of_two = PlacedWorker(Recorded("GPU-c"), lambda: ("GPU-b", "GPU-c"))
-    on_no_gpu = PlacedWorker(Recorded(), tuple)
+    silent = PlacedWorker(Recorded(), lambda: ("GPU-b", "GPU-c"), unclaimed)
+    one_of_two = PlacedWorker(Recorded("GPU-c"), lambda: ("GPU-b", "GPU-c"), unclaimed)
+    on_no_gpu = PlacedWorker(Recorded(), tuple, unclaimed)
     assert silent.open().facts.gpu_uuids == ("GPU-b", "GPU-c")
     assert silent.close().gpu_uuids == ("GPU-b", "GPU-c")
     assert set(one_of_two.open().facts.gpu_uuids) == {"GPU-b", "GPU-c"}
@@ -48,10 +55,18 @@ def test_gpus_of_every_process_are_the_runs_whatever_its_engine_says() -> None:
 
 def test_a_process_that_comes_to_a_gpu_later_is_seen_before_the_end() -> None:
     used: list[str] = []
-    worker = PlacedWorker(Recorded("GPU-a"), lambda: used)
+    worker = PlacedWorker(Recorded("GPU-a"), lambda: used, unclaimed)
     assert worker.open().facts.gpu_uuids == ("GPU-a",)
     used.append("GPU-b")
     assert worker.close().gpu_uuids == ("GPU-a", "GPU-b")
+
+
+def test_the_gpus_of_a_loaded_model_are_claimed_before_anything_runs_on_them() -> None:
+    def refuse(uuids: Sequence[str]) -> None:
+        raise PreFlightError(f"taken: {', '.join(uuids)}")
+
+    with pytest.raises(PreFlightError, match="taken: GPU-a, GPU-b"):
+        PlacedWorker(Recorded("GPU-a"), lambda: ("GPU-b",), refuse).open()
 
 
 def test_the_driver_tells_where_the_tree_of_a_process_is() -> None:

@@ -92,7 +92,7 @@ def print_dry_run(
     ConfigError where the dataset can't serve it.
     """
     load_prompts(config)
-    refused = why_not(config.backend, config)
+    refused = _refused(config)
     if as_json:
         print_json(
             {
@@ -119,6 +119,14 @@ def print_dry_run(
         "Nothing was loaded or measured.",
     ]
     _write("\n".join(lines), sys.stdout)
+
+
+def _refused(config: ExperimentConfig) -> str | None:
+    # Meters bring numpy along, which no other command line has to wait for.
+    from llenergymeasure.measure.meters import why_unmetered
+
+    reasons = [why_not(config.backend, config), why_unmetered(config)]
+    return "; ".join(reason for reason in reasons if reason) or None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from llenergymeasure.exceptions import ConfigError
 
 PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
-RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
+RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
 STUDY_KEYS = frozenset({"sweep", "experiments"})
 

@@ -25,14 +25,15 @@ _ANSWER_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The meters to record, what their best figure is, which were not taken: (name, why), and what could not
-    be told of those that were.
+    """The meters to record, what their best figure is, which were not taken: (name, why), what could not be
+    told of those that were, and what they saw when they were tried.
     """
 
     meters: tuple[Meter, ...]
     method: Literal["measured", "modelled"]
     refused: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    domains: tuple[Domain, ...] = ()
 
 
 @dataclass(slots=True)
@@ -98,7 +99,8 @@ def choose_meters(
     ):
         taken.meters[_MODELLED] = _built_in(_MODELLED, arguments)
     meters = tuple(taken.meters.values())
-    return Selection(meters, method, tuple(taken.refused), tuple(_notes(meters)))
+    seen = tuple(domain for domain, _ in taken.domains.values())
+    return Selection(meters, method, tuple(taken.refused), tuple(_notes(meters)), seen)
 
 
 def _measuring(amdsmi: Any) -> Iterator[str]:
@@ -148,7 +150,7 @@ def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Sel
     modelled = any(domain.model is not None for domain in domains)
     if modelled and energy.require_measured:
         raise EnergyError(f"the meter {name!r} models energy, and energy.require_measured forbids that")
-    return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])))
+    return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])), domains)
 
 
 def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:

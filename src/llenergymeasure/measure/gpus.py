@@ -54,16 +54,23 @@ def used_gpus(pids: Sequence[int], driver: Any = None, *, within_s: float = ANSW
 class PlacedWorker:
     """A worker whose facts name the GPUs of all its processes: those that the engine says, and those that the
     driver sees them on once the model is loaded and again before it is closed.
+
+    `claim` is told of the first, and may refuse the run.
     """
 
-    def __init__(self, worker: Worker, used: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, worker: Worker, used: Callable[[], Sequence[str]], claim: Callable[[Sequence[str]], None]
+    ) -> None:
         self._worker = worker
         self._used = used
+        self._claim = claim
         self._seen: dict[str, None] = {}
 
     def open(self) -> Ready:
         ready = self._worker.open()
-        return replace(ready, facts=self._placed(ready.facts, self._used()))
+        facts = self._placed(ready.facts, self._used())
+        self._claim(facts.gpu_uuids)
+        return replace(ready, facts=facts)
 
     def warm_up(self) -> WarmUp:
         return self._worker.warm_up()

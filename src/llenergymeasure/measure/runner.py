@@ -21,20 +21,20 @@ from llenergymeasure.analysis.joules import (
     pass_joules,
 )
 from llenergymeasure.config.models import ExperimentConfig, config_hash
-from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import Selection, choose_meters
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.energy.selection import Selection
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
+from llenergymeasure.measure.lock import DomainLocks, run_domains
+from llenergymeasure.measure.meters import meters_for
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
-from llenergymeasure.records import Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
+from llenergymeasure.records import Domain, Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
 from llenergymeasure.results.store import write_requests
 
 
@@ -80,16 +80,21 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         if device is not None:
             device.enter(phase)
 
-    with ChildWorker(config, run_id=run_id, directory=directory) as child:
+    with (
+        DomainLocks(owner=run_id) as locks,
+        ChildWorker(config, run_id=run_id, directory=directory) as child,
+    ):
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
         tell("checking")
         gpus = gpu_facts(None if device is None else device.nvml)
-        cleared = preflight(config, partial(_choose, config, child=child, device=device), gpus=gpus)
+        choose = partial(meters_for, config, processes=child.pids, device=device)
+        cleared = preflight(config, choose, gpus=gpus)
+        locks.take(run_domains(cleared.meters.domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.backend == "llamacpp")
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
-            place = _placing(child, device)
+            place = _placing(child, device, claim=partial(_claim, locks, cleared.meters.domains))
             seen = conduct(config, _rig(config, place, recorder=recorder, enter=enter, tell=tell))
     write_requests(directory / "requests.parquet", seen.passes)
     return Measurement(
@@ -113,26 +118,21 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
     )
 
 
-def _choose(config: ExperimentConfig, *, child: ChildWorker, device: FollowedDevice | None) -> Selection:
-    """The meters of this host, or the one meter that sees the simulated device."""
-    if device is not None and config.energy.meter not in {"auto", "nvml"}:
-        raise EnergyError(
-            f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
-            hint="leave the meter at auto",
-        )
-    if device is None:
-        return choose_meters(config.energy, processes=child.pids)
-    meter = NvmlMeter(device.nvml, gpus=config.energy.gpus, processes=child.pids)
-    return Selection(meters=(meter,), method="measured", refused=())
-
-
-def _placing(child: ChildWorker, device: FollowedDevice | None) -> Callable[[], PlacedWorker]:
-    """A fresh worker each time, whose GPUs are those of every process of its tree."""
+def _placing(
+    child: ChildWorker, device: FollowedDevice | None, *, claim: Callable[[Sequence[str]], None]
+) -> Callable[[], PlacedWorker]:
+    """A fresh worker each time, whose GPUs are those of every process of its tree; `claim` hears of them."""
 
     def used() -> Sequence[str]:
         return used_gpus(child.pids(), None if device is None else device.nvml)
 
-    return lambda: PlacedWorker(child.fresh(), used)
+    return lambda: PlacedWorker(child.fresh(), used, claim)
+
+
+def _claim(locks: DomainLocks, seen: Sequence[Domain], gpu_uuids: Sequence[str]) -> None:
+    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet."""
+    used = {f"{kind}:{uuid}" for uuid in gpu_uuids for kind in ("gpu", "module")}
+    locks.take(domain.name for domain in seen if domain.name in used)
 
 
 def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> ResolvedModel | None:

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def locks_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of tests that go on beside each other may share a device: what they measure is of no account."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLEM_LOCK_DIR", str(tmp_path_factory.mktemp("locks")))
+        yield
