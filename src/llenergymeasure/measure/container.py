@@ -23,6 +23,7 @@ from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
 from llenergymeasure.measure.mounts import Mount, cache_dir, mounts
 from llenergymeasure.models.hub import hub_cache
+from llenergymeasure.records import GpuFacts
 
 Engine: TypeAlias = Literal["docker", "podman"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman")
@@ -98,23 +99,25 @@ def find(runner: RunnerConfig) -> Found:
     )
 
 
-def cleared(config: ExperimentConfig, uuids: Sequence[str]) -> Found:
+def look(config: ExperimentConfig) -> Found:
     """`find`, after everything else that would keep a container of this configuration from starting.
 
     ConfigError for what no host could give it, PreFlightError for what this one can't.
     """
     mounts(config)
     environment(config)
-    visible_uuids(uuids)
     return find(config.runner)
 
 
-def visible_uuids(uuids: Sequence[str]) -> tuple[str, ...]:
-    """Those of this host's GPUs that CUDA_VISIBLE_DEVICES leaves; instances of MIG go by their own names.
+def container_gpus(config: ExperimentConfig, gpus: Sequence[GpuFacts]) -> tuple[str, ...]:
+    """UUIDs of those of `gpus`, this host's, that CUDA_VISIBLE_DEVICES leaves; instances of MIG go by their
+    own names, and the simulated device by none.
 
-    PreFlightError where its entries can't be matched to boards.
+    PreFlightError where an entry can't be matched to a board.
     """
-    spec = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if config.backend == "simulated":
+        return ()
+    spec, uuids = os.environ.get("CUDA_VISIBLE_DEVICES"), [gpu.uuid for gpu in gpus]
     if spec is not None and spec.startswith("MIG"):
         return tuple(part.strip() for part in spec.split(","))
     pci_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
@@ -123,8 +126,8 @@ def visible_uuids(uuids: Sequence[str]) -> tuple[str, ...]:
     return tuple(uuids[index] for index in visible_gpus(spec, uuids, pci_order=pci_order))
 
 
-def launcher(config: ExperimentConfig, uuids: Sequence[str]) -> Callable[[], Launch]:
-    """What starts a container for one worker, each time a new one; `uuids` are those of this host's GPUs."""
+def launcher(config: ExperimentConfig, gpus: Sequence[GpuFacts]) -> Callable[[], Launch]:
+    """What starts a container for one worker, each time a new one; `gpus` are this host's."""
 
     def launch() -> Launch:
         runner = config.runner
@@ -132,7 +135,7 @@ def launcher(config: ExperimentConfig, uuids: Sequence[str]) -> Callable[[], Lau
             engine=find(runner).engine,
             image=runner.image or "",
             name=f"llem-{secrets.token_hex(6)}",
-            gpus=visible_uuids(uuids),
+            gpus=container_gpus(config, gpus),
             mounts=mounts(config),
             env_file=_written(environment(config)),
             workdir=Path.cwd(),

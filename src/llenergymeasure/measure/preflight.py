@@ -11,6 +11,7 @@ from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
+from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.models.resolve import ResolvedModel, require_available, resolve
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import GpuFacts
@@ -22,10 +23,13 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """What preflight found on the way: the meters to use, and the model where the backend loads one."""
+    """What preflight found on the way: the meters to use, the model where the backend loads one, and the
+    container's engine and image where the worker lives in one.
+    """
 
     meters: Selection
     model: ResolvedModel | None
+    container: Found | None = None
 
 
 def preflight(
@@ -36,8 +40,7 @@ def preflight(
     reasons: list[str] = []
     model = None
     meters = None
-    if why := why_not(config.backend, config):
-        reasons.append(f"backend {config.backend}: {why}")
+    container = _engine(config, gpus, reasons)
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
     if config.backend != "simulated":
@@ -56,7 +59,22 @@ def preflight(
         reasons.append(f"energy: {_whole(error)}")
     if reasons or meters is None:
         raise PreFlightError(_listed(reasons))
-    return Cleared(meters, model)
+    return Cleared(meters, model, container)
+
+
+def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> Found | None:
+    """Add why the engine can't run here; what was found of its container, where it runs in one."""
+    if config.runner.kind == "local":
+        if why := why_not(config.backend, config):
+            reasons.append(f"backend {config.backend}: {why}")
+        return None
+    # The engine is the image's affair: what is installed on this host says nothing of it.
+    try:
+        container_gpus(config, gpus)
+        return look(config)
+    except PreFlightError as error:
+        reasons.append(f"container: {_whole(error)}")
+        return None
 
 
 def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
