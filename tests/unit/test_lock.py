@@ -193,6 +193,7 @@ HOST = ["cpu:0", "dram:0"]
         ({}, FIRST + HOST),
         ({"pytorch": {"device": "cpu"}}, HOST),
         ({"pytorch": {"device_map": "auto"}}, ALL + HOST),
+        ({"pytorch": {"num_processes": 2}}, ALL[:3] + HOST),
         ({"pytorch": {"device": "cpu"}, "energy": {"gpus": "all"}}, ALL + HOST),
         ({"backend": "vllm"}, FIRST + HOST),
         ({"backend": "vllm", "vllm": {"engine": {"tensor_parallel_size": 2}}}, ALL[:3] + HOST),

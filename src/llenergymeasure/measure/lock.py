@@ -98,7 +98,7 @@ def _gpu_count(config: ExperimentConfig) -> int | None:
         case "pytorch" if config.pytorch.device in {"cpu", "mps"}:
             return 0
         case "pytorch":
-            return None if config.pytorch.device_map else 1
+            return None if config.pytorch.device_map else config.pytorch.num_processes
         case "llamacpp":
             return None if config.llamacpp.gpu_layers else 0
         case "vllm":
