@@ -16,6 +16,8 @@ from llenergymeasure.cli._plan import expected_s, steps
 from llenergymeasure.cli._vram import first_visible, get_gpu_vram_gb
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.vram import VramEstimate, VramPart
+from llenergymeasure.records import Estimate
+from llenergymeasure.results.models import Regression
 
 HEADER_FIELDS = [
     "model",
@@ -75,6 +77,23 @@ def test_details_name_what_differs_from_the_defaults_on_stderr(capsys: pytest.Ca
     assert "2 of 8 prompts were cut" in err
     assert "95 % interval" in err
     assert all(reading.source in err for reading in result.energy.readings)
+
+
+def test_details_show_what_a_token_costs_by_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    result = example_result(energy="measured")
+    overlap = Estimate.missing("J/token", "the phases overlap")
+    regression = Regression(
+        prefill=Estimate(0.0123, "J/token", 0.0121, 0.0125),
+        decode=Estimate(0.611, "J/token", 0.605, 0.617),
+        batches=1200,
+        phases_prefill=overlap,
+        phases_decode=overlap,
+    )
+    energy = result.energy.model_copy(update={"regression": regression})
+    print_result_details(result.model_copy(update={"energy": energy}))
+    err = capsys.readouterr().err
+    assert "prompt and output token by the times of the phases: the phases overlap\n" in err
+    assert "by regression over 1,200 batches: 12.3 ± 0.2 mJ/token and 611 ± 6 mJ/token\n" in err
 
 
 def test_the_header_reads_its_nine_fields_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from llenergymeasure.analysis.joules import pass_joules
-from llenergymeasure.analysis.phases import prefill_and_decode
+from llenergymeasure.analysis.phases import Phases, prefill_and_decode
 from llenergymeasure.analysis.statistics import relative_half_width
+from llenergymeasure.energy.idle import idle_power
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.records import (
     Completion,
     Domain,
+    Estimate,
     Generation,
     Pass,
     PowerModel,
@@ -38,6 +40,7 @@ class Seen:
     trace: Trace
     domains: tuple[Domain, ...]
     passes: list[Pass]
+    idle: Window
 
 
 def run(directory: Path, *, passes: int, seed: int = 1) -> Seen:
@@ -50,7 +53,10 @@ def run(directory: Path, *, passes: int, seed: int = 1) -> Seen:
     done = []
     with clock.every(recorder.tick_s, recorder.poll):
         recorder.dense(True)
-        clock.sleep(1.0)
+        clock.sleep(0.5)
+        idle_ns = clock.monotonic_ns()
+        clock.sleep(2.0)
+        idle = Window(idle_ns, clock.monotonic_ns())
         for _ in range(passes):
             done.append(one_pass(clock, nvml, noise))
             nvml.set_power(IDLE_W)
@@ -59,7 +65,7 @@ def run(directory: Path, *, passes: int, seed: int = 1) -> Seen:
         clock.sleep(1.0)
     recorder.stop()
     trace = recorder.trace()
-    return Seen(trace, trace.domains, done)
+    return Seen(trace, trace.domains, done, idle)
 
 
 def one_pass(clock: VirtualClock, nvml: SimulatedNvml, noise: random.Random) -> Pass:
@@ -99,18 +105,36 @@ def chance(seen: Seen) -> float | None:
     return relative_half_width(joules)
 
 
+def told(seen: Seen) -> Phases:
+    idle = idle_power(seen.trace, seen.idle, seen.domains[0].name)
+    return prefill_and_decode(
+        seen.trace, seen.domains, seen.passes, idle=idle, chance=chance(seen), why_none="none"
+    )
+
+
+def of_one_batch(*completions: Completion, why_none: str = "no meter") -> Phases:
+    """What is told without any meter."""
+    start_ns, end_ns = completions[0].t_sent_ns, max(one.t_end_ns for one in completions)
+    passed = Pass(Window(start_ns, end_ns), 1, Generation(completions))
+    return prefill_and_decode(
+        Trace((), {}), (), [passed], idle=Estimate.missing("W", why_none), chance=None, why_none=why_none
+    )
+
+
 A = S_PER_PROMPT_TOKEN * PREFILL_W
 B = S_PER_STEP * DECODE_W / 4
+NET_A = S_PER_PROMPT_TOKEN * (PREFILL_W - IDLE_W)
+NET_B = S_PER_STEP * (DECODE_W - IDLE_W) / 4
 
 
 def test_both_costs_are_recovered(tmp_path: Path) -> None:
     seen = run(tmp_path, passes=20)
-    prefill, decode = prefill_and_decode(
-        seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"
-    )
-    assert prefill.value == pytest.approx(A, rel=0.02)
-    assert decode.value == pytest.approx(B, rel=0.02)
-    for estimate in (prefill, decode):
+    phases = told(seen)
+    assert phases.prefill.value == pytest.approx(A, rel=0.02)
+    assert phases.decode.value == pytest.approx(B, rel=0.02)
+    assert phases.net_prefill.value == pytest.approx(NET_A, rel=0.02)
+    assert phases.net_decode.value == pytest.approx(NET_B, rel=0.02)
+    for estimate in (phases.prefill, phases.decode, phases.net_prefill, phases.net_decode):
         assert estimate.value is not None
         assert estimate.low is not None
         assert estimate.value - estimate.low < 0.05 * estimate.value
@@ -120,11 +144,8 @@ def test_intervals_hold_the_truth(tmp_path: Path) -> None:
     held = 0
     for seed in range(20):
         seen = run(tmp_path / str(seed), passes=8, seed=seed)
-        for estimate, truth in zip(
-            prefill_and_decode(seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"),
-            (A, B),
-            strict=True,
-        ):
+        phases = told(seen)
+        for estimate, truth in ((phases.prefill, A), (phases.decode, B)):
             assert estimate.low is not None
             assert estimate.high is not None
             held += estimate.low <= truth <= estimate.high
@@ -133,34 +154,48 @@ def test_intervals_hold_the_truth(tmp_path: Path) -> None:
 
 def test_two_passes_give_values_without_an_interval(tmp_path: Path) -> None:
     seen = run(tmp_path, passes=2)
-    prefill, _ = prefill_and_decode(
-        seen.trace, seen.domains, seen.passes, chance=chance(seen), why_none="none"
-    )
+    prefill = told(seen).prefill
     assert prefill.value is not None
     assert prefill.low is None
     assert prefill.reason == "2 passes: an interval from chance needs at least 3"
 
 
 def test_without_first_token_times_there_are_no_phases() -> None:
-    silent = Completion(0, 0, 0, 10, 5, 0, 0, None, 10**9, "length")
-    passed = Pass(Window(0, 10**9), 1, Generation((silent,)))
-    prefill, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="none")
-    assert prefill.value is None
-    assert decode.reason == "the backend tells no first-token times"
+    phases = of_one_batch(Completion(0, 0, 0, 10, 5, 0, 0, None, 10**9, "length"))
+    assert phases.prefill.value is None
+    assert phases.decode.reason == "the backend tells no first-token times"
 
 
 def test_without_a_meter_both_are_missing_with_the_reason() -> None:
-    done = Completion(0, 0, 0, 10, 5, 0, 0, 5 * 10**8, 10**9, "length")
-    passed = Pass(Window(0, 10**9), 1, Generation((done,)))
-    prefill, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="no meter")
-    assert (prefill.reason, decode.reason) == ("no meter", "no meter")
+    phases = of_one_batch(Completion(0, 0, 0, 10, 5, 0, 0, 5 * 10**8, 10**9, "length"))
+    assert (phases.prefill.reason, phases.decode.reason) == ("no meter", "no meter")
 
 
-def test_one_token_each_has_no_decode(tmp_path: Path) -> None:
-    done = Completion(0, 0, 0, 10, 1, 0, 0, 10**9, 10**9, "length")
-    passed = Pass(Window(0, 10**9), 1, Generation((done,)))
-    _, decode = prefill_and_decode(Trace((), {}), (), [passed], chance=None, why_none="no meter")
-    assert decode.reason == "no token was made in decode"
+def test_one_token_each_has_no_decode() -> None:
+    phases = of_one_batch(Completion(0, 0, 0, 10, 1, 0, 0, 10**9, 10**9, "length"))
+    assert phases.decode.reason == "no token was made in decode"
+
+
+def test_requests_of_a_batch_that_begin_one_after_another_have_no_phases() -> None:
+    early = Completion(0, 0, 0, 10, 5, 0, 0, 2 * 10**8, 10**9, "length")
+    late = Completion(1, 0, 0, 10, 5, 0, 0, 3 * 10**8, 10**9, "length")
+    phases = of_one_batch(early, late)
+    for estimate in (phases.prefill, phases.decode, phases.net_prefill, phases.net_decode):
+        assert estimate.value is None
+        assert estimate.reason is not None
+        assert "continuous batching" in estimate.reason
+
+
+def test_batches_that_overlap_have_no_phases() -> None:
+    one = Completion(0, 0, 0, 10, 5, 0, 0, 2 * 10**8, 10**9, "length")
+    other = Completion(1, 0, 1, 10, 5, 9 * 10**8, 9 * 10**8, 11 * 10**8, 19 * 10**8, "length")
+    assert "continuous batching" in (of_one_batch(one, other).prefill.reason or "")
+
+
+def test_first_tokens_that_are_told_one_after_another_are_still_one_prefill() -> None:
+    early = Completion(0, 0, 0, 10, 5, 0, 0, 200_000_000, 10**9, "length")
+    late = Completion(1, 0, 0, 10, 5, 0, 0, 200_050_000, 10**9, "length")
+    assert of_one_batch(early, late).prefill.reason == "no meter"
 
 
 def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -> None:
@@ -187,8 +222,11 @@ def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -
             first_ns, end_ns = sent_ns + 5 * 10**8, sent_ns + 3 * 10**9
             done.append(Completion(0, 0, batch, 100, 26, sent_ns, sent_ns, first_ns, end_ns, "length"))
         passes.append(Pass(Window(done[0].t_sent_ns, done[-1].t_end_ns), 1, Generation(tuple(done))))
-    prefill, decode = prefill_and_decode(trace, (host,), passes, chance=0.0, why_none="none")
+    idle = Estimate(0.5, "W", 0.5, 0.5)
+    phases = prefill_and_decode(trace, (host,), passes, idle=idle, chance=0.0, why_none="none")
+    prefill, decode = phases.prefill, phases.decode
     assert prefill.value == pytest.approx(2 * 4.0 * 0.5 / 100, rel=0.03)
     assert decode.value == pytest.approx(4.0 * 2.5 / 25, rel=0.03)
     assert decode.value is not None
     assert decode.systematic == pytest.approx((decode.value * 3 / 4, decode.value * 2))
+    assert phases.net_decode.value == pytest.approx((4.0 - 0.5) * 2.5 / 25, rel=0.03)

@@ -8,7 +8,8 @@ from typing import Literal
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
 from llenergymeasure.analysis.health import device_warnings
-from llenergymeasure.analysis.phases import prefill_and_decode
+from llenergymeasure.analysis.phases import Phases, prefill_and_decode
+from llenergymeasure.analysis.regression import no_token_costs, token_costs
 from llenergymeasure.analysis.replicates import (
     output_tokens,
     per_replicate,
@@ -30,7 +31,7 @@ from llenergymeasure.records import (
     Trace,
     Window,
 )
-from llenergymeasure.results.models import Energy, IdlePower
+from llenergymeasure.results.models import Energy, IdlePower, Regression
 
 NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
 
@@ -88,8 +89,8 @@ def energy(measurement: Measurement) -> Energy:
     idle = _idle(measurement, domains)
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
     spent = pass_joules(trace, domains, passes)
-    prefill, decode = prefill_and_decode(
-        trace, domains, passes, chance=_chance(measurement, spent), why_none=NO_SOURCE
+    phases = prefill_and_decode(
+        trace, domains, passes, idle=chosen, chance=_chance(measurement, spent), why_none=NO_SOURCE
     )
     reasons = _reasons(measurement, domains, readings, gross=gross)
     return Energy(
@@ -103,8 +104,8 @@ def energy(measurement: Measurement) -> Energy:
         per_output_token=_per(measurement, gross, spent, output_tokens(passes), unit="J/token"),
         per_total_token=_per(measurement, gross, spent, total_tokens(passes), unit="J/token"),
         per_request=_per(measurement, gross, spent, requests(passes), unit="J/request"),
-        prefill=prefill,
-        decode=decode,
+        prefill=phases.prefill,
+        decode=phases.decode,
         idle=idle,
         load=total(
             [energy_of(trace, [measurement.load], domain.name).energy for domain in domains],
@@ -112,6 +113,24 @@ def energy(measurement: Measurement) -> Energy:
             why_none=NO_SOURCE,
         ),
         readings=readings,
+        regression=_regression(measurement, domains, idle=chosen, phases=phases),
+    )
+
+
+def _regression(
+    measurement: Measurement, domains: Sequence[Domain], *, idle: Estimate, phases: Phases
+) -> Regression:
+    window = measurement.idle.loaded if measurement.config.baseline.net == "loaded" else measurement.idle.bare
+    if window is None or idle.value is None:
+        costs = no_token_costs(idle.reason or NO_SOURCE)
+    else:
+        costs = token_costs(measurement.trace, domains, measurement.passes, idle=window, why_none=NO_SOURCE)
+    return Regression(
+        prefill=costs.prefill,
+        decode=costs.decode,
+        batches=costs.batches,
+        phases_prefill=phases.net_prefill,
+        phases_decode=phases.net_decode,
     )
 
 

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from llenergymeasure.analysis.estimates import few_passes, half_width, scaled, total
+from llenergymeasure.analysis.batches import Batch, batches
+from llenergymeasure.analysis.estimates import few_passes, half_width, net_of_idle, scaled, total
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.energy.joint import joint_powers
-from llenergymeasure.records import Completion, Domain, Estimate, Pass, Trace, Window
+from llenergymeasure.records import Domain, Estimate, Pass, Trace, Window
 
 PREFILL, DECODE = "prefill", "decode"
+
+CONTINUOUS = "continuous batching: some requests are read while others are written, so time can't split them"
+# First tokens of one batch are told one after another, which takes a moment; spread over more than this part
+# of the batches' time they are made one after another.
+_SPREAD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Joules per prompt token, and per output token after a request's first: gross, and net of idle."""
+
+    prefill: Estimate
+    decode: Estimate
+    net_prefill: Estimate
+    net_decode: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    windows: tuple[Window, ...]
+    tokens: int
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(one.duration_s for one in self.windows)
 
 
 def prefill_and_decode(
@@ -20,31 +46,38 @@ def prefill_and_decode(
     domains: Sequence[Domain],
     passes: Sequence[Pass],
     *,
+    idle: Estimate,
     chance: float | None,
     why_none: str,
-) -> tuple[Estimate, Estimate]:
+) -> Phases:
     """Joules per prompt token, and per output token after a request's first, which its prefill makes.
 
     The energies of all prefill windows (a batch is sent until its first token) and all decode windows (from
-    there to its last token) are estimated jointly, since each alone is too short. Gross, like the total.
+    there to its last token) are estimated jointly, since each alone is too short. Missing, with the reason,
+    where the windows overlap. Net is less `idle`, the watts of all domains.
 
     `chance` is the relative half-width that the passes' scatter leaves on their joules per token, None where
     there are too few; what the joint estimate leaves open of these very windows adds to it in quadrature.
     """
-    windows, prompt_tokens, decoded_tokens = _windows(passes)
-    if not windows[PREFILL]:
-        none = Estimate.missing("J/token", "the backend tells no first-token times")
-        return none, none
-    readings = [joint_powers(trace, windows, domain.name) for domain in domains]
+    found = _phases(batches(passes))
+    if isinstance(found, str):
+        none = Estimate.missing("J/token", found)
+        return Phases(none, none, none, none)
+    kinds = {kind: phase.windows for kind, phase in found.items()}
+    readings = [joint_powers(trace, kinds, domain.name) for domain in domains]
 
-    def per_token(kind: str, tokens: int) -> Estimate:
-        if tokens == 0:
-            return Estimate.missing("J/token", f"no token was made in {kind}")
-        energies = [reading[kind].energy for reading in readings]
-        cost = scaled(total(energies, unit="J", why_none=why_none), 1 / tokens, "J/token")
-        return _with_chance(cost, chance, few_passes(len(replicates(passes))))
+    def per_token(kind: str) -> tuple[Estimate, Estimate]:
+        phase = found[kind]
+        if phase.tokens == 0:
+            none = Estimate.missing("J/token", f"no token was made in {kind}")
+            return none, none
+        spent = total([reading[kind].energy for reading in readings], unit="J", why_none=why_none)
+        gross = _with_chance(spent, chance, few_passes(len(replicates(passes))))
+        net = net_of_idle(gross, idle, phase.seconds)
+        return scaled(gross, 1 / phase.tokens, "J/token"), scaled(net, 1 / phase.tokens, "J/token")
 
-    return per_token(PREFILL, prompt_tokens), per_token(DECODE, decoded_tokens)
+    (prefill, net_prefill), (decode, net_decode) = per_token(PREFILL), per_token(DECODE)
+    return Phases(prefill, decode, net_prefill, net_decode)
 
 
 def _with_chance(cost: Estimate, chance: float | None, why_not: str) -> Estimate:
@@ -57,27 +90,25 @@ def _with_chance(cost: Estimate, chance: float | None, why_not: str) -> Estimate
     return replace(cost, low=cost.value - half, high=cost.value + half)
 
 
-def _windows(passes: Sequence[Pass]) -> tuple[dict[str, list[Window]], int, int]:
-    """Windows of each kind, one for every batch, and the tokens that were read and made in them."""
-    windows: dict[str, list[Window]] = {PREFILL: [], DECODE: []}
-    prompt_tokens = decoded_tokens = 0
-    for batch in _batches(passes):
-        firsts = [one.t_first_ns for one in batch if one.t_first_ns is not None]
-        if len(firsts) < len(batch):
-            continue
-        sent_ns, first_ns = min(one.t_sent_ns for one in batch), max(firsts)
-        last_ns = max(one.t_end_ns for one in batch)
-        windows[PREFILL].append(Window(sent_ns, first_ns))
-        prompt_tokens += sum(one.prompt_tokens for one in batch)
-        if last_ns > first_ns:
-            windows[DECODE].append(Window(first_ns, last_ns))
-            decoded_tokens += sum(one.output_tokens - 1 for one in batch)
-    return windows, prompt_tokens, decoded_tokens
-
-
-def _batches(passes: Sequence[Pass]) -> list[list[Completion]]:
-    batches: dict[tuple[int, int, int], list[Completion]] = defaultdict(list)
-    for number, passed in enumerate(passes):
-        for one in passed.generation.completions:
-            batches[number, one.walk, one.batch].append(one)
-    return list(batches.values())
+def _phases(found: Sequence[Batch]) -> dict[str, _Phase] | str:
+    """The windows of each kind and the tokens that were read and made in them, or why there are none."""
+    known = [(batch, batch.first_ns) for batch in found if batch.first_ns is not None]
+    if not known:
+        return "the backend tells no first-token times"
+    spread_ns = sum(last_ns - first_ns for _, (first_ns, last_ns) in known)
+    whole_ns = sum(batch.window.end_ns - batch.window.start_ns for batch, _ in known)
+    if spread_ns > _SPREAD * whole_ns or any(
+        one.window.end_ns > after.window.start_ns for one, after in pairwise(found)
+    ):
+        return CONTINUOUS
+    written = [(batch, last_ns) for batch, (_, last_ns) in known if last_ns < batch.window.end_ns]
+    return {
+        PREFILL: _Phase(
+            tuple(Window(batch.window.start_ns, last_ns) for batch, (_, last_ns) in known),
+            sum(batch.prompt_tokens for batch, _ in known),
+        ),
+        DECODE: _Phase(
+            tuple(Window(last_ns, batch.window.end_ns) for batch, last_ns in written),
+            sum(batch.decoded_tokens for batch, _ in written),
+        ),
+    }

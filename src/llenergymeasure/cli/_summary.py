@@ -104,6 +104,7 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     energy = result.energy
     yield from _signs(energy)
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
+    yield from _cross_check(result.energy)
     for reading in energy.readings:
         flags = f" ({', '.join(reading.flags)})" if reading.flags else ""
         yield f"{reading.domain}: {_joules(reading.energy, energy)} from {reading.source}{flags}"
@@ -122,6 +123,21 @@ def _signs(energy: Energy) -> Iterator[str]:
     yield "–  missing, which is not 0; the reason stands beside it"
     if not energy.valid:
         yield "( )  not valid: wrong by an amount that can't be stated, so that no interval holds"
+
+
+def _cross_check(energy: Energy) -> Iterator[str]:
+    """What a token costs by both ways, or why it can't be told by one of them."""
+    found = energy.regression
+    if found is None:
+        return
+    ways = (
+        ("by the times of the phases", found.phases_prefill, found.phases_decode),
+        (f"by regression over {found.batches:,} batches", found.prefill, found.decode),
+    )
+    for way, prefill, decode in ways:
+        why = prefill.reason if prefill.value is None else decode.reason if decode.value is None else None
+        told = " and ".join(amount(one, modelled=is_modelled(energy)) for one in (prefill, decode))
+        yield f"net of {energy.net_of} idle, prompt and output token {way}: {why or told}"
 
 
 def is_modelled(energy: Energy) -> bool:

@@ -76,6 +76,18 @@ class IdlePower(Part):
     after: Estimate
 
 
+class Regression(Part):
+    """The cross-check of `prefill` and `decode`: J = a·prompt + b·output over the net energies of `batches`
+    batches; and beside it what the phases give, net of the same idle, to compare with.
+    """
+
+    prefill: Estimate
+    decode: Estimate
+    batches: int
+    phases_prefill: Estimate
+    phases_decode: Estimate
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes; per-token figures are what inference costs."""
 
@@ -94,6 +106,7 @@ class Energy(Part):
     idle: IdlePower
     load: Estimate
     readings: tuple[EnergyReading, ...]
+    regression: Regression | None = Field(default=None, description="the cross-check; absent in older files")
 
 
 class Percentiles(Part):
