@@ -1,0 +1,208 @@
+"""What does each engine take and tell?
+
+Run as a module with the path of `docs/guides/engines.md` it writes the tables of that page anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llenergymeasure.config.models import (
+    TAKEN_BY,
+    LlamacppConfig,
+    PytorchConfig,
+    Section,
+    TensorrtConfig,
+    VllmConfig,
+)
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "pytorch": PytorchConfig,
+    "vllm": VllmConfig,
+    "llamacpp": LlamacppConfig,
+    "tensorrt": TensorrtConfig,
+}
+MADE_BELOW = (
+    "<!-- The rest is made by: python -m llenergymeasure.backends.support docs/guides/engines.md -->\n"
+)
+
+_ALL = dict.fromkeys(SECTIONS, "yes")
+_OPTIONS = (
+    "What holds for every engine (`precision`, `decoder`, `random_seed`, token limits) stands at the top of\n"
+    "a configuration. The options of the engine that runs stand in a section of its name, in the file or as\n"
+    "`--set vllm.batch_size=8`; those of another engine are refused."
+)
+
+# Whether an engine takes a setting. A cell begins with yes, no, or if where something else decides; a test
+# holds yes and no against what the engines themselves refuse.
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "precision=fp32": {**_ALL, "llamacpp": "if the file is"},
+    "precision=fp16": {**_ALL, "llamacpp": "if the file is"},
+    "precision=bf16": {**_ALL, "llamacpp": "yes: the default, which stands for what the file holds"},
+    "precision=int8": {
+        "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
+        "vllm": "no: `vllm.engine.quantization`",
+        "llamacpp": "if the file is",
+        "tensorrt": "if `tensorrt.engine.backend` is tensorrt",
+    },
+    "precision=int4": {
+        "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
+        "vllm": "no: `vllm.engine.quantization`",
+        "llamacpp": "if the file is",
+        "tensorrt": "if `tensorrt.engine.backend` is tensorrt",
+    },
+    "decoder.temperature=0.7": _ALL,
+    "decoder.top_p=0.9": _ALL,
+    "decoder.top_k=40": _ALL,
+    "decoder.repetition_penalty=1.1": _ALL,
+    "output_length=exact": _ALL,
+    "output_length=natural": _ALL,
+    "lora.path=adapter": {name: "yes" if name in TAKEN_BY["lora"] else "no" for name in SECTIONS},
+    "model=random:llama-3.2-1b": {**_ALL, "llamacpp": "no"},
+    "model=smollm2-135m": {
+        "pytorch": "yes: the GGUF is converted once to plain weights",
+        "vllm": "yes: the GGUF is converted once to plain weights",
+        "llamacpp": "yes: the GGUF as it is",
+        "tensorrt": "yes: the GGUF is converted once to plain weights",
+    },
+}
+
+# What is known of an engine beside that.
+FACTS: Mapping[str, Mapping[str, str]] = {
+    "models": {
+        "pytorch": "hub, directory, GGUF, random weights",
+        "vllm": "hub, directory, GGUF, random weights",
+        "llamacpp": "a GGUF file",
+        "tensorrt": "hub, directory, GGUF, random weights, or an engine that is built: `tensorrt.engine_dir`",
+    },
+    "batches": {
+        "pytorch": "static: `pytorch.batch_size`, padded to the longest prompt",
+        "vllm": "the engine's own, from all requests or `vllm.batch_size` at once",
+        "llamacpp": "one request after the other",
+        "tensorrt": "the engine's own, from all requests or `tensorrt.batch_size` at once",
+    },
+    "beam search": {
+        "pytorch": "`pytorch.num_beams`",
+        "vllm": "`vllm.beam_search`",
+        "llamacpp": "none",
+        "tensorrt": "`tensorrt.sampling.use_beam_search`",
+    },
+    "speculation": {
+        "pytorch": "`pytorch.prompt_lookup_num_tokens`, `pytorch.assistant_model`",
+        "vllm": "`vllm.engine.speculative_config`",
+        "llamacpp": "none",
+        "tensorrt": "`tensorrt.engine.speculative_config`",
+    },
+    "several GPUs": {
+        "pytorch": "`pytorch.device_map`, `pytorch.tp_plan`, `pytorch.num_processes`",
+        "vllm": "`vllm.engine.tensor_parallel_size`, `vllm.engine.pipeline_parallel_size`",
+        "llamacpp": "layers over all that are visible, with `llamacpp.gpu_layers`",
+        "tensorrt": "`tensorrt.engine.tensor_parallel_size`, `tensorrt.engine.pipeline_parallel_size`",
+    },
+    "keys and values of an earlier prompt": {
+        "pytorch": "never kept",
+        "vllm": "not kept; `vllm.engine.enable_prefix_caching` keeps them within a walk",
+        "llamacpp": "emptied before each request",
+        "tensorrt": "not kept; `tensorrt.engine.kv_cache_config` can turn block reuse on",
+    },
+    "time of the first token": {
+        "pytorch": "when the step of its batch that made it was done",
+        "vllm": "the engine's own stamp for each request; none with beam search",
+        "llamacpp": "when it was picked",
+        "tensorrt": "the engine's own stamp for each request; none where it gives none",
+    },
+    "time of the end": {
+        "pytorch": "when the step that made the last token was done",
+        "vllm": "the engine's own stamp for each request; with beam search that of the batch",
+        "llamacpp": "when the last token was picked",
+        "tensorrt": "the engine's own stamp for each request, else when the batch was back",
+    },
+    "weights and cache, bytes": {
+        "pytorch": "counted from the tensors, and the largest cache that was seen",
+        "vllm": "counted in the engine's workers (by the shape where it packs weights), and the whole cache",
+        "llamacpp": "what llama.cpp says",
+        "tensorrt": "not told",
+    },
+    "peak memory": {
+        "pytorch": "CUDA's allocator; on a CPU the peak resident size",
+        "vllm": "CUDA's allocator of all workers; on a CPU the peak resident size of all its processes",
+        "llamacpp": "llama.cpp's buffers on the GPUs; on a CPU the peak resident size",
+        "tensorrt": "not told",
+    },
+}
+
+
+def tables() -> str:
+    """The part of the page that is made from code, as Markdown."""
+    parts = [
+        "## What each engine takes and tells",
+        "\n".join(_table(["", *SECTIONS], _rows())),
+        "## Options",
+        _OPTIONS,
+    ]
+    for name, section in SECTIONS.items():
+        parts += [f"### `{name}`", (section.__doc__ or "").strip(), "\n".join(_options(section))]
+    return "\n\n".join(parts) + "\n"
+
+
+def with_tables(page: str) -> str:
+    """The page with its tables as they are now. ValueError where the line that they follow is missing."""
+    written, line, _ = page.partition(MADE_BELOW)
+    if not line:
+        raise ValueError(f"the page lacks the line {MADE_BELOW.strip()}")
+    return f"{written}{line}\n{tables()}"
+
+
+def _rows() -> Iterator[Sequence[str]]:
+    for label, cells in (*FACTS.items(), *((f"`{setting}`", cells) for setting, cells in SETTINGS.items())):
+        yield [label, *(cells[name] for name in SECTIONS)]
+
+
+def _options(section: type[Section]) -> Iterator[str]:
+    properties: Mapping[str, Any] = section.model_json_schema()["properties"]
+    rows = [
+        [f"`{name}`", _values(facts), _default(facts), facts.get("description", "")]
+        for name, facts in properties.items()
+    ]
+    return _table(["option", "values", "default", "what it is"], rows)
+
+
+def _values(facts: Mapping[str, Any]) -> str:
+    """What a field takes, in words, from its JSON Schema."""
+    if "anyOf" in facts:
+        return " or ".join(_values(one) for one in facts["anyOf"] if one.get("type") != "null")
+    if "enum" in facts:
+        return ", ".join(facts["enum"])
+    if "const" in facts:
+        return str(facts["const"])
+    if "exclusiveMinimum" in facts:
+        return f"{facts['type']} above {facts['exclusiveMinimum']}"
+    if "minimum" in facts:
+        return f"{facts['type']} from {facts['minimum']}"
+    words = {"boolean": "true, false", "object": "names with values", "string": "text"}
+    return words.get(facts["type"], str(facts["type"]))
+
+
+def _default(facts: Mapping[str, Any]) -> str:
+    default = facts.get("default")
+    if default is None or default == {}:
+        return "–"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
+    yield _line(head)
+    yield _line(["---"] * len(head))
+    yield from (_line(row) for row in rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

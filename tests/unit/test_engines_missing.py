@@ -1,0 +1,62 @@
+"""An engine that isn't installed costs one line with the command that installs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from llenergymeasure.backends import BACKENDS
+
+LLEM = Path(sys.executable).with_name("llem")
+PACKAGES = {"pytorch": "torch", "vllm": "vllm", "llamacpp": "llama_cpp", "tensorrt": "tensorrt_llm"}
+HEAVY = {*PACKAGES.values(), "transformers", "accelerate", "numpy"}
+
+
+def test_every_engine_answers_whether_it_can_run_without_importing_one() -> None:
+    program = (
+        "import json, sys\n"
+        "from llenergymeasure.backends import BACKENDS, load_backend, why_not\n"
+        "answers = {name: load_backend(name).why_unavailable() for name in BACKENDS}\n"
+        f"print(json.dumps([answers, sorted({HEAVY!r} & set(sys.modules))]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    answers, loaded = json.loads(done.stdout)
+    assert set(answers) == set(BACKENDS)
+    assert loaded == []
+    assert all(answer is None or len(answer.splitlines()) == 1 for answer in answers.values())
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_missing_engine_costs_one_line_with_the_install_command(name: str, tmp_path: Path) -> None:
+    if find_spec(PACKAGES[name]) is not None:
+        pytest.skip(f"{PACKAGES[name]} is installed here")
+    arguments = ["run", "--backend", name, "--model", "random:llama-3.2-1b", "-n", "2", "--quiet"]
+    done = subprocess.run(
+        [LLEM, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"PreFlightError: backend {name}: ")
+    assert f"pip install 'llenergymeasure[{name}]'" in line
+
+
+def test_the_doctor_has_one_line_for_each_engine(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [LLEM, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode in {0, 1}, done.stderr
+    section = done.stdout.partition("\nBackends\n")[2].partition("\n\n")[0].splitlines()
+    assert {line.split()[0] for line in section} >= set(BACKENDS)
+    for line in section:
+        name, answer = line.split()[:2]
+        assert answer in {"yes", "no"}
+        if answer == "no" and name in BACKENDS:
+            assert f"llenergymeasure[{name}]" in line
