@@ -22,15 +22,16 @@ from llenergymeasure.analysis.joules import (
 )
 from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import Selection
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
+from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
+from llenergymeasure.measure.launch import local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import meters_for
-from llenergymeasure.measure.preflight import preflight
+from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
@@ -74,6 +75,8 @@ def run(
 def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, directory: Path) -> Measurement:
     run_id = experiment_id(config, started)
     device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
+    gpus = gpu_facts(None if device is None else device.nvml)
+    launch = local if config.runner.kind == "local" else launcher(config, gpus)
 
     def enter(phase: Phase) -> None:
         conditions.enter(phase)
@@ -82,11 +85,10 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
 
     with (
         DomainLocks(owner=run_id) as locks,
-        ChildWorker(config, run_id=run_id, directory=directory) as child,
+        ChildWorker(config, run_id=run_id, directory=directory, launch=launch) as child,
     ):
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
         tell("checking")
-        gpus = gpu_facts(None if device is None else device.nvml)
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
         locks.take(run_domains(cleared.meters.domains, config))
@@ -113,7 +115,7 @@ def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, direct
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
         simulated=config.backend == "simulated",
-        notes=_notes(seen, cleared.meters),
+        notes=_notes(seen, cleared),
         workload_hash=seen.ready.workload_hash,
     )
 
@@ -181,9 +183,11 @@ def _rig(
     )
 
 
-def _notes(seen: Observations, meters: Selection) -> tuple[str, ...]:
-    notes = [f"meter {name} was not used: {why}" for name, why in meters.refused]
-    notes += meters.notes
+def _notes(seen: Observations, cleared: Cleared) -> tuple[str, ...]:
+    notes = [f"meter {name} was not used: {why}" for name, why in cleared.meters.refused]
+    notes += cleared.meters.notes
+    if cleared.container is not None:
+        notes.append(f"the worker ran in {cleared.container.engine}, image {cleared.container.image_id}")
     if seen.ready.cut:
         notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
     return tuple(notes)
