@@ -48,6 +48,24 @@ def test_a_missing_engine_costs_one_line_with_the_install_command(name: str, tmp
     assert f"pip install 'llenergymeasure[{name}]'" in line
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_dry_run_says_that_an_engine_is_missing_unless_a_container_has_it(
+    name: str, tmp_path: Path
+) -> None:
+    if find_spec(PACKAGES[name]) is not None:
+        pytest.skip(f"{PACKAGES[name]} is installed here")
+    arguments = ["run", "--backend", name, "--model", "random:llama-3.2-1b", "-n", "2", "--dry-run", "--json"]
+    container = ["--set", "runner.kind=container", "--set", "runner.image=engines:1"]
+    refused = []
+    for more in ([], container):
+        done = subprocess.run(
+            [LLEM, *arguments, *more], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+        )
+        refused.append(json.loads(done.stdout)["refused"])
+    assert f"pip install 'llenergymeasure[{name}]'" in refused[0]
+    assert refused[1] is None
+
+
 def test_the_doctor_has_one_line_for_each_engine(tmp_path: Path) -> None:
     done = subprocess.run(
         [LLEM, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60

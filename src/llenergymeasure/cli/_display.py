@@ -125,7 +125,9 @@ def _refused(config: ExperimentConfig) -> str | None:
     # Meters bring numpy along, which no other command line has to wait for.
     from llenergymeasure.measure.meters import why_unmetered
 
-    reasons = [why_not(config.backend, config), why_unmetered(config)]
+    # What is installed on this host says nothing of an engine in a container.
+    engine = why_not(config.backend, config) if config.runner.kind == "local" else None
+    reasons = [engine, why_unmetered(config)]
     return "; ".join(reason for reason in reasons if reason) or None
 
 
