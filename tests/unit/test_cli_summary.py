@@ -10,13 +10,18 @@ from example_result import GPU, example_result
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.cli._display import print_result_details, print_result_summary
 from llenergymeasure.config.models import FootprintConfig
-from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.records import Estimate
+from llenergymeasure.results.models import ExperimentResult, Regression
 
 
 def invalid_result() -> ExperimentResult:
     result = example_result(energy="measured")
     reasons = (f"gpu:{GPU}: counter_reset",)
-    energy = result.energy.model_copy(update={"valid": False, "reasons": reasons})
+    costs = [Estimate(value, "J/token", 0.9 * value, 1.1 * value) for value in (0.01, 0.5)]
+    crossed = Regression(
+        prefill=costs[0], decode=costs[1], batches=8, phases_prefill=costs[0], phases_decode=costs[1]
+    )
+    energy = result.energy.model_copy(update={"valid": False, "reasons": reasons, "regression": crossed})
     return result.model_copy(update={"energy": energy})
 
 
@@ -45,8 +50,11 @@ def test_the_details_of_energy_that_is_not_valid_show_no_interval_either(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_result_details(invalid_result())
-    (reading,) = [line for line in capsys.readouterr().err.splitlines() if "nvml.total_energy" in line]
+    lines = capsys.readouterr().err.splitlines()
+    (reading,) = [line for line in lines if "nvml.total_energy" in line]
     assert "(7.50 kJ)" in reading
+    (crossed,) = [line for line in lines if "by the times of the phases" in line]
+    assert crossed.endswith(": (10.0 mJ/token) and (500 mJ/token)")
 
 
 def test_an_interval_that_is_a_lower_bound_says_so_beside_it(capsys: pytest.CaptureFixture[str]) -> None:

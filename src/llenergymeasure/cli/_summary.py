@@ -132,11 +132,11 @@ def _cross_check(energy: Energy) -> Iterator[str]:
         return
     ways = (
         ("by the times of the phases", found.phases_prefill, found.phases_decode),
-        (f"by regression over {found.batches:,} batches", found.prefill, found.decode),
+        (f"by regression over {found.batches} batches", found.prefill, found.decode),
     )
     for way, prefill, decode in ways:
         why = prefill.reason if prefill.value is None else decode.reason if decode.value is None else None
-        told = " and ".join(amount(one, modelled=is_modelled(energy)) for one in (prefill, decode))
+        told = " and ".join(_joules(one, energy) for one in (prefill, decode))
         yield f"net of {energy.net_of} idle, prompt and output token {way}: {why or told}"
 
 
