@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llenergymeasure.analysis.estimates import scaled
 from llenergymeasure.cli._format import amount, duration, plain, span
 from llenergymeasure.records import Estimate
-from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles
+from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, Regression
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +128,11 @@ def _signs(energy: Energy) -> Iterator[str]:
 def _cross_check(energy: Energy) -> Iterator[str]:
     """What a token costs by both ways, or why it can't be told by one of them."""
     found = energy.regression
-    if found is None:
+    if not isinstance(found, Regression):
         return
     ways = (
         ("by the times of the phases", found.phases_prefill, found.phases_decode),
-        (f"by regression over {found.batches} batches", found.prefill, found.decode),
+        (f"by regression over {found.batches:,} batches", found.prefill, found.decode),
     )
     for way, prefill, decode in ways:
         why = prefill.reason if prefill.value is None else decode.reason if decode.value is None else None
