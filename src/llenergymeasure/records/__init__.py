@@ -1,0 +1,88 @@
+"""Frozen facts that cross layers: what was read, what was done, what went wrong.
+
+Units are SI and stand in the name; every `_ns` is a reading of CLOCK_MONOTONIC on the one kernel that parent
+and worker share. Missing is None, with a reason beside it where a user will look for the value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start
+from llenergymeasure.records.measurement import Measurement
+from llenergymeasure.records.measuring import (
+    Domain,
+    DomainKind,
+    EnergyReading,
+    Estimate,
+    Gap,
+    Method,
+    PowerModel,
+    Quantity,
+    Sample,
+    Series,
+    Trace,
+    Unit,
+)
+from llenergymeasure.records.running import (
+    Architecture,
+    Completion,
+    FinishReason,
+    Generation,
+    Idle,
+    Pass,
+    Progress,
+    Request,
+    SessionFacts,
+    WarmUp,
+)
+from llenergymeasure.records.telling import (
+    REMEDIES,
+    FailureKind,
+    MeasurementWarning,
+    RunFailure,
+    Stage,
+    WarningCode,
+)
+from llenergymeasure.records.windows import Clock, Window
+
+if TYPE_CHECKING:
+    from llenergymeasure.records.measuring import Integers as Integers
+
+__all__ = [
+    "REMEDIES",
+    "Architecture",
+    "Clock",
+    "Completion",
+    "Domain",
+    "DomainKind",
+    "EnergyReading",
+    "Environment",
+    "Estimate",
+    "FailureKind",
+    "FinishReason",
+    "Gap",
+    "Generation",
+    "GpuFacts",
+    "Idle",
+    "Measurement",
+    "MeasurementWarning",
+    "Method",
+    "Overhead",
+    "Pass",
+    "PowerModel",
+    "Progress",
+    "Quantity",
+    "Request",
+    "RunFailure",
+    "Sample",
+    "Series",
+    "SessionFacts",
+    "Stage",
+    "Start",
+    "Trace",
+    "Unit",
+    "WarmUp",
+    "WarningCode",
+    "Window",
+]

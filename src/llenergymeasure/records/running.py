@@ -1,0 +1,156 @@
+"""What is asked of a model, what became of it, and what does the engine say of itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from pydantic import JsonValue
+
+from llenergymeasure.records.windows import Window
+
+FinishReason: TypeAlias = Literal["eos", "length", "error"]
+
+
+class Progress(Protocol):
+    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown."""
+
+    def __call__(
+        self, description: str, *, done: float | None = None, total: float | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The shape of a decoder: all that parameter, FLOP and memory formulas need.
+
+    `ffn_matrices` is 3 for a gated feed-forward (SwiGLU) and 2 for a plain one. `experts` is 0 for a dense
+    model. `positions` is the size of a learnt position table, 0 with rotary positions. `norm_parameters`
+    is 1 per channel for RMSNorm and 2 for LayerNorm; `layer_norms` is how many of them a layer has beside
+    `qk_norm`, a norm over each head's queries and keys. `source` says where the shape was read.
+    """
+
+    name: str
+    source: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    ffn_matrices: Literal[2, 3]
+    vocab: int
+    tied_embeddings: bool
+    context: int
+    experts: int = 0
+    active_experts: int = 0
+    attention_bias: tuple[bool, bool] = (False, False)
+    ffn_bias: bool = False
+    positions: int = 0
+    norm_parameters: Literal[1, 2] = 1
+    layer_norms: Literal[2, 4] = 2
+    qk_norm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and what is wanted of it.
+
+    `prompt` are token ids, made once so that every engine gets the same. With `exact` the engine must
+    produce just `max_output_tokens`; else it may stop at the end-of-sequence token.
+    """
+
+    index: int
+    prompt: tuple[int, ...]
+    max_output_tokens: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What became of one request in one walk over the workload.
+
+    `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
+    is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent. Both token
+    counts are the engine's; the `local_` ones are llem's own by the model's tokenizer, None where it has
+    none.
+    """
+
+    index: int
+    walk: int
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    t_scheduled_ns: int
+    t_sent_ns: int
+    t_first_ns: int | None
+    t_end_ns: int
+    finish: FinishReason
+    local_prompt_tokens: int | None = None
+    local_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a walk gave, or all walks of a pass.
+
+    `output_ids` are the generated token ids of every completion, end-of-sequence included and padding not:
+    what tells two engines apart. None where the engine gives none, and in a pass, whose files hold counts.
+    """
+
+    completions: tuple[Completion, ...]
+    output_ids: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(done.prompt_tokens for done in self.completions)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(done.output_tokens for done in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What the engine says of itself once loaded: the arguments in force, not those asked for."""
+
+    device: str
+    arguments: Mapping[str, JsonValue]
+    versions: Mapping[str, str]
+    gpu_uuids: tuple[str, ...] = ()
+    parameters: int | None = None
+    weights_bytes: int | None = None
+    kv_cache_bytes: int | None = None
+    peak_bytes: int | None = None
+    memory_source: str | None = None
+    tokenizer_hash: str | None = None
+    chat_template_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """`batch_s` are the durations of its batches in order; `steady` says whether they had settled."""
+
+    window: Window
+    batch_s: tuple[float, ...]
+    steady: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One measured pass: `walks` times over the same requests, in the `cycle`-th process of the run."""
+
+    window: Window
+    walks: int
+    generation: Generation
+    cycle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The three idle windows of a run; None where one could not be taken."""
+
+    bare: Window | None = None
+    loaded: Window | None = None
+    after: Window | None = None
