@@ -94,8 +94,10 @@ class ChildWorker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._end()
-        self._events.close()
+        try:
+            self._end()
+        finally:
+            self._events.close()
 
     def pids(self) -> tuple[int, ...]:
         """The worker's process, once there is one; its tree hangs below it.
