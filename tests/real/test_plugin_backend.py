@@ -104,6 +104,12 @@ def test_an_option_that_it_does_not_know_is_refused_as_the_page_shows(
         assert line in PAGE.read_text()
 
 
+def test_a_setting_that_it_can_not_honour_is_refused(path: Path, tmp_path: Path) -> None:
+    done = run("--set", "decoder.temperature=0.7", path=path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "backend metronome: a metronome neither samples nor adapts" in done.stderr
+
+
 def test_the_doctor_lists_it(path: Path, tmp_path: Path) -> None:
     done = llem("doctor", "--json", path=path, cwd=tmp_path)
     backends = {one["name"]: one["why_not"] for one in json.loads(done.stdout)["backends"]}
