@@ -420,8 +420,6 @@ def test_weights_of_another_shape_are_refused(tiny: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "part", "way_out"),
     [
-        ({"precision": "int8"}, "int8", "bf16"),
-        ({"precision": "int4"}, "int4", "bf16"),
         ({"attn_implementation": "flash_attention_2"}, "flash_attention_2", "sdpa"),
         ({"cache_implementation": "offloaded"}, "offloaded", "dynamic"),
         ({"compile": True, "cache_implementation": "dynamic"}, "static cache", "static"),

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What one batch produced: per request a token for every step, and when each step's tokens were there."""
+    """What one batch produced: per request its tokens, and when the tokens of each place were there.
+
+    `stamps_ns` is None where only the end is told, `end_ns`: beam search settles its tokens at the end.
+    Tokens that came together have the same stamp.
+    """
 
     tokens: list[list[int]]
-    stamps_ns: list[int]
+    stamps_ns: list[int] | None
+    end_ns: int
 
 
 class Stamps:
@@ -43,9 +48,23 @@ class Stamps:
         """Called by transformers when the batch is done; its last step has a stamp already."""
 
     def steps(self) -> Steps:
+        """Rows of tokens. A step is one token of every row, or several of the only row (1 × tokens)."""
         import torch
 
-        return Steps(torch.stack(self._puts[1:], dim=1).tolist(), self._stamps_ns[1:])
+        columns = [put if put.ndim == 2 else put[:, None] for put in self._puts[1:]]
+        stamps_ns = [
+            stamp_ns
+            for column, stamp_ns in zip(columns, self._stamps_ns[1:], strict=True)
+            for _ in range(column.shape[1])
+        ]
+        return Steps(torch.cat(columns, dim=1).tolist(), stamps_ns, stamps_ns[-1])
+
+
+def settled(output: Any, *, width: int) -> Steps:
+    """The best beam of every row, once they have all come to the host."""
+    sequences = getattr(output, "sequences", output)
+    tokens = sequences[:, width:].tolist()
+    return Steps(tokens, None, time.monotonic_ns())
 
 
 def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: ExperimentConfig) -> Any:
@@ -73,6 +92,8 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
     return transformers.GenerationConfig(
         max_new_tokens=new_tokens,
         do_sample=decoder.temperature > 0,
+        num_beams=asked.num_beams,
+        prompt_lookup_num_tokens=asked.prompt_lookup_num_tokens,
         repetition_penalty=decoder.repetition_penalty,
         eos_token_id=list(loaded.eos_token_ids) or None,
         pad_token_id=loaded.pad_token_id,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,40 @@ def gpu_uuids(devices: Sequence[Any]) -> tuple[str, ...]:
     return tuple(
         f"GPU-{torch.cuda.get_device_properties(device).uuid}" for device in devices if device.type == "cuda"
     )
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of parameters and buffers as they lie in this process's memory: packed where they are quantised,
+    with their scales, and the own part where they are split over processes.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    scales = (getattr(getattr(module, "state", None), "SCB", None) for module in model.modules())
+    # bitsandbytes moves the scales of 8 bits from a weight to its layer when that first runs.
+    return sum(_stored_bytes(tensor) for tensor in tensors) + _plain_bytes(scales)
+
+
+def parameter_count(model: Any) -> int:
+    """Numbers that the weights stand for, however they are packed."""
+    states = ((weights, getattr(weights, "quant_state", None)) for weights in model.parameters())
+    return sum(weights.numel() if state is None else math.prod(state.shape) for weights, state in states)
+
+
+def _stored_bytes(tensor: Any) -> int:
+    if hasattr(tensor, "__tensor_flatten__"):
+        # A wrapper that only looks like one tensor: torchao's, quanto's, a distributed one.
+        names, _ = tensor.__tensor_flatten__()
+        parts = (getattr(tensor, name) for name in names)
+        return sum(_stored_bytes(part) for part in parts if hasattr(part, "element_size"))
+    state = getattr(tensor, "quant_state", None)
+    scales: list[Any] = [getattr(tensor, "SCB", None)]
+    while state is not None:
+        scales += [state.absmax, state.code]
+        state = state.state2
+    return tensor_bytes([tensor]) + _plain_bytes(scales)
+
+
+def _plain_bytes(tensors: Iterable[Any]) -> int:
+    return tensor_bytes([tensor for tensor in tensors if tensor is not None])
 
 
 def tensor_bytes(tensors: Sequence[Any]) -> int:

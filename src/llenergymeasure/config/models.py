@@ -439,6 +439,11 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
         if self.batch_size > self.n:
+            if self.backend == "pytorch" and self.batch_size > self.pytorch.batch_size:
+                raise ValueError(
+                    f"{self.pytorch.num_processes} processes take a batch of {self.pytorch.batch_size} each, and "
+                    f"n is {self.n}; lower pytorch.num_processes or the batch size, or raise n"
+                )
             raise ValueError(
                 f"{self.backend}.batch_size {self.batch_size} is larger than n {self.n}; "
                 "lower the batch size or raise n"
@@ -453,7 +458,9 @@ class ExperimentConfig(Section):
         """
         match self.backend:
             case "pytorch":
-                return self.pytorch.batch_size
+                # Processes with a whole model each take a batch each; those that split a model share one.
+                together = 1 if self.pytorch.tp_plan is not None else self.pytorch.num_processes
+                return self.pytorch.batch_size * together
             case "simulated":
                 return self.simulated.batch_size
             case "llamacpp":

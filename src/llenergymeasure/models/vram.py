@@ -69,12 +69,13 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
     shape = resolved.architecture
     if shape is None:
         return VramEstimate(None, (), formula, "none", resolved.reason)
+    asked, whole = config.pytorch, _whole_models(config)
     work = _Work(
-        batch=min(config.batch_size, config.n),
+        batch=min(config.batch_size, config.n) // whole * asked.num_beams,
         prompt=config.max_input_tokens,
         output=config.max_output_tokens,
         element=ELEMENT_BYTES[config.precision],
-        eager=config.pytorch.attn_implementation == "eager",
+        eager=asked.attn_implementation == "eager",
     )
     parts = (
         VramPart(
@@ -84,8 +85,12 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
         ),
         _kv_cache(shape, work),
         _activations(shape, work),
-        _runtime(config.pytorch.device),
+        _runtime(asked.device),
     )
+    if whole > 1 and not _on_gpus(asked.device):
+        parts = tuple(
+            VramPart(part.name, whole * part.bytes, f"{whole} processes × ({part.formula})") for part in parts
+        )
     return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
 
 
@@ -144,9 +149,18 @@ def _logits(a: Architecture, work: _Work) -> VramPart:
     )
 
 
+def _whole_models(config: ExperimentConfig) -> int:
+    """Processes that hold the whole model: each on a GPU of its own, or all in the host's memory."""
+    alone = config.backend != "pytorch" or config.pytorch.tp_plan is not None
+    return 1 if alone else config.pytorch.num_processes
+
+
+def _on_gpus(device: str) -> bool:
+    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+
+
 def _runtime(device: str) -> VramPart:
-    gpu = device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-    if gpu:
+    if _on_gpus(device):
         return VramPart("runtime", CUDA_CONTEXT_BYTES, "CUDA context and libraries, assumed")
     return VramPart(
         "runtime", CPU_RUNTIME_BYTES, "Python, torch and transformers in memory, as measured once"

@@ -1,0 +1,91 @@
+"""Which further arguments does transformers' from_pretrained take, and were they taken?"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import JsonValue
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
+
+# What llem sets itself, and where it is asked for.
+OURS: Mapping[str, str] = {
+    "attn_implementation": "pytorch.attn_implementation",
+    "config": "model",
+    "device_map": "pytorch.device_map",
+    "device_mesh": "pytorch.tp_plan",
+    "distributed_config": "pytorch.tp_plan",
+    "dtype": "precision",
+    "gguf_file": "model",
+    "ignore_mismatched_sizes": "model",
+    "load_in_4bit": "precision",
+    "load_in_8bit": "precision",
+    "output_loading_info": "model",
+    "pretrained_model_name_or_path": "model",
+    "quantization_config": "pytorch.quantization",
+    "revision": "pytorch.revision",
+    "state_dict": "model",
+    "torch_dtype": "precision",
+    "tp_plan": "pytorch.tp_plan",
+    "tp_size": "pytorch.num_processes",
+    "trust_remote_code": "pytorch.trust_remote_code",
+}
+_POPPED = re.compile(r'kwargs\.pop\(\s*"([a-z]\w*)"')
+
+
+def why_no_passthrough(config: ExperimentConfig) -> str | None:
+    """Why these arguments can't be handed on, as far as their names tell without transformers."""
+    given = config.passthrough_kwargs
+    for name in given:
+        if name in OURS:
+            return f"passthrough_kwargs.{name} is set by llem itself; use {OURS[name]}"
+    if given and config.model.startswith("random:"):
+        return (
+            f"passthrough_kwargs {', '.join(given)} are for weights that are loaded, and {config.model} "
+            "makes its own; leave them out"
+        )
+    return None
+
+
+def check_names(given: Mapping[str, JsonValue], model_config: Any) -> None:
+    """BackendError for a name that this transformers would ignore, or that no model of this kind has.
+
+    Known are the arguments in from_pretrained's signature, those that its source takes out of its keywords,
+    and the fields of the model's own configuration, which the call overrides.
+    """
+    from transformers import PreTrainedModel
+
+    function = PreTrainedModel.from_pretrained
+    named = {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
+    }
+    known = named | set(_POPPED.findall(inspect.getsource(function))) | set(model_config.to_dict())
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known - set(OURS), n=1)
+            raise BackendError(
+                f"transformers' from_pretrained has no argument {name}, nor this model's config such a field",
+                hint=f"did you mean {near[0]}?" if near else "leave it out of passthrough_kwargs",
+            )
+
+
+def taken(given: Mapping[str, JsonValue], model_config: Any) -> dict[str, JsonValue]:
+    """The arguments in force: fields of the configuration as the loaded model has them, the others as given.
+
+    BackendError where a field kept another value than the one handed over.
+    """
+    for name, value in given.items():
+        kept = getattr(model_config, name, value)
+        if kept != value:
+            raise BackendError(
+                f"passthrough_kwargs.{name} is {value!r}, but the loaded model has {kept!r}",
+                hint="leave it out; this model does not take that value",
+            )
+    return dict(given)

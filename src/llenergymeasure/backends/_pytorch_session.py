@@ -1,0 +1,263 @@
+"""How does transformers on PyTorch run a workload in one process: its batches, tokens and times?"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import JsonValue
+
+from llenergymeasure.backends import Observer
+from llenergymeasure.backends._limits import check_requests
+from llenergymeasure.backends._pytorch_adapter import adapter_in_force
+from llenergymeasure.backends._pytorch_decoding import Stamps, Steps, decoding, settled
+from llenergymeasure.backends._pytorch_loading import ALONE, Loaded, Place, load
+from llenergymeasure.backends._pytorch_memory import (
+    cache_bytes,
+    gpu_uuids,
+    memory_errors,
+    parameter_count,
+    peak,
+    reset_peak,
+    weight_bytes,
+)
+from llenergymeasure.backends._pytorch_quantisation import builds_kernels, in_force
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
+from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
+
+PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
+
+
+@contextmanager
+def opened(config: ExperimentConfig, place: Place = ALONE) -> Iterator[PytorchSession]:
+    """The model loaded, and whatever compiles compiled, in this process; leaving frees it."""
+    import torch
+
+    before = torch.get_num_threads()
+    threads = config.pytorch.threads or (max(1, before // place.size) if place.size > 1 else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    session = None
+    try:
+        session = PytorchSession(load(config, place), config)
+        if config.pytorch.compile or compiles(config):
+            session.compile_ahead()
+        yield session
+    finally:
+        if session is not None:
+            session.close()
+        torch.set_num_threads(before)
+
+
+def compiles(config: ExperimentConfig) -> bool:
+    """Whether a first step compiles although `pytorch.compile` is off."""
+    return builds_kernels(config) or config.pytorch.attn_implementation == "flex_attention"
+
+
+class PytorchSession:
+    """Static batches in the order of the requests, padded on the left to the longest prompt of the batch."""
+
+    def __init__(self, loaded: Loaded, config: ExperimentConfig) -> None:
+        self._loaded: Loaded | None = loaded
+        self._config = config
+        self._devices = sorted(
+            {tensor.device for tensor in loaded.model.parameters()},
+            key=lambda device: (device.type, device.index or 0),
+        )
+        self._cache_bytes: int | None = None
+        self._cache_kind: str | None = None
+        self._peak_was_reset = False
+
+    def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
+        """MemoryError when the device runs out of memory; BackendError as `check_requests` says."""
+        import torch
+
+        check_requests(requests, context=self._open().context)
+        # Every walk starts from the seed: passes replay the same work, sampled or not.
+        torch.manual_seed(self._config.random_seed)
+        size = self._config.pytorch.batch_size
+        done: list[Completion] = []
+        ids: list[tuple[int, ...]] = []
+        for batch, start in enumerate(range(0, len(requests), size)):
+            members = requests[start : start + size]
+            sent_ns = time.monotonic_ns()
+            observe.batch(members, sent_ns)
+            steps = self._run(members)
+            for request, tokens in zip(members, steps.tokens, strict=True):
+                count, finish = self._output(request, tokens)
+                ids.append(tuple(tokens[:count]))
+                done.append(
+                    Completion(
+                        index=request.index,
+                        walk=0,
+                        batch=batch,
+                        prompt_tokens=len(request.prompt),
+                        output_tokens=count,
+                        t_scheduled_ns=sent_ns,
+                        t_sent_ns=sent_ns,
+                        t_first_ns=steps.stamps_ns[0] if steps.stamps_ns else None,
+                        t_end_ns=steps.stamps_ns[count - 1] if steps.stamps_ns else steps.end_ns,
+                        finish=finish,
+                    )
+                )
+        return Generation(tuple(done), output_ids=tuple(ids))
+
+    def synchronize(self) -> None:
+        import torch
+
+        for device in self._devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
+
+    def facts(self) -> SessionFacts:
+        loaded = self._open()
+        models = [model for model in (loaded.model, loaded.assistant) if model is not None]
+        peak_bytes, memory_source = peak(self._devices, was_reset=self._peak_was_reset)
+        return SessionFacts(
+            device=", ".join(str(device) for device in self._devices),
+            arguments=self._arguments(loaded),
+            versions=_versions(),
+            gpu_uuids=gpu_uuids(self._devices),
+            parameters=parameter_count(loaded.model),
+            weights_bytes=sum(weight_bytes(model) for model in models),
+            kv_cache_bytes=self._cache_bytes,
+            peak_bytes=peak_bytes,
+            memory_source=memory_source,
+        )
+
+    def reset_peak(self) -> None:
+        self._peak_was_reset = reset_peak(self._devices)
+
+    def compile_ahead(self) -> None:
+        """Run every batch size that will come once, so that no measured window holds a compiler."""
+        size = min(self._config.pytorch.batch_size, self._config.n)
+        longest = self._config.max_input_tokens
+        for members in {size, self._config.n % size or size}:
+            # flex_attention compiles a length it has seen once, and after a second one any.
+            for width in {8, longest // 2 + 1, longest} if compiles(self._config) else {8}:
+                request = Request(0, (self._open().pad_token_id,) * width, max_output_tokens=3, exact=True)
+                try:
+                    self._run([request] * members)
+                except RuntimeError as error:
+                    raise BackendError(
+                        f"compiling the model for a batch of {members} failed: {str(error).splitlines()[0]}",
+                        hint="on a CPU it takes a C++ compiler (g++ or clang); "
+                        "or --set pytorch.compile=false",
+                    ) from error
+        if self._config.pytorch.compile and not hasattr(self._open().model, "_compiled_call"):
+            raise BackendError(
+                f"transformers does not compile {self._config.model} as it is loaded here",
+                hint="--set pytorch.compile=false; quantised weights and parts on the CPU are not compiled",
+            )
+
+    def close(self) -> None:
+        import torch
+
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
+
+    def _open(self) -> Loaded:
+        assert self._loaded is not None, "the session is closed"
+        return self._loaded
+
+    def _run(self, members: Sequence[Request]) -> Steps:
+        """Generate for one batch; every request gets as many steps as the longest of them."""
+        import torch
+
+        loaded = self._open()
+        width = max(len(request.prompt) for request in members)
+        ids = torch.full((len(members), width), loaded.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, request in enumerate(members):
+            ids[row, width - len(request.prompt) :] = torch.tensor(request.prompt)
+            mask[row, width - len(request.prompt) :] = 1
+        device = loaded.model.device
+        # transformers refuses a streamer where beams are only settled at the end.
+        stamps = Stamps() if self._config.pytorch.num_beams == 1 else None
+        with memory_errors(f"generating for a batch of {len(members)}"):
+            output = loaded.model.generate(
+                ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=decoding(members, width=width, loaded=loaded, config=self._config),
+                assistant_model=loaded.assistant,
+                streamer=stamps,
+            )
+            steps = settled(output, width=width) if stamps is None else stamps.steps()
+        self._see_cache(output)
+        return steps
+
+    def _see_cache(self, output: Any) -> None:
+        cache = getattr(output, "cache", None)
+        if cache is None:
+            return
+        self._cache_kind = type(cache).__name__
+        if self._config.pytorch.cache_implementation == "quantized":
+            # Its layers show only the part that is not packed yet.
+            return
+        seen = cache_bytes(cache)
+        if seen is not None:
+            self._cache_bytes = max(seen, self._cache_bytes or 0)
+
+    def _output(self, request: Request, tokens: Sequence[int]) -> tuple[int, FinishReason]:
+        """How many of a row's tokens are output: up to end-of-sequence, never the padding after it."""
+        own = tokens[: request.max_output_tokens]
+        ends = self._open().eos_token_ids
+        for position, token in enumerate(own):
+            if token in ends:
+                return position + 1, "eos"
+        return len(own), "length"
+
+    def _arguments(self, loaded: Loaded) -> dict[str, JsonValue]:
+        import torch
+
+        model, decoder, asked = loaded.model, self._config.decoder, self._config.pytorch
+        sampled = decoder.temperature > 0
+        placed = getattr(model, "hf_device_map", None)
+        return {
+            "batch_size": asked.batch_size,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device_map": None if placed is None else {name: str(where) for name, where in placed.items()},
+            "attn_implementation": model.config._attn_implementation,  # noqa: SLF001  no public name
+            "cache": self._cache_kind,
+            "compiled": hasattr(model, "_compiled_call"),
+            "compile_mode": model._last_compile_config.mode if hasattr(model, "_compiled_call") else None,  # noqa: SLF001  the same
+            "quantization": in_force(model),
+            "revision": loaded.revision,
+            "trust_remote_code": asked.trust_remote_code,
+            "passthrough_kwargs": dict(loaded.passthrough),
+            "lora": adapter_in_force(model, self._config),
+            "num_beams": asked.num_beams,
+            "prompt_lookup_num_tokens": asked.prompt_lookup_num_tokens,
+            "assistant_model": asked.assistant_model,
+            "threads": torch.get_num_threads(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "do_sample": sampled,
+            "temperature": decoder.temperature if sampled else None,
+            "top_p": decoder.top_p if sampled else None,
+            "top_k": decoder.top_k if sampled else None,
+            "repetition_penalty": decoder.repetition_penalty,
+            "eos_token_ids": list(loaded.eos_token_ids),
+            "pad_token_id": loaded.pad_token_id,
+            "random_seed": self._config.random_seed,
+        }
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
