@@ -4,9 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.backends.engines import ENGINES, MODEL, Engine, picked, small_context
+from tests.backends.engines import ENGINES, MODEL, PICK, Engine, picked, small_context
 
 from llenergymeasure.backends import load_backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_choice_for_the_runs() -> Iterator[None]:
+    """A run of llem takes the variable for a setting that it doesn't know."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(PICK, raising=False)
+        yield
 
 
 @pytest.fixture(scope="module", params=picked()[0])

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.resolve import resolve, weights_path
 from llenergymeasure.records import Request
 
+PICK = "LLEM_TEST_BACKENDS"
 MODEL = "smollm2-135m"
 CONTEXT = 256
 END_OF_SEQUENCE = 2
@@ -27,13 +29,18 @@ SHORT_ANSWERS = ("What is the capital of France?", "Hi!", "What is 2+2? Answer w
 class Engine:
     """An engine on the small model with a context of CONTEXT tokens, two requests at once where it batches.
 
-    `takes` is the form of the model; `weights_bytes` the bounds of what the engine may say that they weigh.
+    `takes` is the form of the model; `weights_bytes` the bounds of what the engine may say that they weigh;
+    `too_large` are fields of an experiment that no test machine has memory for; `load_s` is about how long it
+    loads; `own_processes` whether it runs in processes below the worker.
     """
 
     name: str
     section: Mapping[str, JsonValue]
     takes: Literal["directory", "gguf", "nothing"] = "directory"
     weights_bytes: tuple[int, int] | None = None
+    too_large: Mapping[str, JsonValue] = field(default_factory=dict)
+    load_s: float = 1.0
+    own_processes: bool = False
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,14 +49,25 @@ ENGINES = {
     for engine in (
         Engine(
             "simulated",
-            {"batch_size": 2, "load_s": 0.0, "decode_s_per_step": 1e-4, "eos_probability": 0.2},
+            {"batch_size": 2, "load_s": 0.5, "decode_s_per_step": 1e-4, "eos_probability": 0.2},
             takes="nothing",
+            too_large={"simulated": {"fault": {"kind": "oom", "at": "warmup"}}},
+            load_s=0.5,
         ),
-        Engine("pytorch", {"batch_size": 2, "threads": 1}, weights_bytes=(269_000_000, 270_000_000)),
+        Engine(
+            "pytorch",
+            {"batch_size": 2, "threads": 1},
+            weights_bytes=(269_000_000, 270_000_000),
+            too_large={"model": "random:llama-3.1-70b", "precision": "fp32"},
+            load_s=4.0,
+        ),
         Engine(
             "vllm",
             {"batch_size": 2, "engine": {"enforce_eager": True, "max_model_len": CONTEXT}},
             weights_bytes=(269_000_000, 330_000_000),
+            too_large={"model": "random:llama-3.1-70b", "precision": "fp32"},
+            load_s=20.0,
+            own_processes=True,
             environ={"VLLM_CPU_KVCACHE_SPACE": "1"},
         ),
         Engine(
@@ -57,15 +75,17 @@ ENGINES = {
             {"threads": 1, "threads_batch": 1, "context": CONTEXT},
             takes="gguf",
             weights_bytes=(80_000_000, 100_000_000),
+            too_large={"llamacpp": {"context": 1_000_000_000}},
         ),
         Engine("tensorrt", {"batch_size": 2, "engine": {"max_seq_len": CONTEXT}}),
     )
 }
 
 
+@cache
 def picked() -> tuple[list[str], bool]:
     """The engines to test, and whether they were picked by LLEM_TEST_BACKENDS: then each of them must run."""
-    names = os.environ.get("LLEM_TEST_BACKENDS", "").replace(",", " ").split()
+    names = os.environ.get(PICK, "").replace(",", " ").split()
     return names or ["simulated", "pytorch"], bool(names)
 
 
@@ -81,7 +101,7 @@ def small_context(folder: Path) -> Path:
     return folder
 
 
-def configured(engine: Engine, model: str, **changes: JsonValue) -> ExperimentConfig:
+def configured(engine: Engine, model: str, /, **changes: JsonValue) -> ExperimentConfig:
     """The engine's configuration; `changes` are fields of the experiment, whose own section is merged."""
     own = changes.pop(engine.name, {})
     assert isinstance(own, dict)
