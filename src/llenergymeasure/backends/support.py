@@ -60,7 +60,19 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "decoder.repetition_penalty=1.1": _ALL,
     "output_length=exact": _ALL,
     "output_length=natural": _ALL,
-    "lora.path=adapter": {name: "yes" if name in TAKEN_BY["lora"] else "no" for name in SECTIONS},
+    "lora.path=adapter": {
+        **{
+            name: "yes: kept apart from the weights" if name in TAKEN_BY["lora"] else "no"
+            for name in SECTIONS
+        },
+        "pytorch": "if peft is installed; `lora.merged` or not",
+    },
+    "passthrough_kwargs.low_cpu_mem_usage=true": {
+        **dict.fromkeys(SECTIONS, "no"),
+        "pytorch": "if weights are loaded, not random",
+        "vllm": "no: `vllm.engine` takes any argument",
+        "tensorrt": "no: `tensorrt.engine` takes any argument",
+    },
     "model=random:llama-3.2-1b": {**_ALL, "llamacpp": "no"},
     "model=smollm2-135m": {
         "pytorch": "yes: the GGUF is converted once to plain weights",
