@@ -105,10 +105,12 @@ def _members(kind: str, classes: Classes) -> Iterator[str]:
                 yield one.target.id
             if isinstance(one, ast.FunctionDef):
                 yield one.name
-        for inner in ast.walk(node):
-            if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store):
-                if ast.unparse(inner.value) == "self":
-                    yield inner.attr
+        written = (inner for inner in ast.walk(node) if isinstance(inner, ast.Attribute))
+        yield from (
+            inner.attr
+            for inner in written
+            if isinstance(inner.ctx, ast.Store) and ast.unparse(inner.value) == "self"
+        )
 
 
 def _parameters(kind: str, method: str, classes: Classes) -> Iterator[str]:

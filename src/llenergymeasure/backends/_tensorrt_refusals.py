@@ -16,7 +16,7 @@ from llenergymeasure.config.models import ExperimentConfig
 PACKAGE = "tensorrt_llm"
 # Before it the PyTorch engine took temperature and top_p only with a switch that 1.2 no longer knows.
 OLDEST = (1, 2)
-INSTALL = "pip install 'llenergymeasure[tensorrt]' with NVIDIA's package index; PyPI holds a placeholder only"
+INSTALL = "pip install 'llenergymeasure[tensorrt]'"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Weight-only quantisation that the TensorRT engine does itself while it is built.
 QUANTISED = {"int8": "W8A16", "int4": "W4A16"}
