@@ -21,8 +21,9 @@ MODEL = "smollm2-135m"
 CONTEXT = 256
 END_OF_SEQUENCE = 2
 VOCABULARY = 49_152
-# The small model answers each of these in at most ten tokens.
-SHORT_ANSWERS = ("What is the capital of France?", "Hi!", "What is 2+2? Answer with a number.")
+# The small model answers each of these in at most ten tokens, and at every step its first choice leads the
+# second by 0.6 or more in the logits: sums in another order do not part two engines.
+SHORT_ANSWERS = ("What is the capital of Germany?", "Hi!", "Bye!")
 
 
 @dataclass(frozen=True, slots=True)
