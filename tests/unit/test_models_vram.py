@@ -20,9 +20,10 @@ def part(of: VramEstimate, name: str) -> int:
 
 
 def test_the_total_is_the_sum_of_its_parts() -> None:
-    whole = estimate(pytorch={"batch_size": 4})
+    whole = estimate(pytorch={"batch_size": 4, "device": "cuda"})
     assert whole.total_bytes == sum(part.bytes for part in whole.parts)
     assert [part.name for part in whole.parts] == ["weights", "KV cache", "activations", "runtime"]
+    assert whole.formula == "weights + KV cache + activations + runtime"
     assert whole.reason is None
     assert whole.source == "built-in table"
 
@@ -65,6 +66,13 @@ def test_the_runtime_follows_the_device() -> None:
     on_cpu, on_gpu = (estimate(pytorch={"device": device}) for device in ("cpu", "cuda"))
     assert part(on_cpu, "runtime") < part(on_gpu, "runtime")
     assert "CUDA" in on_gpu.parts[3].formula
+
+
+def test_on_a_cpu_the_c_library_keeps_as_much_again_as_what_comes_and_goes() -> None:
+    whole = estimate(pytorch={"batch_size": 4, "device": "cpu"})
+    assert part(whole, "freed blocks") == part(whole, "KV cache") + part(whole, "activations")
+    assert whole.formula.endswith("+ freed blocks")
+    assert whole.total_bytes == sum(one.bytes for one in whole.parts)
 
 
 def test_the_simulated_backend_needs_no_memory_and_no_model() -> None:

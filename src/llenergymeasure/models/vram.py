@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from llenergymeasure.models.resolve import fetch_shape, resolve
 from llenergymeasure.records import Architecture
 
 CUDA_CONTEXT_BYTES = 500_000_000  # context, kernels and cuBLAS workspace; 0.3 to 0.7 GB by GPU and driver
-CPU_RUNTIME_BYTES = (
-    380_000_000  # resident size of Python, torch 2.13 and transformers 5.24 after a first token
-)
+# Resident size of a worker with torch 2.13 and transformers 5.24 after a first token, less weights and cache:
+# 405 MB with GPT-2 and with SmolLM2 of random weights, 405 to 435 MB with SmolLM2's own.
+CPU_RUNTIME_BYTES = 410_000_000
+
+_FORMULA = "weights + KV cache + activations + runtime"
 
 _WEIGHTS = {
     "fp32": "{n:,} parameters × 4 bytes",
@@ -62,13 +65,12 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
     seconds at most, and only for a hub id whose shape is neither cached nor built in. PreFlightError where
     the model itself can't be there.
     """
-    formula = "weights + KV cache + activations + runtime"
     if config.backend == "simulated":
-        return VramEstimate(None, (), formula, "none", "the simulated backend loads no model")
+        return VramEstimate(None, (), _FORMULA, "none", "the simulated backend loads no model")
     resolved = fetch_shape(resolve(config.model, revision=config.revision))
     shape = resolved.architecture
     if shape is None:
-        return VramEstimate(None, (), formula, "none", resolved.reason)
+        return VramEstimate(None, (), _FORMULA, "none", resolved.reason)
     asked, whole = config.pytorch, _whole_models(config)
     work = _Work(
         batch=min(config.batch_size, config.n) // whole * asked.num_beams,
@@ -77,7 +79,7 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
         element=ELEMENT_BYTES[config.precision],
         eager=asked.attn_implementation == "eager",
     )
-    parts = (
+    parts: tuple[VramPart, ...] = (
         VramPart(
             "weights",
             weight_bytes(shape, config.precision),
@@ -87,10 +89,13 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
         _activations(shape, work),
         _runtime(asked.device),
     )
+    if config.backend == "pytorch" and not _on_gpus(asked.device):
+        parts = (*parts, _freed(parts))
     if whole > 1 and not _on_gpus(asked.device):
         parts = tuple(
             VramPart(part.name, whole * part.bytes, f"{whole} processes × ({part.formula})") for part in parts
         )
+    formula = " + ".join(part.name for part in parts)
     return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
 
 
@@ -161,7 +166,23 @@ def _on_gpus(device: str) -> bool:
 
 def _runtime(device: str) -> VramPart:
     if _on_gpus(device):
-        return VramPart("runtime", CUDA_CONTEXT_BYTES, "CUDA context and libraries, assumed")
+        return VramPart(
+            "runtime", CUDA_CONTEXT_BYTES, "CUDA context and libraries, assumed; PyTorch's peak leaves it out"
+        )
     return VramPart(
         "runtime", CPU_RUNTIME_BYTES, "Python, torch and transformers in memory, as measured once"
+    )
+
+
+def _freed(parts: Sequence[VramPart]) -> VramPart:
+    """What the C library keeps of memory that PyTorch gave back.
+
+    A cache that grows by a token is written anew and its old place freed. glibc keeps such blocks (up to
+    32 MB each, by its growing threshold for mmap) for later ones, but what comes next is of another size: in
+    the end about as much lies free between what is held as there is held at the peak. With that threshold
+    fixed at 1 MB this part is not there. A GPU's allocator is asked for what is held alone.
+    """
+    held = [part for part in parts if part.name in {"KV cache", "activations"}]
+    return VramPart(
+        "freed blocks", sum(part.bytes for part in held), "as much again as KV cache + activations"
     )
