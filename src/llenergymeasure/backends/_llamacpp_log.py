@@ -72,24 +72,27 @@ class EngineLog:
     def told(self) -> Told:
         text = "".join(self._said)
         self._said.clear()
-        buffers: dict[str, int] = {}
-        for device, use, size in _BUFFER.findall(text):
-            name = f"{device} {use}"
-            buffers[name] = buffers.get(name, 0) + round(float(size) * 2**20)
-        holding = {name.split()[0] for name in buffers}
-        offloaded, cache, flash, mode = (
-            pattern.search(text) for pattern in (_OFFLOADED, _CACHE, _FLASH, _LOAD_MODE)
-        )
-        return Told(
-            buffers=buffers,
-            devices={
-                name: (description, bus)
-                for name, description, bus in _DEVICE.findall(text)
-                if name in holding
-            },
-            gpu_layers=int(offloaded[1]) if offloaded else 0,
-            cache_types=(cache[1], cache[2]) if cache else None,
-            flash_attn=flash[1] if flash else None,
-            load_mode=mode[1] if mode else None,
-            locking_failed="failed to mlock" in text,
-        )
+        return told(text)
+
+
+def told(text: str) -> Told:
+    """What the log of a load says."""
+    buffers: dict[str, int] = {}
+    for device, use, size in _BUFFER.findall(text):
+        name = f"{device} {use}"
+        buffers[name] = buffers.get(name, 0) + round(float(size) * 2**20)
+    holding = {name.split()[0] for name in buffers}
+    offloaded, cache, flash, mode = (
+        pattern.search(text) for pattern in (_OFFLOADED, _CACHE, _FLASH, _LOAD_MODE)
+    )
+    return Told(
+        buffers=buffers,
+        devices={
+            name: (description, bus) for name, description, bus in _DEVICE.findall(text) if name in holding
+        },
+        gpu_layers=int(offloaded[1]) if offloaded else 0,
+        cache_types=(cache[1], cache[2]) if cache else None,
+        flash_attn=flash[1] if flash else None,
+        load_mode=mode[1] if mode else None,
+        locking_failed="failed to mlock" in text,
+    )
