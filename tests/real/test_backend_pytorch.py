@@ -11,119 +11,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import JsonValue
+from tiny_models import (
+    HEAD_DIM,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    VOCAB,
+    Log,
+    asked,
+    assert_ordered,
+    configured,
+    copied,
+    counts,
+    opening,
+    prompt,
+    save_tiny_llama,
+    tokens,
+    walk,
+)
 
 from llenergymeasure.backends import load_backend
-from llenergymeasure.backends.pytorch import PytorchBackend
-from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
+from llenergymeasure.backends._pytorch_session import opened
+from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import resolve, weights_path
-from llenergymeasure.records import Completion, Generation, Request
+from llenergymeasure.records import Request
 
 pytestmark = pytest.mark.real
-
-VOCAB = 97
-HIDDEN = 32
-LAYERS = 2
-KV_HEADS = 2
-HEAD_DIM = 8
-
-
-class Log:
-    def __init__(self) -> None:
-        self.batches: list[tuple[list[int], int]] = []
-
-    def batch(self, requests: Sequence[Request], t_ns: int) -> None:
-        self.batches.append(([request.index for request in requests], t_ns))
-
-
-def save_tiny_llama(folder: Path, *, eos: int | list[int] | None = None, **decoding: Any) -> Path:
-    """A random Llama of 20 thousand weights, wide enough in spread that its greedy choices differ."""
-    import torch
-    import transformers
-
-    torch.manual_seed(7)
-    model = transformers.AutoModelForCausalLM.from_config(
-        transformers.LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=HIDDEN,
-            intermediate_size=64,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HIDDEN // HEAD_DIM,
-            num_key_value_heads=KV_HEADS,
-            head_dim=HEAD_DIM,
-            max_position_embeddings=256,
-            initializer_range=0.5,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        ),
-        dtype=torch.float32,
-    )
-    model.generation_config = transformers.GenerationConfig(eos_token_id=eos, **decoding)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
-def configured(
-    model: Path | str,
-    *,
-    precision: str = "fp32",
-    n: int = 100,
-    decoder: dict[str, JsonValue] | None = None,
-    **pytorch: JsonValue,
-) -> ExperimentConfig:
-    return ExperimentConfig.model_validate(
-        {
-            "model": str(model),
-            "precision": precision,
-            "n": n,
-            "max_input_tokens": 32,
-            "max_output_tokens": 16,
-            "decoder": decoder or {},
-            # Threads that share busy cores wait for each other at every layer: ten times slower on 2 cores.
-            "pytorch": {"device": "cpu", "threads": 1, **pytorch},
-        }
-    )
-
-
-def prompt(length: int, *, start: int = 1) -> tuple[int, ...]:
-    return tuple((start + 13 * place) % VOCAB for place in range(length))
-
-
-def asked(lengths: Sequence[int], *, output: int = 8, exact: bool = True) -> list[Request]:
-    return [
-        Request(index, prompt(length, start=index + 1), output, exact) for index, length in enumerate(lengths)
-    ]
-
-
-def walk(config: ExperimentConfig, requests: Sequence[Request]) -> Generation:
-    with PytorchBackend().open(config) as session:
-        return session.generate(requests, Log())
-
-
-def tokens(config: ExperimentConfig, requests: Sequence[Request], *, batch: int) -> list[list[int]]:
-    with PytorchBackend().open(config) as session:
-        return [
-            row
-            for start in range(0, len(requests), batch)
-            for row in session._run(requests[start : start + batch]).tokens
-        ]
-
-
-def counts(generation: Generation) -> list[int]:
-    return [done.output_tokens for done in generation.completions]
-
-
-def assert_ordered(completions: Sequence[Completion]) -> None:
-    for done in completions:
-        assert done.t_first_ns is not None
-        assert done.t_scheduled_ns == done.t_sent_ns < done.t_first_ns <= done.t_end_ns
 
 
 def test_the_table_opens_it_and_it_says_nothing_stands_in_the_way(tiny: Path) -> None:
@@ -140,7 +58,7 @@ def test_exact_requests_of_mixed_lengths_each_get_what_they_ask_for(tiny: Path) 
         for index, (length, output) in enumerate([(3, 5), (17, 9), (8, 1), (1, 7), (30, 2)])
     ]
     log = Log()
-    with PytorchBackend().open(configured(tiny, batch_size=3)) as session:
+    with opened(configured(tiny, batch_size=3)) as session:
         generation = session.generate(requests, log)
     assert counts(generation) == [5, 9, 1, 7, 2]
     assert [done.prompt_tokens for done in generation.completions] == [3, 17, 8, 1, 30]
@@ -161,7 +79,7 @@ def test_a_request_ends_at_the_step_of_its_last_token(tiny: Path) -> None:
 def test_a_stamp_lies_between_the_step_that_made_the_token_and_the_next(tiny: Path) -> None:
     starts: list[int] = []
     ends: list[int] = []
-    with PytorchBackend().open(configured(tiny)) as session:
+    with opened(configured(tiny)) as session:
         model = session._open().model
         model.register_forward_pre_hook(lambda *_: starts.append(time.monotonic_ns()))
         model.register_forward_hook(lambda *_: ends.append(time.monotonic_ns()))
@@ -174,7 +92,7 @@ def test_a_stamp_lies_between_the_step_that_made_the_token_and_the_next(tiny: Pa
 
 def test_a_batch_is_sent_when_the_observer_was_told_and_after_the_one_before_ended(tiny: Path) -> None:
     log = Log()
-    with PytorchBackend().open(configured(tiny, batch_size=2)) as session:
+    with opened(configured(tiny, batch_size=2)) as session:
         done = session.generate(asked([4, 5, 6, 7]), log).completions
     assert [sent for _, sent in log.batches] == [done[0].t_sent_ns, done[2].t_sent_ns]
     assert done[1].t_end_ns <= done[2].t_sent_ns
@@ -248,7 +166,7 @@ def test_every_walk_replays_the_same_sampled_tokens_and_another_seed_does_not(ti
 
     def sampled(seed: int) -> None:
         config = configured(tiny, decoder={"temperature": 2.0, "top_k": 0}, batch_size=2)
-        with PytorchBackend().open(config.model_copy(update={"random_seed": seed})) as session:
+        with opened(config.model_copy(update={"random_seed": seed})) as session:
             for _ in range(2):
                 session.generate(asked([3, 5]), Log())
                 said.append(session._run(asked([3, 5])).tokens)
@@ -262,7 +180,7 @@ def test_every_walk_replays_the_same_sampled_tokens_and_another_seed_does_not(ti
 def test_two_walks_give_the_same_token_counts(tiny: Path, tmp_path: Path) -> None:
     requests = asked([3, 17, 8, 30], output=16, exact=False)
     _, end = early_end(tiny, requests)
-    with PytorchBackend().open(configured(save_tiny_llama(tmp_path, eos=end), batch_size=4)) as session:
+    with opened(configured(save_tiny_llama(tmp_path, eos=end), batch_size=4)) as session:
         first, second = (session.generate(requests, Log()) for _ in range(2))
     assert counts(first) == counts(second)
     assert len(set(counts(first))) > 1
@@ -276,14 +194,14 @@ def test_what_the_observer_raises_ends_the_walk(tiny: Path) -> None:
                 raise KeyboardInterrupt
 
     log = Cancelled()
-    with PytorchBackend().open(configured(tiny)) as session, pytest.raises(KeyboardInterrupt):
+    with opened(configured(tiny)) as session, pytest.raises(KeyboardInterrupt):
         session.generate(asked([3, 4, 5]), log)
     assert len(log.batches) == 2
 
 
 def test_facts_are_read_back_from_the_model(tiny: Path) -> None:
     config = configured(tiny, precision="bf16", attn_implementation="eager", threads=1, batch_size=3)
-    with PytorchBackend().open(config) as session:
+    with opened(config) as session:
         before = session.facts()
         session.generate(asked([4, 9, 2], output=8), Log())
         facts = session.facts()
@@ -308,7 +226,7 @@ def test_facts_are_read_back_from_the_model(tiny: Path) -> None:
 def test_peak_memory_of_a_cpu_forgets_what_came_before_the_reset(tiny: Path) -> None:
     import torch
 
-    with PytorchBackend().open(configured(tiny)) as session:
+    with opened(configured(tiny)) as session:
         ballast = torch.ones(100_000_000, dtype=torch.int8)
         del ballast
         before = session.facts().peak_bytes
@@ -326,13 +244,13 @@ def test_threads_are_set_while_open_and_given_back(tiny: Path) -> None:
     import torch
 
     before = torch.get_num_threads()
-    with PytorchBackend().open(configured(tiny, threads=before + 1)):
+    with opened(configured(tiny, threads=before + 1)):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
 
 def test_leaving_the_context_frees_the_model(tiny: Path) -> None:
-    with PytorchBackend().open(configured(tiny)) as session:
+    with opened(configured(tiny)) as session:
         session.generate(asked([3]), Log())
         model = weakref.ref(session._open().model)
         assert model() is not None
@@ -349,7 +267,7 @@ def test_cache_implementations_give_the_same_tokens_and_are_read_back(tiny: Path
     config = configured(tiny, cache_implementation=cache)
     requests = asked([3, 17, 8, 30], output=12)
     assert tokens(config, requests, batch=4) == tokens(configured(tiny), requests, batch=1)
-    with PytorchBackend().open(config) as session:
+    with opened(config) as session:
         session.generate(requests, Log())
         assert session.facts().arguments["cache"] == f"{cache.title()}Cache"
 
@@ -358,7 +276,7 @@ def test_random_weights_of_a_shape_compute_finite_numbers(tiny: Path, tmp_path: 
     shutil.copy(tiny / "config.json", tmp_path)
     requests = asked([3, 17, 8], output=12)
     config = configured(f"random:{tmp_path}", batch_size=3)
-    with PytorchBackend().open(config) as session:
+    with opened(config) as session:
         model = session._open().model
         assert all(bool(weights.isfinite().all()) for weights in model.parameters())
         said = session._run(requests).tokens
@@ -366,16 +284,6 @@ def test_random_weights_of_a_shape_compute_finite_numbers(tiny: Path, tmp_path: 
     assert said == tokens(config, requests, batch=3), "the seed makes the weights"
     other = config.model_copy(update={"random_seed": 1})
     assert said != tokens(other, requests, batch=3)
-
-
-def copied(tiny: Path, folder: Path) -> Path:
-    return Path(shutil.copytree(tiny, folder / "model"))
-
-
-def opening(config: ExperimentConfig) -> LLEMError:
-    with pytest.raises((BackendError, PreFlightError)) as caught, PytorchBackend().open(config):
-        pass
-    return caught.value
 
 
 @pytest.mark.parametrize("kept", [0, 4, 5000, -1])
@@ -451,20 +359,20 @@ def test_an_absent_device_is_refused_with_a_way_out(tiny: Path, device: str) -> 
 def test_running_out_of_memory_is_a_memory_error(tiny: Path) -> None:
     # A static cache of 2⁵⁰ places is more than any address space holds, whatever the kernel promises.
     config = configured(tiny, cache_implementation="static").model_copy(update={"max_output_tokens": 2**50})
-    with PytorchBackend().open(config) as session, pytest.raises(MemoryError, match="batch of 1"):
+    with opened(config) as session, pytest.raises(MemoryError, match="batch of 1"):
         session.generate(asked([4]), Log())
 
 
 def test_a_request_beyond_the_position_table_is_refused_before_it_harms() -> None:
     config = configured("random:gpt2")
-    with PytorchBackend().open(config) as session:
+    with opened(config) as session:
         assert counts(session.generate([Request(0, prompt(3), 2, exact=True)], Log())) == [2]
         with pytest.raises(BackendError, match=r"request 7 has 1000 prompt tokens .* 1024 tokens"):
             session.generate([Request(7, prompt(1000), 25, exact=True)], Log())
 
 
 def test_a_published_shape_gets_as_many_random_weights_as_the_real_model_has() -> None:
-    with PytorchBackend().open(configured("random:smollm2-135m", precision="bf16")) as session:
+    with opened(configured("random:smollm2-135m", precision="bf16")) as session:
         assert session.facts().parameters == 134_515_008
 
 
@@ -474,11 +382,12 @@ def test_compiling_is_over_before_the_first_batch_and_changes_no_token(tiny: Pat
 
     requests = asked([3, 17, 8], output=12)
     config = configured(tiny, compile=True, compile_mode="default", batch_size=2, n=2)
-    with PytorchBackend().open(config) as session:
+    with opened(config) as session:
         compiled = counters["stats"]["unique_graphs"]
         assert compiled > 0
         assert session.facts().arguments["compiled"] is True
         said = session._run(requests[:2]).tokens
+        session.generate(asked([1, 30], output=3), Log())
         assert session.facts().arguments["cache"] == "StaticCache"
         assert counters["stats"]["unique_graphs"] == compiled
     assert said == tokens(configured(tiny), requests[:2], batch=1)
@@ -506,7 +415,7 @@ def test_a_real_model_answers_the_same_alone_and_in_a_padded_batch_and_ends_by_i
     ]
     requests = [chat(index, question) for index, question in enumerate(questions)]
     assert len({len(request.prompt) for request in requests}) > 2
-    with PytorchBackend().open(configured("smollm2-135m", batch_size=4)) as session:
+    with opened(configured("smollm2-135m", batch_size=4)) as session:
         generation = session.generate(requests, Log())
         together = session._run(requests).tokens
         alone = [session._run([request]).tokens[0] for request in requests]

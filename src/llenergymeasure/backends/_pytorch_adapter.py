@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,11 @@ def adapted(model: Any, config: ExperimentConfig) -> Any:
     import peft
 
     folder = Path(config.lora.path).expanduser()
-    # Its own type is the model's, not the fp32 that training wants.
-    wrapped = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        # What is missing is an error below.
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
+        # Its own type is the model's, not the fp32 that training wants.
+        wrapped = peft.PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False)
     wanted, given = set(peft.get_peft_model_state_dict(wrapped)), _names(folder)
     if wanted != given:
         odd = sorted(wanted ^ given)

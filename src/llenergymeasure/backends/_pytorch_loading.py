@@ -14,7 +14,7 @@ from llenergymeasure.backends._pytorch_adapter import adapted
 from llenergymeasure.backends._pytorch_memory import memory_errors
 from llenergymeasure.backends._pytorch_passthrough import check_names, taken
 from llenergymeasure.backends._pytorch_quantisation import BITS, is_installed, quantising, way
-from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, why_refused
+from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, refuse
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
@@ -72,9 +72,7 @@ def load(config: ExperimentConfig, place: Place) -> Loaded:
     """
     import transformers
 
-    if why := why_refused(config):
-        reason, _, hint = why.partition("; ")
-        raise BackendError(reason, hint=hint)
+    refuse(config)
     device = _device(config, place)
     dtype = _dtype(config, device)
     _check_options(config, device)

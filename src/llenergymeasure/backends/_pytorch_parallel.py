@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends._pytorch_loading import Place
+from llenergymeasure.backends._pytorch_refusals import refuse
 from llenergymeasure.backends._pytorch_session import PytorchSession, opened
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError
@@ -116,6 +117,7 @@ class _Child:
 @contextmanager
 def shared_out(config: ExperimentConfig) -> Iterator[ParallelSession]:
     """As many processes as `pytorch.num_processes`, each with its session; leaving ends all of them."""
+    refuse(config)
     size = config.pytorch.num_processes
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llem-"))

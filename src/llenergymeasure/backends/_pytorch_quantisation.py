@@ -106,6 +106,22 @@ def why_no_checkpoint(config: ExperimentConfig, model: ResolvedModel) -> str | N
     )
 
 
+def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -> str | None:
+    """Why this shape's matrices can't be packed: where a CPU multiplies 4-bit weights by itself bitsandbytes
+    packs 64 inputs and 32 outputs together, and fails at the first step if that leaves a rest.
+    """
+    shape = model.architecture
+    if shape is None or device != "cpu" or (way(config), config.precision) != ("bitsandbytes", "int4"):
+        return None
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    if any(width % 64 for width in (shape.hidden, queries, shape.ffn)) or keys % 32:
+        return (
+            f"{config.model} has matrices whose inputs are no multiples of 64 or whose outputs are none of "
+            "32, which bitsandbytes can't pack into int4 on a CPU; --precision int8"
+        )
+    return None
+
+
 def quantising(config: ExperimentConfig, *, compute: Any, device: str) -> Any:
     """What transformers is told to quantise with while it loads, or None. `compute` is a torch dtype."""
     import transformers
@@ -158,9 +174,8 @@ def _method(model: ResolvedModel) -> str | None:
 
 
 def _distribution(module: str) -> str:
-    return {"optimum.quanto": "optimum-quanto", "fbgemm_gpu": "fbgemm-gpu"}.get(
-        module, module.replace("_", "-")
-    )
+    names = {"optimum.gptq": "optimum", "optimum.quanto": "optimum-quanto"}
+    return names.get(module, module.replace("_", "-"))
 
 
 def _can_build() -> bool:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 from llenergymeasure.backends._pytorch_adapter import why_no_adapter
 from llenergymeasure.backends._pytorch_passthrough import why_no_passthrough
-from llenergymeasure.backends._pytorch_quantisation import BITS, way, why_no_checkpoint, why_not_quantised
+from llenergymeasure.backends._pytorch_quantisation import (
+    BITS,
+    way,
+    why_no_blocks,
+    why_no_checkpoint,
+    why_not_quantised,
+)
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.exceptions import BackendError, PreFlightError
 from llenergymeasure.models.resolve import ResolvedModel, resolve
 
 FLASH_PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
@@ -31,8 +37,15 @@ def why_refused(config: ExperimentConfig) -> str | None:
         or _why_not_split(config)
         or why_no_adapter(config)
         or why_no_passthrough(config)
-        or _why_not_these_weights(config)
+        or _why_not_these_weights(config, device)
     )
+
+
+def refuse(config: ExperimentConfig) -> None:
+    """BackendError for what `why_refused` says, with the way out as its hint."""
+    if why := why_refused(config):
+        reason, _, hint = why.partition("; ")
+        raise BackendError(reason, hint=hint)
 
 
 def _device(config: ExperimentConfig) -> str:
@@ -188,9 +201,11 @@ def _why_not_split(config: ExperimentConfig) -> str | None:
     return None
 
 
-def _why_not_these_weights(config: ExperimentConfig) -> str | None:
+def _why_not_these_weights(config: ExperimentConfig, device: str) -> str | None:
     model = _resolved(config)
-    return None if model is None else why_no_checkpoint(config, model)
+    if model is None:
+        return None
+    return why_no_checkpoint(config, model) or why_no_blocks(config, model, device)
 
 
 def _guesses(config: ExperimentConfig) -> str | None:

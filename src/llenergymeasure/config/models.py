@@ -441,8 +441,8 @@ class ExperimentConfig(Section):
         if self.batch_size > self.n:
             if self.backend == "pytorch" and self.batch_size > self.pytorch.batch_size:
                 raise ValueError(
-                    f"{self.pytorch.num_processes} processes take a batch of {self.pytorch.batch_size} each, and "
-                    f"n is {self.n}; lower pytorch.num_processes or the batch size, or raise n"
+                    f"{self.pytorch.num_processes} processes take a batch of {self.pytorch.batch_size} each, "
+                    f"and n is {self.n}; lower pytorch.num_processes or the batch size, or raise n"
                 )
             raise ValueError(
                 f"{self.backend}.batch_size {self.batch_size} is larger than n {self.n}; "
