@@ -275,11 +275,13 @@ class ChildWorker:
                 self._drain(process)
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        if process.stdin is not None:
+            close_pipe(process.stdin)
         if self._reader is not None:
             self._reader.join(timeout=TERMINATE_S)
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                close_pipe(stream)
+            # A process that got away keeps the pipe open, and closing it would wait for its reader.
+            if process.stdout is not None and not self._reader.is_alive():
+                close_pipe(process.stdout)
 
     def _take_away(self) -> None:
         if self._launched is None:
