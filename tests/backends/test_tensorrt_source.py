@@ -2,7 +2,7 @@
 
 The adapter runs with a stand-in that notes each name. They are held against the list in
 `tests/unit/tensorrt_llm_names.json` always, and against the package's own source where there is a copy: one
-that is installed, one that LLEM_TENSORRT_SOURCE names (a wheel, or a folder that holds tensorrt_llm), or the
+that is installed, one that TENSORRT_LLM_SOURCE names (a wheel, or a folder that holds tensorrt_llm), or the
 wheel that pip finds. PyPI holds no wheel of it, only a placeholder that points to NVIDIA's index.
 """
 
@@ -136,7 +136,7 @@ def test_the_list_says_where_it_is_from() -> None:
 @cache
 def _copy() -> Path:
     """A copy of the package; the test is skipped, with the reason, where there is none."""
-    if named := os.environ.get("LLEM_TENSORRT_SOURCE"):
+    if named := os.environ.get("TENSORRT_LLM_SOURCE"):
         return Path(named)
     spec = importlib.util.find_spec("tensorrt_llm")
     if spec is not None and spec.origin is not None:
