@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from test_metrics import GPU, gpu_trace, measurement, one_pass
 
+from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.peaks import peak_of
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models import SHAPES
 from llenergymeasure.records import Generation, GpuFacts, Measurement
 
@@ -101,3 +103,67 @@ def test_a_mixture_has_no_bandwidth_figure() -> None:
     found = mbu(on(H100, architecture=SHAPES["mixtral-8x7b"]))
     assert found.value is None
     assert found.reason == "which experts a batch reads is not known"
+
+
+def asked(**section: Any) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({"model": "any", "n": 4, **section})
+
+
+@pytest.mark.parametrize(
+    ("section", "part"),
+    [
+        ({"pytorch": {"num_beams": 4}}, "beam search"),
+        ({"pytorch": {"prompt_lookup_num_tokens": 4}}, "guessed ahead"),
+        ({"pytorch": {"assistant_model": "small"}}, "guessed ahead"),
+        ({"backend": "vllm", "vllm": {"beam_search": {"beam_width": 2}}}, "beam search"),
+        ({"backend": "vllm", "vllm": {"engine": {"speculative_config": {}}}}, "guessed ahead"),
+        ({"backend": "tensorrt", "tensorrt": {"sampling": {"use_beam_search": True}}}, "beam search"),
+    ],
+)
+def test_work_that_tokens_do_not_show_leaves_no_figure_of_work(section: dict[str, Any], part: str) -> None:
+    run = on(H100, config=asked(**section))
+    found = flops(run)
+    assert (found.prefill, found.decode, found.total, found.method) == (None, None, None, None)
+    for reason in (found.reason, mfu(run).reason, mbu(run).reason):
+        assert reason is not None
+        assert part in reason
+    itl = metrics(run).performance.itl_s.mean.reason
+    assert itl is not None
+    assert itl.startswith("bundled") == (part == "guessed ahead")
+
+
+def test_without_first_tokens_there_is_no_time_per_token_for_that_reason() -> None:
+    run = on(H100)
+    untold = [
+        replace(
+            one,
+            generation=Generation(
+                tuple(replace(done, t_first_ns=None) for done in one.generation.completions)
+            ),
+        )
+        for one in run.passes
+    ]
+    told = metrics(replace(run, passes=untold)).performance
+    assert told.ttft_s.mean.reason == told.tpot_s.mean.reason == "no first-token times"
+    assert told.e2e_s.mean.value is not None
+
+
+def test_batches_side_by_side_have_the_bandwidth_of_one_device_each() -> None:
+    alone = on(H100)
+    two = on(H100, config=asked(pytorch={"num_processes": 2}))
+    both = replace(
+        two,
+        environment=replace(
+            two.environment, gpus=(GpuFacts("GPU-a", 0, name=H100), GpuFacts("GPU-b", 1, name=H100))
+        ),
+        facts=replace(two.facts, weights_bytes=2 * 2_471_628_800, gpu_uuids=("GPU-a", "GPU-b")),
+    )
+    assert mbu(both).value == pytest.approx(mbu(alone).value)
+
+
+def test_an_adapter_beside_the_weights_is_named_as_not_counted() -> None:
+    beside = flops(on(H100, config=asked(lora={"path": "x"})))
+    merged = flops(on(H100, config=asked(lora={"path": "x", "merged": True})))
+    assert beside.method is not None
+    assert beside.method.endswith("nor the adapter's products")
+    assert merged.method == flops(on(H100)).method

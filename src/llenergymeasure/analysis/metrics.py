@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
+from llenergymeasure.analysis.hidden_work import guesses_ahead
 from llenergymeasure.analysis.joules import counted_domains, energy
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
 from llenergymeasure.analysis.replicates import (
@@ -29,6 +30,10 @@ from llenergymeasure.results.models import (
     Performance,
     RunWindow,
 )
+
+NO_FIRST = "no first-token times"
+BUNDLED = "bundled: a step brings several tokens at once where they are guessed ahead"
+SINGLE_UNKNOWN = "single token times are not kept by this backend; TPOT is their mean"
 
 
 def metrics(measurement: Measurement) -> ExperimentResult:
@@ -92,6 +97,7 @@ def _window(passes: Sequence[Pass]) -> RunWindow:
 
 def _performance(measurement: Measurement) -> Performance:
     passes = measurement.passes
+    told = any(one.t_first_ns is not None for each in passes for one in each.generation.completions)
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
         return ratio_over_passes(
@@ -102,9 +108,9 @@ def _performance(measurement: Measurement) -> Performance:
         output_tokens_per_second=rate(output_tokens(passes), "token/s"),
         total_tokens_per_second=rate(total_tokens(passes), "token/s"),
         requests_per_second=rate(requests(passes), "request/s"),
-        ttft_s=percentiles(passes, ttft_s, "no first-token times"),
-        tpot_s=percentiles(passes, tpot_s, "no request produced two tokens"),
-        itl_s=missing_percentiles("single token times are not kept by this backend; TPOT is their mean"),
+        ttft_s=percentiles(passes, ttft_s, NO_FIRST),
+        tpot_s=percentiles(passes, tpot_s, "no request produced two tokens" if told else NO_FIRST),
+        itl_s=missing_percentiles(BUNDLED if guesses_ahead(measurement.config) else SINGLE_UNKNOWN),
         e2e_s=percentiles(passes, e2e_s, "no request ended"),
         flops=flops(measurement),
         mfu=mfu(measurement),

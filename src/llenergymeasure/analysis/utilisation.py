@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.hidden_work import why_more_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import per_replicate
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
@@ -18,18 +20,20 @@ NO_SHAPE = "the model's shape is not known"
 
 def flops(measurement: Measurement) -> Flops:
     """Operations of all passes, prefill and decode apart, from the model's shape and the tokens produced."""
-    shape = measurement.architecture
-    if shape is None:
-        return Flops(prefill=None, decode=None, total=None, method=None, reason=NO_SHAPE)
+    shape, more = measurement.architecture, why_more_work(measurement.config)
+    if shape is None or more is not None:
+        return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for passed in measurement.passes for one in passed.generation.completions]
     prefill = float(sum(prefill_flops(shape, one.prompt_tokens) for one in done))
     decode = float(sum(decode_flops(shape, one.prompt_tokens, one.output_tokens) for one in done))
-    return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=FLOPS_METHOD)
+    return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=_method(measurement))
 
 
 def mfu(measurement: Measurement) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     shape, peaks = measurement.architecture, _peaks(measurement)
+    if more := why_more_work(measurement.config):
+        return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
     # Weights of 8 and 4 bits are multiplied in 16 bits.
@@ -51,12 +55,16 @@ def mbu(measurement: Measurement) -> Estimate:
     """
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
+    if more := why_more_work(measurement.config):
+        return Estimate.missing("1", more)
     if shape is None or weights is None or shape.experts:
         reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
         return Estimate.missing("1", reason)
     if not peaks:
         return Estimate.missing("1", _no_peak(measurement))
-    at_most = sum(peak.bytes_per_second for peak in peaks)
+    # Batches that run side by side each read a model of their own, with the bandwidth of one device.
+    models = _whole_models(measurement.config)
+    at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []
     for passed in measurement.passes:
@@ -68,6 +76,18 @@ def mbu(measurement: Measurement) -> Estimate:
         return Estimate.missing("1", "no token was made in decode")
     passes = measurement.passes
     return ratio_over_passes(per_replicate(passes, moved), per_replicate(passes, could), unit="1")
+
+
+def _method(measurement: Measurement) -> str:
+    adapter = measurement.config.lora
+    return (
+        FLOPS_METHOD if adapter is None or adapter.merged else f"{FLOPS_METHOD}, nor the adapter's products"
+    )
+
+
+def _whole_models(config: ExperimentConfig) -> int:
+    split = config.backend != "pytorch" or config.pytorch.tp_plan is not None
+    return 1 if split else config.pytorch.num_processes
 
 
 def _flops_of(shape: Architecture, one: Completion) -> float:

@@ -1,0 +1,28 @@
+"""Which work does the count of output tokens not show?"""
+
+from __future__ import annotations
+
+from llenergymeasure.config.models import ExperimentConfig
+
+
+def guesses_ahead(config: ExperimentConfig) -> bool:
+    """Whether a step verifies several guessed tokens, so that tokens come several at once."""
+    if config.backend == "pytorch":
+        asked = config.pytorch
+        return asked.assistant_model is not None or asked.prompt_lookup_num_tokens is not None
+    engine = {"vllm": config.vllm.engine, "tensorrt": config.tensorrt.engine}.get(config.backend, {})
+    return engine.get("speculative_config") is not None
+
+
+def why_more_work(config: ExperimentConfig) -> str | None:
+    """Why more is computed than the output tokens show, by an amount that the engine does not tell."""
+    if guesses_ahead(config):
+        return "tokens that are guessed ahead are thrown away in a number that the engine does not tell"
+    beams = {
+        "pytorch": config.pytorch.num_beams > 1,
+        "vllm": config.vllm.beam_search is not None,
+        "tensorrt": config.tensorrt.sampling.get("use_beam_search") is True,
+    }
+    if beams.get(config.backend, False):
+        return "beam search throws beams away, after a number of steps that the engine does not tell"
+    return None
