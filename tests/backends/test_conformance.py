@@ -198,9 +198,9 @@ def test_a_natural_request_that_is_not_done_ends_at_its_limit(loaded: Loaded, fo
 
 
 def test_an_exact_request_never_meets_the_end_of_sequence(loaded: Loaded, folder: Path) -> None:
-    requests = replaced(prompts_of(loaded, folder, SHORT_ANSWERS), exact=True, output=16)
+    requests = replaced(prompts_of(loaded, folder, SHORT_ANSWERS), exact=True, output=12)
     generation = loaded.walk(requests)
-    assert counts(generation) == [16, 16, 16]
+    assert counts(generation) == [12, 12, 12]
     assert {done.finish for done in generation.completions} == {"length"}
     for ids in generation.output_ids or ():
         assert END_OF_SEQUENCE not in ids
