@@ -137,6 +137,12 @@ def test_of_many_that_want_several_devices_at_once_exactly_one_gets_them(tmp_pat
     assert sorted(outcomes) == [False] * 7 + [True]
 
 
+def test_devices_are_taken_in_one_order_whatever_the_order_they_are_named_in(tmp_path: Path) -> None:
+    with holding(tmp_path, "gpu:GPU-a"), pytest.raises(PreFlightError, match="GPU-a"):
+        take(tmp_path, "gpu:GPU-c", "gpu:GPU-b", "gpu:GPU-a")
+    assert [path.name for path in tmp_path.iterdir()] == ["llem-gpu-GPU-a.lock"]
+
+
 def test_the_file_is_open_to_every_user_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
