@@ -24,7 +24,7 @@ SCHEMA_VERSION = "1"
 
 BUILTIN_BACKENDS = ("pytorch", "vllm", "llamacpp", "tensorrt", "simulated")
 # Fields outside the engines' sections that only these of the built-in engines take.
-TAKEN_BY = {"lora": ("pytorch",), "passthrough_kwargs": ("pytorch",)}
+TAKEN_BY = {"lora": ("pytorch", "vllm"), "passthrough_kwargs": ("pytorch",)}
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
