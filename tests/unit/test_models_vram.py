@@ -99,3 +99,21 @@ def test_a_local_model_is_read_from_its_config(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(PreFlightError, match="no such file"):
         estimate("./no-such-model")
+
+
+def test_every_beam_has_a_cache_of_its_own() -> None:
+    alone = estimate(pytorch={"batch_size": 4})
+    searched = estimate(pytorch={"batch_size": 4, "num_beams": 3})
+    assert part(searched, "KV cache") == 3 * part(alone, "KV cache")
+    assert part(searched, "weights") == part(alone, "weights")
+
+
+def test_processes_with_whole_models_share_the_memory_of_a_host_but_not_of_gpus() -> None:
+    def needed(device: str, **options: object) -> int:
+        total = estimate(pytorch={"batch_size": 4, "device": device, **options}).total_bytes
+        assert total is not None
+        return total
+
+    assert needed("cpu", num_processes=3) == 3 * needed("cpu")
+    assert needed("cuda", num_processes=3) == needed("cuda")
+    assert needed("cpu", num_processes=2, tp_plan="auto") == needed("cpu")

@@ -94,10 +94,12 @@ class _Child:
         if self._pipe.poll() or self._process.exitcode is not None:
             self.answer()
 
-    def end(self) -> None:
-        """It ends by itself once its pipe is closed, or is killed."""
+    def hang_up(self) -> None:
+        """It ends by itself once it notices that."""
         self._pipe.close()
-        self._process.join(END_S)
+
+    def end(self, within_s: float) -> None:
+        self._process.join(within_s)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
@@ -123,15 +125,23 @@ def shared_out(config: ExperimentConfig) -> Iterator[ParallelSession]:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llem-"))
         meeting = Path(folder) / "meeting"
         children: list[_Child] = []
+        stack.callback(_end, children)
         for rank in range(1, size):
-            child = _Child(config, Place(rank, size), meeting)
-            stack.callback(child.end)
-            children.append(child)
+            children.append(_Child(config, Place(rank, size), meeting))  # noqa: PERF401  ended even if one can't start
         with _named(children):
             first = stack.enter_context(_joined(config, Place(0, size), meeting))
         for child in children:
             child.answer()
         yield ParallelSession(first, children, config)
+
+
+def _end(children: Sequence[_Child]) -> None:
+    """None of them is alive after this; those that are still at work are killed after a while."""
+    until_s = time.monotonic() + END_S
+    for child in children:
+        child.hang_up()
+    for child in children:
+        child.end(max(0.0, until_s - time.monotonic()))
 
 
 class ParallelSession:
@@ -142,11 +152,24 @@ class ParallelSession:
         self._children = children
         self._batch = config.pytorch.batch_size
         self._split = config.pytorch.tp_plan is not None
+        self._is_broken_off = False
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """All requests once. Batches of whole models run at the same time, and their times overlap."""
-        if self._split:
-            return self._in_step(requests, observe)
+        """All requests once. Batches of whole models run at the same time, and their times overlap.
+
+        BackendError after a walk that was broken off: the others may still be at it, and would answer late.
+        """
+        if self._is_broken_off:
+            raise BackendError(
+                "a walk was broken off, and some processes may still be at it", hint="open the session again"
+            )
+        self._is_broken_off = True
+        generation = self._in_step(requests, observe) if self._split else self._in_turn(requests, observe)
+        self._is_broken_off = False
+        return generation
+
+    def _in_turn(self, requests: Sequence[Request], observe: Observer) -> Generation:
+        """Batches go round, each to a whole model."""
         size = len(self._children) + 1
         batches = [requests[at : at + self._batch] for at in range(0, len(requests), self._batch)]
         asked = []

@@ -155,8 +155,14 @@ def in_force(model: Any) -> dict[str, JsonValue] | None:
     if description is None:
         return None
     # transformers writes torch types as text, and leaves what has no such form out of JSON.
-    fields: dict[str, JsonValue] = json.loads(json.dumps(description.to_dict(), default=str))
+    described = description if isinstance(description, dict) else description.to_dict()
+    fields: dict[str, JsonValue] = json.loads(json.dumps(described, default=str))
     return {name: value for name, value in fields.items() if value is not None and not name.startswith("_")}
+
+
+def is_countable(model: Any) -> bool:
+    """Whether its parameters show how many numbers they stand for; other methods pack them into buffers."""
+    return (in_force(model) or {}).get("quant_method") in {None, *_MODULES}
 
 
 def builds_kernels(config: ExperimentConfig) -> bool:

@@ -25,7 +25,7 @@ from llenergymeasure.backends._pytorch_memory import (
     reset_peak,
     weight_bytes,
 )
-from llenergymeasure.backends._pytorch_quantisation import builds_kernels, in_force
+from llenergymeasure.backends._pytorch_quantisation import builds_kernels, in_force, is_countable
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
@@ -125,7 +125,7 @@ class PytorchSession:
             arguments=self._arguments(loaded),
             versions=_versions(),
             gpu_uuids=gpu_uuids(self._devices),
-            parameters=parameter_count(loaded.model),
+            parameters=parameter_count(loaded.model) if is_countable(loaded.model) else None,
             weights_bytes=sum(weight_bytes(model) for model in models),
             kv_cache_bytes=self._cache_bytes,
             peak_bytes=peak_bytes,
@@ -226,6 +226,8 @@ class PytorchSession:
         placed = getattr(model, "hf_device_map", None)
         return {
             "batch_size": asked.batch_size,
+            "num_processes": 1,
+            "tp_plan": None,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device_map": None if placed is None else {name: str(where) for name, where in placed.items()},
             "attn_implementation": model.config._attn_implementation,  # noqa: SLF001  no public name
