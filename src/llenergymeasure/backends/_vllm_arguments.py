@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -158,8 +159,37 @@ def beam_params(config: ExperimentConfig, *, max_tokens: int, exact: bool) -> An
     return _converted("beam_search", fields, BeamSearchParams)
 
 
-def public(params: Any) -> dict[str, JsonValue]:
-    """The fields of SamplingParams or BeamSearchParams that are plain values, as vLLM completed them."""
+def vllm_errors() -> tuple[type[Exception], ...]:
+    """The errors of vLLM's own kind, which are none of Python's; older versions have fewer."""
+    found: list[type[Exception]] = []
+    for module, name in (("vllm.exceptions", "VLLMError"), ("vllm.v1.engine.exceptions", "EngineDeadError")):
+        try:
+            found.append(getattr(import_module(module), name))
+        except (ImportError, AttributeError):
+            continue
+    return tuple(found)
+
+
+def request_arguments(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """What a request is handed over with, by the name of its part, as vLLM completed it."""
+    exact = config.output_length == "exact"
+    if config.vllm.beam_search is not None:
+        return {"beam_search": _public(beam_params(config, max_tokens=config.max_output_tokens, exact=exact))}
+    request = Request(0, (1,), config.max_output_tokens, exact=exact)
+    return {"sampling": _public(sampling_params(config, request))}
+
+
+def _converted(part: Part, fields: Mapping[str, Any], kind: type) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.convert(fields, kind, str_keys=True)
+    except (msgspec.ValidationError, ValueError, *vllm_errors()) as error:
+        raise BackendError(f"vllm.{part}: {error}") from error
+
+
+def _public(params: Any) -> dict[str, JsonValue]:
+    """The fields that are plain values."""
     import msgspec
 
     plain = msgspec.to_builtins(params, str_keys=True, enc_hook=str)
@@ -169,15 +199,6 @@ def public(params: Any) -> dict[str, JsonValue]:
         for name, value in fields.items()
         if not name.startswith("_") and isinstance(value, bool | int | float | str | list | dict | None)
     }
-
-
-def _converted(part: Part, fields: Mapping[str, Any], kind: type) -> Any:
-    import msgspec
-
-    try:
-        return msgspec.convert(fields, kind, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise BackendError(f"vllm.{part}: {error}") from error
 
 
 def _why_not_taken(part: Part, name: str) -> str | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from llenergymeasure.backends._vllm_arguments import beam_params, sampling_params
+from llenergymeasure.backends._vllm_arguments import beam_params, sampling_params, vllm_errors
 from llenergymeasure.backends._vllm_processes import is_out_of_memory
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
@@ -82,11 +82,9 @@ def searched(llm: Any, config: ExperimentConfig, members: Sequence[Request], *, 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """BackendError or MemoryError for what vLLM raises while it works."""
-    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
     try:
         yield
-    except (EngineDeadError, EngineGenerateError, RuntimeError, ValueError, TypeError) as error:
+    except (*vllm_errors(), RuntimeError, ValueError, TypeError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(message):
             raise MemoryError(f"{doing}: {message}") from error

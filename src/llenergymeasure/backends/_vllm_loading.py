@@ -14,7 +14,12 @@ from typing import Any
 import psutil
 from pydantic import ValidationError
 
-from llenergymeasure.backends._vllm_arguments import engine_arguments, sampling_params, why_refused
+from llenergymeasure.backends._vllm_arguments import (
+    engine_arguments,
+    request_arguments,
+    vllm_errors,
+    why_refused,
+)
 from llenergymeasure.backends._vllm_processes import (
     Said,
     Watch,
@@ -31,7 +36,6 @@ from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
-from llenergymeasure.records import Request
 
 _GIB = 2**30
 _CACHE_BLOCK = 128  # tokens of a block of vLLM's cache on a CPU
@@ -65,7 +69,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
     resolved = fetched(resolve(config.model, revision=config.revision))
     with _folder(resolved) as folder, _on_this_machine(config, resolved):
         # A value that vLLM refuses is told before a minute of loading.
-        sampling_params(config, Request(0, (1,), config.max_output_tokens, config.output_length == "exact"))
+        request_arguments(config)
         arguments = engine_arguments(config, is_cpu=is_cpu(), has_tokenizer=has_tokenizer(folder))
         lora = _lora(config)
         before = set(children())
@@ -173,15 +177,7 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
     said = Said()
     try:
         return vllm.LLM(model=str(folder), **arguments)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        ImportError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, *vllm_errors()) as error:
         cause = said.root_cause() if isinstance(error, RuntimeError) else None
         message = cause or _first_line(error)
         if is_out_of_memory(message):

@@ -180,23 +180,26 @@ def peak_bytes(processes: Sequence[psutil.Process]) -> int | None:
 
 
 class Said:
-    """What engine processes wrote to our stderr since now, where that is a file: only there do they say
-    why they could not start.
+    """What the engine's processes write to our stdout and stderr from now on, where these are files: only
+    there do they say why they could not start.
     """
 
     def __init__(self) -> None:
-        self._path = Path("/proc/self/fd/2")
-        self._start = self._path.stat().st_size if self._path.is_file() else None
+        outputs = [Path(f"/proc/self/fd/{descriptor}") for descriptor in (1, 2)]
+        files = {path.stat().st_ino: path for path in outputs if path.is_file()}
+        self._starts = {path: path.stat().st_size for path in files.values()}
 
     def root_cause(self) -> str | None:
         """The first error that is no consequence of another one."""
-        if self._start is None:
-            return None
-        with self._path.open("rb") as log:
-            log.seek(self._start)
-            lines = log.read().decode(errors="replace").splitlines()
-        found = [match[1] for line in lines if (match := _ROOT_CAUSE.match(line))]
-        return next((cause for cause in found if not any(text in cause for text in _AFTERMATH)), None)
+        for path, start in self._starts.items():
+            with path.open("rb") as log:
+                log.seek(start)
+                lines = log.read().decode(errors="replace").splitlines()
+            found = [match[1] for line in lines if (match := _ROOT_CAUSE.match(line))]
+            cause = next((one for one in found if not any(text in one for text in _AFTERMATH)), None)
+            if cause is not None:
+                return cause
+        return None
 
 
 def _unset(wanted: Mapping[str, str]) -> dict[str, str]:

@@ -14,9 +14,7 @@ from llenergymeasure.backends import Observer
 from llenergymeasure.backends._limits import check_requests
 from llenergymeasure.backends._vllm_arguments import (
     accepted,
-    beam_params,
-    public,
-    sampling_params,
+    request_arguments,
     why_refused,
 )
 from llenergymeasure.backends._vllm_facts import in_force, versions
@@ -162,23 +160,13 @@ class VllmSession:
 
     def _arguments(self, workers: Sequence[Worker]) -> dict[str, JsonValue]:
         asked = self._config.vllm
-        any_request = Request(
-            0, (1,), self._config.max_output_tokens, exact=self._config.output_length == "exact"
-        )
-        settings: dict[str, JsonValue] = {
+        lora = self._config.lora
+        return {
             "batch_size": self._config.batch_size,
             "threads": workers[0]["threads"],
             "prefix_cached_tokens": self._cached_tokens,
             "engine": in_force(self._settings, names=accepted("engine"), given=asked.engine),
+            **request_arguments(self._config),
+            "lora": None if lora is None else lora.path,
             "random_seed": self._config.random_seed,
         }
-        if asked.beam_search is None:
-            settings["sampling"] = public(sampling_params(self._config, any_request))
-        else:
-            beams = beam_params(
-                self._config, max_tokens=any_request.max_output_tokens, exact=any_request.exact
-            )
-            settings["beam_search"] = public(beams)
-        if self._config.lora is not None:
-            settings["lora"] = self._config.lora.path
-        return settings
