@@ -5,12 +5,13 @@
 Every run measures a board whose joules per token are known: its batches differ in prompt and in output
 tokens, and their durations and powers scatter. Joules per prompt token and per output token after the first
 come from the times of the phases (gross) and from the regression on tokens (net of idle); counted is how
-often an interval held the truth. --quick does 20 runs a row instead of 300.
+often an interval held the truth. --quick does 20 runs a row instead of 200.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Sequence
 from functools import partial
 from multiprocessing import get_context
@@ -31,23 +32,20 @@ ROWS: dict[str, tuple[Device, int]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.phases")
     parser.add_argument("--quick", action="store_true", help="20 runs a row, which tell little of coverage")
-    runs = 20 if parser.parse_args(arguments).quick else 300
+    runs = 20 if parser.parse_args(arguments).quick else 200
     print(
         f"{runs} runs a row; batches of 4 requests, 8 in a walk; counter steps every 100 ms, scatter 1 % of"
     )
     print("every batch and of every pass where not said otherwise; half-widths relative to the truth\n")
     print("| board and run | way | holds prefill | holds decode | half-width, prefill | half-width, decode |")
     print("|---|---|---|---|---|---|")
-    with get_context("spawn").Pool() as workers:
+    # Each pass collects garbage, and would look through all that was imported.
+    with get_context("spawn").Pool(initializer=gc.freeze) as workers:
         for name, (device, passes) in ROWS.items():
-            one = partial(_one, device=device, passes=passes)
+            one = partial(run, device=device, passes=passes)
             found = [cost for costs in workers.imap_unordered(one, range(runs)) for cost in costs]
             for way in ("phases", "regression"):
                 print(f"| {name} | {way} | {_row([cost for cost in found if cost.way == way])} |", flush=True)
-
-
-def _one(seed: int, *, device: Device, passes: int) -> list[Found]:
-    return run(device, seed=seed, passes=passes)
 
 
 def _row(found: Sequence[Found]) -> str:

@@ -78,7 +78,7 @@ class Found:
     error: float
 
 
-def run(device: Device, *, seed: int, passes: int = 20, batches: int = 8) -> list[Found]:
+def run(seed: int, *, device: Device, passes: int = 20, batches: int = 8) -> list[Found]:
     """What both ways say of both costs, where they say something."""
     found = measured(device, seed=seed, passes=passes, batches=batches)
     assert found.regression is not None

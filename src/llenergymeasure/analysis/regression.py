@@ -99,7 +99,7 @@ def _apart(found: Sequence[Batch]) -> list[Batch]:
 def _why_alike(found: Sequence[Batch]) -> str | None:
     works = {(one.prompt_tokens, one.decoded_tokens) for one in found}
     if len(works) < _FEWEST_WORKS:
-        return f"{len(works)} different batches are too few: a line with two costs needs {_FEWEST_WORKS}"
+        return f"batches differ too little: two costs take {_FEWEST_WORKS} kinds, and there are {len(works)}"
     prompt, decoded = (np.array(tokens, dtype=np.float64) for tokens in zip(*works, strict=True))
     if not prompt.any() or not decoded.any():
         return "no token was made after the first" if prompt.any() else "no prompt token was read"
