@@ -15,7 +15,7 @@ from llenergymeasure.backends import Observer
 from llenergymeasure.backends._limits import check_requests
 from llenergymeasure.backends._pytorch_adapter import adapter_in_force
 from llenergymeasure.backends._pytorch_decoding import Stamps, Steps, decoding, settled
-from llenergymeasure.backends._pytorch_loading import ALONE, Loaded, Place, load
+from llenergymeasure.backends._pytorch_loading import Loaded, load
 from llenergymeasure.backends._pytorch_memory import (
     cache_bytes,
     gpu_uuids,
@@ -25,6 +25,7 @@ from llenergymeasure.backends._pytorch_memory import (
     reset_peak,
     weight_bytes,
 )
+from llenergymeasure.backends._pytorch_place import ALONE, Place
 from llenergymeasure.backends._pytorch_quantisation import builds_kernels, in_force, is_countable
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
