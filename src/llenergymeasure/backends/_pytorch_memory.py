@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from llenergymeasure.backends._process_memory import reset_resident_peak, resident_peak
 
 # What allocators other than CUDA's say in a plain RuntimeError.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
@@ -35,12 +35,7 @@ def reset_peak(devices: Sequence[Any]) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
     if cuda:
         return True
-    try:
-        # 5 sets the high-water mark of resident memory to its present value: proc_pid_clear_refs(5).
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
+    return reset_resident_peak()
 
 
 def peak(devices: Sequence[Any], *, was_reset: bool) -> tuple[int | None, str | None]:
@@ -51,21 +46,14 @@ def peak(devices: Sequence[Any], *, was_reset: bool) -> tuple[int | None, str | 
     import torch
 
     cuda = [device for device in devices if device.type == "cuda"]
-    since = "since the reset" if was_reset else "since the process began"
     if cuda:
+        since = "since the reset" if was_reset else "since the process began"
         return sum(torch.cuda.max_memory_allocated(device) for device in cuda), (
             f"torch.cuda.max_memory_allocated, {since}"
         )
     if any(device.type != "cpu" for device in devices):
         return None, None
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ru_maxrss, since the process began"
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024, f"VmHWM of the worker, {since}"
-    return None, None
+    return resident_peak(was_reset=was_reset)
 
 
 def gpu_uuids(devices: Sequence[Any]) -> tuple[str, ...]:
