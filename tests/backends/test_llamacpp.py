@@ -20,6 +20,7 @@ from llenergymeasure.backends import load_backend
 from llenergymeasure.backends._llamacpp_loading import _interruptible
 from llenergymeasure.backends._llamacpp_log import told
 from llenergymeasure.backends.llamacpp import LlamacppBackend
+from llenergymeasure.cli._display import print_experiment_header
 from llenergymeasure.config.models import ExperimentConfig, LlamacppConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
 from llenergymeasure.models.resolve import resolve
@@ -202,6 +203,13 @@ def test_a_directory_is_refused_with_the_file_that_lies_there(tmp_path: Path) ->
     why = LlamacppBackend().why_refused(configured(tmp_path))
     # A directory that is not whole is preflight's to refuse, in its own words.
     assert why is None or f"name a .gguf file, such as {tmp_path / 'tiny.gguf'}" in why
+
+
+def test_the_header_claims_no_precision_that_the_file_may_not_have(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_experiment_header(configured())
+    assert capsys.readouterr().err.startswith("smollm2-135m on llamacpp\n")
 
 
 def test_an_interrupt_within_a_callback_comes_after_it() -> None:

@@ -42,7 +42,9 @@ def print_experiment_header(config: ExperimentConfig) -> None:
     dataset = getattr(config.dataset, "name", config.dataset)
     batch = f", batch size {config.pytorch.batch_size}" if config.backend == "pytorch" else ""
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
-    say(f"{config.model} on {config.backend}, {config.precision}{batch}")
+    # llama.cpp computes with what the file holds, which the summary can tell.
+    precision = "" if config.backend == "llamacpp" else f", {config.precision}"
+    say(f"{config.model} on {config.backend}{precision}{batch}")
     prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
     say(
         f"{prompts} of {dataset}, up to {config.max_input_tokens} tokens in "

@@ -22,7 +22,8 @@ class Row:
 def heading(result: ExperimentResult) -> str:
     config, facts = result.config, result.environment
     names = [gpu.name or gpu.uuid for gpu in facts.gpus if gpu.uuid in result.session.gpu_uuids]
-    head = f"{config.model} on {config.backend} · {config.precision}"
+    precision = result.session.arguments.get("file_type") or config.precision
+    head = f"{config.model} on {config.backend} · {precision}"
     if result.simulated:
         return f"{head} · simulated: no model ran, no sensor was read"
     device = ", ".join(names) or (facts.cpu if result.session.device == "cpu" else None)
