@@ -21,8 +21,10 @@ from llenergymeasure.backends._llamacpp_loading import _interruptible
 from llenergymeasure.backends._llamacpp_log import told
 from llenergymeasure.backends.llamacpp import LlamacppBackend
 from llenergymeasure.cli._display import print_experiment_header
+from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig, LlamacppConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
+from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.models.resolve import resolve
 from llenergymeasure.records import Generation, Request, SessionFacts
 
@@ -47,6 +49,7 @@ sched_reserve:      CUDA0 compute buffer size =    97.00 MiB
 sched_reserve:  CUDA_Host compute buffer size =     2.25 MiB
 """
 
+THREE_ENGINES = Path(__file__).parents[2] / "examples" / "three-engines"
 # "What is the capital of France?" as a turn.
 QUESTION = (1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198)
 
@@ -347,6 +350,17 @@ def test_a_build_without_gpus_refuses_layers_on_them() -> None:
     error = refused(configured(gpu_layers=-1))
     assert "gpu_layers is -1" in error.message
     assert "GGML_CUDA" in (error.hint or "")
+
+
+@real
+def test_token_ids_are_those_of_an_environment_with_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path))
+    work = prepared(load_experiment_config(THREE_ENGINES / "llamacpp.yaml", environ={}))
+    # As in tests/unit/test_three_engines.py.
+    assert work.hash == "f2aedd033b46ccbf0ea8f8879c6e232a1305959f4d1cb18bc28048cba091e84b"
+    assert (tmp_path / "workloads").is_dir(), "made anew"
 
 
 @real

@@ -6,16 +6,16 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 
 def main(source: Path, target: Path, only: str | None) -> None:
     """Write the tokenizer of the GGUF `source` into the directory `target`, and unless it is all that is
     wanted the configuration and the weights in bf16.
     """
-    from transformers import AutoTokenizer
-
     folder, file = str(source.parent), source.name
-    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+    _tokenizer_class().from_pretrained(folder, gguf_file=file).save_pretrained(target)
     if only == "tokenizer":
         return
     import torch
@@ -30,6 +30,28 @@ def main(source: Path, target: Path, only: str | None) -> None:
     # Else the directory would ask for a quantiser when it is loaded.
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(target)
+
+
+def _tokenizer_class() -> Any:
+    """The class that transformers chooses, which it does with torch alone, or the general one without.
+
+    Neither computes anything with torch. Without it the general class writes the same files, once the import
+    of torch in the reader of GGUF metadata finds a module of names; transformers has noticed by then that it
+    is not the real one.
+    """
+    import transformers
+
+    if transformers.utils.is_torch_available():
+        return transformers.AutoTokenizer
+    sys.modules["torch"] = _Names("torch")
+    return transformers.PreTrainedTokenizerFast
+
+
+class _Names(ModuleType):
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
 
 
 def _end_with_parent() -> None:
