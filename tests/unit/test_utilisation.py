@@ -167,3 +167,16 @@ def test_an_adapter_beside_the_weights_is_named_as_not_counted() -> None:
     assert beside.method is not None
     assert beside.method.endswith("nor the adapter's products")
     assert merged.method == flops(on(H100)).method
+
+
+def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
+    def staggered(generation: Generation) -> Generation:
+        first, second = generation.completions
+        assert second.t_first_ns is not None
+        late = replace(second, t_first_ns=second.t_first_ns + 500_000_000)
+        return replace(generation, completions=(first, late))
+
+    run = on(H100)
+    mixed = replace(run, passes=[replace(one, generation=staggered(one.generation)) for one in run.passes])
+    assert mbu(mixed).reason == "continuous batching: how many steps read the weights is not told"
+    assert mfu(mixed).value == mfu(run).value

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 from llenergymeasure.records import Completion, Pass, Window
 
+CONTINUOUS = "continuous batching: some requests are read while others are written, so time can't split them"
+# First tokens of one batch are told one after another, which takes a moment; spread over more than this part
+# of the batches' time they are made one after another.
+_SPREAD = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -33,6 +38,13 @@ def batches(passes: Sequence[Pass]) -> list[Batch]:
             members[number, one.walk, one.batch].append(one)
     found = [_batch(number, batch) for (number, _, _), batch in members.items()]
     return sorted(found, key=lambda batch: batch.window.start_ns)
+
+
+def are_continuous(found: Sequence[Batch]) -> bool:
+    """Whether requests of one batch get their first tokens one after another: the engine forms its own."""
+    known = [(batch.first_ns, batch.window) for batch in found if batch.first_ns is not None]
+    spread_ns = sum(last_ns - first_ns for (first_ns, last_ns), _ in known)
+    return spread_ns > _SPREAD * sum(window.end_ns - window.start_ns for _, window in known)
 
 
 def _batch(number: int, members: Sequence[Completion]) -> Batch:

@@ -7,18 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from llenergymeasure.analysis.batches import Batch, batches
+from llenergymeasure.analysis.batches import CONTINUOUS, Batch, are_continuous, batches
 from llenergymeasure.analysis.estimates import few_passes, half_width, net_of_idle, scaled, total
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.energy.joint import joint_powers
 from llenergymeasure.records import Domain, Estimate, Pass, Trace, Window
 
 PREFILL, DECODE = "prefill", "decode"
-
-CONTINUOUS = "continuous batching: some requests are read while others are written, so time can't split them"
-# First tokens of one batch are told one after another, which takes a moment; spread over more than this part
-# of the batches' time they are made one after another.
-_SPREAD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +90,7 @@ def _phases(found: Sequence[Batch]) -> dict[str, _Phase] | str:
     known = [(batch, batch.first_ns) for batch in found if batch.first_ns is not None]
     if not known:
         return "the backend tells no first-token times"
-    spread_ns = sum(last_ns - first_ns for _, (first_ns, last_ns) in known)
-    whole_ns = sum(batch.window.end_ns - batch.window.start_ns for batch, _ in known)
-    if spread_ns > _SPREAD * whole_ns or any(
+    if are_continuous(found) or any(
         one.window.end_ns > after.window.start_ns for one, after in pairwise(found)
     ):
         return CONTINUOUS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.hidden_work import why_more_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
@@ -15,6 +16,7 @@ from llenergymeasure.records import Architecture, Completion, Estimate, Measurem
 from llenergymeasure.results.models import Flops
 
 FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
+STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not told"
 NO_SHAPE = "the model's shape is not known"
 
 
@@ -51,7 +53,8 @@ def mfu(measurement: Measurement) -> Estimate:
 
 def mbu(measurement: Measurement) -> Estimate:
     """Bytes that decoding must read (all weights and the cache, once a step) over what the memory could
-    deliver meanwhile. A mixture of experts has none: which experts a batch touches is not known.
+    deliver meanwhile. A mixture of experts has none: which experts a batch touches is not known. Nor has
+    continuous batching: how many steps there were is not known.
     """
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
@@ -62,15 +65,17 @@ def mbu(measurement: Measurement) -> Estimate:
         return Estimate.missing("1", reason)
     if not peaks:
         return Estimate.missing("1", _no_peak(measurement))
+    if are_continuous(batches(measurement.passes)):
+        return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
     models = _whole_models(measurement.config)
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []
     for passed in measurement.passes:
-        batches = _batches(passed)
-        seconds = sum(_decode_s(batch) for batch in batches)
-        moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in batches))
+        members = _batches(passed)
+        seconds = sum(_decode_s(batch) for batch in members)
+        moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in members))
         could.append(seconds * at_most)
     if not any(moved):
         return Estimate.missing("1", "no token was made in decode")
