@@ -69,7 +69,9 @@ def test_what_the_run_wants_of_a_prompt_is_not_kept_with_its_ids(in_cache: Path)
 
 
 def test_another_seed_or_limit_makes_other_ids(in_cache: Path) -> None:
-    hashes = {prepared(asked).hash for asked in (config(), config(random_seed=1), config(max_input_tokens=48))}
+    hashes = {
+        prepared(asked).hash for asked in (config(), config(random_seed=1), config(max_input_tokens=48))
+    }
     assert len(hashes) == 3
 
 
