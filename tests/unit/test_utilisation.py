@@ -180,3 +180,20 @@ def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
     mixed = replace(run, passes=[replace(one, generation=staggered(one.generation)) for one in run.passes])
     assert mbu(mixed).reason == "continuous batching: how many steps read the weights is not told"
     assert mfu(mixed).value == mfu(run).value
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        ({"engine": {"enable_prefix_caching": True}}, "what two prompts begin with alike is computed once"),
+        ({"engine": {"spec_method": "ngram"}}, "tokens that are guessed ahead are thrown away"),
+        ({"beam_search": {"beam_width": 2}}, "beam search throws beams away"),
+    ],
+)
+def test_an_engine_of_its_own_mind_has_no_figure_of_work(section: dict[str, Any], reason: str) -> None:
+    run = on(H100)
+    config = ExperimentConfig.model_validate({"model": "any", "backend": "vllm", "n": 2, "vllm": section})
+    done = flops(replace(run, config=config))
+    assert done.total is None
+    assert done.reason is not None
+    assert done.reason.startswith(reason)

@@ -11,11 +11,13 @@ def guesses_ahead(config: ExperimentConfig) -> bool:
         asked = config.pytorch
         return asked.assistant_model is not None or asked.prompt_lookup_num_tokens is not None
     engine = {"vllm": config.vllm.engine, "tensorrt": config.tensorrt.engine}.get(config.backend, {})
-    return engine.get("speculative_config") is not None
+    # The last two are vLLM's own short forms of parts of the first.
+    names = ("speculative_config", "spec_method", "spec_model")
+    return any(engine.get(name) is not None for name in names)
 
 
-def why_more_work(config: ExperimentConfig) -> str | None:
-    """Why more is computed than the output tokens show, by an amount that the engine does not tell."""
+def why_other_work(config: ExperimentConfig) -> str | None:
+    """Why another amount is computed than the tokens show, which the engine does not tell for each pass."""
     if guesses_ahead(config):
         return "tokens that are guessed ahead are thrown away in a number that the engine does not tell"
     beams = {
@@ -25,4 +27,6 @@ def why_more_work(config: ExperimentConfig) -> str | None:
     }
     if beams.get(config.backend, False):
         return "beam search throws beams away, after a number of steps that the engine does not tell"
+    if config.backend == "vllm" and config.vllm.engine.get("enable_prefix_caching") is True:
+        return "what two prompts begin with alike is computed once"
     return None

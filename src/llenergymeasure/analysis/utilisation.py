@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
-from llenergymeasure.analysis.hidden_work import why_more_work
+from llenergymeasure.analysis.hidden_work import why_other_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import per_replicate
 from llenergymeasure.config.models import ExperimentConfig
@@ -22,7 +22,7 @@ NO_SHAPE = "the model's shape is not known"
 
 def flops(measurement: Measurement) -> Flops:
     """Operations of all passes, prefill and decode apart, from the model's shape and the tokens produced."""
-    shape, more = measurement.architecture, why_more_work(measurement.config)
+    shape, more = measurement.architecture, why_other_work(measurement.config)
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for passed in measurement.passes for one in passed.generation.completions]
@@ -34,7 +34,7 @@ def flops(measurement: Measurement) -> Flops:
 def mfu(measurement: Measurement) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     shape, peaks = measurement.architecture, _peaks(measurement)
-    if more := why_more_work(measurement.config):
+    if more := why_other_work(measurement.config):
         return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
@@ -58,7 +58,7 @@ def mbu(measurement: Measurement) -> Estimate:
     """
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
-    if more := why_more_work(measurement.config):
+    if more := why_other_work(measurement.config):
         return Estimate.missing("1", more)
     if shape is None or weights is None or shape.experts:
         reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
