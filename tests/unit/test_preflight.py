@@ -67,6 +67,21 @@ def test_a_model_larger_than_the_host_is_refused_before_it_is_loaded() -> None:
     assert why_too_large(config, (), available_bytes=200 * GB) is None
 
 
+def test_an_engine_with_its_own_batches_needs_room_for_one_request_on_the_gpus_that_share_the_model() -> None:
+    gpus = tuple(GpuFacts(uuid=f"GPU-{index}", index=index, memory_bytes=80 * GB) for index in range(4))
+
+    def why(model: str, **engine: object) -> str | None:
+        config = ExperimentConfig.model_validate(
+            {"model": model, "backend": "vllm", "n": 1000, "vllm": {"engine": engine}}
+        )
+        return why_too_large(config, gpus, available_bytes=10**12)
+
+    assert why("random:llama-3.1-8b") is None
+    assert "the GPU has 80.0 GB" in (why("random:llama-3.1-70b") or "")
+    assert why("random:llama-3.1-70b", tensor_parallel_size=2) is None
+    assert why("random:llama-3.1-70b", quantization="fp8") is None
+
+
 def test_on_gpus_the_largest_one_counts_unless_layers_are_spread() -> None:
     gpus = tuple(GpuFacts(uuid=f"GPU-{index}", index=index, memory_bytes=80 * GB) for index in range(2))
     alone = ExperimentConfig(model="random:llama-3.1-70b")

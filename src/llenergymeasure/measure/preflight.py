@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import psutil
 
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.section import Arguments
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
@@ -80,24 +82,41 @@ def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[st
 def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
     """Why the model will not fit, by the estimate; None where it does, or that can't be told.
 
-    On a GPU against the memory of the largest one (of all, with a device map), else against
-    `available_bytes`, what the host has left.
+    On a GPU against the memory of the largest one, or of as many as share the model, else against
+    `available_bytes`, what the host has left. An engine that forms its own batches needs room for one
+    request.
     """
-    estimate = estimate_vram(config).total_bytes
-    # How an engine of a plug-in holds a model is its own affair; the estimate is shown, and refuses nothing.
-    if estimate is None or config.backend not in BACKENDS:
+    least, engine = _one_request(config)
+    estimate = estimate_vram(least).total_bytes
+    # How an engine of a plug-in holds a model is its own affair, and so is how an engine quantises; the
+    # estimate is shown, and refuses nothing.
+    if estimate is None or config.backend not in BACKENDS or any("quant" in name for name in engine):
         return None
-    sizes = [gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None]
+    sizes = sorted((gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None), reverse=True)
     where, there = "this host has left", available_bytes
     if sizes and config.pytorch.device in {"auto", "cuda"}:
-        spread = config.pytorch.device_map is not None
-        where, there = ("the GPUs have", sum(sizes)) if spread else ("the GPU has", max(sizes))
+        count = len(sizes) if config.pytorch.device_map is not None else _ranks(engine)
+        where, there = "the GPUs have" if count > 1 else "the GPU has", sum(sizes[:count])
     if estimate <= there:
         return None
     return (
         f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "
         "(--dry-run shows the parts; lower the batch size or the token limits, or take a smaller model)"
     )
+
+
+def _one_request(config: ExperimentConfig) -> tuple[ExperimentConfig, Arguments]:
+    """The same with one request at once, and the engine's arguments, where it forms its own batches."""
+    own = config.vllm if config.backend == "vllm" else config.tensorrt
+    if config.backend not in {"vllm", "tensorrt"}:
+        return config, {}
+    return config.model_copy(update={config.backend: own.model_copy(update={"batch_size": 1})}), own.engine
+
+
+def _ranks(engine: Arguments) -> int:
+    """On how many GPUs the engine spreads one model."""
+    sizes = [engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
+    return prod(size for size in sizes if isinstance(size, int))
 
 
 def _why_no_tokenizer(model: ResolvedModel) -> str | None:
