@@ -82,9 +82,10 @@ def searched(llm: Any, config: ExperimentConfig, members: Sequence[Request], *, 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """BackendError or MemoryError for what vLLM raises while it works."""
+    python: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError)
     try:
         yield
-    except (*vllm_errors(), RuntimeError, ValueError, TypeError) as error:
+    except python + vllm_errors() as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(message):
             raise MemoryError(f"{doing}: {message}") from error

@@ -132,7 +132,9 @@ def _random(resolved: ResolvedModel) -> dict[str, Any]:
 
 
 def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
-    """GiB that hold the keys and values of a whole batch, each request in blocks of its own."""
+    """GiB that hold the keys and values of a whole batch, each request in blocks of its own; half of what
+    the machine has left at most.
+    """
     shape = resolved.architecture
     if shape is None:
         return _UNKNOWN_CACHE_GIB
@@ -144,7 +146,7 @@ def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
         tokens=(tokens // _CACHE_BLOCK + 2) * _CACHE_BLOCK,
         bytes_per_element=ELEMENT_BYTES[config.precision],
     )
-    return math.ceil(needed / _GIB)
+    return math.ceil(min(needed, psutil.virtual_memory().available / 2) / _GIB)
 
 
 def _lora(config: ExperimentConfig) -> Any | None:
@@ -175,9 +177,17 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
     import vllm
 
     said = Said()
+    python: tuple[type[Exception], ...] = (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ImportError,
+        RuntimeError,
+    )
     try:
         return vllm.LLM(model=str(folder), **arguments)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, *vllm_errors()) as error:
+    except python + vllm_errors() as error:
         cause = said.root_cause() if isinstance(error, RuntimeError) else None
         message = cause or _first_line(error)
         if is_out_of_memory(message):
