@@ -21,8 +21,9 @@ from llenergymeasure.backends._llamacpp_loading import _interruptible
 from llenergymeasure.backends._llamacpp_log import told
 from llenergymeasure.backends.llamacpp import LlamacppBackend
 from llenergymeasure.cli._display import print_experiment_header
+from llenergymeasure.config.engines import LlamacppConfig
 from llenergymeasure.config.loader import load_experiment_config
-from llenergymeasure.config.models import ExperimentConfig, LlamacppConfig
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
 from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.models.resolve import resolve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llenergymeasure.config.models import Precision
+from llenergymeasure.config.section import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from importlib.metadata import version
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends._limits import check_requests
-from llenergymeasure.config.models import ExperimentConfig, SimulatedFault
+from llenergymeasure.config.engines import SimulatedFault
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
 

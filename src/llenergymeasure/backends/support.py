@@ -10,14 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llenergymeasure.config.models import (
-    TAKEN_BY,
-    LlamacppConfig,
-    PytorchConfig,
-    Section,
-    TensorrtConfig,
-    VllmConfig,
-)
+from llenergymeasure.config.engines import LlamacppConfig, PytorchConfig, TensorrtConfig, VllmConfig
+from llenergymeasure.config.models import TAKEN_BY
+from llenergymeasure.config.section import Section
 
 SECTIONS: Mapping[str, type[Section]] = {
     "pytorch": PytorchConfig,

@@ -9,7 +9,8 @@ from typing import get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from llenergymeasure.config.models import ExperimentConfig, Section
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.section import Section
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:

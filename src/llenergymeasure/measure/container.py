@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llenergymeasure.config.models import ExperimentConfig, RunnerConfig
+from llenergymeasure.config.engines import RunnerConfig
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.gpu_choice import visible_gpus, why_unsure
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch

@@ -7,7 +7,7 @@ activations, rotary positions and softmax, as `torch.utils.flop_counter` has it.
 
 from __future__ import annotations
 
-from llenergymeasure.config.models import Precision
+from llenergymeasure.config.section import Precision
 from llenergymeasure.records import Architecture
 
 ELEMENT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 2, "int4": 2}
