@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from llenergymeasure.analysis.compare import KEYS, Key, compare, differences, ratio, regression, same_board
 from llenergymeasure.cli import app
+from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import DeviceState, ExperimentResult
@@ -354,6 +355,15 @@ def test_what_can_not_be_judged_is_no_pass() -> None:
         regression(compare(result(), single), 5.0)
     with pytest.raises(ResultError, match="B: foreign_gpu_process"):
         regression(compare(result(), broken), 5.0)
+
+
+def test_energy_that_is_not_valid_has_a_ratio_without_an_interval() -> None:
+    broken = result(energy={"valid": False, "reasons": ("sensor_stuck: it stood still",)})
+    comparison = compare(result(), broken)
+    energy = comparison.ratios[0]
+    assert (energy.b.low, energy.ratio.low, energy.verdict) == (None, None, "unknown")
+    assert energy.ratio.reason == "B: energy is not valid"
+    assert "not valid" in "\n".join(comparison_lines(comparison)).partition("Output")[0]
 
 
 # The command

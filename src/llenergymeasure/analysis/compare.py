@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate, GpuFacts
-from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.models import Energy, ExperimentResult
 
 Key: TypeAlias = Literal[
     "simulated", "method", "boundary", "model", "workload", "tokens", "driver", "power_limit", "clocks"
@@ -183,6 +183,14 @@ def _hidden(one: Estimate, value: float) -> tuple[float, float]:
     return one.systematic or (value, value)
 
 
+def _sound(energy: Energy) -> Estimate:
+    """The cost in joules; where energy is not valid, without an interval that would not hold."""
+    cost = energy.per_output_token
+    if energy.valid or cost.value is None:
+        return cost
+    return Estimate(cost.value, cost.unit, reason="energy is not valid")
+
+
 def _verdict(found: Estimate) -> Verdict:
     if found.low is None or found.high is None:
         return "unknown"
@@ -195,7 +203,7 @@ def _verdict(found: Estimate) -> Verdict:
 
 def _ratios(a: ExperimentResult, b: ExperimentResult, *, board: bool) -> Iterator[Ratio]:
     rows = (
-        (ENERGY, "Energy per output token", a.energy.per_output_token, b.energy.per_output_token),
+        (ENERGY, "Energy per output token", _sound(a.energy), _sound(b.energy)),
         (
             "output_tokens_per_second",
             "Output throughput",
