@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -248,6 +249,27 @@ def test_two_workers_share_random_weights_and_a_dead_core_is_an_error(
     assert [process for process in left if "tracker" not in " ".join(process.cmdline())] == []
 
 
+def test_an_engine_that_dies_while_it_loads_is_one_error_and_leaves_nothing() -> None:
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
+
+    def engines() -> list[psutil.Process]:
+        new = set(this.children(recursive=True)) - before
+        return [one for one in new if "tracker" not in " ".join(one.cmdline())]
+
+    def kill() -> None:
+        while not engines():
+            time.sleep(0.1)
+        engines()[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(BackendError, match="a process of the engine ended meanwhile"), loaded(configured()):
+        pass
+    killer.join()
+    assert engines() == []
+
+
 def test_an_adapter_changes_what_is_written(tmp_path: Path) -> None:
     adapter(tmp_path, rank=4)
     config = configured(lora={"path": str(tmp_path)}, max_output_tokens=8)
@@ -284,6 +306,7 @@ def adapter(folder: Path, *, rank: int) -> None:
         ({"vllm": {"beam_search": {"beam_witdh": 2}}}, "no such argument; did you mean beam_width?"),
         ({"vllm": {"sampling": {"_eos_token_id": 2}}}, "no such argument"),
         ({"vllm": {"engine": {"dtype": "float16"}}}, "vllm.engine.dtype is decided by precision"),
+        ({"vllm": {"engine": {"hf_token": "secret"}}}, "is decided by HF_TOKEN in the environment"),
         ({"vllm": {"engine": {"seed": 1}}}, "vllm.engine.seed is decided by random_seed"),
         ({"vllm": {"engine": {"disable_log_stats": True}}}, "is decided by llem itself"),
         ({"vllm": {"sampling": {"max_tokens": 3}}}, "is decided by max_output_tokens"),

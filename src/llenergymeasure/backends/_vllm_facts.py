@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import JsonValue
 
 _DEPTH = 3
-_SECRET = "hf_token"  # noqa: S105  the name of an argument that must not reach a result
 
 
 def in_force(vllm_config: Any, *, names: Iterable[str], given: Iterable[str]) -> dict[str, JsonValue]:
@@ -24,9 +23,7 @@ def in_force(vllm_config: Any, *, names: Iterable[str], given: Iterable[str]) ->
         plain = _plain(value)
         if name not in values and (plain is not None or value is None):
             values[name] = plain
-    found: dict[str, JsonValue] = {
-        name: values[name] for name in sorted(names) if name in values and name != _SECRET
-    }
+    found: dict[str, JsonValue] = {name: values[name] for name in sorted(names) if name in values}
     missing: list[JsonValue] = [name for name in sorted(given) if name not in values]
     return found | ({"not_read_back": missing} if missing else {})
 

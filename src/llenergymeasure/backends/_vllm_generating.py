@@ -90,7 +90,7 @@ def explained(doing: str) -> Iterator[None]:
         if is_out_of_memory(message):
             raise MemoryError(f"{doing}: {message}") from error
         raise BackendError(
-            f"vLLM failed while {doing}: {message}", hint="the worker's log says more: -v shows where it is"
+            f"vLLM failed while {doing}: {message}", hint="the worker's log may say why"
         ) from error
 
 

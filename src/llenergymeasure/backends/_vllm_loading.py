@@ -21,6 +21,7 @@ from llenergymeasure.backends._vllm_arguments import (
     why_refused,
 )
 from llenergymeasure.backends._vllm_processes import (
+    ENDED_HINT,
     Said,
     Watch,
     children,
@@ -28,6 +29,7 @@ from llenergymeasure.backends._vllm_processes import (
     end_all,
     engine_environment,
     environment,
+    is_aftermath,
     is_out_of_memory,
     watching,
 )
@@ -193,7 +195,9 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
         if is_out_of_memory(message):
             raise MemoryError(f"loading {config.model} into vLLM: {message}") from error
         hint = None
-        if "trust_remote_code" in message:
+        if is_aftermath(message):
+            message, hint = "a process of the engine ended meanwhile", ENDED_HINT
+        elif "trust_remote_code" in message:
             hint = "--set vllm.engine.trust_remote_code=true runs the code that comes with it; read it first"
         raise BackendError(f"vLLM can't load {config.model}: {message}", hint=hint) from error
 

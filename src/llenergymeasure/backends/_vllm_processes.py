@@ -27,6 +27,7 @@ _OUT_OF_MEMORY = (
     "than the available KV cache memory",
     "is less than desired",
 )
+ENDED_HINT = "the worker's log may say why; when memory is short, the kernel kills without a word"
 _ROOT_CAUSE = re.compile(r"^(?:\(.*?\) )?(?:[A-Z]+ \S+ \S+ \[\S+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$")
 _AFTERMATH = (
     "Engine core initialization failed",
@@ -37,6 +38,11 @@ _AFTERMATH = (
 
 def is_out_of_memory(message: str) -> bool:
     return any(text in message for text in _OUT_OF_MEMORY)
+
+
+def is_aftermath(message: str) -> bool:
+    """Whether an error only says that another process had one."""
+    return any(text in message for text in _AFTERMATH)
 
 
 def engine_environment() -> dict[str, str]:
@@ -122,7 +128,7 @@ class Watch:
         if self._dead is not None:
             raise BackendError(
                 f"the engine's process {self._dead} ended while {doing}",
-                hint="the worker's log may say why; when memory is short, the kernel kills without a word",
+                hint=ENDED_HINT,
             )
 
     def _wait(self) -> None:
@@ -196,7 +202,7 @@ class Said:
                 log.seek(start)
                 lines = log.read().decode(errors="replace").splitlines()
             found = [match[1] for line in lines if (match := _ROOT_CAUSE.match(line))]
-            cause = next((one for one in found if not any(text in one for text in _AFTERMATH)), None)
+            cause = next((one for one in found if not is_aftermath(one)), None)
             if cause is not None:
                 return cause
         return None
