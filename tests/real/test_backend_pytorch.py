@@ -376,6 +376,7 @@ def test_a_published_shape_gets_as_many_random_weights_as_the_real_model_has() -
         assert session.facts().parameters == 134_515_008
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
 def test_compiling_is_over_before_the_first_batch_and_changes_no_token(tiny: Path) -> None:
     from torch._dynamo.utils import counters

@@ -238,6 +238,10 @@ def test_a_dry_run_refuses_a_dataset_that_the_run_would_refuse(
 
 
 def test_a_dry_run_tells_what_the_backend_would_refuse(tmp_path: Path) -> None:
-    done = llem("run", "-m", "random:gpt2", "-p", "int8", "--dry-run", cwd=tmp_path)
+    asked = ("--set", "pytorch.compile_mode=default")
+    done = llem("run", "-m", "random:gpt2", *asked, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
-    assert "This run would be refused: the pytorch backend does not quantise to int8 itself" in done.stdout
+    assert (
+        "This run would be refused: pytorch.compile_mode is default, but pytorch.compile is off"
+        in done.stdout
+    )
