@@ -94,10 +94,14 @@ def test_a_trace_survives_stream_and_parquet_bit_by_bit(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [PARQUET_NAME]
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 2), *(st.integers(-(2**63), 2**63 - 1) for _ in range(3))), max_size=40)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+READS = st.tuples(st.integers(0, 2), INT64, INT64, INT64).map(
+    lambda row: (row[0], min(row[1], row[2]), max(row[1], row[2]), row[3])
 )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(READS, max_size=40).map(lambda rows: sorted(rows, key=lambda row: row[1])))
 def test_any_rows_come_back_in_their_order(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
     directory = tmp_path_factory.mktemp("trace")
     _written(directory, rows)
@@ -156,6 +160,31 @@ def test_a_newer_schema_and_foreign_parquet_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(ResultError, match="not a trace of llem"):
         read_trace(path)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"-Infinity", b"1e999"])
+def test_a_scale_that_is_no_finite_number_is_refused(tmp_path: Path, number: bytes) -> None:
+    _written(tmp_path, _rows(3))
+    path = compact(tmp_path)
+    table = pq.read_table(path)
+    key = b"llenergymeasure.trace"
+    facts = table.schema.metadata[key].replace(b'"scale": 0.001', b'"scale": ' + number)
+    pq.write_table(table.replace_schema_metadata({key: facts}), path)
+    with pytest.raises(ResultError, match=r"power\.parquet: .*no finite number"):
+        read_trace(path)
+
+
+def test_rows_that_run_backwards_in_time_are_refused(tmp_path: Path) -> None:
+    rows = _rows(20)
+    _written(tmp_path, [*rows[30:], *rows[:30]])
+    with pytest.raises(ResultError, match=r"power\.parquet is damaged: gpu:GPU-1, energy: .*backwards"):
+        read_trace(compact(tmp_path))
+
+
+def test_a_read_that_ends_before_it_begins_is_refused(tmp_path: Path) -> None:
+    stream = _written(tmp_path, [(1, 10, 12, 5), (1, 20, 19, 5)])
+    with pytest.raises(ResultError, match="power_instant: a read ends before it begins"):
+        read_trace(stream)
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:

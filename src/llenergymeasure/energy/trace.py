@@ -6,6 +6,7 @@ History of the schema: 1, the first.
 from __future__ import annotations
 
 import json
+import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ Row: TypeAlias = tuple[int, int, int, int]
 # Around a window: what learning the rhythm of a counter and the power outside takes.
 MARGIN_S = 5.0
 _GROUP_ROWS = 131_072
+_FROM_A_COPY = "take it from a copy of the run's folder"
 
 _KEY = b"llenergymeasure.trace"
 _GAPS = b"llenergymeasure.gaps"
@@ -112,19 +114,33 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
 
     With `windows` only what was read in them and up to `MARGIN_S` around each is loaded (or somewhat more, as
     it lies in the file), however long the whole is. ResultError for a file that is missing, no trace, cut
-    short or of a schema that this version can't read.
+    short or of a schema that this version can't read, and where the reads of a quantity are not in order of
+    time or its facts hold a number that is not finite.
     """
     wanted = None if windows is None else _with_margin(windows)
     try:
         if path.suffix == ".arrow":
             domains, gaps = _facts_of_stream(path)
             batches = [batch for batch, _ in _batches(path) if wanted is None or _touches(batch, wanted)]
-            return _trace(pa.Table.from_batches(batches, schema=pa.schema(_FIELDS)), domains, gaps)
-        return _read_parquet(path, wanted)
+            trace = _trace(pa.Table.from_batches(batches, schema=pa.schema(_FIELDS)), domains, gaps)
+        else:
+            trace = _read_parquet(path, wanted)
     except FileNotFoundError as error:
         raise ResultError(f"there is no trace at {path}") from error
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ResultError(f"{path} is no trace, or is damaged: {error}") from error
+    for (domain, quantity), series in trace.series.items():
+        if why := _why_disordered(series):
+            raise ResultError(f"{path} is damaged: {domain}, {quantity}: {why}", hint=_FROM_A_COPY)
+    return trace
+
+
+def _why_disordered(series: Series) -> str | None:
+    if np.any(series.t_before_ns[1:] < series.t_before_ns[:-1]):
+        return "its rows run backwards in time"
+    if np.any(series.t_after_ns < series.t_before_ns):
+        return "a read ends before it begins"
+    return None
 
 
 def _with_margin(windows: Sequence[Window]) -> list[Window]:
@@ -179,7 +195,7 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
     if text is None:
         raise ResultError(f"{path} is not a trace of llem")
     try:
-        facts = json.loads(text)
+        facts = json.loads(text, parse_constant=_finite, parse_float=_finite)
         if facts["schema"] != TRACE_SCHEMA_VERSION:
             raise ResultError(
                 f"{path} has trace schema {facts['schema']}; this version reads {TRACE_SCHEMA_VERSION}",
@@ -187,7 +203,16 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
             )
         return _DOMAINS.validate_python(facts["domains"]), _GAP_LIST.validate_python(facts["gaps"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ResultError(f"{path}: the facts about its meters are damaged: {error}") from error
+        raise ResultError(
+            f"{path}: the facts about its meters are damaged: {error}", hint=_FROM_A_COPY
+        ) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...]]]:
