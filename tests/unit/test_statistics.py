@@ -71,6 +71,20 @@ def test_two_passes_give_no_interval() -> None:
     assert relative_half_width([9.0, 11.0]) is None
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_cost_that_is_no_finite_number_is_refused(odd: float) -> None:
+    with pytest.raises(ValueError, match=f"finite number, and one is {odd}"):
+        relative_half_width([1.0, odd, 1.0])
+    with pytest.raises(ValueError, match=f"finite number, and one is {odd}"):
+        stein_passes([1.0, odd], target=0.02, minimum=2)
+
+
+@pytest.mark.parametrize("costs", [[], [5.0]])
+def test_a_first_stage_without_scatter_is_refused(costs: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"at least 2 passes, and has {len(costs)}"):
+        stein_passes(costs, target=0.02, minimum=1)
+
+
 def test_the_second_stage_uses_the_scatter_of_the_first() -> None:
     first = [9.0, 10.0, 11.0]
     quiet = [10.0] * 97

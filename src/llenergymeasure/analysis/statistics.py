@@ -74,8 +74,11 @@ def stein_passes(costs: Sequence[float], *, target: float, minimum: int) -> int:
     `costs` are the costs per output token of the first stage's passes; s is their standard deviation relative
     to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the interval
     honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no relative scatter:
-    `minimum`.
+    `minimum`. ValueError for fewer than two costs, and for one that is not finite.
     """
+    _require_finite(costs)
+    if len(costs) < 2:
+        raise ValueError(f"a first stage takes at least 2 passes, and has {len(costs)}")
     if fmean(costs) <= 0:
         return minimum
     s = stdev(costs) / fmean(costs)
@@ -90,7 +93,9 @@ def relative_half_width(costs: Sequence[float], *, first_stage: int | None = Non
     second stage requires. From 30 passes on, correlated ones are taken together in a few long batches, whose
     means are nearly independent: five, three or two, the fewer the more neighbours agree. Never narrower than
     t over single passes. Fewer correlated passes get t all the same: then the interval is a lower bound.
+    ValueError for a cost that is not finite.
     """
+    _require_finite(costs)
     if len(costs) < 3 or fmean(costs) <= 0:
         return None
     stage = costs[:first_stage] if first_stage and first_stage >= 3 else costs
@@ -101,6 +106,11 @@ def relative_half_width(costs: Sequence[float], *, first_stage: int | None = Non
         plain = t_quantile(0.975, len(costs) - 1) * stdev(costs) / math.sqrt(len(costs))
         half = max(half, max(plain, _batched_half_width(costs)) / fmean(costs))
     return half
+
+
+def _require_finite(costs: Sequence[float]) -> None:
+    if odd := [cost for cost in costs if not math.isfinite(cost)]:
+        raise ValueError(f"the cost of a pass is a finite number, and one is {odd[0]}")
 
 
 def correlated(values: Sequence[float]) -> bool:
