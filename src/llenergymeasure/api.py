@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import finalize
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import Progress
@@ -27,4 +28,8 @@ def run_experiment(
     from llenergymeasure.measure.runner import run
 
     with run(config, origins=origins or {}, progress=progress) as finished:
-        return metrics(finished.measurement).attach(finished.files.keep())
+        files = finished.files
+        result = metrics(finished.measurement).attach(files.keep())
+        # The folder stays locked for as long as the result may still be saved.
+        finalize(result, files.release)
+        return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import subprocess
@@ -148,6 +149,7 @@ class ChildWorker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env={**os.environ, **self._launched.variables},
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=_read, args=(self._process, self._inbox), daemon=True)

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -17,7 +18,8 @@ WORKER_MODULE = "llenergymeasure.measure.worker"
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How one worker is started: `command` speaks the protocol on its stdin and stdout.
+    """How one worker is started: `command` speaks the protocol on its stdin and stdout, and finds
+    `variables` in its environment beside those of this process.
 
     `greeted` is called when the worker has said hello, `ended` when the process of the command is gone; it
     takes away what is left elsewhere, and says why it could not.
@@ -26,11 +28,19 @@ class Launch:
     command: tuple[str, ...]
     greeted: Callable[[], None]
     ended: Callable[[], str | None]
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def local() -> Launch:
-    """The worker as a process of this host, with this interpreter."""
-    return Launch((sys.executable, "-m", WORKER_MODULE), greeted=lambda: None, ended=lambda: None)
+def local(temporary: Path | None = None) -> Launch:
+    """The worker as a process of this host, with this interpreter; `temporary` is its folder for temporary
+    files, where that is not the one of this process.
+    """
+    return Launch(
+        (sys.executable, "-m", WORKER_MODULE),
+        greeted=lambda: None,
+        ended=lambda: None,
+        variables={} if temporary is None else {"TMPDIR": str(temporary)},
+    )
 
 
 def is_worker(pid: int) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,27 +26,16 @@ from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
-from llenergymeasure.measure.launch import local
+from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
+from llenergymeasure.measure.scratch import Files, scratch, temporary_in
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import Domain, Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
 from llenergymeasure.results.store import write_requests
-
-
-@dataclass(slots=True)
-class Files:
-    """The folder of a run's files. It goes with the run unless somebody keeps it."""
-
-    directory: Path
-    kept: bool = False
-
-    def keep(self) -> Path:
-        self.kept = True
-        return self.directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +51,30 @@ def run(
     """One run in a process of its own. Whatever ends it, no process, thread or file of it is left."""
     started = Start(datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic_ns(), boot_id())
     tell = progress or _silent
-    with _scratch() as files:
-        measurement = _measure(config, started, tell=tell, directory=files.directory)
+    with scratch() as files:
+        with temporary_in(files.directory) as temporary:
+            start_local = partial(local, temporary=temporary)
+            measurement = _measure(
+                config, started, tell=tell, directory=files.directory, start_local=start_local
+            )
         tell("computing")
         measurement = replace(measurement, origins=origins)
         write_measurement(files.directory, measurement)
         yield Finished(measurement, files)
 
 
-def _measure(config: ExperimentConfig, started: Start, *, tell: Progress, directory: Path) -> Measurement:
+def _measure(
+    config: ExperimentConfig,
+    started: Start,
+    *,
+    tell: Progress,
+    directory: Path,
+    start_local: Callable[[], Launch],
+) -> Measurement:
     run_id = experiment_id(config, started)
     device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
     gpus = gpu_facts(None if device is None else device.nvml)
-    launch = local if config.runner.kind == "local" else launcher(config, gpus)
+    launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
 
     def enter(phase: Phase) -> None:
         conditions.enter(phase)
@@ -191,16 +189,6 @@ def _notes(seen: Observations, cleared: Cleared) -> tuple[str, ...]:
     if seen.ready.cut:
         notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
     return tuple(notes)
-
-
-@contextmanager
-def _scratch() -> Iterator[Files]:
-    files = Files(Path(tempfile.mkdtemp(prefix="llem-")))
-    try:
-        yield files
-    finally:
-        if not files.kept:
-            shutil.rmtree(files.directory, ignore_errors=True)
 
 
 def experiment_id(config: ExperimentConfig, started: Start) -> str:
