@@ -96,7 +96,7 @@ def test_an_option_that_it_does_not_know_is_refused_as_the_page_shows(
     said = "options.speed: Extra inputs are not permitted"
     if dry:
         assert done.returncode == 0
-        assert f"This run would be refused: {said}" in done.stdout
+        assert f"This run would be refused: backend metronome: {said}" in done.stdout
     else:
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()[-1:]

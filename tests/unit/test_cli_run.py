@@ -323,6 +323,16 @@ def test_run_dry_run_json_holds_configuration_origins_plan_and_memory() -> None:
     assert shown["plan"]["expected_s"][0] <= shown["plan"]["expected_s"][1]
 
 
+def test_run_dry_run_has_a_line_for_each_reason_to_refuse_the_run() -> None:
+    long = ["--set", "max_output_tokens=100000", "--set", "pytorch.revision=nope"]
+    outcome = invoke("run", "--model", "random:gpt2", "--dry-run", *long)
+    assert outcome.exit_code == 0
+    head = "This run would be refused: "
+    told = [line for line in outcome.stdout.splitlines() if line.startswith(head)]
+    assert any("more than the 1024 tokens of random:gpt2's context" in line for line in told)
+    assert any("pytorch.revision 'nope' names a revision on the hub" in line for line in told)
+
+
 def test_run_dry_run_shows_every_value_and_the_formula() -> None:
     outcome = invoke("run", "--model", "random:llama-3.2-1b", "--preset", "smoke", "--dry-run")
     assert outcome.exit_code == 0

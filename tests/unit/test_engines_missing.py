@@ -63,7 +63,7 @@ def test_a_dry_run_says_that_an_engine_is_missing_unless_a_container_has_it(
         )
         refused.append(json.loads(done.stdout)["refused"])
     assert f"pip install 'llenergymeasure[{name}]'" in refused[0]
-    assert refused[1] is None
+    assert "pip install" not in (refused[1] or "")
 
 
 def test_the_doctor_has_one_line_for_each_engine(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import ConfigError, EnergyError, PreFlightError
-from llenergymeasure.measure.preflight import preflight, why_too_large
+from llenergymeasure.measure.preflight import preflight, reasons_against, why_too_large
 from llenergymeasure.records import GpuFacts
 
 GB = 10**9
@@ -113,3 +113,66 @@ def test_more_tokens_than_the_context_holds_are_refused() -> None:
         preflight(long, nothing, gpus=())
     fits = ExperimentConfig(model="random:gpt2", n=4, max_input_tokens=1000, max_output_tokens=24)
     assert preflight(fits, nothing, gpus=()).model is not None
+
+
+def test_an_assistant_that_can_not_be_fetched_is_refused_by_its_option(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    config = ExperimentConfig.model_validate(
+        {
+            "model": "random:llama-3.2-1b",
+            "n": 1,
+            "pytorch": {"assistant_model": "nobody/none", "batch_size": 1},
+        }
+    )
+    with pytest.raises(
+        PreFlightError, match=r"pytorch\.assistant_model: offline: 'nobody/none' is not in the"
+    ):
+        preflight(config, nothing, gpus=())
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "named"),
+    [
+        ("pytorch", {"revision": "nope"}, "pytorch.revision 'nope'"),
+        ("vllm", {"engine": {"revision": "nope"}}, "vllm.engine.revision 'nope'"),
+    ],
+)
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(
+    backend: str, options: dict[str, object], named: str
+) -> None:
+    config = ExperimentConfig.model_validate(
+        {"model": "random:llama-3.2-1b", "n": 1, "backend": backend, backend: options}
+    )
+    with pytest.raises(PreFlightError) as caught:
+        preflight(config, nothing, gpus=())
+    assert f"{named} names a revision on the hub, and random:llama-3.2-1b is a shape with" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        (
+            {"model": "random:gpt2", "max_output_tokens": 100_000},
+            "than the 1024 tokens of random:gpt2's context",
+        ),
+        ({"model": "nobody/none"}, "offline: 'nobody/none' is not in the hub cache"),
+        ({"model": "random:llama-3.1-70b", "precision": "fp32"}, "memory: random:llama-3.1-70b needs about"),
+    ],
+)
+def test_reasons_are_foretold_as_preflight_gives_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, object], part: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    config = ExperimentConfig.model_validate({"n": 4, **changes})
+    foretold = [reason for reason in reasons_against(config) if part in reason]
+    with pytest.raises(PreFlightError) as caught:
+        preflight(config, nothing, gpus=())
+    assert len(foretold) == 1
+    # How much memory is left differs from one moment to the next.
+    assert foretold[0].partition(" GB and ")[0] in str(caught.value)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 from pydantic import JsonValue
 
-from llenergymeasure.backends import why_not
 from llenergymeasure.cli import _plan, _summary
 from llenergymeasure.cli._format import duration, plain
 from llenergymeasure.cli._summary import Row
@@ -103,7 +102,7 @@ def print_dry_run(
                 "plan": _plan.as_json(config),
                 "vram": asdict(vram),
                 "gpu_vram_gb": gpu_vram_gb,
-                "refused": refused,
+                "refused": "; ".join(refused) or None,
             }
         )
         return
@@ -117,20 +116,18 @@ def print_dry_run(
         _strong("Memory"),
         *_memory(vram, gpu_vram_gb),
         "",
-        *([_strong(f"This run would be refused: {refused}"), ""] if refused else []),
+        *(_strong(f"This run would be refused: {reason}") for reason in refused),
+        *([""] if refused else []),
         "Nothing was loaded or measured.",
     ]
     _write("\n".join(lines), sys.stdout)
 
 
-def _refused(config: ExperimentConfig) -> str | None:
+def _refused(config: ExperimentConfig) -> tuple[str, ...]:
     # Meters bring numpy along, which no other command line has to wait for.
-    from llenergymeasure.measure.meters import why_unmetered
+    from llenergymeasure.measure.preflight import reasons_against
 
-    # What is installed on this host says nothing of an engine in a container.
-    engine = why_not(config.backend, config) if config.runner.kind == "local" else None
-    reasons = [engine, why_unmetered(config)]
-    return "; ".join(reason for reason in reasons if reason) or None
+    return reasons_against(config)
 
 
 @contextmanager

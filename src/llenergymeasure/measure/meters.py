@@ -1,8 +1,7 @@
-"""Which meters see a run, and what keeps them from it?"""
+"""Which meters see a run?"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from llenergymeasure.config.models import ExperimentConfig
@@ -30,13 +29,3 @@ def meters_for(
     with meter:
         # Its domains are left out: they are this process's own, and no other run can disturb them.
         return Selection(meters=(meter,), method="measured", refused=())
-
-
-def why_unmetered(config: ExperimentConfig) -> str | None:
-    """Why a run would be refused for its meters or its GPUs; None where it would not."""
-    device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
-    try:
-        meters_for(config, processes=tuple, device=device)
-    except EnergyError as error:
-        return f"energy: {error.message}" + (f" ({error.hint})" if error.hint else "")
-    return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import psutil
@@ -14,6 +16,9 @@ from llenergymeasure.config.section import Arguments
 from llenergymeasure.energy.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
+from llenergymeasure.measure.gpus import gpu_facts
+from llenergymeasure.measure.meters import meters_for
+from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, require_available, resolve
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import GpuFacts
@@ -39,6 +44,23 @@ def preflight(
 ) -> Cleared:
     """Every reason against the run in one PreFlightError; ConfigError for what no machine could run."""
     load_prompts(config)
+    reasons, cleared = _examined(config, choose, gpus)
+    if cleared is None:
+        raise PreFlightError(_listed(reasons))
+    return cleared
+
+
+def reasons_against(config: ExperimentConfig) -> tuple[str, ...]:
+    """Every reason for which `preflight` would refuse the run on this host now; ConfigError as there."""
+    device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
+    choose = partial(meters_for, config, processes=tuple, device=device)
+    reasons, _ = _examined(config, choose, gpu_facts(None if device is None else device.nvml))
+    return tuple(reasons)
+
+
+def _examined(
+    config: ExperimentConfig, choose: Callable[[], Selection], gpus: Sequence[GpuFacts]
+) -> tuple[list[str], Cleared | None]:
     reasons: list[str] = []
     model = None
     meters = None
@@ -46,22 +68,56 @@ def preflight(
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
     if config.backend != "simulated":
-        try:
-            model = resolve(config.model, revision=config.revision)
-            require_available(model)
-            if why := _why_no_tokenizer(model) or _why_too_long(config, model):
-                reasons.append(why)
-            if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
-                reasons.append(f"memory: {why}")
-        except PreFlightError as error:
-            reasons.append(_whole(error))
+        model = _model(config, gpus, reasons)
+        if why := _why_no_assistant(config):
+            reasons.append(f"pytorch.assistant_model: {why}")
     try:
         meters = choose()
     except EnergyError as error:
         reasons.append(f"energy: {_whole(error)}")
-    if reasons or meters is None:
-        raise PreFlightError(_listed(reasons))
-    return Cleared(meters, model, container)
+    return reasons, None if reasons or meters is None else Cleared(meters, model, container)
+
+
+def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> ResolvedModel | None:
+    """The model; add why it can't be had, does not take what is asked of it, or does not fit."""
+    try:
+        model = resolve(config.model, revision=config.revision)
+        require_available(model)
+        whys = (_why_no_revision(config, model), _why_no_tokenizer(model) or _why_too_long(config, model))
+        reasons.extend(why for why in whys if why)
+        if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
+            reasons.append(f"memory: {why}")
+    except PreFlightError as error:
+        reasons.append(_whole(error))
+        return None
+    return model
+
+
+def _why_no_assistant(config: ExperimentConfig) -> str | None:
+    small = config.pytorch.assistant_model if config.backend == "pytorch" else None
+    if small is None:
+        return None
+    try:
+        model = resolve(small)
+    except PreFlightError as error:
+        # The backend says so itself, but is not asked where it runs in a container.
+        return None if config.runner.kind == "local" else _whole(error)
+    try:
+        require_available(model)
+    except PreFlightError as error:
+        return _whole(error)
+    return None
+
+
+def _why_no_revision(config: ExperimentConfig, model: ResolvedModel) -> str | None:
+    if config.revision is None or model.kind == "hub":
+        return None
+    option = "pytorch.revision" if config.backend == "pytorch" else f"{config.backend}.engine.revision"
+    what = {"gguf": "a GGUF file", "directory": "a directory", "random": "a shape with random weights"}
+    return (
+        f"{option} {config.revision!r} names a revision on the hub, and {config.model} is "
+        f"{what[model.kind]}, which has none: take it out"
+    )
 
 
 def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> Found | None:
