@@ -49,7 +49,8 @@ class Scene:
 
 def scene(draw: random.Random, load: str, seconds: float, *, drift: bool = False) -> Scene:
     """A window of about `seconds` on one of the loads of `LOADS`, or `steady`, `serving` or `mixed serving`,
-    or `late`: a steady load that begins and ends 5 to 40 ms inside the window.
+    `late` (a steady load that begins and ends 5 to 40 ms inside the window) or `wandering` (a random walk all
+    the time).
 
     Bursts last 10 to 60 ms each, high (350 to 450 W) and low (200 to 300 W) in turn. `drift` adds a warm-up
     of 30 W.
@@ -58,11 +59,14 @@ def scene(draw: random.Random, load: str, seconds: float, *, drift: bool = False
     begin_ns = start_ns + round(draw.uniform(2.5, 3.0) * S)
     end_ns = begin_ns + round(draw.uniform(seconds, 1.05 * seconds) * S)
     seen = Window(start_ns, end_ns + round(2.7 * S))
-    within = load in {"constant", "bursts", "mixed serving"}
-    power = Waveform(400.0 if load == "constant" else IDLE_W)
+    within = load in {"constant", "bursts", "mixed serving", "wandering"}
+    power = Waveform({"constant": 400.0, "wandering": 300.0}.get(load, IDLE_W))
     busy = Window(start_ns - S, seen.end_ns) if within else Window(begin_ns, end_ns)
     if load in {"edges", "bursts"}:
         _bursts(power, busy, draw)
+    elif load == "wandering":
+        sd_w = draw.choice((1.0, 3.0))
+        power.walk(busy.start_ns, sd_w, until_ns=seen.end_ns, step_s=0.05, seed=draw.randrange(2**31))
     elif load == "late":
         power.set(begin_ns + round(draw.uniform(0.005, 0.04) * S), draw.uniform(250.0, 420.0))
         power.set(end_ns - round(draw.uniform(0.005, 0.04) * S), IDLE_W)
@@ -125,6 +129,8 @@ KINDS = (
 )
 # Beside those of `LOADS`: loads that begin and end with the window, and one that does not.
 _SERVED = ("steady", "serving", "mixed serving")
+# Loads that are looked at apart.
+APART = {"late": "work that does not fill the window", "wandering": "power that wanders all the time"}
 # What a sensor that was found out beforehand is said to be late by is off by this (sd).
 _LAG_SD_S = 0.004
 

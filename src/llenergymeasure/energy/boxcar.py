@@ -22,6 +22,13 @@ _CORNERS = 0.09
 _SPILT = 0.06
 # A mean that moves by no more than this, relative, within its own length shows drift and not a step.
 _DRIFT = 0.1
+# Power that wanders hides in a mean. The parts that the edges of a window leave open (sd): of how far it moves
+# from one length of the mean to the next, and of what readings outside stray from a straight line. Found by
+# simulating power that walks at random.
+_HIDDEN = 0.25
+_WANDERS = 1.5
+# The fewest updates that show such a movement.
+_LEAST_MOVES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ def inverted(held: Readings, end_s: float, mean: Mean, *, shift_j: float) -> tup
     length of a mean; then the lag hardly matters.
     """
     by_windows, by_area = _by_windows(held, end_s, mean), _by_area(held, end_s, mean)
+    by_windows = by_windows[0], math.hypot(by_windows[1], _HIDDEN * _wandering(held, end_s, mean))
     sds = math.hypot(by_windows[1], shift_j), by_area[1]
     if math.isinf(sds[1]):
         return *by_windows, shift_j
@@ -57,6 +65,22 @@ def inverted(held: Readings, end_s: float, mean: Mean, *, shift_j: float) -> tup
     apart = abs(by_area[0] - by_windows[0]) / (3 * math.hypot(*sds) + 1e-9)
     sd = max(1.0, apart) * math.hypot((1 - share) * by_windows[1], share * by_area[1])
     return joules, sd, (1 - share) * shift_j
+
+
+def _wandering(held: Readings, end_s: float, mean: Mean) -> float:
+    """How far power moves (W, by the median) from one length of the mean to the next, times that length.
+
+    From one update to the next a mean changes by step / look of it. Updates that saw an edge of the window
+    say nothing of that.
+    """
+    since = held.time - mean.lag_s
+    moves = np.diff(held.level)
+    inside = (since[:-1] > mean.look_s) & (since[1:] < end_s)
+    outside = (since[1:] < 0) | (since[:-1] > end_s + mean.look_s)
+    chosen = moves[inside] if inside.sum() >= _LEAST_MOVES else moves[outside]
+    if chosen.size < _LEAST_MOVES:
+        return 0.0
+    return float(np.median(np.abs(chosen - np.median(chosen)))) * mean.look_s**2 / mean.step_s
 
 
 def _by_area(held: Readings, end_s: float, mean: Mean) -> tuple[float, float]:
@@ -94,7 +118,9 @@ def _by_area(held: Readings, end_s: float, mean: Mean) -> tuple[float, float]:
             # which makes slope × look² / 12.
             nearer = float(levels[0] - levels[-1]) * mean.look_s / 12
             joules -= nearer
-            unrest.append(abs(nearer))
+            # What is off that line wanders, and goes on doing so where no reading tells it apart.
+            line = np.linspace(levels[0], levels[-1], levels.size)
+            unrest.append(math.hypot(nearer, _WANDERS * float(np.std(levels - line)) * mean.look_s))
     return joules, math.hypot(*unrest)
 
 

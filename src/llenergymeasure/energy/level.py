@@ -108,6 +108,8 @@ def power_between(series: Series, window: Window, sensor: Sensor | None) -> Held
         joules, sd, shift_j = inverted(readings, end_s, mean, shift_j=shift_j)
     elif habits.seen < PART_TIME:
         joules, sd, shift_j = _sampled(readings, end_s, habits)
+        if sensor is None and series.quantity.name != "power_instant":
+            sd = math.hypot(sd, _blurred(readings, end_s))
     else:
         joules, sd = _summed(readings, end_s, habits.late_s, common)
     return Held(joules, math.hypot(sd, shift_j), shift_j, blind_s)
@@ -159,6 +161,13 @@ def _sampled(readings: Readings, end_s: float, habits: _Habits) -> tuple[float, 
     late_s = math.hypot(*(min(_LATE_S, unseen) for unseen in unseen_s))
     late_j = _LATE_SD * late_s * _jump(readings, end_s, habits)
     return joules, math.sqrt(_swing(levels) * float(beyond.sum())), late_j
+
+
+def _blurred(readings: Readings, end_s: float) -> float:
+    """Joules (sd) that readings leave open which may be means over the last second, or may not be."""
+    blur_s = 2 * _UNKNOWN_LATE_S
+    near = (readings.time > 0) & (readings.time < end_s + blur_s)
+    return float(np.std(readings.level[near])) * min(end_s, blur_s) if np.any(near) else 0.0
 
 
 def _swing(levels: Floats) -> float:
