@@ -107,6 +107,13 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
     (folder / "result.json").write_text(json.dumps(changed))
     told = llem("recompute", str(folder / "result.json"), cwd=tmp_path)
     assert f"tokens.output: {result.tokens.output + 1} → {result.tokens.output}" in told.stdout
+    assert told.returncode == 1
+    assert "do not belong together" in told.stderr
+    changed["environment"]["llem"] = "0.0.1"
+    (folder / "result.json").write_text(json.dumps(changed))
+    told = llem("recompute", str(folder), cwd=tmp_path)
+    assert "(it was written by v0.0.1)" in told.stdout
+    assert told.returncode == 0
 
 
 @pytest.mark.parametrize("missing", ["events.jsonl", "power.parquet"])

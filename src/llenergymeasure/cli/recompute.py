@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from pydantic import JsonValue
@@ -12,7 +12,10 @@ from pydantic import JsonValue
 from llenergymeasure import __version__
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
 from llenergymeasure.cli._ending import reported
+from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results import ExperimentResult
+
+Leaves: TypeAlias = Mapping[str, JsonValue]
 
 
 def recompute(
@@ -21,7 +24,10 @@ def recompute(
     as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
 ) -> None:
-    """Compute a stored run's numbers again from its trace and events, and say what changed."""
+    """Compute a stored run's numbers again from its trace and events, and say what changed.
+
+    Exit code 1 where values differ although this very version wrote the result.
+    """
     with reported(verbose=verbose):
         from llenergymeasure.analysis.metrics import metrics
         from llenergymeasure.measure.replay import read_measurement
@@ -29,25 +35,34 @@ def recompute(
         folder = result.parent if result.name == "result.json" else result
         stored = ExperimentResult.load(folder)
         anew = metrics(read_measurement(folder))
+        before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
+        changed = [key for key in dict.fromkeys([*before, *after]) if _differs(before, after, key)]
         with reader_may_leave():
             if as_json:
                 print_json(anew.as_json())
             else:
-                print_lines(_changes(stored, anew))
+                print_lines(_told(stored, before, after, changed))
+        if changed and stored.environment.llem == __version__:
+            raise ResultError(
+                f"{folder}: the result and the files beside it do not belong together: "
+                f"the version that wrote them gets {len(changed)} other values from them",
+                hint="take the whole folder from a copy",
+            )
 
 
-def _changes(stored: ExperimentResult, anew: ExperimentResult) -> list[str]:
-    before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
-    lines = [
-        f"{key}: {_word(before, key)} → {_word(after, key)}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) or (key in before) != (key in after)
-    ]
+def _differs(before: Leaves, after: Leaves, key: str) -> bool:
+    return (key in before) != (key in after) or before.get(key) != after.get(key)
+
+
+def _told(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
-    if not lines:
+    if not changed:
         return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
-    return [f"{stored.experiment_id}: {len(lines)} of {len(before)} values differ, by {by}", *lines]
+    return [
+        f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}",
+        *(f"{key}: {_word(before, key)} → {_word(after, key)}" for key in changed),
+    ]
 
 
 def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
@@ -61,5 +76,5 @@ def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]
         yield path, value
 
 
-def _word(leaves: dict[str, JsonValue], key: str) -> str:
+def _word(leaves: Leaves, key: str) -> str:
     return "(absent)" if key not in leaves else "null" if leaves[key] is None else str(leaves[key])
