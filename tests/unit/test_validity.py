@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scripted_run import BARE, LOADED, S, codes, message, one_pass, result_of
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
 from llenergymeasure.records import (
     REMEDIES,
     Domain,
@@ -25,6 +25,7 @@ from llenergymeasure.records import (
     PowerModel,
     Quantity,
     Series,
+    SessionFacts,
     Trace,
     WarmUp,
     WarningCode,
@@ -393,6 +394,34 @@ def test_a_model_of_power_is_named_as_one() -> None:
     assert codes(result_of(trace)) == {"energy_modelled"}
 
 
+@pytest.mark.parametrize(
+    ("meter", "require_measured", "way_out"),
+    [
+        ("nvml", False, "--meter auto"),
+        ("nvml", True, "--meter auto"),
+        ("auto", True, "--set energy.require_measured=false"),
+    ],
+)
+def test_gpus_that_are_read_but_not_used_are_named_as_what_is_left_out(
+    meter: str, require_measured: bool, way_out: str
+) -> None:
+    config = ExperimentConfig(
+        model="any",
+        backend="simulated",
+        n=1,
+        energy=EnergyConfig(meter=meter, require_measured=require_measured),
+    )
+    result = result_of(device(), facts=SessionFacts("cpu", {}, {}), config=config)
+    said = message(result, "no_energy_source")
+    assert said == result.energy.total.reason == result.energy.per_output_token.reason
+    assert said == result.energy.net.reason
+    assert said.startswith("nothing was measured")
+    assert "the engine used none of the GPUs that were read (gpu:GPU-a)" in said
+    assert "--set energy.gpus=all" in said
+    assert way_out in said
+    assert ("energy.require_measured is true" in said) == require_measured
+
+
 def test_no_meter_at_all_is_told_and_is_no_zero() -> None:
     result = result_of(Trace((), {}))
     assert "no_energy_source" in codes(result)
@@ -466,6 +495,15 @@ def test_warm_up_at_its_cap_is_told() -> None:
 
 def test_one_pass_is_told_as_one_and_not_as_a_missed_target() -> None:
     assert codes(result_of(device(), (one_pass(20),))) == {"single_pass"}
+
+
+def test_one_pass_that_was_asked_for_names_the_setting_and_one_of_a_budget_does_not() -> None:
+    config = ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50)
+    asked = config.model_copy(update={"passes": config.passes.model_copy(update={"minimum": 1})})
+    said = message(result_of(device(), (one_pass(20),), config=asked), "single_pass")
+    assert said == "one pass, as passes.minimum=1 asks: chance can't be judged"
+    assert "passes.minimum" in REMEDIES["single_pass"]
+    assert "minimum" not in message(result_of(device(), (one_pass(20),)), "single_pass")
 
 
 def test_passes_that_scatter_miss_the_target() -> None:

@@ -51,6 +51,24 @@ def counted_domains(
     return measured or tuple(counted)
 
 
+def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
+    """Why no energy can be known where the `domains` that count are none."""
+    config = measurement.config.energy
+    left = [domain.name for domain in measurement.trace.domains]
+    if domains or not left:
+        return NO_SOURCE
+    refused = ", though energy.require_measured is true" if config.require_measured else ""
+    others = (
+        "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
+        if config.meter == "auto"
+        else "read the CPU as well: --meter auto"
+    )
+    return (
+        f"nothing was measured{refused}: energy.gpus is auto, and the engine used none of the GPUs that were "
+        f"read ({', '.join(left)}); to count them all the same: --set energy.gpus=all; or {others}"
+    )
+
+
 def pass_joules(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float] | None:
     """Joules of each pass over `domains`, or None when one of them is unknown."""
     joules = [
@@ -83,14 +101,15 @@ def idle_watts(trace: Trace, window: Window) -> float | None:
 def energy(measurement: Measurement) -> Energy:
     trace, passes = measurement.trace, measurement.passes
     domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+    why_none = why_no_source(measurement, domains)
     windows = [one.window for one in passes]
     readings = summed([energy_of(trace, windows, domain.name) for domain in domains])
-    gross = total([reading.energy for reading in readings], unit="J", why_none=NO_SOURCE)
+    gross = total([reading.energy for reading in readings], unit="J", why_none=why_none)
     idle = _idle(measurement, domains)
     chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
     spent = pass_joules(trace, domains, passes)
     phases = prefill_and_decode(
-        trace, domains, passes, idle=chosen, chance=_chance(measurement, spent), why_none=NO_SOURCE
+        trace, domains, passes, idle=chosen, chance=_chance(measurement, spent), why_none=why_none
     )
     reasons = _reasons(measurement, domains, readings, gross=gross)
     return Energy(
@@ -110,7 +129,7 @@ def energy(measurement: Measurement) -> Energy:
         load=total(
             [energy_of(trace, [measurement.load], domain.name).energy for domain in domains],
             unit="J",
-            why_none=NO_SOURCE,
+            why_none=why_none,
         ),
         readings=readings,
         regression=_regression(measurement, domains, idle=chosen, phases=phases),
@@ -121,10 +140,11 @@ def _regression(
     measurement: Measurement, domains: Sequence[Domain], *, idle: Estimate, phases: Phases
 ) -> Regression:
     window = measurement.idle.loaded if measurement.config.baseline.net == "loaded" else measurement.idle.bare
+    why_none = why_no_source(measurement, domains)
     if window is None or idle.value is None:
-        costs = no_token_costs(idle.reason or NO_SOURCE)
+        costs = no_token_costs(idle.reason or why_none)
     else:
-        costs = token_costs(measurement.trace, domains, measurement.passes, idle=window, why_none=NO_SOURCE)
+        costs = token_costs(measurement.trace, domains, measurement.passes, idle=window, why_none=why_none)
     return Regression(
         prefill=costs.prefill,
         decode=costs.decode,
@@ -176,7 +196,7 @@ def _idle(measurement: Measurement, domains: Sequence[Domain]) -> IdlePower:
         if window is None:
             return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
         parts = [idle_power(measurement.trace, window, domain.name) for domain in domains]
-        return total(parts, unit="W", why_none=NO_SOURCE)
+        return total(parts, unit="W", why_none=why_no_source(measurement, domains))
 
     idle = measurement.idle
     bare = mean_power(idle.bare)

@@ -107,9 +107,12 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
         found.append(
             MeasurementWarning.of("not_steady", f"times had not settled after {count} warm-up batches")
         )
+    config = measurement.config
     if len(measurement.passes) == 1:
-        found.append(MeasurementWarning.of("single_pass", "one pass: chance can't be judged"))
-    target = measurement.config.passes.target
+        asked = config.cycles == 1 and config.passes.minimum == 1
+        why = ", as passes.minimum=1 asks" if asked else ""
+        found.append(MeasurementWarning.of("single_pass", f"one pass{why}: chance can't be judged"))
+    target = config.passes.target
     if len(measurement.passes) > 1 and (missed := _missed(energy, target)):
         found.append(MeasurementWarning.of("target_not_met", missed))
     if tokens.pinned_ok is False:

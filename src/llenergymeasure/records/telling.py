@@ -39,7 +39,8 @@ Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
 
 REMEDIES: Mapping[WarningCode, str] = {
-    "no_energy_source": "run on a machine with NVML or readable RAPL, or allow the model: --meter estimate",
+    "no_energy_source": "choose what is counted (energy.gpus, --meter), run on a machine with NVML or "
+    "readable RAPL, or allow the model: --meter estimate",
     "energy_modelled": "for measured joules use a machine with NVML or readable RAPL; "
     "to refuse modelled ones: --set energy.require_measured=true",
     "window_too_short": "lengthen the passes: --set passes.seconds=10, or a larger n",
@@ -60,7 +61,8 @@ REMEDIES: Mapping[WarningCode, str] = {
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
     "target_not_met": "raise passes.budget, or accept the wider interval",
-    "single_pass": "raise passes.budget, or make a walk over the prompts shorter: a lower -n",
+    "single_pass": "raise passes.minimum to 3 or more where it is 1, else passes.budget, or make a walk "
+    "over the prompts shorter: a lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
     "schedule_lag": "send less, or from a machine with more cores",
