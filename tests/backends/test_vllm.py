@@ -316,6 +316,15 @@ def adapter(folder: Path, *, rank: int) -> None:
         ({"vllm": {"sampling": {"stop": "."}}}, "--set output_length=natural"),
         ({"vllm": {"beam_search": {"beam_width": 2}, "sampling": {"min_p": 0.1}}}, "take one of the two out"),
         ({"vllm": {"beam_search": {"beam_width": 2}}, "decoder": {"top_k": 5}}, "takes no decoder.top_p"),
+        ({"vllm": {"engine": {"max_model_len": 279}}}, "max_model_len 279 is less than max_input_tokens 256"),
+        ({"vllm": {"engine": {"max_model_len": "abc"}}}, "vllm.engine.max_model_len takes int, not 'abc'"),
+        (
+            {"vllm": {"engine": {"speculative_config": 3}}},
+            "vllm.engine.speculative_config takes dict[str, Any]",
+        ),
+        ({"vllm": {"engine": {"tensor_parallel_size": True}}}, "tensor_parallel_size takes int, not True"),
+        ({"vllm": {"sampling": {"presence_penalty": "high"}}}, "presence_penalty takes float, not 'high'"),
+        ({"vllm": {"beam_search": {"beam_width": 2.5}}}, "vllm.beam_search.beam_width takes int, not 2.5"),
         ({"precision": "int8"}, "vllm.engine.quantization"),
         ({"lora": {"path": "adapter", "merged": True}}, "lora.merged is true"),
     ],
@@ -327,7 +336,17 @@ def test_what_would_be_passed_over_in_silence_is_refused(changes: dict[str, Any]
 
 
 def test_what_vllm_takes_is_not_refused() -> None:
-    taken = {"engine": {"max_num_seqs": 2, "kv_cache_dtype": "auto"}, "sampling": {"min_p": 0.1}}
+    engine: dict[str, JsonValue] = {
+        "max_num_seqs": 2,
+        "kv_cache_dtype": "auto",
+        "max_model_len": 280,
+        "gpu_memory_utilization": 1,
+        "compilation_config": 0,
+        "hf_overrides": {},
+        "quantization": None,
+        "served_model_name": ["a", "b"],
+    }
+    taken = {"engine": engine, "sampling": {"min_p": 0.1, "presence_penalty": 1, "bad_words": None}}
     assert VllmBackend().why_refused(configured(vllm=taken)) is None
     assert VllmBackend().why_refused(configured(vllm={"beam_search": {"beam_width": 2}})) is None
 
@@ -336,7 +355,7 @@ def test_what_vllm_takes_is_not_refused() -> None:
     ("changes", "said"),
     [
         ({"vllm": {"sampling": {"min_p": 3.0}}}, "vllm.sampling: min_p must be in"),
-        ({"vllm": {"sampling": {"presence_penalty": "high"}}}, "Expected `float`, got `str`"),
+        ({"vllm": {"sampling": {"bad_words": [3]}}}, "Expected `str`, got `int`"),
         ({"vllm": {"beam_search": {"length_penalty": 1.0}}}, "required field `beam_width`"),
         ({"vllm": {"engine": {"max_model_len": 100_000}}}, "max_model_len"),
         ({"vllm": {"engine": {"kv_cache_dtype": "int3"}}}, "Input should be"),

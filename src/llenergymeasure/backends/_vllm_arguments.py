@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from pydantic import JsonValue
 
+from llenergymeasure.backends._vllm_declared import Part, accepted, why_wrong_type
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Request
-
-Part: TypeAlias = Literal["engine", "sampling", "beam_search"]
-
-# Where vLLM declares them: fields of these classes; LLM's constructor names some of EngineArgs' and its own.
-_DECLARED: Mapping[Part, tuple[str, str]] = {
-    "engine": ("engine/arg_utils.py", "EngineArgs"),
-    "sampling": ("sampling_params.py", "SamplingParams"),
-    "beam_search": ("sampling_params.py", "BeamSearchParams"),
-}
-_LLM = ("entrypoints/llm.py", "LLM")
 
 # What llem decides, and by which field: said twice, one of the two would be passed over in silence.
 _LENGTHS = "max_output_tokens and output_length"
@@ -63,13 +50,6 @@ _ENDINGS = ("min_tokens", "stop", "stop_token_ids")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-@cache
-def accepted(part: Part) -> frozenset[str]:
-    """The argument names that the installed vLLM's own source declares; vLLM is not imported."""
-    names = {name for name in _fields(*_DECLARED[part]) if not name.startswith("_")}
-    return frozenset(names | _constructor(*_LLM)) if part == "engine" else frozenset(names)
-
-
 def why_refused(config: ExperimentConfig) -> str | None:
     """The first reason that shows without vLLM, then `; ` and the way out; `open` finds the others."""
     asked = config.vllm
@@ -84,9 +64,11 @@ def why_refused(config: ExperimentConfig) -> str | None:
         ("beam_search", asked.beam_search or {}),
     )
     for part, given in parts:
-        for name in given:
-            if why := _why_not_taken(part, name):
+        for name, value in given.items():
+            if why := _why_not_taken(part, name) or why_wrong_type(part, name, value):
                 return why
+    if why := _why_too_short(config):
+        return why
     if config.lora is not None and config.lora.merged:
         return "vLLM keeps an adapter apart from the weights, but lora.merged is true; take it out"
     ending = next((name for name in _ENDINGS if name in asked.sampling), None)
@@ -212,6 +194,20 @@ def _why_not_taken(part: Part, name: str) -> str | None:
     return None
 
 
+def _why_too_short(config: ExperimentConfig) -> str | None:
+    context, tokens = (
+        config.vllm.engine.get("max_model_len"),
+        config.max_input_tokens + config.max_output_tokens,
+    )
+    # -1 asks vLLM for as many as fit.
+    if not isinstance(context, int) or not 0 <= context < tokens:
+        return None
+    return (
+        f"vllm.engine.max_model_len {context} is less than max_input_tokens {config.max_input_tokens} and "
+        f"max_output_tokens {config.max_output_tokens} together; raise it to {tokens}, or lower one of them"
+    )
+
+
 def _why_no_beams(config: ExperimentConfig) -> str | None:
     if config.vllm.sampling:
         return "vLLM's beam search takes none of vllm.sampling; take one of the two out"
@@ -222,31 +218,3 @@ def _why_no_beams(config: ExperimentConfig) -> str | None:
             "take them or vllm.beam_search out"
         )
     return None
-
-
-def _tree(file: str, kind: str) -> ast.ClassDef:
-    spec = find_spec("vllm")
-    assert spec is not None, "asked only where vLLM is installed"
-    for folder in spec.submodule_search_locations or ():
-        path = Path(folder) / file
-        if path.is_file():
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
-                if isinstance(node, ast.ClassDef) and node.name == kind:
-                    return node
-    raise BackendError(
-        f"the installed vLLM declares no {kind} in {file}, so its arguments can't be checked",
-        hint="install a version that fits this llem: vllm>=0.10",
-    )
-
-
-def _fields(file: str, kind: str) -> Iterable[str]:
-    for node in _tree(file, kind).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id
-
-
-def _constructor(file: str, kind: str) -> set[str]:
-    for node in _tree(file, kind).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)} - {"self"}
-    return set()

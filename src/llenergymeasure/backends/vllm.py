@@ -12,11 +12,8 @@ from pydantic import JsonValue
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends._limits import check_requests
-from llenergymeasure.backends._vllm_arguments import (
-    accepted,
-    request_arguments,
-    why_refused,
-)
+from llenergymeasure.backends._vllm_arguments import request_arguments, why_refused
+from llenergymeasure.backends._vllm_declared import accepted
 from llenergymeasure.backends._vllm_facts import in_force, versions
 from llenergymeasure.backends._vllm_generating import Answer, explained, sampled, searched
 from llenergymeasure.backends._vllm_probe import Worker
@@ -54,7 +51,8 @@ class VllmBackend:
 
 
 class VllmSession:
-    """Continuous batching: `batch_size` requests are handed over at once, and the engine decides the rest.
+    """Continuous batching: `batch_size` requests are handed over, and once all are there the engine begins
+    and decides which of them share a step.
 
     Times are the engine's own stamps of when a step's tokens were there, on the clock of
     `time.monotonic_ns`. Beam search has no time of a first token, and all of a batch end with it.
