@@ -13,10 +13,19 @@ from benchmarks.accuracy.scenes import (
     STEPS_S,
     Fault,
     Kind,
+    S,
     faulty_reading,
     judged,
+    polls,
+    sensor_of,
 )
 from benchmarks.accuracy.virtual import LIMITS, counter_errors
+
+from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.records import Window
+from llenergymeasure.simulation.polled import DOMAIN, polled
+from llenergymeasure.simulation.sensor import COUNTER
+from llenergymeasure.simulation.waveform import Waveform
 
 # The benchmark does thousands of each; these are enough to notice a broken rule.
 RUNS = 60
@@ -47,6 +56,32 @@ def test_work_that_does_not_fill_its_window_or_wanders_is_allowed_for(kind: Kind
     draw = random.Random(f"{load} {kind.name}")
     found = [judged(kind, draw, drift=False, load=load) for _ in range(RUNS)]
     assert sum(one.held for one in found) >= 50
+
+
+@pytest.mark.parametrize("step_s", STEPS_S)
+def test_an_idle_gap_that_is_shorter_than_a_step_is_allowed_for(step_s: float) -> None:
+    draw = random.Random(f"gap {step_s}")
+    held = 0
+    for _ in range(RUNS):
+        start_ns = 20 * S + draw.randrange(S)
+        begin_ns = start_ns + round(draw.uniform(2.5, 3.0) * S)
+        end_ns = begin_ns + round(draw.uniform(2.0, 2.3) * S)
+        gap_ns = round(draw.uniform(0.01, 0.08) * S)
+        power = Waveform(350.0)
+        for at_ns, watts in (
+            (begin_ns - gap_ns, 55.0),
+            (begin_ns, 380.0),
+            (end_ns, 55.0),
+            (end_ns + gap_ns, 350.0),
+        ):
+            power.set(at_ns, watts)
+        window = Window(begin_ns, end_ns)
+        seen = polls(Window(start_ns, end_ns + 3 * S))
+        energy = energy_between(polled(power, sensor_of(draw, step_s, COUNTER), seen), window, DOMAIN).energy
+        assert energy.low is not None
+        assert energy.high is not None
+        held += energy.low <= power.energy_j(begin_ns, end_ns) <= energy.high
+    assert held >= 50
 
 
 def test_value_and_systematic_together_hold_the_truth_on_uncalibrated_boards() -> None:

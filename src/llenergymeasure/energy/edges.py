@@ -107,6 +107,7 @@ def spent(
             within.covariance[:, edge, edge] += (_LOCKED * within.rate * period_s) ** 2
         else:
             hidden += (_SWING * within.rate * period_s) ** 2
+            hidden += _contradiction(within, edge, side, sign=-1.0 if edge else 1.0) ** 2
     amount, sd = _combined(within, before, beyond, common)
     return amount, math.hypot(sd, math.sqrt(hidden))
 
@@ -275,6 +276,14 @@ def _inside(steps: Steps, end_s: float, rates: tuple[float, float]) -> _Belief:
         means.append(centre)
         covariances.append(spread)
     return _Belief(np.concatenate(weights), np.concatenate(means), np.concatenate(covariances), rate)
+
+
+def _contradiction(within: _Belief, edge: int, side: _Belief, *, sign: float) -> float:
+    """How far the two sides of a moment are apart beyond what they allow for; which is wrong is not known."""
+    inner, inner_variance = _mixed(within.weight, within.mean[:, edge], within.covariance[:, edge, edge])
+    outer, outer_variance = _mixed(side.weight, side.mean[:, 0], side.covariance[:, 0, 0])
+    apart = abs(inner - sign * outer) - 2 * math.sqrt(inner_variance + outer_variance)
+    return max(0.0, apart)
 
 
 def _mixed(weight: Floats, mean: Floats, variance: Floats) -> tuple[float, float]:
