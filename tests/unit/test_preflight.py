@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,34 @@ def test_an_assistant_that_can_not_be_fetched_is_refused_by_its_option(
         PreFlightError, match=r"pytorch\.assistant_model: offline: 'nobody/none' is not in the"
     ):
         preflight(config, nothing, gpus=())
+
+
+@pytest.mark.parametrize("runner", [{}, {"kind": "container", "image": "engines:1"}])
+@pytest.mark.parametrize("backend", ["pytorch", "vllm"])
+def test_an_adapter_that_is_not_there_is_refused_before_anything_is_loaded(
+    backend: str, runner: dict[str, object], tmp_path: Path
+) -> None:
+    if backend == "pytorch" and not runner and find_spec("peft") is None:
+        pytest.skip("without peft its absence comes first")
+    config = ExperimentConfig.model_validate(
+        {
+            "model": "random:llama-3.2-1b",
+            "n": 1,
+            "backend": backend,
+            "runner": runner,
+            "lora": {"path": str(tmp_path)},
+        }
+    )
+
+    def told() -> int:
+        with pytest.raises(PreFlightError) as caught:
+            preflight(config, no_meter, gpus=())
+        return str(caught.value).count(f"lora.path {tmp_path} is no directory with adapter_config.json")
+
+    assert told() == 1
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert told() == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import psutil
 
@@ -26,6 +27,7 @@ from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+ADAPTER_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ def _examined(
         model = _model(config, gpus, reasons)
         if why := _why_no_assistant(config):
             reasons.append(f"pytorch.assistant_model: {why}")
+        if why := _why_no_adapter(config):
+            reasons.append(why)
     try:
         meters = choose()
     except EnergyError as error:
@@ -107,6 +111,19 @@ def _why_no_assistant(config: ExperimentConfig) -> str | None:
     except PreFlightError as error:
         return _whole(error)
     return None
+
+
+def _why_no_adapter(config: ExperimentConfig) -> str | None:
+    # PyTorch's backend says so itself, but is not asked where it runs in a container.
+    is_said = config.backend == "pytorch" and config.runner.kind == "local"
+    if config.lora is None or is_said:
+        return None
+    if (Path(config.lora.path).expanduser() / ADAPTER_FILE).is_file():
+        return None
+    return (
+        f"lora.path {config.lora.path} is no directory with {ADAPTER_FILE}: "
+        "name the one that peft saved the adapter to"
+    )
 
 
 def _why_no_revision(config: ExperimentConfig, model: ResolvedModel) -> str | None:
