@@ -22,9 +22,9 @@ _CORNERS = 0.09
 _SPILT = 0.06
 # A mean that moves by no more than this, relative, within its own length shows drift and not a step.
 _DRIFT = 0.1
-# Power that wanders hides in a mean. The parts that the edges of a window leave open (sd): of how far it moves
-# from one length of the mean to the next, and of what readings outside stray from a straight line. Found by
-# simulating power that walks at random.
+# Power that wanders hides in a mean. The parts that the edges of a window leave open (sd): of how far it
+# moves from one length of the mean to the next, and of what readings outside stray from a straight line.
+# Found by simulating power that walks at random.
 _HIDDEN = 0.25
 _WANDERS = 1.5
 # The fewest updates that show such a movement.
