@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
+from llenergymeasure.analysis.estimates import ratio_over_passes, scaled, total
 from llenergymeasure.records import Estimate
 
 
@@ -37,26 +37,6 @@ def test_scaling_keeps_the_three_kinds_of_doubt() -> None:
     per_token = scaled(measured(100, 2, systematic=(80, 120)), 1 / 50, "J/token")
     assert (per_token.value, per_token.low, per_token.high) == (2.0, 1.96, 2.04)
     assert per_token.systematic == (1.6, 2.4)
-
-
-def test_net_takes_idle_off_and_adds_the_intervals_in_quadrature() -> None:
-    net = net_of_idle(measured(1000, 3), Estimate(60, "W", 59.6, 60.4), 10.0)
-    assert net.value == 400
-    assert half_width(net) == pytest.approx(math.hypot(3, 4))
-
-
-def test_net_below_zero_is_not_clamped() -> None:
-    assert net_of_idle(measured(100, 1), Estimate(20, "W", 19, 21), 10.0).value == -100
-
-
-def test_net_of_an_unknown_idle_is_missing_with_its_reason() -> None:
-    net = net_of_idle(measured(100, 1), Estimate.missing("W", "idle power was not measured"), 10.0)
-    assert net == Estimate(None, "J", reason="idle power was not measured")
-
-
-def test_a_gain_scales_what_is_left_of_net() -> None:
-    net = net_of_idle(measured(1000, 0, systematic=(900, 1100)), Estimate(60, "W", 60, 60), 10.0)
-    assert net.systematic == pytest.approx((360, 440))
 
 
 def test_the_ratio_is_of_sums_not_a_mean_of_ratios() -> None:

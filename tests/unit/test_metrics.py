@@ -122,6 +122,20 @@ def test_net_takes_the_loaded_idle_off_and_says_so() -> None:
     assert result.energy.net_of == "loaded"
 
 
+def test_the_offset_of_a_sensor_is_in_the_total_and_not_in_net() -> None:
+    doubtful = replace(GPU, systematic_gain=(0.9, 1.2), systematic_offset_w=(-20.0, 10.0))
+    trace = gpu_trace(100.0, doubtful)
+    counter = trace.series[GPU.name, "energy"]
+    # 100 W more from the first pass on
+    more = np.maximum(counter.raw - 100_000 * 15, 0)
+    busy = replace(trace, series={(GPU.name, "energy"): replace(counter, raw=counter.raw + more)})
+    energy = metrics(measurement(busy)).energy
+    gross, net = energy.total.value or 0.0, energy.net.value or 0.0
+    assert [gross, net] == pytest.approx([3600, 1800], rel=1e-2)
+    assert energy.total.systematic == pytest.approx((0.9 * gross - 20 * 18, 1.2 * gross + 10 * 18))
+    assert energy.net.systematic == pytest.approx((0.9 * net, 1.2 * net))
+
+
 def test_a_gpu_that_the_session_did_not_use_is_listed_and_not_added() -> None:
     result = metrics(measurement(gpu_trace(100.0, GPU, OTHER)))
     assert result.energy.total.value == pytest.approx(1800, rel=1e-3)

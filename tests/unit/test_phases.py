@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from llenergymeasure.analysis.joules import pass_joules
+from llenergymeasure.analysis.net import IdleLevel, idle_level
 from llenergymeasure.analysis.phases import Phases, prefill_and_decode
 from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.nvml import SYSTEMATIC_GAIN, NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.records import (
     Completion,
@@ -107,8 +108,9 @@ def chance(seen: Seen) -> float | None:
 
 def told(seen: Seen) -> Phases:
     idle = idle_power(seen.trace, seen.idle, seen.domains[0].name)
+    level = idle_level(seen.trace, seen.domains, seen.idle, idle)
     return prefill_and_decode(
-        seen.trace, seen.domains, seen.passes, idle=idle, chance=chance(seen), why_none="none"
+        seen.trace, seen.domains, seen.passes, idle=level, chance=chance(seen), why_none="none"
     )
 
 
@@ -117,7 +119,12 @@ def of_one_batch(*completions: Completion, why_none: str = "no meter") -> Phases
     start_ns, end_ns = completions[0].t_sent_ns, max(one.t_end_ns for one in completions)
     passed = Pass(Window(start_ns, end_ns), 1, Generation(completions))
     return prefill_and_decode(
-        Trace((), {}), (), [passed], idle=Estimate.missing("W", why_none), chance=None, why_none=why_none
+        Trace((), {}),
+        (),
+        [passed],
+        idle=IdleLevel(Estimate.missing("W", why_none)),
+        chance=None,
+        why_none=why_none,
     )
 
 
@@ -138,6 +145,9 @@ def test_both_costs_are_recovered(tmp_path: Path) -> None:
         assert estimate.value is not None
         assert estimate.low is not None
         assert estimate.value - estimate.low < 0.05 * estimate.value
+    for net in (phases.net_prefill, phases.net_decode):
+        assert net.value is not None
+        assert net.systematic == pytest.approx([net.value * gain for gain in SYSTEMATIC_GAIN], rel=1e-6)
 
 
 def test_intervals_hold_the_truth(tmp_path: Path) -> None:
@@ -222,7 +232,7 @@ def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -
             first_ns, end_ns = sent_ns + 5 * 10**8, sent_ns + 3 * 10**9
             done.append(Completion(0, 0, batch, 100, 26, sent_ns, sent_ns, first_ns, end_ns, "length"))
         passes.append(Pass(Window(done[0].t_sent_ns, done[-1].t_end_ns), 1, Generation(tuple(done))))
-    idle = Estimate(0.5, "W", 0.5, 0.5)
+    idle = IdleLevel(Estimate(0.5, "W", 0.5, 0.5))
     phases = prefill_and_decode(trace, (host,), passes, idle=idle, chance=0.0, why_none="none")
     prefill, decode = phases.prefill, phases.decode
     assert prefill.value == pytest.approx(2 * 4.0 * 0.5 / 100, rel=0.03)

@@ -1,8 +1,7 @@
-"""Arithmetic on estimates: sums, ratios and differences that keep the three kinds of doubt apart."""
+"""Arithmetic on estimates: sums and ratios that keep the three kinds of doubt apart."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -59,27 +58,6 @@ def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
         systematic=None if ends is None else (ends[0] * factor, ends[1] * factor),
         reason=estimate.reason,
     )
-
-
-def net_of_idle(gross: Estimate, idle: Estimate, duration_s: float) -> Estimate:
-    """Energy above idle: gross − idle power × duration, never clamped at 0.
-
-    The two intervals are independent and add in quadrature. What is systematic is a property of one sensor
-    and scales with what is left, as a gain does; an offset cancels.
-    """
-    if gross.value is None or idle.value is None:
-        return Estimate.missing(gross.unit, gross.reason or "" if gross.value is None else idle.reason or "")
-    value = gross.value - idle.value * duration_s
-    widths = half_width(gross), half_width(idle)
-    systematic = None
-    if gross.systematic is not None and gross.value > 0:
-        ends = sorted(value * end / gross.value for end in gross.systematic)
-        systematic = (ends[0], ends[1])
-    if widths[0] is None or widths[1] is None:
-        return Estimate(value, gross.unit, systematic=systematic, reason=gross.reason or idle.reason)
-    half = math.hypot(widths[0], widths[1] * duration_s)
-    below = "below zero: less power was drawn than the idle that is taken off" if value < 0 else None
-    return Estimate(value, gross.unit, value - half, value + half, systematic, below)
 
 
 def ratio_over_passes(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
-from llenergymeasure.analysis.estimates import half_width, net_of_idle, ratio_over_passes, scaled, total
+from llenergymeasure.analysis.estimates import half_width, ratio_over_passes, scaled, total
 from llenergymeasure.analysis.health import device_warnings
+from llenergymeasure.analysis.net import idle_level, net_of_idle
 from llenergymeasure.analysis.phases import Phases, prefill_and_decode
 from llenergymeasure.analysis.regression import no_token_costs, token_costs
 from llenergymeasure.analysis.replicates import (
@@ -106,10 +107,12 @@ def energy(measurement: Measurement) -> Energy:
     readings = summed([energy_of(trace, windows, domain.name) for domain in domains])
     gross = total([reading.energy for reading in readings], unit="J", why_none=why_none)
     idle = _idle(measurement, domains)
-    chosen = idle.loaded if measurement.config.baseline.net == "loaded" else idle.bare
+    loaded = measurement.config.baseline.net == "loaded"
+    chosen, window = (idle.loaded, measurement.idle.loaded) if loaded else (idle.bare, measurement.idle.bare)
+    level = idle_level(trace, domains, window, chosen)
     spent = pass_joules(trace, domains, passes)
     phases = prefill_and_decode(
-        trace, domains, passes, idle=chosen, chance=_chance(measurement, spent), why_none=why_none
+        trace, domains, passes, idle=level, chance=_chance(measurement, spent), why_none=why_none
     )
     reasons = _reasons(measurement, domains, readings, gross=gross)
     return Energy(
@@ -118,7 +121,7 @@ def energy(measurement: Measurement) -> Energy:
         valid=not reasons,
         reasons=reasons,
         total=gross,
-        net=net_of_idle(gross, chosen, sum(window.duration_s for window in windows)),
+        net=net_of_idle(gross, level, sum(one.duration_s for one in windows), readings=readings),
         net_of=measurement.config.baseline.net,
         per_output_token=_per(measurement, gross, spent, output_tokens(passes), unit="J/token"),
         per_total_token=_per(measurement, gross, spent, total_tokens(passes), unit="J/token"),

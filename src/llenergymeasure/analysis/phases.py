@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llenergymeasure.analysis.batches import CONTINUOUS, Batch, are_continuous, batches
-from llenergymeasure.analysis.estimates import few_passes, half_width, net_of_idle, scaled, total
+from llenergymeasure.analysis.estimates import few_passes, half_width, scaled, total
+from llenergymeasure.analysis.net import IdleLevel, net_of_idle
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.energy.joint import joint_powers
 from llenergymeasure.records import Domain, Estimate, Pass, Trace, Window
@@ -41,7 +42,7 @@ def prefill_and_decode(
     domains: Sequence[Domain],
     passes: Sequence[Pass],
     *,
-    idle: Estimate,
+    idle: IdleLevel,
     chance: float | None,
     why_none: str,
 ) -> Phases:
@@ -49,7 +50,7 @@ def prefill_and_decode(
 
     The energies of all prefill windows (a batch is sent until its first token) and all decode windows (from
     there to its last token) are estimated jointly, since each alone is too short. Missing, with the reason,
-    where the windows overlap. Net is less `idle`, the watts of all domains.
+    where the windows overlap. Net is less `idle`.
 
     `chance` is the relative half-width that the passes' scatter leaves on their joules per token, None where
     there are too few; what the joint estimate leaves open of these very windows adds to it in quadrature.
@@ -66,9 +67,10 @@ def prefill_and_decode(
         if phase.tokens == 0:
             none = Estimate.missing("J/token", f"no token was made in {kind}")
             return none, none
-        spent = total([reading[kind].energy for reading in readings], unit="J", why_none=why_none)
+        parts = [reading[kind] for reading in readings]
+        spent = total([part.energy for part in parts], unit="J", why_none=why_none)
         gross = _with_chance(spent, chance, few_passes(len(replicates(passes))))
-        net = net_of_idle(gross, idle, phase.seconds)
+        net = net_of_idle(gross, idle, phase.seconds, readings=parts)
         return scaled(gross, 1 / phase.tokens, "J/token"), scaled(net, 1 / phase.tokens, "J/token")
 
     (prefill, net_prefill), (decode, net_decode) = per_token(PREFILL), per_token(DECODE)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llenergymeasure.analysis.batches import Batch, batches
 from llenergymeasure.analysis.estimates import few_passes, half_width, total
+from llenergymeasure.analysis.net import systematic_of_net
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.analysis.statistics import relative_half_width, t_quantile
 from llenergymeasure.energy.idle import idle_power
@@ -273,7 +274,7 @@ def _estimate(fits: Sequence[_Fit], domain: Domain, idle: Estimate, *, at: int) 
     value = float(weight @ each)
     alone = weight @ np.array([fit.replicates[at] for fit in fits])
     chance = relative_half_width([float(one) * math.copysign(1, value) for one in alone])
-    systematic = _systematic(domain, value)
+    systematic = systematic_of_net(domain, value)
     if chance is None:
         return Estimate(value, UNIT, systematic=systematic, reason=few_passes(alone.size))
     half = math.hypot(
@@ -282,15 +283,3 @@ def _estimate(fits: Sequence[_Fit], domain: Domain, idle: Estimate, *, at: int) 
         _Z95 * math.sqrt(float(weight @ (each - value) ** 2)),
     )
     return Estimate(value, UNIT, value - half, value + half, systematic)
-
-
-def _systematic(domain: Domain, value: float) -> tuple[float, float] | None:
-    """A gain scales what is net of idle, and an offset cancels."""
-    if domain.model is not None:
-        model = domain.model
-        ends = [value * end / model.w_per_busy_vcpu for end in model.w_per_busy_vcpu_range]
-    elif domain.systematic_gain is not None:
-        ends = [value * gain for gain in domain.systematic_gain]
-    else:
-        return None
-    return min(ends), max(ends)
