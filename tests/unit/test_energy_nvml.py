@@ -74,6 +74,16 @@ def test_a_lost_board_gives_nothing_and_the_others_go_on() -> None:
         assert {sample.domain for sample in meter.sample()} == {"gpu:GPU-b"}
 
 
+def test_a_board_that_can_not_be_read_is_told_and_the_others_are_taken() -> None:
+    nvml = _nvml(uuids=("GPU-a", "GPU-b"))
+    functions = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetFieldValues")
+    nvml.gpus[0].fails = dict.fromkeys(functions, nvml.NVML_ERROR_NOT_SUPPORTED)
+    with NvmlMeter(nvml) as meter:
+        assert [domain.name for domain in meter.domains()] == ["gpu:GPU-b"]
+        (note,) = meter.notes
+    assert note == "GPU-a is not read: Not Supported"
+
+
 def test_no_board_and_no_readable_field_are_reasons() -> None:
     assert "no NVIDIA GPU" in (NvmlMeter(_nvml(uuids=())).why_unavailable() or "")
     assert "neither energy nor power" in (NvmlMeter(_nvml(fields=())).why_unavailable() or "")

@@ -124,6 +124,9 @@ class NvmlMeter:
         silent = [board.name for board in boards if not board.quantities]
         if silent and (len(silent) == len(boards) or self._gpus != "auto"):
             raise EnergyError(f"neither energy nor power can be read on {', '.join(silent)}")
+        self.notes += tuple(
+            f"{board.uuid} is not read: {board.why_silent()}" for board in boards if not board.quantities
+        )
         open_ = [
             (board, handles[index]) for board, index in zip(boards, chosen, strict=True) if board.quantities
         ]

@@ -85,6 +85,14 @@ class Board:
             raise EnergyError(f"the driver gives nothing of {self.name}: {failure}")
         return samples
 
+    def why_silent(self) -> str:
+        """What the driver says when it is asked for the power of a board that gives nothing."""
+        try:
+            self._nvml.nvmlDeviceGetPowerUsage(self._handle)
+        except self._nvml.NVMLError as error:
+            return str(error)
+        return "neither its energy nor its power was given twice in a row"
+
     def _read_fields(self) -> tuple[list[Sample], Exception | None]:
         nvml = self._nvml
         asked = [field.asked for field in self.fields]
