@@ -95,6 +95,15 @@ def test_a_meter_that_can_not_be_used_says_why(tmp_path: Path) -> None:
     assert "the meter 'rapl' can't be used" not in shown
 
 
+def test_a_gpu_that_can_not_be_read_is_named_beside_those_that_can(tmp_path: Path) -> None:
+    nvml = SimulatedNvml(time, idle_w=60.0, uuids=("GPU-a", "GPU-b"))
+    functions = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetFieldValues")
+    nvml.gpus[0].fails = dict.fromkeys(functions, nvml.NVML_ERROR_NOT_SUPPORTED)
+    found = examine(nvml=nvml, rapl_root=tmp_path)
+    assert "gpu:GPU-b" in found.measured
+    assert "GPU-a is not read: Not Supported" in text(found)
+
+
 def test_every_backend_is_named_with_what_it_lacks(found: Examination) -> None:
     backends = {one.name: one.why_not for one in found.backends}
     assert backends["simulated"] is None

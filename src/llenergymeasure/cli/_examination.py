@@ -67,6 +67,8 @@ def _meter(meter: MeterReport) -> Iterator[Sequence[str]]:
         return
     read = "" if meter.read_s is None else f"a read takes {plain(meter.read_s, 's')}"
     yield meter.name, "modelled" if meter.modelled else "yes", read
+    for note in meter.notes:
+        yield "", "", note
     for domain in meter.domains:
         yield "", "", _domain(domain)
 

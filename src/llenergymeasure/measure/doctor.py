@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 
@@ -20,8 +20,8 @@ from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import choose_meters
-from llenergymeasure.exceptions import LLEMError
+from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.exceptions import EnergyError, LLEMError
 from llenergymeasure.measure.environment import environment, suspended_ns
 from llenergymeasure.measure.gpus import ANSWER_S, gpu_facts
 from llenergymeasure.models.hub import hub_cache
@@ -48,6 +48,7 @@ class MeterReport:
     why_not: str | None
     domains: tuple[Domain, ...] = ()
     read_s: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def modelled(self) -> bool:
@@ -140,17 +141,25 @@ def _meter_names() -> list[str]:
 def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tuple[MeterReport, Meter | None]:
     """A meter as a run would open it by its name."""
 
-    def tried() -> tuple[MeterReport, Meter]:
-        (meter,) = choose_meters(
-            EnergyConfig(meter=name, gpus="all"),
+    def chosen(gpus: Literal["all", "auto"]) -> Selection:
+        return choose_meters(
+            EnergyConfig(meter=name, gpus=gpus),
             processes=lambda: (os.getpid(),),
             nvml=nvml,
             rapl_root=rapl_root,
             clock=clock,
-        ).meters
+        )
+
+    def tried() -> tuple[MeterReport, Meter]:
+        try:
+            selection = chosen("all")
+        except EnergyError:
+            # One board that can't be read makes "all" an error; "auto" takes the others and names it.
+            selection = chosen("auto")
+        (meter,) = selection.meters
         with meter:
             times = [_timed(meter) for _ in range(READS)]
-            return MeterReport(name, None, tuple(meter.domains()), median(times)), meter
+            return MeterReport(name, None, tuple(meter.domains()), median(times), selection.notes), meter
 
     try:
         return bounded(tried, ANSWER_S, what=f"the meter {name!r}")
