@@ -158,6 +158,15 @@ def test_a_model_of_power_never_joins_what_is_measured() -> None:
     assert counted_domains((GPU, HOST), config, SessionFacts("cpu", {}, {})) == (HOST,)
 
 
+def test_a_module_counts_only_where_its_gpu_is_not_read_and_then_without_the_host() -> None:
+    module = replace(GPU, name="module:GPU-a", kind="module")
+    package = replace(GPU, name="cpu:0", kind="cpu")
+    asked = ExperimentConfig.model_validate({"model": "any", "energy": {"gpus": "all"}})
+    facts = SessionFacts("cuda", {}, {}, gpu_uuids=("GPU-a",))
+    assert counted_domains((GPU, module, package), asked, facts) == (GPU, package)
+    assert counted_domains((module, package), asked, facts) == (module,)
+
+
 def test_modelled_energy_says_so_and_keeps_its_width_apart() -> None:
     result = metrics(measurement(host_trace(2.0), facts=SessionFacts("cpu", {}, {})))
     assert result.energy.method == result.energy.boundary == "modelled"

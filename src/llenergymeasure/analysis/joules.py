@@ -41,7 +41,9 @@ def counted_domains(
     domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
 ) -> tuple[Domain, ...]:
     """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
-    and memory of this host; a model of power only where nothing is measured, since the two never mix.
+    and memory of this host; a model of power only where nothing is measured, since the two never mix. A
+    module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
+    the host's packages do not.
     """
     used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
     asked = config.energy.gpus != "auto"
@@ -49,6 +51,9 @@ def counted_domains(
         domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
     ]
     measured = tuple(domain for domain in counted if domain.model is None)
+    kinds = {domain.kind for domain in measured}
+    if "module" in kinds:
+        measured = tuple(one for one in measured if (one.kind != "module") == ("gpu" in kinds))
     return measured or tuple(counted)
 
 
