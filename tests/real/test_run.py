@@ -249,6 +249,6 @@ def test_a_dry_run_tells_what_the_backend_would_refuse(tmp_path: Path) -> None:
     done = llem("run", "-m", "random:gpt2", *asked, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
     assert (
-        "This run would be refused: pytorch.compile_mode is default, but pytorch.compile is off"
+        "This run would be refused: backend pytorch: pytorch.compile_mode is default, but pytorch.compile"
         in done.stdout
     )
