@@ -20,6 +20,7 @@ from tests.backends.engines import MODEL, asked
 from llenergymeasure.backends import load_backend
 from llenergymeasure.backends._vllm_arguments import engine_arguments
 from llenergymeasure.backends._vllm_loading import Loaded, loaded
+from llenergymeasure.backends._vllm_processes import shared_memory
 from llenergymeasure.backends.vllm import VllmBackend, VllmSession
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
@@ -111,6 +112,12 @@ def test_the_cache_has_the_size_that_was_asked_for(engine: Loaded) -> None:
 
 def test_an_argument_that_can_not_be_read_back_is_named_as_such(engine: Loaded) -> None:
     assert arguments(session(engine), "engine")["not_read_back"] == ["scheduling_policy"]
+
+
+def test_the_requests_of_a_batch_share_their_first_step(engine: Loaded) -> None:
+    for _ in range(3):
+        done = session(engine).generate(asked([8, 20, 5], 3), Nobody()).completions
+        assert len({one.t_first_ns for one in done}) == 1
 
 
 def test_a_request_beyond_the_slots_waits_until_one_is_free(engine: Loaded) -> None:
@@ -239,12 +246,16 @@ def test_two_workers_share_random_weights_and_a_dead_core_is_an_error(
         assert arguments(workers, "engine")["load_format"] == "dummy"
         assert facts.weights_bytes == pytest.approx(2 * 124_439_808, rel=0.02)
         assert facts.peak_bytes is not None
+        memory = shared_memory(running.processes)
+        assert memory
+        assert all(path.exists() for path in memory)
         core = next(process for process in running.processes if "EngineCore" in process.name())
         threading.Timer(1.0, core.kill).start()
         with pytest.raises(BackendError, match=rf"VLLM::EngineCore \(pid {core.pid}\) ended while it gen"):
             workers.generate(asked([5, 5], 700), Nobody())
         with pytest.raises(BackendError, match="ended while it was asked for its memory"):
             workers.facts()
+    assert [path for path in memory if path.exists()] == []
     left = set(psutil.Process().children(recursive=True)) - before
     assert [process for process in left if "tracker" not in " ".join(process.cmdline())] == []
 

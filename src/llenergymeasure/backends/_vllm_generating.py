@@ -33,11 +33,11 @@ def sampled(llm: Any, config: ExperimentConfig, members: Sequence[Request], *, l
     The engine stamps a step with time.monotonic() when its tokens are on the host. A version that hands no
     stamps on leaves the time of the whole batch.
     """
-    outputs = llm.generate(
+    outputs = _run(
+        llm,
         [_prompt(request) for request in members],
         [sampling_params(config, request) for request in members],
-        use_tqdm=False,
-        lora_request=lora,
+        lora=lora,
     )
     returned_ns = time.monotonic_ns()
     answers = []
@@ -92,6 +92,18 @@ def explained(doing: str) -> Iterator[None]:
         raise BackendError(
             f"vLLM failed while {doing}: {message}", hint="the worker's log may say why"
         ) from error
+
+
+def _run(llm: Any, prompts: list[Any], params: list[Any], *, lora: Any) -> Any:
+    """The outputs, in order. The engine is held until it has all requests: else it reads the first of them
+    while the others are still on their way, and which ones share a step is another matter in every walk.
+    """
+    if not (hasattr(llm, "enqueue") and "Level 0" in (type(llm).sleep.__doc__ or "")):
+        return llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
+    llm.sleep(level=0)
+    llm.enqueue(prompts, params, lora_request=lora, use_tqdm=False)
+    llm.wake_up(tags=["scheduling"])
+    return llm.wait_for_completion(use_tqdm=False)
 
 
 def _prompt(request: Request) -> Any:

@@ -29,8 +29,10 @@ from llenergymeasure.backends._vllm_processes import (
     end_all,
     engine_environment,
     environment,
+    free,
     is_aftermath,
     is_out_of_memory,
+    shared_memory,
     watching,
 )
 from llenergymeasure.config.models import ExperimentConfig
@@ -76,9 +78,11 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         lora = _lora(config)
         before = set(children())
         processes: set[psutil.Process] = set()
+        memory: set[Path] = set()
         try:
             llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
             processes |= set(children()) - before
+            memory = shared_memory(tuple(processes))
             with watching(tuple(processes)) as watch:
                 try:
                     yield Loaded(llm, tuple(processes), watch, resolved, lora)
@@ -87,6 +91,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
                     llm.llm_engine.engine_core.shutdown()
         finally:
             end_all([*processes | (set(children()) - before)])
+            free(memory)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ _OUT_OF_MEMORY = (
 )
 ENDED_HINT = "the worker's log may say why; when memory is short, the kernel kills without a word"
 _ROOT_CAUSE = re.compile(r"^(?:\(.*?\) )?(?:[A-Z]+ \S+ \S+ \[\S+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$")
+_SHARED = re.compile(r"/dev/shm/(?:psm_|sem\.mp-)\w+$", re.MULTILINE)  # noqa: S108  nothing is made there
 _AFTERMATH = (
     "Engine core initialization failed",
     "EngineCore encountered",
@@ -88,6 +89,24 @@ def end_all(processes: Sequence[psutil.Process]) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=KILL_S)
+
+
+def shared_memory(processes: Sequence[psutil.Process]) -> set[Path]:
+    """The files of memory and semaphores that they share through Python's multiprocessing.
+
+    Whoever made them frees them, unless it is killed; nothing else would before the machine starts anew.
+    """
+    found: set[Path] = set()
+    for process in processes:
+        with suppress(OSError):
+            maps = Path(f"/proc/{process.pid}/maps").read_text(errors="replace")
+            found |= {Path(name) for name in _SHARED.findall(maps)}
+    return found
+
+
+def free(memory: set[Path]) -> None:
+    for path in memory:
+        path.unlink(missing_ok=True)
 
 
 class Watch:
