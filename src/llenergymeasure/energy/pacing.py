@@ -17,7 +17,7 @@ _PROCESS_S = (0.1, 0.25)
 _FAR_STRIDE_S = 0.4
 # Reads a second of a lone device, and of several together: what costs less than a hundredth of a core. A read
 # takes 15 µs of Python and 50 to 100 µs for waking up with cold caches; pairs of reads wake up once.
-_READS_PER_S = (180.0, 70.0)
+_READS_PER_S = (180.0, 50.0)
 _FOR_STEPS = 0.75
 # A device may spend this share of its time in reads, so that a slow driver is left to the workload.
 _SHARE_OF_TIME = 1 / 3
