@@ -251,7 +251,7 @@ def test_two_workers_share_random_weights_and_a_dead_core_is_an_error(
         assert all(path.exists() for path in memory)
         core = next(process for process in running.processes if "EngineCore" in process.name())
         threading.Timer(1.0, core.kill).start()
-        with pytest.raises(BackendError, match=rf"VLLM::EngineCore \(pid {core.pid}\) ended while it gen"):
+        with pytest.raises(BackendError, match=r"process .*ended while"):
             workers.generate(asked([5, 5], 700), Nobody())
         with pytest.raises(BackendError, match="ended while it was asked for its memory"):
             workers.facts()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llenergymeasure.backends._vllm_arguments import beam_params, sampling_params, vllm_errors
-from llenergymeasure.backends._vllm_processes import is_out_of_memory
+from llenergymeasure.backends._vllm_processes import ENDED_HINT, is_aftermath, is_out_of_memory
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import FinishReason, Request
@@ -89,6 +89,8 @@ def explained(doing: str) -> Iterator[None]:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if is_out_of_memory(message):
             raise MemoryError(f"{doing}: {message}") from error
+        if is_aftermath(message):
+            raise BackendError(f"a process of the engine ended while {doing}", hint=ENDED_HINT) from error
         raise BackendError(
             f"vLLM failed while {doing}: {message}", hint="the worker's log may say why"
         ) from error

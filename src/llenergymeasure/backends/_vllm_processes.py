@@ -29,7 +29,7 @@ _OUT_OF_MEMORY = (
 )
 ENDED_HINT = "the worker's log may say why; when memory is short, the kernel kills without a word"
 _ROOT_CAUSE = re.compile(r"^(?:\(.*?\) )?(?:[A-Z]+ \S+ \S+ \[\S+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$")
-_SHARED = re.compile(r"/dev/shm/(?:psm_|sem\.mp-)\w+$", re.MULTILINE)  # noqa: S108  nothing is made there
+_SHARED = re.compile(r"/dev/shm/(?:psm_|sem\.mp-|vllm_)\S+$", re.MULTILINE)  # noqa: S108  nothing is made there
 _AFTERMATH = (
     "Engine core initialization failed",
     "EngineCore encountered",
@@ -92,7 +92,7 @@ def end_all(processes: Sequence[psutil.Process]) -> None:
 
 
 def shared_memory(processes: Sequence[psutil.Process]) -> set[Path]:
-    """The files of memory and semaphores that they share through Python's multiprocessing.
+    """The files of memory and semaphores that they share through multiprocessing or vLLM's own means.
 
     Whoever made them frees them, unless it is killed; nothing else would before the machine starts anew.
     """
@@ -132,16 +132,17 @@ class Watch:
     def guarded(self, doing: str) -> Iterator[None]:
         """BackendError when a process of the engine has ended, or ends before the work in here is done."""
         try:
-            with self._lock:
-                self._waits = True
-            self._check(doing)
-            yield
+            try:
+                with self._lock:
+                    self._waits = True
+                self._check(doing)
+                yield
+            finally:
+                with self._lock:  # the interrupt may come as late as here
+                    self._waits = False
         except KeyboardInterrupt:
             self._check(doing)
             raise
-        finally:
-            with self._lock:
-                self._waits = False
 
     def _check(self, doing: str) -> None:
         if self._dead is not None:

@@ -134,7 +134,7 @@ class VllmSession:
 
     def _asked(self, method: str, doing: str) -> list[Worker]:
         """What every worker process answers."""
-        with self._engine.watch.guarded(doing), explained(method):
+        with self._engine.watch.guarded(doing), explained(doing):
             answers: list[Worker] = self._engine.llm.collective_rpc(method)
             return answers
 
