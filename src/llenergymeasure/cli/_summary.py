@@ -103,7 +103,7 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
 def explanation(result: ExperimentResult) -> Iterator[str]:
     """What the signs mean and what the sums are made of, for those who ask."""
     energy = result.energy
-    yield from _signs(energy)
+    yield from _signs(energy, cycles=result.config.cycles)
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
     yield from _cross_check(result.energy)
     for reading in energy.readings:
@@ -115,8 +115,11 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     yield from result.notes
 
 
-def _signs(energy: Energy) -> Iterator[str]:
-    yield "±  95 % interval of chance and sensor resolution; more passes narrow it"
+def _signs(energy: Energy, *, cycles: int) -> Iterator[str]:
+    unit = "passes in one process" if cycles == 1 else "cycles, a fresh process each"
+    yield f"±  95 % interval of chance, from {unit}, and sensor resolution; more of them narrow it"
+    if cycles == 1:
+        yield "   another process may differ by more than passes do: --set cycles=5 tells by how much"
     if energy.total.systematic is not None:
         yield "a to b  what an uncalibrated sensor or a model of power may hide; more passes don't narrow it"
     if is_modelled(energy):
