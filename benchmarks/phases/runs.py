@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from llenergymeasure.analysis.joules import energy, idle_watts
+from benchmarks.virtual_run import virtual_run
 from llenergymeasure.backends import Observer
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.measure.bench import Bench, Position
-from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
-from llenergymeasure.records import (
-    Completion,
-    Environment,
-    Estimate,
-    Generation,
-    Measurement,
-    Overhead,
-    Request,
-    SessionFacts,
-    Start,
-    Trace,
-)
+from llenergymeasure.measure.harness import Phase
+from llenergymeasure.records import Completion, Estimate, Generation, Request, SessionFacts
 from llenergymeasure.results.models import Energy
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
@@ -111,24 +95,7 @@ def measured(device: Device, *, seed: int, passes: int, batches: int) -> Energy:
     """The energy part of the result of a run with that many passes over that many batches."""
     asked, clock = _config(passes, batches, seed), VirtualClock()
     board = _Board(device, clock, seed)
-    with tempfile.TemporaryDirectory() as directory:
-        meter = NvmlMeter(board.nvml, clock=clock)
-        recorder = Recorder([meter], clock=clock, directory=Path(directory))
-        rig = Rig(
-            worker=lambda: Bench(asked, load=lambda _: _Engine(board), clock=clock, position=Position()),
-            recorder=recorder,
-            clock=clock,
-            enter=board.enter,
-            progress=lambda description, done=None, total=None: None,  # noqa: ARG005  the Progress protocol
-            costs=lambda facts, done: [1.0] * len(done),  # noqa: ARG005  as many passes as were asked for
-            energy_j=lambda facts, done: None,  # noqa: ARG005  no budget of joules
-            watts=lambda windows: [idle_watts(recorder.trace(), window) for window in windows],
-        )
-        recorder.start(threaded=False)
-        with clock.every(recorder.tick_s, recorder.poll):
-            seen = conduct(asked, rig)
-        recorder.stop()
-        return energy(_measurement(asked, seen, recorder.trace()))
+    return virtual_run(asked, clock, board.nvml, load=lambda: _Engine(board), enter=board.enter)
 
 
 def _config(passes: int, batches: int, seed: int) -> ExperimentConfig:
@@ -238,23 +205,3 @@ class _Engine:
 
     def reset_peak(self) -> None:
         """There is no memory."""
-
-
-def _measurement(asked: ExperimentConfig, seen: Observations, trace: Trace) -> Measurement:
-    nowhere = Environment("", "", "", "", "", None, 1, 1, None, None, None, None, None, (), {})
-    return Measurement(
-        experiment_id="",
-        config=asked,
-        origins={},
-        started=Start("", 0, None),
-        environment=nowhere,
-        facts=seen.facts,
-        architecture=None,
-        idle=seen.idle,
-        load=seen.ready.load,
-        warm_up=seen.warm_up,
-        passes=seen.passes,
-        trace=trace,
-        overhead=Overhead(0.0, 0, 0.0),
-        simulated=True,
-    )

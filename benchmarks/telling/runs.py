@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import random
-import tempfile
-from pathlib import Path
 
+from benchmarks.virtual_run import virtual_run
 from llenergymeasure.analysis.compare import ratio
-from llenergymeasure.analysis.joules import counted_domains, energy, idle_watts
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.measure.bench import Bench, Position
-from llenergymeasure.measure.harness import Observations, Rig, conduct
 from llenergymeasure.measure.simulate import FollowedDevice
-from llenergymeasure.records import Environment, Estimate, Measurement, Overhead, Start, Trace
+from llenergymeasure.records import Estimate
 from llenergymeasure.simulation.clock import VirtualClock
 
 ACTIVE_W = 400.0
@@ -44,48 +38,15 @@ def cost(active_w: float, seed: int) -> Estimate:
     """Joules per output token of one whole run."""
     asked, clock = config(active_w, seed), VirtualClock()
     device = FollowedDevice(asked, clock=clock)
-    with tempfile.TemporaryDirectory() as directory:
-        meter = NvmlMeter(device.nvml, clock=clock)
-        recorder = Recorder([meter], clock=clock, directory=Path(directory))
-        rig = Rig(
-            worker=lambda: Bench(
-                asked, load=lambda _: SimulatedBackend(clock), clock=clock, position=Position()
-            ),
-            recorder=recorder,
-            clock=clock,
-            enter=device.enter,
-            progress=lambda description, done=None, total=None: None,  # noqa: ARG005  the Progress protocol
-            costs=lambda facts, passes: [1.0] * len({one.cycle for one in passes}),  # noqa: ARG005  five cycles
-            energy_j=lambda facts, passes: None,  # noqa: ARG005  no budget of joules
-            watts=lambda windows: [idle_watts(recorder.trace(), window) for window in windows],
-        )
-        recorder.start(threaded=False)
-        with clock.every(0.01, recorder.poll):
-            seen = conduct(asked, rig)
-        recorder.stop()
-        trace = recorder.trace()
-    return energy(_measurement(asked, seen, trace)).per_output_token
-
-
-def _measurement(asked: ExperimentConfig, seen: Observations, trace: Trace) -> Measurement:
-    nowhere = Environment("", "", "", "", "", None, 1, 1, None, None, None, None, None, (), {})
-    assert counted_domains(trace.domains, asked, seen.facts)
-    return Measurement(
-        experiment_id="",
-        config=asked,
-        origins={},
-        started=Start("", 0, None),
-        environment=nowhere,
-        facts=seen.facts,
-        architecture=None,
-        idle=seen.idle,
-        load=seen.ready.load,
-        warm_up=seen.warm_up,
-        passes=seen.passes,
-        trace=trace,
-        overhead=Overhead(0.0, 0, 0.0),
-        simulated=True,
+    found = virtual_run(
+        asked,
+        clock,
+        device.nvml,
+        load=lambda: SimulatedBackend(clock),
+        enter=device.enter,
+        tick_s=0.01,
     )
+    return found.per_output_token
 
 
 def called_different(seed: int, *, change: float) -> bool:

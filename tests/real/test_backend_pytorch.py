@@ -39,11 +39,6 @@ from llenergymeasure.records import Request
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
 def test_the_table_opens_it_and_it_says_nothing_stands_in_the_way(tiny: Path) -> None:
     backend = load_backend("pytorch")
     assert backend.why_unavailable() is None

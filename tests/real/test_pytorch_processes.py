@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_models import Log, asked, configured, opening, save_tiny_llama, tokens
+from tiny_models import Log, asked, configured, opening, tokens
 
 from llenergymeasure.backends._pytorch_session import opened
 from llenergymeasure.backends.pytorch import PytorchBackend
@@ -20,11 +20,6 @@ from llenergymeasure.records import Request
 pytestmark = pytest.mark.real
 
 LENGTHS = [3, 17, 8, 30, 5, 9, 11]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 def children() -> list[psutil.Process]:

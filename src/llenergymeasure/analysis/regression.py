@@ -277,9 +277,12 @@ def _estimate(fits: Sequence[_Fit], domain: Domain, idle: Estimate, *, at: int) 
     systematic = systematic_of_net(domain, value)
     if chance is None:
         return Estimate(value, UNIT, systematic=systematic, reason=few_passes(alone.size))
+    idle_half = half_width(idle)
+    if idle_half is None:
+        return Estimate(value, UNIT, systematic=systematic, reason=idle.reason)
     half = math.hypot(
         max(chance * abs(value), float(weight @ [fit.unfit[at] for fit in fits])),
-        float(weight @ [fit.per_idle_w[at] for fit in fits]) * (half_width(idle) or 0.0),
+        float(weight @ [fit.per_idle_w[at] for fit in fits]) * idle_half,
         _Z95 * math.sqrt(float(weight @ (each - value) ** 2)),
     )
     return Estimate(value, UNIT, value - half, value + half, systematic)

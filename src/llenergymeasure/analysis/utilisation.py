@@ -10,7 +10,6 @@ from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.hidden_work import why_other_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import per_replicate
-from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
@@ -68,7 +67,7 @@ def mbu(measurement: Measurement) -> Estimate:
     if are_continuous(batches(measurement.passes)):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
-    models = _whole_models(measurement.config)
+    models = measurement.config.replicas
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []
@@ -88,11 +87,6 @@ def _method(measurement: Measurement) -> str:
     return (
         FLOPS_METHOD if adapter is None or adapter.merged else f"{FLOPS_METHOD}, nor the adapter's products"
     )
-
-
-def _whole_models(config: ExperimentConfig) -> int:
-    split = config.backend != "pytorch" or config.pytorch.tp_plan is not None
-    return 1 if split else config.pytorch.num_processes
 
 
 def _flops_of(shape: Architecture, one: Completion) -> float:

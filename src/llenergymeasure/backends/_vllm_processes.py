@@ -188,23 +188,6 @@ def watching(processes: Sequence[psutil.Process]) -> Iterator[Watch]:
         watch.close()
 
 
-def reset_peaks(processes: Sequence[psutil.Process]) -> bool:
-    """Set each high-water mark of resident memory to its present value; False where the platform can't."""
-    try:
-        for pid in (os.getpid(), *(process.pid for process in processes)):
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # 5: proc_pid_clear_refs(5)
-    except OSError:
-        return False
-    return True
-
-
-def peak_bytes(processes: Sequence[psutil.Process]) -> int | None:
-    """The high-water marks of this process and those together; None where one can't be read."""
-    marks = [_mark(pid) for pid in (os.getpid(), *(process.pid for process in processes))]
-    known = [mark for mark in marks if mark is not None]
-    return sum(known) if len(known) == len(marks) else None
-
-
 class Said:
     """What the engine's processes write to our stdout and stderr from now on, where these are files: only
     there do they say why they could not start.
@@ -244,14 +227,3 @@ def _name(process: psutil.Process) -> str:
         return process.name()
     except psutil.Error:
         return "of an unknown name"
-
-
-def _mark(pid: int) -> int | None:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -12,12 +12,12 @@ from pydantic import JsonValue
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends._limits import check_requests
+from llenergymeasure.backends._process_memory import reset_resident_peak, resident_peak
 from llenergymeasure.backends._vllm_arguments import request_arguments, why_refused
 from llenergymeasure.backends._vllm_declared import accepted
 from llenergymeasure.backends._vllm_facts import in_force, versions
 from llenergymeasure.backends._vllm_generating import Answer, explained, sampled, searched
 from llenergymeasure.backends._vllm_probe import Worker
-from llenergymeasure.backends._vllm_processes import peak_bytes, reset_peaks
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.formulas import parameters, weight_bytes
 from llenergymeasure.records import Completion, Generation, Request, SessionFacts
@@ -119,7 +119,7 @@ class VllmSession:
 
     def reset_peak(self) -> None:
         self._asked("llem_reset_peak", "its peak memory was reset")
-        self._peak_was_reset = reset_peaks(self._engine.processes)
+        self._peak_was_reset = reset_resident_peak(self._pids())
 
     def _answers(self, members: Sequence[Request]) -> list[Answer]:
         answer = sampled if self._config.vllm.beam_search is None else searched
@@ -148,13 +148,14 @@ class VllmSession:
         return count, sum(worker["weights_bytes"] for worker in workers)
 
     def _peak(self, workers: Sequence[Worker]) -> tuple[int | None, str | None]:
-        since = "since the reset" if self._peak_was_reset else "since the process began"
         on_gpu = [worker["peak_bytes"] for worker in workers if worker["peak_bytes"] is not None]
         if len(on_gpu) == len(workers):
+            since = "since the reset" if self._peak_was_reset else "since the process began"
             return sum(on_gpu), f"torch.cuda.max_memory_allocated of all workers, {since}"
-        peak = peak_bytes(self._engine.processes)
-        what = f"VmHWM of the worker and the engine's {len(self._engine.processes)} processes, summed"
-        return peak, None if peak is None else f"{what}, {since}"
+        return resident_peak(self._pids(), was_reset=self._peak_was_reset)
+
+    def _pids(self) -> list[int]:
+        return [process.pid for process in self._engine.processes]
 
     def _arguments(self, workers: Sequence[Worker]) -> dict[str, JsonValue]:
         asked = self._config.vllm

@@ -263,9 +263,7 @@ class ExperimentConfig(Section):
         """
         match self.backend:
             case "pytorch":
-                # Processes with a whole model each take a batch each; those that split a model share one.
-                together = 1 if self.pytorch.tp_plan is not None else self.pytorch.num_processes
-                return self.pytorch.batch_size * together
+                return self.pytorch.batch_size * self.replicas  # processes that split a model share a batch
             case "simulated":
                 return self.simulated.batch_size
             case "llamacpp":
@@ -277,6 +275,12 @@ class ExperimentConfig(Section):
             case _:
                 size = self.options.get("batch_size")
                 return size if isinstance(size, int) and size > 0 else self.n
+
+    @property
+    def replicas(self) -> int:
+        """Processes that hold the whole model: each on a GPU of its own, or all in the host's memory."""
+        split = self.backend != "pytorch" or self.pytorch.tp_plan is not None
+        return 1 if split else self.pytorch.num_processes
 
     @property
     def revision(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import platformdirs
 
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Domain, Quantity
 
@@ -51,8 +52,7 @@ class SensorFiles:
 
     @property
     def characteristics_path(self) -> Path:
-        cache = os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path(_APP)
-        return self.characteristics or Path(cache) / "sensors.json"
+        return self.characteristics or cache_dir() / "sensors.json"
 
 
 def calibrations(files: SensorFiles | None = None) -> Mapping[str, Calibration]:

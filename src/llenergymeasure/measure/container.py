@@ -19,10 +19,11 @@ from typing import Literal, TypeAlias
 
 from llenergymeasure.config.engines import RunnerConfig
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy.gpu_choice import visible_gpus, why_unsure
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
-from llenergymeasure.measure.mounts import Mount, cache_dir, mounts
+from llenergymeasure.measure.mounts import Mount, mounts
 from llenergymeasure.models.hub import hub_cache
 from llenergymeasure.records import GpuFacts
 

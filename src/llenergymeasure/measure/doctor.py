@@ -13,10 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import platformdirs
-
 from llenergymeasure.backends import backend_names, why_not
 from llenergymeasure.config.models import EnergyConfig
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.recorder import Recorder
@@ -211,11 +210,10 @@ def _clock() -> ClockReport:
 
 
 def _disks() -> Iterator[DiskReport]:
-    own = os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure")
     for use, folder in (
         ("traces of running runs", Path(tempfile.gettempdir())),
         ("models of the hub", hub_cache()),
-        ("converted models", Path(own)),
+        ("converted models", cache_dir()),
     ):
         yield DiskReport(use, str(folder), _free_bytes(folder))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 from pydantic import JsonValue
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.hub import hub_cache
 
@@ -82,8 +81,3 @@ def _make_mount_points(home: Mount, found: Mapping[Path, Mount]) -> None:
         else:
             point.parent.mkdir(parents=True, exist_ok=True)
             point.touch()
-
-
-def cache_dir() -> Path:
-    named = os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure")
-    return Path(named).expanduser().absolute()

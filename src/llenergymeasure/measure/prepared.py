@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.measure.tokenizer import tokenizer_for, tokenizer_identity
 from llenergymeasure.records import Request
 from llenergymeasure.workload import (
@@ -49,8 +48,7 @@ def prepared(config: ExperimentConfig) -> Prepared:
     if identity is None:
         return _made(config, prompts)
     key = _key(config, prompts, identity)
-    cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
-    path = cache / "workloads" / f"{key}.json"
+    path = cache_dir() / "workloads" / f"{key}.json"
     kept = _read(path, config)
     if kept is not None:
         return kept

@@ -22,8 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
+from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.weights import check_weights, read_json_object
 
@@ -180,7 +179,7 @@ def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
     could be taken for whole. Takes seconds to minutes the first time. With `only` the tokenizer the rest is
     left out where it is not there yet, which takes neither torch nor its time. PreFlightError when it fails.
     """
-    cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
+    cache = cache_dir()
     try:
         whole = target = cache / "gguf" / f"{path.stem}-{digest(path)[:16]}"
         if _is_whole(whole):
@@ -252,7 +251,7 @@ def _convert(source: Path, target: Path, only: str | None) -> None:
 
 def digest(path: Path) -> str:
     """SHA-256 (hex) of the file, remembered in the user's cache by its path, size and time of change."""
-    cache = Path(os.environ.get("LLEM_CACHE_DIR") or platformdirs.user_cache_path("llenergymeasure"))
+    cache = cache_dir()
     facts = path.stat()
     key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
     remembered = cache / "digests" / hashlib.sha256(key.encode()).hexdigest()

@@ -90,7 +90,7 @@ def estimate_vram(config: ExperimentConfig) -> VramEstimate:
     if config.backend == "llamacpp" and resolved.kind == "gguf" and resolved.path is not None:
         parts = _llamacpp(config, shape, resolved.path.stat().st_size)
         return VramEstimate(sum(part.bytes for part in parts), parts, _FORMULA, shape.source, None)
-    asked, whole = config.pytorch, _whole_models(config)
+    asked, whole = config.pytorch, config.replicas
     work = _Work(
         batch=min(config.batch_size, config.n) // whole * asked.num_beams,
         prompt=config.max_input_tokens,
@@ -196,12 +196,6 @@ def _llamacpp(config: ExperimentConfig, a: Architecture, file_bytes: int) -> tup
         ),
         VramPart("runtime", LLAMACPP_RUNTIME_BYTES, "Python and llama.cpp in memory, as measured once"),
     )
-
-
-def _whole_models(config: ExperimentConfig) -> int:
-    """Processes that hold the whole model: each on a GPU of its own, or all in the host's memory."""
-    alone = config.backend != "pytorch" or config.pytorch.tp_plan is not None
-    return 1 if alone else config.pytorch.num_processes
 
 
 def _on_gpus(device: str) -> bool:
