@@ -127,3 +127,15 @@ def test_details_tell_the_signs_and_where_each_setting_comes_from(
     assert [line[0] for line in lines[:4]] == ["±", "a", "≈", "–"]
     assert "from flag --model: model" in lines
     assert not any("max_output_tokens" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("cycles", "unit"), [(1, "passes in one process"), (5, "cycles, a fresh process each")]
+)
+def test_details_tell_what_the_interval_speaks_of(
+    capsys: pytest.CaptureFixture[str], cycles: int, unit: str
+) -> None:
+    result = example_result()
+    config = result.config.model_copy(update={"cycles": cycles})
+    print_result_details(result.model_copy(update={"config": config}))
+    assert unit in capsys.readouterr().err.splitlines()[0]

@@ -116,10 +116,11 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
 
 
 def _signs(energy: Energy, *, cycles: int) -> Iterator[str]:
-    unit = "passes in one process" if cycles == 1 else "cycles, a fresh process each"
-    yield f"±  95 % interval of chance, from {unit}, and sensor resolution; more of them narrow it"
-    if cycles == 1:
-        yield "   another process may differ by more than passes do: --set cycles=5 tells by how much"
+    yield "±  95 % interval of chance and sensor resolution; " + (
+        "from passes in one process, and another may differ by more: --set cycles=5 tells"
+        if cycles == 1
+        else "from cycles, a fresh process each; more of them narrow it"
+    )
     if energy.total.systematic is not None:
         yield "a to b  what an uncalibrated sensor or a model of power may hide; more passes don't narrow it"
     if is_modelled(energy):
