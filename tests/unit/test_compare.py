@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from llenergymeasure.analysis.compare import KEYS, Key, compare, differences, ratio, regression, same_board
+from llenergymeasure.analysis.compare import compare, ratio, regression, same_board
+from llenergymeasure.analysis.differences import KEYS, Key, Setting, differences, settings
 from llenergymeasure.cli import app
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.exceptions import ConfigError, ResultError
@@ -424,3 +425,24 @@ def test_a_file_that_is_no_result_ends_with_one(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["compare", a, str(tmp_path / "absent")])
     assert done.exit_code == 1
     assert "there is no result at" in done.stderr
+
+
+def configured(result: ExperimentResult, **changes: Any) -> ExperimentResult:
+    asked = result.config.model_dump() | changes
+    return result.model_copy(update={"config": type(result.config).model_validate(asked)})
+
+
+def test_what_was_told_differently_stands_beside_the_ratio() -> None:
+    a, b = result(), configured(result(), precision="fp16", pytorch={"batch_size": 2}, timeout_s=7.0)
+    b = b.model_copy(update={"memory": b.memory.model_copy(update={"weights_bytes": 91_700_000})})
+    assert settings(a, a) == ()
+    assert {one.name for one in settings(a, b)} == {"precision", "pytorch.batch_size", "weights_bytes"}
+    lines = list(comparison_lines(compare(a, b)))
+    assert "They differ in precision: bf16 against fp16" in lines
+    assert any("weights_bytes" in line and line.endswith("against 91.7 MB") for line in lines)
+
+
+def test_options_of_two_engines_are_not_held_against_each_other() -> None:
+    a = configured(result(), pytorch={"batch_size": 2, "compile": True})
+    b = configured(result(), backend="simulated", simulated={"batch_size": 1}, pytorch={})
+    assert settings(a, b) == (Setting("backend", "pytorch", "simulated"), Setting("batch_size", 2, 1))

@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
+from llenergymeasure.analysis.differences import KEYS, Difference, Setting, differences, settings
 from llenergymeasure.exceptions import ConfigError, ResultError
-from llenergymeasure.records import Estimate, GpuFacts
+from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import Energy, ExperimentResult
 
-Key: TypeAlias = Literal[
-    "simulated", "method", "boundary", "model", "workload", "tokens", "driver", "power_limit", "clocks"
-]
 Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within the sensors' doubt", "unknown"]
 
-# What each key stands for, in the order in which differences are named.
-KEYS: Mapping[Key, str] = {
-    "simulated": "where the numbers come from",
-    "method": "how energy is known",
-    "boundary": "what the energy takes in",
-    "model": "model",
-    "workload": "prompts",
-    "tokens": "tokens per request",
-    "driver": "driver",
-    "power_limit": "power limit",
-    "clocks": "clocks in the passes",
-}
 ENERGY = "energy_per_output_token"
-UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something in which the two differ, so that a ratio would compare it as well."""
-
-    key: Key
-    a: str
-    b: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +31,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`allowed` are the differences that were let pass.
+    """`allowed` are the differences that were let pass, `settings` what the ratios are about.
 
     `same_board` says whether the sensors' own error cancels, `not_valid` why an energy must not be relied on.
     """
@@ -64,6 +39,7 @@ class Comparison:
     a: str
     b: str
     allowed: tuple[Difference, ...]
+    settings: tuple[Setting, ...]
     same_board: bool
     ratios: tuple[Ratio, ...]
     not_valid: tuple[str, ...]
@@ -92,6 +68,7 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
         a=a.experiment_id,
         b=b.experiment_id,
         allowed=found,
+        settings=settings(a, b),
         same_board=board,
         ratios=tuple(_ratios(a, b, board=board)),
         not_valid=tuple(
@@ -101,11 +78,6 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
             for reason in result.energy.reasons
         ),
     )
-
-
-def differences(a: ExperimentResult, b: ExperimentResult) -> tuple[Difference, ...]:
-    """Everything of `KEYS` in which the two differ. Unknown differs from known, but not from unknown."""
-    return tuple(_differences(a, b))
 
 
 def same_board(a: ExperimentResult, b: ExperimentResult) -> bool:
@@ -232,79 +204,3 @@ def _peak(result: ExperimentResult, alone: str) -> Estimate:
     if peak is None:
         return Estimate.missing("bytes", result.memory.reason or "peak memory is not known")
     return Estimate(float(peak), "bytes", reason=alone)
-
-
-def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference]:
-    said = _said(a), _said(b)
-    for key in said[0]:
-        implied = key == "boundary" and said[0]["method"] != said[1]["method"]
-        if said[0][key] != said[1][key] and not implied:
-            yield Difference(key, said[0][key], said[1][key])
-    # Where only one of them counts a GPU, the boundary or the method has said so.
-    if not _gpus(a) or not _gpus(b):
-        return
-    drivers = _drivers(a), _drivers(b)
-    if drivers[0] != drivers[1]:
-        yield Difference("driver", *drivers)
-    limits = _limits_w(a), _limits_w(b)
-    if not _near(*limits, within=lambda _: LIMIT_CHANGE_W):
-        yield Difference("power_limit", *(_listed(found, "W") for found in limits))
-    clocks = _clocks_mhz(a), _clocks_mhz(b)
-    if not _near(*clocks, within=lambda mhz: CLOCK_CHANGE * mhz):
-        yield Difference("clocks", *(_listed(found, "MHz") for found in clocks))
-
-
-def _said(result: ExperimentResult) -> dict[Key, str]:
-    """What must be the same to the letter."""
-    tokens, energy = result.tokens, result.energy
-    config = result.config
-    asked = f"{config.n} of {config.dataset.name}, seed {config.random_seed} (token ids unknown)"
-    measured = {"counter": "measured", "sampled": "measured", None: "not known"}
-    return {
-        "simulated": "simulated" if result.simulated else "a real run",
-        "method": measured.get(energy.method, str(energy.method)),
-        "boundary": energy.boundary or UNKNOWN,
-        "model": config.model,
-        "workload": asked if result.workload_hash is None else result.workload_hash[:12],
-        "tokens": f"{_per(tokens.input, tokens.requests)} in, {_per(tokens.output, tokens.requests)} out",
-    }
-
-
-def _per(tokens: int, requests: int) -> str:
-    """With enough digits that equal strings are equal ratios, however many passes there were."""
-    return f"{tokens / requests:.12g}"
-
-
-def _gpus(result: ExperimentResult) -> list[GpuFacts]:
-    """Those whose energy counts, in the order of the machine."""
-    counted = {reading.domain.partition(":")[2] for reading in result.energy.readings}
-    return sorted((gpu for gpu in result.environment.gpus if gpu.uuid in counted), key=lambda gpu: gpu.index)
-
-
-def _drivers(result: ExperimentResult) -> str:
-    return ", ".join(sorted({gpu.driver or UNKNOWN for gpu in _gpus(result)}))
-
-
-def _limits_w(result: ExperimentResult) -> list[float | None]:
-    """In the passes where that was read, else before the run."""
-    seen = {state.domain.partition(":")[2]: state.power_limit_w for state in result.devices}
-    return [gpu.power_limit_w if seen.get(gpu.uuid) is None else seen[gpu.uuid] for gpu in _gpus(result)]
-
-
-def _clocks_mhz(result: ExperimentResult) -> list[float | None]:
-    return [None if state.sm_clock_hz is None else state.sm_clock_hz / 1e6 for state in result.devices]
-
-
-def _near(a: Sequence[float | None], b: Sequence[float | None], *, within: Callable[[float], float]) -> bool:
-    """Whether each pair is as close as `within` says of the larger; unknown is near to unknown alone."""
-    if len(a) != len(b):
-        return False
-    pairs = list(zip(a, b, strict=True))
-    return all(
-        one is other if one is None or other is None else abs(one - other) <= within(max(one, other))
-        for one, other in pairs
-    )
-
-
-def _listed(values: Sequence[float | None], unit: str) -> str:
-    return ", ".join(UNKNOWN if value is None else f"{value:.0f} {unit}" for value in values) or "none"

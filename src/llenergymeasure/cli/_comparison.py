@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._format import amount, columns
+from llenergymeasure.cli._format import amount, columns, plain
 from llenergymeasure.records import Estimate
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from llenergymeasure.analysis.compare import Comparison, Ratio
 
 
@@ -22,6 +25,9 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     rows += [(one.label, amount(one.a), amount(one.b), _ratio(one)) for one in comparison.ratios]
     yield from columns(rows)
     yield ""
+    for setting in comparison.settings:
+        both = " against ".join(_shown(setting.name, value) for value in (setting.a, setting.b))
+        yield f"They differ in {setting.name}: {both}"
     for difference in comparison.allowed:
         yield f"In spite of {difference.key}: {difference.a} against {difference.b}"
     if modelled:
@@ -32,6 +38,12 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield "Different sensors gave the energies: what each may hide is not in the interval"
     for reason in comparison.not_valid:
         yield f"Energy is not valid: {reason}"
+
+
+def _shown(name: str, value: JsonValue) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return plain(value, "B")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _ratio(one: Ratio) -> str:
