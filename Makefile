@@ -32,7 +32,8 @@ bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
-# What takes a minute or more: every mode of the compiler, and what goes wrong between several processes.
+# What takes a minute or more: every mode of the compiler, what goes wrong between several processes, and what
+# the small model costs.
 test-pytorch: $(READY)
 	$(BIN)/pytest -m slow tests/real
 

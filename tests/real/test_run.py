@@ -116,14 +116,15 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
     assert told.returncode == 0
 
 
-@pytest.mark.parametrize("missing", ["events.jsonl", "power.parquet"])
-def test_a_run_without_its_files_can_t_be_computed_again(tmp_path: Path, missing: str) -> None:
+def test_a_run_without_its_files_can_t_be_computed_again(tmp_path: Path) -> None:
     assert llem(*SIMULATED, "--preset", "smoke", "-o", "out", cwd=tmp_path).returncode == 0
     folder = saved(tmp_path / "out")
-    (folder / missing).unlink()
-    told = llem("recompute", str(folder), cwd=tmp_path)
-    assert told.returncode == 1
-    assert missing in told.stderr
+    for missing in ("events.jsonl", "power.parquet"):
+        aside = (folder / missing).rename(tmp_path / missing)
+        told = llem("recompute", str(folder), cwd=tmp_path)
+        assert told.returncode == 1
+        assert missing in told.stderr
+        aside.rename(folder / missing)
 
 
 @pytest.mark.parametrize(
