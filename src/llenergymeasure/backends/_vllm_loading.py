@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,9 +82,10 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         processes: set[psutil.Process] = set()
         memory: set[Path] = set()
         try:
-            llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
+            with _cancelled_at_once(before, memory):
+                llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
             processes |= set(children()) - before
-            memory = shared_memory(tuple(processes))
+            memory |= shared_memory(tuple(processes))
             with watching(tuple(processes)) as watch:
                 try:
                     yield Loaded(llm, tuple(processes), watch, resolved, lora)
@@ -92,6 +95,31 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         finally:
             end_all([*processes | (set(children()) - before)])
             free(memory)
+
+
+@contextmanager
+def _cancelled_at_once(before: set[psutil.Process], memory: set[Path]) -> Iterator[None]:
+    """A cancel kills the engine's processes first, since vLLM waits for ever so long for those that load.
+
+    What they share is added to `memory`. In another thread than the main one a cancel can't come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(number: int, frame: object) -> None:  # noqa: ARG001  a signal's handler
+        started = tuple(set(children()) - before)
+        memory.update(shared_memory(started))
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise KeyboardInterrupt
+
+    usual = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 @contextmanager

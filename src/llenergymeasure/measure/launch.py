@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import psutil
 
+TRACKER_S = 2.0
 WORKER_MODULE = "llenergymeasure.measure.worker"
 
 
@@ -67,16 +70,39 @@ def signal_group(leader: int, number: signal.Signals) -> None:
 
 
 def kill_session(leader: int) -> None:
-    """Kill every process of the session that `leader` began.
+    """Kill every process of the session that `leader` began, this process excepted.
 
-    More than its group: launchers of MPI give each process that they start a group of its own.
+    More than its group: launchers of MPI give each process that they start a group of its own. The trackers
+    of multiprocessing go last: they free the shared memory that the others leave, and then end by themselves.
     """
+    trackers = []
     for pid in psutil.pids():
-        try:
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
+        with suppress(ProcessLookupError, PermissionError, psutil.Error):
+            if os.getsid(pid) == leader and pid != os.getpid():
+                process = psutil.Process(pid)
+                if _is_tracker(process):
+                    trackers.append(process)
+                else:
+                    os.kill(pid, signal.SIGKILL)
+    if leader == os.getpid():
+        return  # the trackers wait for this process as well
+    until = time.monotonic() + TRACKER_S
+    while any(map(_is_alive, trackers)) and time.monotonic() < until:
+        time.sleep(0.01)
+    for tracker in filter(_is_alive, trackers):
+        tracker.kill()
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """A zombie whose reaper is slow is dead all the same."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def close_pipe(stream: IO[bytes]) -> None:

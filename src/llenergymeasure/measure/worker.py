@@ -19,6 +19,7 @@ from typing import BinaryIO
 from llenergymeasure.backends import load_backend
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.measure.bench import Bench, Position
+from llenergymeasure.measure.launch import kill_session
 from llenergymeasure.measure.protocol import (
     COMMANDS,
     PROTOCOL_VERSION,
@@ -65,7 +66,8 @@ class Channel:
                 signal.pthread_kill(main_thread, signal.SIGINT)
             else:
                 self._commands.put(line)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        kill_session(os.getsid(0))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> int:
