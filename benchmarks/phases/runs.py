@@ -24,7 +24,8 @@ GPU = "GPU-simulated-0"
 @dataclass(frozen=True, slots=True)
 class Device:
     """A board and an engine: a batch reads P prompt tokens in P · `s_per_prompt_token` at `prefill_w`, and
-    then writes one token more for each of its requests every `s_per_step` at `decode_w`.
+    then writes one token more for each of its requests every `s_per_step` at `decode_w`. It idles at
+    `context_w`, and at `bare_w` before a model is loaded.
 
     Durations and powers of every batch scatter by `scatter`, the power of a whole pass by `pass_scatter`
     (relative standard deviations). `counter` is whether it has an energy counter beside its power.
@@ -33,6 +34,7 @@ class Device:
     prefill_w: float = 500.0
     decode_w: float = 300.0
     context_w: float = 90.0
+    bare_w: float = 25.0
     s_per_prompt_token: float = 1e-4
     s_per_step: float = 0.01
     scatter: float = 0.01
@@ -91,14 +93,14 @@ def _found(way: str, cost: str, estimate: Estimate, truth: float) -> Found:
     )
 
 
-def measured(device: Device, *, seed: int, passes: int, batches: int) -> Energy:
-    """The energy part of the result of a run with that many passes over that many batches."""
-    asked, clock = _config(passes, batches, seed), VirtualClock()
+def measured(device: Device, *, seed: int, passes: int, batches: int, cycles: int = 1) -> Energy:
+    """The energy part of the result of a run with that many passes over that many batches in each cycle."""
+    asked, clock = _config(passes, batches, seed, cycles), VirtualClock()
     board = _Board(device, clock, seed)
     return virtual_run(asked, clock, board.nvml, load=lambda: _Engine(board), enter=board.enter)
 
 
-def _config(passes: int, batches: int, seed: int) -> ExperimentConfig:
+def _config(passes: int, batches: int, seed: int, cycles: int) -> ExperimentConfig:
     return ExperimentConfig.model_validate(
         {
             "model": "any",
@@ -107,7 +109,12 @@ def _config(passes: int, batches: int, seed: int) -> ExperimentConfig:
             "random_seed": seed,
             "max_input_tokens": 1024,
             "simulated": {"batch_size": BATCH, "load_s": 0.1},
-            "passes": {"seconds": 1.5, "minimum": passes, "budget": {"passes": passes, "seconds": 1e6}},
+            "cycles": cycles,
+            "passes": {
+                "seconds": 1.5,
+                "minimum": passes,
+                "budget": {"passes": passes * cycles, "seconds": 1e6},
+            },
             "baseline": {"seconds": 2.0},
             "warmup": {"max_seconds": 1.0},
         }
@@ -132,7 +139,8 @@ class _Board:
     def enter(self, phase: Phase) -> None:
         self._pass = self._scattered(self.device.pass_scatter)
         if phase != "pass":
-            self.nvml.set_power(self.device.context_w)
+            bare = phase in {"bare", "cooling", "load"}
+            self.nvml.set_power(self.device.bare_w if bare else self.device.context_w)
 
     def work(self, watts: float, seconds: float) -> None:
         """Draw `watts` for `seconds`, both with this batch's and this pass's scatter."""

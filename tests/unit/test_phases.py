@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
+from benchmarks.phases.runs import Device, measured
 
 from llenergymeasure.analysis.joules import pass_joules
 from llenergymeasure.analysis.net import IdleLevel, idle_level
@@ -240,3 +242,17 @@ def test_a_model_of_power_tells_phases_apart_by_processor_time(tmp_path: Path) -
     assert decode.value is not None
     assert decode.systematic == pytest.approx((decode.value * 3 / 4, decode.value * 2))
     assert phases.net_decode.value == pytest.approx((4.0 - 0.5) * 2.5 / 25, rel=0.03)
+
+
+def test_what_lies_between_two_processes_is_no_part_of_either() -> None:
+    """Idle machine, load and warm-up lie between cycles, each at a power of its own."""
+    device, halves, held = Device(), [], []
+    for seed in range(6):
+        found = measured(device, seed=seed, passes=3, batches=2, cycles=3)
+        for cost, truth in zip((found.prefill, found.decode), device.joules(net=False), strict=True):
+            assert cost.low is not None
+            assert cost.high is not None
+            held.append(cost.low <= truth <= cost.high)
+            halves.append((cost.high - cost.low) / 2 / truth)
+    assert fmean(halves) < 0.025
+    assert sum(held) >= 10, held

@@ -60,7 +60,8 @@ def prefill_and_decode(
         none = Estimate.missing("J/token", found)
         return Phases(none, none, none, none)
     kinds = {kind: phase.windows for kind, phase in found.items()}
-    readings = [joint_powers(trace, kinds, domain.name) for domain in domains]
+    spans = _spans(passes)
+    readings = [joint_powers(trace, kinds, domain.name, spans=spans) for domain in domains]
 
     def per_token(kind: str) -> tuple[Estimate, Estimate]:
         phase = found[kind]
@@ -75,6 +76,14 @@ def prefill_and_decode(
 
     (prefill, net_prefill), (decode, net_decode) = per_token(PREFILL), per_token(DECODE)
     return Phases(prefill, decode, net_prefill, net_decode)
+
+
+def _spans(passes: Sequence[Pass]) -> list[Window]:
+    """From the first pass to the last of each process: what lies between two processes is none of theirs."""
+    windows: dict[int, list[Window]] = {}
+    for one in passes:
+        windows.setdefault(one.cycle, []).append(one.window)
+    return [Window(found[0].start_ns, found[-1].end_ns) for found in windows.values()]
 
 
 def _with_chance(cost: Estimate, chance: float | None, why_not: str) -> Estimate:

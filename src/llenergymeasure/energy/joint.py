@@ -30,17 +30,22 @@ _COLLINEAR = 1e-4
 
 
 def joint_powers(
-    trace: Trace, windows_by_kind: Mapping[str, Sequence[Window]], domain: str
+    trace: Trace,
+    windows_by_kind: Mapping[str, Sequence[Window]],
+    domain: str,
+    *,
+    spans: Sequence[Window] | None = None,
 ) -> dict[str, EnergyReading]:
     """The energy of all windows of each kind together, such as every prefill and every decode.
 
-    Windows of one kind are taken to draw one mean power, and so is the time within the span of all windows
-    that belongs to none. Each interval between two steps of the counter (or two updates of a power field)
-    then cost Σ power × overlap: least squares over all intervals, those with vague times weighing less. The
-    interval comes from the residuals, with neighbours correlated (Newey and West, 1987); the lag of a power
-    field is the one that explains it best. A kind has no value,
-    with the reason, where there are too few steps or kinds always come in the same proportions. A domain's
-    calibration, systematic bounds and flags hold as for any reading. Windows of one kind must not overlap.
+    Windows of one kind are taken to draw one mean power, and so is the time within `spans` that belongs to
+    none; without `spans` that of all windows is the only one. What lies outside of them is left alone. Each
+    interval between two steps of the counter (or two updates of a power field) then cost Σ power × overlap:
+    least squares over all intervals, those with vague times weighing less. The interval comes from the
+    residuals, with neighbours correlated (Newey and West, 1987); the lag of a power field is the one that
+    explains it best. A kind has no value, with the reason, where there are too few steps or kinds always come
+    in the same proportions. A domain's calibration, systematic bounds and flags hold as for any reading.
+    Windows of one kind must not overlap.
     """
     facts = trace.domain(domain)
     every = [window for windows in windows_by_kind.values() for window in windows]
@@ -48,10 +53,14 @@ def joint_powers(
         raise ValueError("the energy of no window at all was asked for")
     span = Window(min(one.start_ns for one in every), max(one.end_ns for one in every))
     sums = sums_within(trace, facts, span)
+    within = [
+        ((one.start_ns - span.start_ns) * 1e-9, (one.end_ns - span.start_ns) * 1e-9)
+        for one in spans or [span]
+    ]
     kinds = [kind for kind, windows in windows_by_kind.items() if windows]
     if isinstance(sums, str):
         return {kind: _missing(facts, windows_by_kind[kind], sums) for kind in kinds}
-    fitted = _over_lags([windows_by_kind[kind] for kind in kinds], span, sums)
+    fitted = _over_lags([windows_by_kind[kind] for kind in kinds], span, sums, within)
     if isinstance(fitted, str):
         return {kind: _missing(facts, windows_by_kind[kind], fitted) for kind in kinds}
     return {
@@ -60,14 +69,23 @@ def joint_powers(
     }
 
 
-def _over_lags(kinds: Sequence[Sequence[Window]], span: Window, sums: Sums) -> tuple[Floats, Floats] | str:
-    """Watts of each kind and their sd; lags of a power field are weighed by how well they explain it."""
+def _over_lags(
+    kinds: Sequence[Sequence[Window]], span: Window, sums: Sums, within: Sequence[tuple[float, float]]
+) -> tuple[Floats, Floats] | str:
+    """Watts of each kind and their sd, from the intervals that lie `within` these seconds of the span; lags
+    of a power field are weighed by how well they explain it.
+    """
     found, misfit = [], []
     for lag_s in sums.lags_s:
         seen = sums.late_by(lag_s, within_s=span.duration_s)
         covered = [np.diff(_covered(windows, span, seen.time)) for windows in kinds]
         rest = np.diff(seen.time) - sum(covered)
-        fitted = _fitted(np.column_stack([*covered, rest]), seen, [len(windows) for windows in kinds])
+        fitted = _fitted(
+            np.column_stack([*covered, rest]),
+            seen,
+            [len(windows) for windows in kinds],
+            rows=_inside(seen.time, within),
+        )
         if isinstance(fitted, str):
             return fitted
         found.append(fitted[:2])
@@ -88,12 +106,21 @@ def _covered(windows: Sequence[Window], span: Window, time: Floats) -> Floats:
     return np.asarray(np.interp(time, np.array(edges) * 1e-9, before), dtype=np.float64)
 
 
-def _fitted(design: Floats, sums: Sums, counts: Sequence[int]) -> tuple[Floats, Floats, float] | str:
+def _inside(time: Floats, within: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+    """Which intervals between two moments lie in one of the spans as a whole."""
+    starts, ends = (np.array(edges) for edges in zip(*sorted(within), strict=True))
+    first = np.searchsorted(starts, time[:-1], side="right") - 1
+    return np.asarray((first >= 0) & (time[1:] <= ends[np.clip(first, 0, None)]))
+
+
+def _fitted(
+    design: Floats, sums: Sums, counts: Sequence[int], *, rows: NDArray[np.bool_]
+) -> tuple[Floats, Floats, float] | str:
     """Watts of each column, their sd and n × log of the mean squared misfit; or why they can't be told.
 
-    `counts` are the numbers of windows of each kind.
+    `counts` are the numbers of windows of each kind, `rows` the intervals that are used.
     """
-    joules = np.diff(sums.total)
+    joules, design = np.diff(sums.total)[rows], design[rows]
     used = design.sum(axis=0) > 0
     columns = design[:, used]
     if joules.size < columns.shape[1] + _LEAST_SPARE:
@@ -104,7 +131,7 @@ def _fitted(design: Floats, sums: Sums, counts: Sequence[int]) -> tuple[Floats, 
     watts = np.linalg.lstsq(columns, joules, rcond=None)[0]
     off = joules - columns @ watts
     misfit = joules.size * math.log(max(float(off @ off), 1e-12) / joules.size)
-    root = trust(sums, off)
+    root = trust(sums, off, used=rows)
     weighted, aim = columns * root[:, None], joules * root
     watts = np.linalg.lstsq(weighted, aim, rcond=None)[0]
     off = aim - weighted @ watts
