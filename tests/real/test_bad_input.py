@@ -123,7 +123,7 @@ def test_a_budget_shorter_than_one_pass_leaves_one_pass_and_no_interval(measured
     assert len(result.window.passes) == 1
     assert "single_pass" in said(result)
     cost = result.energy.per_output_token
-    assert (cost.low, cost.reason) == (None, "1 pass: an interval from chance needs at least 3")
+    assert (cost.low, cost.reason) == (None, "1 repetition: an interval from chance needs at least 3")
 
 
 def test_outputs_that_end_at_once_have_no_time_per_further_token(measured: Measured) -> None:

@@ -102,6 +102,12 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert told.returncode == 0
     assert "values are the same" in told.stdout
+    table = pq.read_table(folder / "requests.parquet")
+    pq.write_table(table.slice(1), folder / "requests.parquet")
+    told = llem("recompute", str(folder), cwd=tmp_path)
+    assert told.returncode == 1
+    assert "requests.parquet does not hold" in told.stderr
+    pq.write_table(table, folder / "requests.parquet")
     changed = json.loads((folder / "result.json").read_text())
     changed["tokens"]["output"] += 1
     (folder / "result.json").write_text(json.dumps(changed))
@@ -111,6 +117,9 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
     assert "do not belong together" in told.stderr
     changed["environment"]["llem"] = "0.0.1"
     (folder / "result.json").write_text(json.dumps(changed))
+    assert llem("recompute", str(folder), cwd=tmp_path).returncode == 1  # its events know better
+    events, version = folder / "events.jsonl", result.environment.llem
+    events.write_text(events.read_text().replace(f'"llem":"{version}"', '"llem":"0.0.1"'))
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert "(it was written by v0.0.1)" in told.stdout
     assert told.returncode == 0

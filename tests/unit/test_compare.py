@@ -442,7 +442,19 @@ def test_what_was_told_differently_stands_beside_the_ratio() -> None:
     assert any("weights_bytes" in line and line.endswith("against 91.7 MB") for line in lines)
 
 
-def test_options_of_two_engines_are_not_held_against_each_other() -> None:
+def test_of_two_engines_the_options_that_were_given_are_told() -> None:
     a = configured(result(), pytorch={"batch_size": 2, "compile": True})
     b = configured(result(), backend="simulated", simulated={"batch_size": 1}, pytorch={})
-    assert settings(a, b) == (Setting("backend", "pytorch", "simulated"), Setting("batch_size", 2, 1))
+    assert settings(a, b) == (
+        Setting("backend", "pytorch", "simulated"),
+        Setting("pytorch.compile", True, None),
+        Setting("batch_size", 2, 1),
+    )
+
+
+def test_weights_that_differ_by_a_small_buffer_are_the_same() -> None:
+    a, b = (
+        one.model_copy(update={"memory": one.memory.model_copy(update={"weights_bytes": size})})
+        for one, size in ((result(), 269_030_272), (result(), 269_030_016))
+    )
+    assert settings(a, b) == ()

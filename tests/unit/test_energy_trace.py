@@ -190,3 +190,13 @@ def test_a_read_that_ends_before_it_begins_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="nowhere"):
         TraceWriter(tmp_path / "nowhere" / STREAM_NAME, (GPU,))
+
+
+def test_a_parquet_with_an_empty_cell_or_fractions_is_damaged(tmp_path: Path) -> None:
+    whole = compact(_written(tmp_path, _rows(50)).parent)
+    table = pq.read_table(whole)
+    at = table.schema.get_field_index("raw")
+    for raw in (pa.nulls(table.num_rows, pa.int64()), pa.array([float("nan")] * table.num_rows)):
+        pq.write_table(table.set_column(at, "raw", raw), whole)
+        with pytest.raises(ResultError, match="is damaged"):
+            read_trace(whole)

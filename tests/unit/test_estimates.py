@@ -49,7 +49,7 @@ def test_the_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
 def test_two_passes_have_a_value_and_a_reason_for_no_interval() -> None:
     ratio = ratio_over_passes([10.0, 30.0], [10.0, 10.0], unit="J/token")
     assert ratio.low is None
-    assert ratio.reason == "2 passes: an interval from chance needs at least 3"
+    assert ratio.reason == "2 repetitions: an interval from chance needs at least 3"
 
 
 def test_the_larger_of_scatter_and_resolution_is_stated() -> None:

@@ -218,7 +218,9 @@ def test_no_output_at_all_divides_by_nothing() -> None:
     assert result.energy.per_output_token.value is None
     assert result.energy.total.value == pytest.approx(1800, rel=1e-3)
     said = {warning.code: warning.message for warning in result.warnings}
-    assert said["target_not_met"] == "no joules per output token: nothing was produced"
+    assert said["target_not_met"] == (
+        "no joules per output token: nothing was produced; the budget ended it after 3 of 5 passes"
+    )
 
 
 def test_a_gap_inside_a_pass_is_told_and_one_outside_is_not() -> None:

@@ -169,7 +169,7 @@ def test_two_passes_give_values_without_an_interval(tmp_path: Path) -> None:
     prefill = told(seen).prefill
     assert prefill.value is not None
     assert prefill.low is None
-    assert prefill.reason == "2 passes: an interval from chance needs at least 3"
+    assert prefill.reason == "2 repetitions: an interval from chance needs at least 3"
 
 
 def test_without_first_token_times_there_are_no_phases() -> None:

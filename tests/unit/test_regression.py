@@ -135,13 +135,13 @@ def test_two_passes_have_costs_without_an_interval() -> None:
     costs = costs_of(passes, trace_of(passes))
     assert costs.prefill.value == pytest.approx(A_J, rel=5e-3)
     assert costs.prefill.low is None
-    assert costs.prefill.reason == "2 passes: an interval from chance needs at least 3"
+    assert costs.prefill.reason == "2 repetitions: an interval from chance needs at least 3"
 
 
 def test_cycles_are_the_unit_where_there_are_several() -> None:
     passes = [replace(one, cycle=number // 2) for number, one in enumerate(passes_of(count=4))]
     costs = costs_of(passes, trace_of(passes))
-    assert costs.decode.reason == "2 passes: an interval from chance needs at least 3"
+    assert costs.decode.reason == "2 repetitions: an interval from chance needs at least 3"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -63,23 +64,35 @@ def differences(a: ExperimentResult, b: ExperimentResult) -> tuple[Difference, .
 def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
     """What the two were told to do differently, by dotted names, and the bytes of weights that they loaded.
 
-    Options of one engine have nothing to be held against in another one; batch sizes do.
+    Options of one engine have nothing to be held against in another one: of two engines those are told that
+    were given, and both batch sizes.
     """
     same_engine = a.config.backend == b.config.backend
     of_a, of_b = (_told(result, options=same_engine) for result in (a, b))
     names = dict.fromkeys((*of_a, *of_b))
-    return tuple(
+    told = [
         Setting(name, of_a.get(name), of_b.get(name)) for name in names if of_a.get(name) != of_b.get(name)
-    )
+    ]
+    weights = a.memory.weights_bytes, b.memory.weights_bytes
+    known = [one for one in weights if one is not None]
+    # Engines count small buffers among the weights or not.
+    if len(known) == 1 or (len(known) == 2 and not math.isclose(*known, rel_tol=1e-3)):
+        told.append(Setting("weights_bytes", *weights))
+    return tuple(told)
 
 
 def _told(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
-    asked = result.config.model_dump(
-        mode="json", exclude=set(_MEASURING if options else _MEASURING | _ENGINES)
-    )
+    config = result.config
+    left_out = _MEASURING if options else _MEASURING | _ENGINES
+    asked = config.model_dump(mode="json", exclude=set(left_out))
+    if not options:
+        given = config.model_dump(mode="json", include=set(_ENGINES), exclude_defaults=True)
+        asked |= {name: part for name, part in given.items() if part}
     told = dict(pair for name, part in asked.items() for pair in _flat(name, part))
-    own = {} if options else {"batch_size": result.config.batch_size}
-    return {**told, **own, "weights_bytes": result.memory.weights_bytes}
+    if not options:
+        told = {name: value for name, value in told.items() if not name.endswith(".batch_size")}
+        told["batch_size"] = config.batch_size
+    return told
 
 
 def _flat(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

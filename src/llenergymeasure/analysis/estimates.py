@@ -80,7 +80,7 @@ def ratio_over_passes(
     chance = relative_half_width(ratios, first_stage=first_stage) if fmean(ratios) else None
     if chance is None:
         at_zero = "the passes are at 0, where their scatter has no relative size"
-        return Estimate(value, unit, reason=few_passes(len(ratios)) if len(ratios) < 3 else at_zero)
+        return Estimate(value, unit, reason=too_few(len(ratios)) if len(ratios) < 3 else at_zero)
     half = abs(value) * max(chance, resolution)
     lower_bound = len(ratios) < ENOUGH_FOR_BATCHES and correlated(ratios)
     return Estimate(
@@ -92,6 +92,6 @@ def ratio_over_passes(
     )
 
 
-def few_passes(count: int) -> str:
-    passes = "1 pass" if count == 1 else f"{count} passes"
-    return f"{passes}: an interval from chance needs at least 3"
+def too_few(count: int) -> str:
+    told = "1 repetition" if count == 1 else f"{count} repetitions"
+    return f"{told}: an interval from chance needs at least 3"

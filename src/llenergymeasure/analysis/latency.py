@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from llenergymeasure.analysis.estimates import few_passes
+from llenergymeasure.analysis.estimates import too_few
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pass
@@ -104,6 +104,6 @@ def _percentile(everything: Sequence[float], by_pass: Sequence[Sequence[float]],
 def _over_passes(value: float, by_pass: Sequence[float]) -> Estimate:
     count = len(by_pass)
     if count < 3:
-        return Estimate(value, "s", reason=few_passes(count))
+        return Estimate(value, "s", reason=too_few(count))
     half = t_quantile(0.975, count - 1) * float(np.std(by_pass, ddof=1)) / count**0.5
     return Estimate(value, "s", low=value - half, high=value + half)

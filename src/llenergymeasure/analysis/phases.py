@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llenergymeasure.analysis.batches import CONTINUOUS, Batch, are_continuous, batches
-from llenergymeasure.analysis.estimates import few_passes, half_width, scaled, total
+from llenergymeasure.analysis.estimates import half_width, scaled, too_few, total
 from llenergymeasure.analysis.net import IdleLevel, net_of_idle
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.energy.joint import joint_powers
@@ -70,7 +70,7 @@ def prefill_and_decode(
             return none, none
         parts = [reading[kind] for reading in readings]
         spent = total([part.energy for part in parts], unit="J", why_none=why_none)
-        gross = _with_chance(spent, chance, few_passes(len(replicates(passes))))
+        gross = _with_chance(spent, chance, too_few(len(replicates(passes))))
         net = net_of_idle(gross, idle, phase.seconds, readings=parts)
         return scaled(gross, 1 / phase.tokens, "J/token"), scaled(net, 1 / phase.tokens, "J/token")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llenergymeasure.analysis.batches import Batch, batches
-from llenergymeasure.analysis.estimates import few_passes, half_width, total
+from llenergymeasure.analysis.estimates import half_width, too_few, total
 from llenergymeasure.analysis.net import systematic_of_net
 from llenergymeasure.analysis.replicates import replicates
 from llenergymeasure.analysis.statistics import relative_half_width, t_quantile
@@ -276,7 +276,7 @@ def _estimate(fits: Sequence[_Fit], domain: Domain, idle: Estimate, *, at: int) 
     chance = relative_half_width([float(one) * math.copysign(1, value) for one in alone])
     systematic = systematic_of_net(domain, value)
     if chance is None:
-        return Estimate(value, UNIT, systematic=systematic, reason=few_passes(alone.size))
+        return Estimate(value, UNIT, systematic=systematic, reason=too_few(alone.size))
     idle_half = half_width(idle)
     if idle_half is None:
         return Estimate(value, UNIT, systematic=systematic, reason=idle.reason)

@@ -46,7 +46,8 @@ def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[
 
 def _of_energy(energy: Energy) -> list[MeasurementWarning]:
     found = []
-    if energy.total.value is None:
+    short = any("window_too_short" in reading.flags for reading in energy.readings)
+    if energy.total.value is None and not short:
         found.append(MeasurementWarning.of("no_energy_source", energy.total.reason or "no energy was read"))
     if energy.method == "modelled":
         found.append(
@@ -111,15 +112,28 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
     if len(measurement.passes) == 1:
         asked = config.cycles == 1 and config.passes.minimum == 1
         why = ", as passes.minimum=1 asks" if asked else ""
-        found.append(MeasurementWarning.of("single_pass", f"one pass{why}: chance can't be judged"))
+        found.append(
+            MeasurementWarning.of(
+                "single_pass", f"one pass{why}: chance can't be judged{_cut_short(measurement)}"
+            )
+        )
     target = config.passes.target
     if len(measurement.passes) > 1 and (missed := _missed(energy, target)):
-        found.append(MeasurementWarning.of("target_not_met", missed))
+        found.append(MeasurementWarning.of("target_not_met", missed + _cut_short(measurement)))
     if tokens.pinned_ok is False:
         found.append(
             MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
         )
     return found
+
+
+def _cut_short(measurement: Measurement) -> str:
+    """What was asked for and not done, since the budget ended it before."""
+    config, cycles = measurement.config, len({one.cycle for one in measurement.passes})
+    if cycles < config.cycles:
+        return f"; the budget ended it in cycle {cycles} of {config.cycles}"
+    done, asked = len(measurement.passes), config.passes.minimum * config.cycles
+    return f"; the budget ended it after {done} of {asked} passes" if done < asked else ""
 
 
 def _correlated(costs: Sequence[float]) -> list[MeasurementWarning]:

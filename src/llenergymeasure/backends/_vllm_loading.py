@@ -232,11 +232,17 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
             message, hint = "a process of the engine ended meanwhile", ENDED_HINT
         elif "trust_remote_code" in message:
             hint = "--set vllm.engine.trust_remote_code=true runs the code that comes with it; read it first"
+        elif config.vllm.engine:
+            given = ", ".join(f"vllm.engine.{name}={value}" for name, value in config.vllm.engine.items())
+            hint = f"look at what was given to it ({given}); -v shows what the worker said"
         raise BackendError(f"vLLM can't load {config.model}: {message}", hint=hint) from error
 
 
 def _first_line(error: BaseException) -> str:
     """What an error says in one line; pydantic's first line only counts its errors."""
     if isinstance(error, ValidationError):
-        return "; ".join(str(one["msg"]) for one in error.errors())
+        return "; ".join(
+            ": ".join((".".join(map(str, one["loc"])), str(one["msg"])) if one["loc"] else (str(one["msg"]),))
+            for one in error.errors()
+        )
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

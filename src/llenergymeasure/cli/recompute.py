@@ -31,10 +31,13 @@ def recompute(
     with reported(verbose=verbose):
         from llenergymeasure.analysis.metrics import metrics
         from llenergymeasure.measure.replay import read_measurement
+        from llenergymeasure.results.store import REQUESTS_FILE, why_requests_differ
 
         folder = result.parent if result.name == "result.json" else result
         stored = ExperimentResult.load(folder)
-        anew = metrics(read_measurement(folder))
+        measurement = read_measurement(folder)
+        anew = metrics(measurement)
+        same_version = __version__ in {stored.environment.llem, measurement.environment.llem}
         before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
         changed = [key for key in dict.fromkeys([*before, *after]) if _differs(before, after, key)]
         with reader_may_leave():
@@ -42,7 +45,9 @@ def recompute(
                 print_json(anew.as_json())
             else:
                 print_lines(_told(stored, before, after, changed))
-        if changed and stored.environment.llem == __version__:
+        if same_version and (why := why_requests_differ(folder / REQUESTS_FILE, measurement.passes)):
+            raise ResultError(f"{folder / REQUESTS_FILE} {why}", hint="take the whole folder from a copy")
+        if changed and same_version:
             raise ResultError(
                 f"{folder}: the result and the files beside it do not belong together: "
                 f"the version that wrote them gets {len(changed)} other values from them",

@@ -27,7 +27,14 @@ from llenergymeasure.config.engines import (
     TensorrtConfig,
     VllmConfig,
 )
-from llenergymeasure.config.section import Arguments, Positive, PositiveSeconds, Precision, Section
+from llenergymeasure.config.section import (
+    Arguments,
+    NotNegative,
+    Positive,
+    PositiveSeconds,
+    Precision,
+    Section,
+)
 
 SCHEMA_VERSION = "1"
 
@@ -144,8 +151,8 @@ class EnergyConfig(Section):
 class FootprintConfig(Section):
     """What the joules mean elsewhere: derived figures, never part of energy. Nothing by default."""
 
-    grid_g_per_kwh: float | None = Field(
-        None, ge=0, description="grams of CO2-equivalent per kWh of the grid"
+    grid_g_per_kwh: NotNegative | None = Field(
+        None, description="grams of CO2-equivalent per kWh of the grid"
     )
     zone: str | None = Field(
         None,
@@ -153,7 +160,7 @@ class FootprintConfig(Section):
         description="country (ISO 3166 alpha-3), by codecarbon's table if installed",
     )
     pue: float = Field(1.0, ge=1, le=5, description="power usage effectiveness of the building")
-    price_per_kwh: float | None = Field(None, ge=0)
+    price_per_kwh: NotNegative | None = None
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
 
     @model_validator(mode="after")

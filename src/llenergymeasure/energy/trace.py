@@ -171,6 +171,8 @@ def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]
 
 
 def _trace(table: pa.Table, domains: tuple[Domain, ...], gaps: tuple[Gap, ...]) -> Trace:
+    if table.schema.remove_metadata() != pa.schema(_FIELDS) or any(one.null_count for one in table.columns):
+        raise pa.ArrowInvalid("its columns are not whole numbers without gaps")
     index, before, after, raw = (table.column(name).to_numpy() for name in _COLUMNS)
     quantities = [quantity for domain in domains for quantity in domain.quantities]
     series = {}

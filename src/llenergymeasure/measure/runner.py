@@ -187,7 +187,8 @@ def _notes(seen: Observations, cleared: Cleared) -> tuple[str, ...]:
     if cleared.container is not None:
         notes.append(f"the worker ran in {cleared.container.engine}, image {cleared.container.image_id}")
     if seen.ready.cut:
-        notes.append(f"{seen.ready.cut} prompts were cut to max_input_tokens")
+        were = "1 prompt was" if seen.ready.cut == 1 else f"{seen.ready.cut} prompts were"
+        notes.append(f"{were} cut to max_input_tokens")
     return tuple(notes)
 
 

@@ -42,6 +42,10 @@ class Estimate:
             raise ValueError(f"an estimate must be finite, got {self}")
         if (self.low is None) != (self.high is None):
             raise ValueError(f"an interval needs both ends, got {self}")
+        if self.value is not None and self.low is not None and self.high is not None:
+            slack = 1e-9 * max(abs(self.value), abs(self.low), abs(self.high))
+            if not self.low - slack <= self.value <= self.high + slack:
+                raise ValueError(f"a value must lie in its interval, got {self}")
         if (self.value is None or self.low is None) and not self.reason:
             raise ValueError(f"a missing value or interval needs a reason, got {self}")
 

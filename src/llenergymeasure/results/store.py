@@ -10,6 +10,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -17,7 +18,10 @@ from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Pass
 from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
 
-RESULT_FILE = "result.json"
+RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 ROOM_BYTES = 50_000_000
 WHAT_TO_GIVE = "give a result.json, or the folder that holds one"
 
@@ -83,8 +87,31 @@ def write_requests(path: Path, passes: Sequence[Pass]) -> None:
 
     `local_…_tokens` are llem's own counts beside the engine's, null where there is none.
     """
+    import pyarrow.parquet as pq
+
+    pq.write_table(_requests(passes), path)
+
+
+def why_requests_differ(path: Path, passes: Sequence[Pass]) -> str | None:
+    """In what the table at `path` is not the one of these passes, or None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    try:
+        stored = pq.read_table(path)
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, pa.ArrowException) as error:
+        return f"can't be read: {error}"
+    due = _requests(passes)
+    if stored.schema.names != due.schema.names or stored.num_rows != due.num_rows:
+        return f"does not hold the {due.num_rows} requests of this run, with a column for each of their facts"
+    odd = [name for name in due.schema.names if not stored.column(name).equals(due.column(name))]
+    return f"holds other values than the events of the run, in {', '.join(odd)}" if odd else None
+
+
+def _requests(passes: Sequence[Pass]) -> pa.Table:
+    import pyarrow as pa
 
     done = [(number, one) for number, each in enumerate(passes) for one in each.generation.completions]
     columns = {
@@ -103,7 +130,7 @@ def write_requests(path: Path, passes: Sequence[Pass]) -> None:
         "t_end_ns": pa.array([one.t_end_ns for _, one in done], pa.int64()),
         "finish": pa.array([one.finish for _, one in done], pa.string()),
     }
-    pq.write_table(pa.table(columns), path)
+    return pa.table(columns)
 
 
 def preflight_output(output_dir: Path) -> str | None:
