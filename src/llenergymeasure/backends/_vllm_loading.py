@@ -47,6 +47,7 @@ _GIB = 2**30
 _CACHE_BLOCK = 128  # tokens of a block of vLLM's cache on a CPU
 # Each of them says how large it is to be.
 _CACHE_SIZES = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
+_AGAIN_S = 0.5
 _UNKNOWN_CACHE_GIB = 4  # where the model's shape is not known
 # The ranks that vLLM reserves memory for.
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -99,7 +100,8 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
 
 @contextmanager
 def _cancelled_at_once(before: set[psutil.Process], memory: set[Path]) -> Iterator[None]:
-    """A cancel kills the engine's processes first, since vLLM waits for ever so long for those that load.
+    """A cancel kills the engine's processes first, since vLLM waits for ever so long for those that load, and
+    is asked again until vLLM is left: an interrupt is lost in some of its waits.
 
     What they share is added to `memory`. In another thread than the main one a cancel can't come.
     """
@@ -107,18 +109,34 @@ def _cancelled_at_once(before: set[psutil.Process], memory: set[Path]) -> Iterat
         yield
         return
 
+    main_thread = threading.get_ident()
+    over = threading.Event()
+
+    def again() -> None:
+        while not over.wait(_AGAIN_S):
+            signal.pthread_kill(main_thread, signal.SIGINT)
+
+    asking = threading.Thread(target=again, daemon=True)
+
     def cancel(number: int, frame: object) -> None:  # noqa: ARG001  a signal's handler
+        if over.is_set():
+            return
         started = tuple(set(children()) - before)
         memory.update(shared_memory(started))
         for process in started:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        with suppress(RuntimeError):  # it asks already
+            asking.start()
         raise KeyboardInterrupt
 
     usual = signal.signal(signal.SIGINT, cancel)
     try:
         yield
     finally:
+        over.set()
+        if asking.is_alive():
+            asking.join()
         signal.signal(signal.SIGINT, usual)
 
 
