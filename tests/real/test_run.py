@@ -128,6 +128,12 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
 def test_a_run_without_its_files_can_t_be_computed_again(tmp_path: Path) -> None:
     assert llem(*SIMULATED, "--preset", "smoke", "-o", "out", cwd=tmp_path).returncode == 0
     folder = saved(tmp_path / "out")
+    events = folder / "events.jsonl"
+    whole = events.read_text()
+    events.write_text(whole.replace("\n", "\n{torn\n", 1))
+    told = llem("recompute", str(folder), cwd=tmp_path)
+    assert (told.returncode, "events.jsonl is damaged in line 2" in told.stderr) == (1, True)
+    events.write_text(whole)
     for missing in ("events.jsonl", "power.parquet"):
         aside = (folder / missing).rename(tmp_path / missing)
         told = llem("recompute", str(folder), cwd=tmp_path)

@@ -62,9 +62,12 @@ def test_a_session_that_answers_each_request_in_order_is_taken() -> None:
         (lambda done: done[::-1], "another order"),
         (lambda done: (replace(done[0], t_end_ns=done[0].t_sent_ns - 1), *done[1:]), "run backwards"),
         (lambda done: (replace(done[0], t_first_ns=done[0].t_end_ns + 1), *done[1:]), "run backwards"),
+        (lambda done: (replace(done[0], output_tokens=-1), *done[1:]), "-1 output tokens in request"),
     ],
 )
-def test_one_that_loses_disorders_or_predates_answers_ends_the_warm_up(bend: Bend, said: str) -> None:
+def test_one_that_loses_disorders_predates_or_miscounts_answers_ends_the_warm_up(
+    bend: Bend, said: str
+) -> None:
     with bench(bend) as broken:
         broken.open()
         with pytest.raises(BackendError, match=said):

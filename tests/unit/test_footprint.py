@@ -8,7 +8,7 @@ import pytest
 from example_result import example_result
 from pydantic import ValidationError
 
-from llenergymeasure.analysis.footprint import footprint
+from llenergymeasure.analysis.footprint import footprint, why_no_grid
 from llenergymeasure.config.models import FootprintConfig
 
 ENERGY = example_result(energy="measured").energy
@@ -68,6 +68,14 @@ def test_a_zone_is_read_from_an_installed_table(tmp_path: Path, monkeypatch: pyt
     assert unknown is not None
     assert (known.grid_g_per_kwh, known.grid_source) == (44.5, "codecarbon 3.3.0, FRA in 2023")
     assert unknown.carbon_g.value is None
+    assert why_no_grid(FootprintConfig(zone="FRA")) is None
+    why = "codecarbon 3.3.0 has no grid intensity of XXX among its 1 countries (ISO 3166 alpha-3, as FRA)"
+    assert why_no_grid(FootprintConfig(zone="XXX")) == why
+
+
+def test_where_no_zone_was_asked_for_none_is_missed() -> None:
+    assert why_no_grid(FootprintConfig()) is None
+    assert why_no_grid(FootprintConfig(grid_g_per_kwh=56)) is None
 
 
 @pytest.mark.parametrize(

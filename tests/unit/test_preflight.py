@@ -49,6 +49,14 @@ def test_one_reason_stands_alone() -> None:
         preflight(simulated(), no_meter, gpus=())
 
 
+def test_a_zone_that_no_table_knows_is_refused_before_anything_is_measured() -> None:
+    config = simulated(footprint={"zone": "XXX"})
+    with pytest.raises(
+        PreFlightError, match=r"^footprint\.zone: (zone XXX needs codecarbon|codecarbon \S+ has no)"
+    ):
+        preflight(config, nothing, gpus=())
+
+
 def test_more_prompts_than_the_dataset_has_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="200 prompts, and n is 201"):
         preflight(simulated(n=201), nothing, gpus=())

@@ -47,6 +47,12 @@ def footprint(asked: FootprintConfig, energy: Energy) -> Footprint | None:
     )
 
 
+def why_no_grid(asked: FootprintConfig) -> str | None:
+    """Why the grid intensity of the zone that was asked for is not known; None where it is, or none was."""
+    grid, source = _grid(asked)
+    return source if asked.zone is not None and grid is None else None
+
+
 def _derived(joules: Estimate, per_kwh: float | None, pue: float, *, unit: str, why_none: str) -> Estimate:
     if per_kwh is None:
         return Estimate.missing(unit, why_none)
@@ -60,11 +66,17 @@ def _grid(asked: FootprintConfig) -> tuple[float | None, str]:
     try:
         package = distribution("codecarbon")
     except PackageNotFoundError:
-        return None, f"zone {asked.zone} needs codecarbon's tables: pip install codecarbon"
+        return None, (
+            f"zone {asked.zone} needs codecarbon's tables: pip install codecarbon, or give "
+            "footprint.grid_g_per_kwh"
+        )
     path = Path(str(package.locate_file(TABLE)))
+    none = f"codecarbon {package.version} has no grid intensity of {asked.zone}"
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))[asked.zone]
-        grid, year = float(row["carbon_intensity"]), row["year"]
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if asked.zone not in table:
+            return None, f"{none} among its {len(table)} countries (ISO 3166 alpha-3, as FRA)"
+        grid, year = float(table[asked.zone]["carbon_intensity"]), table[asked.zone]["year"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"codecarbon {package.version} has no grid intensity of {asked.zone}: {error}"
+        return None, f"{none}: {error}"
     return grid, f"codecarbon {package.version}, {asked.zone} in {year}"

@@ -34,7 +34,7 @@ def token_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
         MeasurementWarning.of(
             "tokens_disputed",
             f"{what} tokens: the engine counts {engine:,} and the tokenizer {local:,}, "
-            f"{100 * _apart(engine, local):.2g} % apart; the engine's count is used",
+            f"{100 * _apart(engine, local):.3g} % apart; the engine's count is used",
         )
         for what, (engine, local) in _counted_twice(_completions(passes)).items()
         if _apart(engine, local) > WARNED

@@ -173,4 +173,4 @@ def _missed(energy: Energy, target: float) -> str | None:
         return f"no interval: {cost.reason}"
     if width <= target * cost.value * (1 + 1e-9):
         return None
-    return f"± {100 * width / cost.value:.2g} % of joules per output token, ± {100 * target:.3g} % was wanted"
+    return f"± {100 * width / cost.value:.3g} % of joules per output token, ± {100 * target:.3g} % was wanted"

@@ -166,6 +166,12 @@ def _check(generation: Generation, requests: Sequence[Request]) -> None:
             hint="a session returns one completion for each request, in the order of the requests",
         )
     for done in generation.completions:
+        if done.prompt_tokens < 0 or done.output_tokens < 0:
+            raise BackendError(
+                f"the backend counts {done.prompt_tokens} prompt tokens and "
+                f"{done.output_tokens} output tokens in request {done.index}",
+                hint="a session counts the tokens that were read and generated, at least 0",
+            )
         first_ns = done.t_sent_ns if done.t_first_ns is None else done.t_first_ns
         if not done.t_sent_ns <= first_ns <= done.t_end_ns:
             raise BackendError(

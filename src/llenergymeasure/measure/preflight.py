@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Arguments
@@ -69,6 +70,8 @@ def _examined(
     container = _engine(config, gpus, reasons)
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
+    if why := why_no_grid(config.footprint):
+        reasons.append(f"footprint.zone: {why}")
     if config.backend != "simulated":
         model = _model(config, gpus, reasons)
         if why := _why_no_assistant(config):

@@ -90,11 +90,18 @@ def read_measurement(directory: Path) -> Measurement:
 
 def _messages(path: Path) -> list[dict[str, object]]:
     try:
-        return [json.loads(line)["message"] for line in path.read_text().splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise ResultError(f"there are no events at {path}", hint="name the folder of a saved run") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ResultError(f"{path} is damaged: {error}") from error
+    messages = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            messages.append(dict(json.loads(line)["message"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResultError(f"{path} is damaged in line {number}: {error}") from error
+    return messages
 
 
 def _numbered(passes: Sequence[Pass], cycles: Sequence[int], path: Path) -> tuple[Pass, ...]:
