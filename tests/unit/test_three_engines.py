@@ -44,8 +44,12 @@ def test_they_get_the_same_token_ids(
     experiments: dict[str, ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
+    converted = tmp_path / "converted"
+    converted.mkdir()
     for name, one in experiments.items():
-        # A cache of its own for each, or the first one's ids would be handed to all.
+        # Ids of its own for each, or the first one's would be handed to all; the weights are converted once.
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "gguf").symlink_to(converted)
         monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path / name))
         made.append(prepared(one))
     assert {work.hash for work in made} == {TOKEN_IDS}
