@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llenergymeasure.cli._plan import expected_s, steps
+from llenergymeasure.cli._plan import Step, expected_s, steps
 from llenergymeasure.config.models import ExperimentConfig
 
 
@@ -30,8 +30,27 @@ def test_every_process_loads_and_idles_again() -> None:
 
 
 def test_a_minimum_over_the_budget_is_told() -> None:
-    note = next(step.note for step in steps(planned(passes={"minimum": 50})) if step.name == "passes")
-    assert note.startswith("30 (50 by passes.minimum, capped by passes.budget.passes)")
+    many = by_name(planned(passes={"minimum": 50, "seconds": 1.0}))["passes"]
+    assert many.note.startswith("30 (50 by passes.minimum, capped by passes.budget.passes)")
+    long = by_name(planned(passes={"seconds": 50.0, "budget": {"seconds": 120.0}}))["passes"]
+    assert long.note.startswith("3 (5 by passes.minimum, capped by passes.budget.seconds)")
+    assert (long.low_s, long.high_s) == (150.0, 150.0)
+
+
+def test_one_pass_is_always_run_though_it_be_longer_than_the_budget() -> None:
+    one = by_name(planned(passes={"seconds": 30.0, "budget": {"seconds": 3.0}}))["passes"]
+    assert one.note.startswith("1 (5 by passes.minimum, capped by passes.budget.seconds)")
+    assert (one.low_s, one.high_s) == (30.0, 30.0)
+
+
+def test_cycles_that_the_budget_does_not_allow_for_are_told() -> None:
+    found = by_name(planned(cycles=5, passes={"seconds": 1.0, "minimum": 5, "budget": {"passes": 8}}))
+    assert found["load"].note == "in each of 2 processes, the budget being too small for 5"
+    assert (found["load"].low_s, found["load"].high_s) == (2.0, 2.0)
+
+
+def by_name(config: ExperimentConfig) -> dict[str, Step]:
+    return {step.name: step for step in steps(config)}
 
 
 def test_python_m_is_llem() -> None:

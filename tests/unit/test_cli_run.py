@@ -255,7 +255,7 @@ def test_run_overrides_hold_only_the_flags_that_were_given() -> None:
     cases = {
         (): {"model": "gpt2"},
         ("-b", "simulated", "-n", "5"): {"model": "gpt2", "backend": "simulated", "n": 5},
-        ("--batch-size", "8"): {"model": "gpt2", "pytorch.batch_size": 8},
+        ("--batch-size", "8"): {"model": "gpt2", "--batch-size": 8},
         ("-d", "synthetic", "-o", "out"): {"model": "gpt2", "dataset": "synthetic", "output_dir": "out"},
         ("--meter", "rapl", "-p", "fp16"): {"model": "gpt2", "energy.meter": "rapl", "precision": "fp16"},
         ("--set", "decoder.top_k=3", "--set", "baseline.seconds=0"): {

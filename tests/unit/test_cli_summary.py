@@ -136,6 +136,10 @@ def test_details_tell_what_the_interval_speaks_of(
     capsys: pytest.CaptureFixture[str], cycles: int, unit: str
 ) -> None:
     result = example_result()
-    config = result.config.model_copy(update={"cycles": cycles})
-    print_result_details(result.model_copy(update={"config": config}))
+    passes = tuple(
+        one.model_copy(update={"cycle": number % cycles}) for number, one in enumerate(result.window.passes)
+    )
+    print_result_details(
+        result.model_copy(update={"window": result.window.model_copy(update={"passes": passes})})
+    )
     assert unit in capsys.readouterr().err.splitlines()[0]

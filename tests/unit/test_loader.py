@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config.loader import (
+    BATCH_SIZE,
     _unflatten,
     load_experiment_config,
     parse_assignments,
@@ -93,17 +94,17 @@ def test_every_value_knows_its_origin_and_nothing_else_does() -> None:
 
 def test_the_batch_size_goes_to_the_backend_in_force_whoever_chose_it(tmp_path: Path) -> None:
     path = written(tmp_path, "model: any\nbackend: simulated\nsimulated: {batch_size: 2}")
-    config = load({"pytorch.batch_size": 16}, path=path)
+    config = load({BATCH_SIZE: 16}, path=path)
     assert (config.simulated.batch_size, config.pytorch.batch_size) == (16, 1)
-    assert origins({"pytorch.batch_size": 16}, path=path)["simulated.batch_size"] == "flag"
-    by_environment = load({"model": "any", "pytorch.batch_size": 3}, environ={"LLEM_BACKEND": "simulated"})
+    assert origins({BATCH_SIZE: 16}, path=path)["simulated.batch_size"] == "flag"
+    by_environment = load({"model": "any", BATCH_SIZE: 3}, environ={"LLEM_BACKEND": "simulated"})
     assert by_environment.batch_size == 3
-    assert load({"model": "gpt2", "pytorch.batch_size": 3}).pytorch.batch_size == 3
+    assert load({"model": "gpt2", BATCH_SIZE: 3}).pytorch.batch_size == 3
 
 
 def test_a_backend_flag_over_the_files_takes_the_batch_size_along(tmp_path: Path) -> None:
     path = written(tmp_path, "model: gpt2\nbackend: simulated")
-    config = load({"backend": "pytorch", "pytorch.batch_size": 16}, path=path)
+    config = load({"backend": "pytorch", BATCH_SIZE: 16}, path=path)
     assert config.pytorch.batch_size == 16
     assert config.simulated == ExperimentConfig(model="gpt2").simulated
 
@@ -140,9 +141,18 @@ def test_settings_of_the_user_and_the_environment_hold_for_their_engine_alone(tm
 
 def test_llama_cpp_has_no_batch_size_and_a_plug_in_its_own() -> None:
     with pytest.raises(ConfigError, match="one request at a time"):
-        load({"model": "gpt2", "backend": "llamacpp", "pytorch.batch_size": 2})
-    assert load({"model": "gpt2", "backend": "vllm", "pytorch.batch_size": 2}).vllm.batch_size == 2
+        load({"model": "gpt2", "backend": "llamacpp", BATCH_SIZE: 2})
+    assert load({"model": "gpt2", "backend": "vllm", BATCH_SIZE: 2}).vllm.batch_size == 2
     assert load({"model": "gpt2", "backend": "vllm", "n": 7}).batch_size == 7
+    with pytest.raises(ConfigError, match=r"given twice: by --batch-size and as vllm\.batch_size"):
+        load({"model": "gpt2", "backend": "vllm", BATCH_SIZE: 2, "vllm.batch_size": 2})
+
+
+@pytest.mark.parametrize("value", [1, 2])  # the engine's default, and another
+def test_one_engine_s_batch_size_is_no_other_s(value: int) -> None:
+    for backend in ("vllm", "llamacpp", "simulated"):
+        with pytest.raises((ConfigError, ValidationError), match="pytorch has options, but the backend is"):
+            load({"model": "gpt2", "backend": backend, "pytorch.batch_size": value})
 
 
 def test_a_dataset_named_by_a_word_keeps_settings_from_elsewhere(tmp_path: Path) -> None:

@@ -507,6 +507,18 @@ def test_one_pass_that_was_asked_for_names_the_setting_and_one_of_a_budget_does_
     assert "minimum" not in message(result_of(device(), (one_pass(20),)), "single_pass")
 
 
+def test_passes_of_one_process_meet_no_target_where_cycles_were_wanted() -> None:
+    config = ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50)
+    said = message(
+        result_of(device(), config=config.model_copy(update={"cycles": 5})),
+        "target_not_met",
+    )
+    assert said == (
+        "the interval is from passes in one process, and cycles were wanted; "
+        "the budget ended it in cycle 1 of 5"
+    )
+
+
 def test_passes_that_scatter_miss_the_target() -> None:
     uneven = result_of(device(watts=steps((0, WATTS), (28, 1.2 * WATTS), (38, 0.9 * WATTS), (48, WATTS))))
     assert codes(uneven) == {"target_not_met"}

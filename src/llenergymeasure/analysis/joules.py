@@ -21,7 +21,7 @@ from llenergymeasure.analysis.replicates import (
 from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.integrate import boundary, energy_of, summed
+from llenergymeasure.energy.integrate import SHORTEST_S, boundary, energy_of, summed
 from llenergymeasure.records import (
     Domain,
     EnergyReading,
@@ -204,7 +204,10 @@ def _idle(measurement: Measurement, domains: Sequence[Domain]) -> IdlePower:
         if window is None:
             return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
         parts = [idle_power(measurement.trace, window, domain.name) for domain in domains]
-        return total(parts, unit="W", why_none=why_no_source(measurement, domains))
+        power = total(parts, unit="W", why_none=why_no_source(measurement, domains))
+        if power.value is None and window.duration_s < SHORTEST_S:
+            return Estimate.missing("W", f"{power.reason}: lengthen baseline.seconds")
+        return power
 
     idle = measurement.idle
     bare = mean_power(idle.bare)

@@ -91,7 +91,10 @@ def _window(passes: Sequence[Pass]) -> RunWindow:
         start_ns=passes[0].window.start_ns,
         end_ns=passes[-1].window.end_ns,
         duration_s=sum(one.window.duration_s for one in passes),
-        passes=tuple(PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns) for one in passes),
+        passes=tuple(
+            PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns, cycle=one.cycle)
+            for one in passes
+        ),
     )
 
 

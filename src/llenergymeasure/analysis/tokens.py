@@ -25,6 +25,7 @@ def tokens(measurement: Measurement) -> Tokens:
         disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
         local_input=_sum_of_all([one.local_prompt_tokens for one in done]),
         local_output=_sum_of_all([one.local_output_tokens for one in done]),
+        cut_prompts=measurement.cut_prompts,
     )
 
 

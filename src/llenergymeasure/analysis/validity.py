@@ -118,8 +118,13 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
             )
         )
     target = config.passes.target
-    if len(measurement.passes) > 1 and (missed := _missed(energy, target)):
-        found.append(MeasurementWarning.of("target_not_met", missed + _cut_short(measurement)))
+    if len(measurement.passes) > 1:
+        missed = _missed(energy, target)
+        is_known = energy.per_output_token.value is not None
+        if missed is None and is_known and _cycles(measurement) == 1 < config.cycles:
+            missed = "the interval is from passes in one process, and cycles were wanted"
+        if missed is not None:
+            found.append(MeasurementWarning.of("target_not_met", missed + _cut_short(measurement)))
     if tokens.pinned_ok is False:
         found.append(
             MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
@@ -129,11 +134,15 @@ def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[Me
 
 def _cut_short(measurement: Measurement) -> str:
     """What was asked for and not done, since the budget ended it before."""
-    config, cycles = measurement.config, len({one.cycle for one in measurement.passes})
+    config, cycles = measurement.config, _cycles(measurement)
     if cycles < config.cycles:
         return f"; the budget ended it in cycle {cycles} of {config.cycles}"
     done, asked = len(measurement.passes), config.passes.minimum * config.cycles
     return f"; the budget ended it after {done} of {asked} passes" if done < asked else ""
+
+
+def _cycles(measurement: Measurement) -> int:
+    return len({one.cycle for one in measurement.passes})
 
 
 def _correlated(costs: Sequence[float]) -> list[MeasurementWarning]:

@@ -14,8 +14,8 @@ from llenergymeasure.backends._pytorch_adapter import adapted
 from llenergymeasure.backends._pytorch_memory import memory_errors
 from llenergymeasure.backends._pytorch_passthrough import check_names, taken
 from llenergymeasure.backends._pytorch_place import Place, computing, device_of
-from llenergymeasure.backends._pytorch_quantisation import is_installed, quantising
-from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, refuse
+from llenergymeasure.backends._pytorch_quantisation import quantising
+from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, refusal, refuse, why_no_cache
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
@@ -117,16 +117,8 @@ def _assistant(config: ExperimentConfig, target: _Target) -> Any:
 def _check_options(config: ExperimentConfig, device: str) -> None:
     """Refuse what transformers would only warn about, and then measure something else."""
     asked, kind = config.pytorch, device.partition(":")[0]
-    if asked.cache_implementation == "quantized" and not is_installed("optimum.quanto"):
-        raise BackendError(
-            "cache_implementation quantized needs the package optimum-quanto",
-            hint="pip install optimum-quanto",
-        )
-    if asked.cache_implementation == "offloaded" and kind == "cpu":
-        raise BackendError(
-            "cache_implementation offloaded moves the cache to the CPU, where this model is already",
-            hint="--set pytorch.cache_implementation=dynamic",
-        )
+    if why := why_no_cache(config, kind):
+        raise refusal(why)
     if asked.attn_implementation in FLASH_PACKAGES and kind != "cuda":
         raise BackendError(
             f"{asked.attn_implementation} runs on CUDA devices, not on {kind}",

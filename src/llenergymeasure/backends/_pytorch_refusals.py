@@ -11,6 +11,7 @@ from llenergymeasure.backends._pytorch_adapter import why_no_adapter
 from llenergymeasure.backends._pytorch_passthrough import why_no_passthrough
 from llenergymeasure.backends._pytorch_quantisation import (
     BITS,
+    is_installed,
     way,
     why_no_blocks,
     why_no_checkpoint,
@@ -30,6 +31,7 @@ def why_refused(config: ExperimentConfig) -> str | None:
         _why_not_there(config)
         or _why_not_compiled(config)
         or _why_no_attention(config, device)
+        or why_no_cache(config, device)
         or why_not_quantised(config, device)
         or _why_not_searched(config)
         or _why_not_guessed(config)
@@ -44,8 +46,13 @@ def why_refused(config: ExperimentConfig) -> str | None:
 def refuse(config: ExperimentConfig) -> None:
     """BackendError for what `why_refused` says, with the way out as its hint."""
     if why := why_refused(config):
-        reason, _, hint = why.partition("; ")
-        raise BackendError(reason, hint=hint)
+        raise refusal(why)
+
+
+def refusal(why: str) -> BackendError:
+    """The error of a reason and, after `; `, its way out."""
+    reason, _, hint = why.partition("; ")
+    return BackendError(reason, hint=hint)
 
 
 def _device(config: ExperimentConfig) -> str:
@@ -108,6 +115,19 @@ def _why_no_attention(config: ExperimentConfig, device: str) -> str | None:
             return f"{asked} computes in 16 bits, not in fp32; --precision bf16, or {sdpa}"
     if asked == "flex_attention" and device != "cuda":
         return f"flex_attention on {device} is compiled anew for every length, inside the passes; {sdpa}"
+    return None
+
+
+def why_no_cache(config: ExperimentConfig, device: str) -> str | None:
+    """Why the cache can't be kept as asked on a device of this kind."""
+    asked = config.pytorch.cache_implementation
+    if asked == "quantized" and not is_installed("optimum.quanto"):
+        return "cache_implementation quantized needs the package optimum-quanto; pip install optimum-quanto"
+    if asked == "offloaded" and device == "cpu":
+        return (
+            "cache_implementation offloaded moves the cache to the CPU, where this model is already; "
+            "--set pytorch.cache_implementation=dynamic"
+        )
     return None
 
 

@@ -252,7 +252,7 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
             hint = "--set vllm.engine.trust_remote_code=true runs the code that comes with it; read it first"
         elif config.vllm.engine:
             given = ", ".join(f"vllm.engine.{name}={value}" for name, value in config.vllm.engine.items())
-            hint = f"look at what was given to it ({given}); -v shows what the worker said"
+            hint = f"look at what was given to it ({given})"
         raise BackendError(f"vLLM can't load {config.model}: {message}", hint=hint) from error
 
 

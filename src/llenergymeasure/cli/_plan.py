@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import ceil
 
 from pydantic import JsonValue
 
@@ -29,10 +30,12 @@ def steps(config: ExperimentConfig) -> tuple[Step, ...]:
     if config.backend == "simulated":
         low = high = config.simulated.load_s
     guess = "a guess: disk, network and the model's size decide" if config.backend != "simulated" else ""
-    first, most = config.cycles, _most_cycles(config)
+    first = min(config.cycles, ceil(_least_passes(config) / config.passes.minimum))
+    most = _most_cycles(config) if first == config.cycles else first
     each = ""
-    if most > 1:
+    if config.cycles > 1:
         each = f"in each of {first} processes" + (f", or up to {most}" if most > first else "")
+        each += f", the budget being too small for {config.cycles}" if first < config.cycles else ""
     cool = (Step("cooling", 0.0, cooling * most, each),) if cooling else ()
     return (
         *cool,
@@ -52,24 +55,32 @@ def steps(config: ExperimentConfig) -> tuple[Step, ...]:
 
 def _passes(config: ExperimentConfig) -> Step:
     passes, budget = config.passes, config.passes.budget
-    wanted = passes.minimum * config.cycles
-    least = min(wanted, budget.passes)
-    capped = f" ({wanted} by passes.minimum, capped by passes.budget.passes)" if wanted > least else ""
+    wanted, least = passes.minimum * config.cycles, _least_passes(config)
+    capped = ""
+    if least < wanted:
+        by = "passes" if least == budget.passes else "seconds"
+        capped = f" ({wanted} by passes.minimum, capped by passes.budget.{by})"
     return Step(
         "passes",
-        min(least * passes.seconds, budget.seconds),
-        budget.seconds,
+        least * passes.seconds,
+        max(budget.seconds, least * passes.seconds),
         f"{least}{capped} of at least {duration(passes.seconds)} and all {config.n:,} prompts each, however "
         f"long those take; up to {budget.passes} for ±{passes.target * 100:.3g} %; none begins after "
         f"{duration(budget.seconds)}",
     )
 
 
+def _least_passes(config: ExperimentConfig) -> int:
+    """Those of the first stage that the budget allows for, where the last may begin right before its end."""
+    budget = config.passes.budget
+    in_time = ceil(budget.seconds / config.passes.seconds)
+    return max(1, min(config.passes.minimum * config.cycles, budget.passes, in_time))
+
+
 def _most_cycles(config: ExperimentConfig) -> int:
     """Their scatter may ask for more of them than `cycles`, from three on; the budget of passes ends it."""
-    if config.cycles < 3:
-        return config.cycles
-    return max(config.cycles, -(-config.passes.budget.passes // config.passes.minimum))
+    begun = ceil(config.passes.budget.passes / config.passes.minimum)
+    return max(config.cycles, begun) if config.cycles >= 3 else config.cycles
 
 
 def expected_s(config: ExperimentConfig) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
         f"{tokens.input:,} in, {tokens.output:,} out",
         f"{tokens.requests:,} requests in {passes} pass{'es' if passes != 1 else ''}, "
         f"{duration(result.window.duration_s)}{pinned[tokens.pinned_ok]}"
-        f"{'; counts disputed' if tokens.disputed else ''}",
+        f"{'; counts disputed' if tokens.disputed else ''}{_cut(result)}",
     )
     flops = speed.flops
     if flops.total is None:
@@ -100,10 +100,15 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
 
 
+def _cut(result: ExperimentResult) -> str:
+    count, most = result.tokens.cut_prompts, result.config.max_input_tokens
+    return f"; {count} prompt{'s' if count != 1 else ''} of {result.config.n} cut to {most}" if count else ""
+
+
 def explanation(result: ExperimentResult) -> Iterator[str]:
     """What the signs mean and what the sums are made of, for those who ask."""
     energy = result.energy
-    yield from _signs(energy, cycles=result.config.cycles)
+    yield from _signs(energy, cycles=len({one.cycle for one in result.window.passes}))
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
     yield from _cross_check(result.energy)
     for reading in energy.readings:

@@ -26,7 +26,12 @@ from llenergymeasure.cli._ending import reported
 from llenergymeasure.cli._errors import format_error, format_validation_error
 from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._vram import get_gpu_vram_gb
-from llenergymeasure.config.loader import load_experiment_config, parse_assignments, resolve_origins
+from llenergymeasure.config.loader import (
+    BATCH_SIZE,
+    load_experiment_config,
+    parse_assignments,
+    resolve_origins,
+)
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.results import ExperimentResult
@@ -88,7 +93,7 @@ def run(  # noqa: PLR0913  the signature is the command line
         "backend": backend,
         "dataset": dataset,
         "n": n,
-        "pytorch.batch_size": batch_size,
+        BATCH_SIZE: batch_size,
         "precision": precision,
         "preset": preset,
         "energy.meter": meter,

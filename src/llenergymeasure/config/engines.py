@@ -93,7 +93,9 @@ class LlamacppConfig(Section):
     )
     gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 all of them")
     context: Positive | None = Field(
-        None, description="tokens of context; max_input_tokens + max_output_tokens when absent"
+        None,
+        description="tokens of context, which llama.cpp rounds up to a multiple of 256; "
+        "max_input_tokens + max_output_tokens when absent",
     )
     cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"] = Field(
         "f16", description="type of the cached keys"

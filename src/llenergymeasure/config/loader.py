@@ -15,7 +15,7 @@ from platformdirs import user_config_path
 from pydantic import JsonValue
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig
+from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import is_free, known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
@@ -24,6 +24,7 @@ PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
 RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
+BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
 STUDY_KEYS = frozenset({"sweep", "experiments"})
 
 
@@ -56,8 +57,8 @@ def load_experiment_config(
 ) -> ExperimentConfig:
     """One experiment from everything that was said.
 
-    `cli_overrides` maps dotted keys to values; `pytorch.batch_size` goes to the section of the backend in
-    force. `environ` is the process's environment and `user_config` the platform's place for it, when None.
+    `cli_overrides` maps dotted keys to values; BATCH_SIZE goes to the section of the backend in force.
+    `environ` is the process's environment and `user_config` the platform's place for it, when None.
     ConfigError when something can't be read or has no meaning, pydantic's ValidationError when a value is
     not allowed.
     """
@@ -68,7 +69,9 @@ def load_experiment_config(
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
     if "model" not in leaves:
         raise _no_model(path)
-    return ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in leaves.items()}))
+    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in leaves.items()}))
+    _refuse_other_engines(leaves, config.backend)
+    return config
 
 
 def resolve_origins(
@@ -121,18 +124,21 @@ def _resolve(
     unknown: list[_Unknown],
 ) -> _Layer:
     user = user_config or user_config_path("llenergymeasure") / "config.yaml"
+    flags = dict(cli_overrides or {})
+    batch_size = flags.pop(BATCH_SIZE, None)
     layers = [
         _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {},
         _from_environment(os.environ if environ is None else environ, unknown),
         _from_file(Path(path), unknown) if path is not None else {},
-        _layer(dict(cli_overrides or {}), "flag", unknown),
+        _layer(flags, "flag", unknown),
     ]
     said = _overlay(layers)
     preset = said["preset"].value if "preset" in said else ExperimentConfig.model_fields["preset"].default
     values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
     base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
     backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
-    layers[-1] = _batch_size_moved(layers[-1], str(backend))
+    if batch_size is not None:
+        layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
     standing = [_of_engine(layer, str(backend)) for layer in layers[:2]]
     return _overlay([base, *standing, *layers[2:]])
 
@@ -205,22 +211,26 @@ def _of_engine(layer: _Layer, backend: str) -> _Layer:
     return {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
 
 
-def _batch_size_moved(flags: _Layer, backend: str) -> _Layer:
-    target = f"{backend}.batch_size"
-    if "pytorch.batch_size" not in flags:
-        return flags
+def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
+    """With the size in the section of the backend in force."""
     if backend == "llamacpp":
         raise ConfigError(
             "llama.cpp gets one request at a time: there is no batch size",
             hint="leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
         )
-    if backend not in BUILTIN_BACKENDS:
-        target = "options.batch_size"
-    elif target not in known_keys():
-        return flags
-    if target in flags and target != "pytorch.batch_size":
-        raise ConfigError(f"the batch size is given twice: for pytorch and as {target}")
-    return {target if key == "pytorch.batch_size" else key: leaf for key, leaf in flags.items()}
+    target = f"{backend if backend in BUILTIN_BACKENDS else 'options'}.batch_size"
+    if target in flags:
+        raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")
+    return {**flags, target: _Leaf(size, "flag")}
+
+
+def _refuse_other_engines(leaves: _Layer, backend: str) -> None:
+    """ConfigError for an option of an engine that does not run, though it be that engine's default."""
+    own = backend if backend in BUILTIN_BACKENDS else "options"
+    for key, leaf in leaves.items():
+        section = key.partition(".")[0]
+        if section in {*BUILTIN_BACKENDS, "options"} - {own} and not leaf.origin.startswith("preset "):
+            raise ConfigError(why_not_in_force(section, backend))
 
 
 def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") -> dict[str, JsonValue]:

@@ -170,6 +170,14 @@ class FootprintConfig(Section):
         return self
 
 
+def why_not_in_force(section: str, backend: str) -> str:
+    """What is wrong with options of another engine."""
+    return (
+        f"{section} has options, but the backend is {backend}; take them out, "
+        f"or choose --backend {section if section != 'options' else 'of a plug-in'}"
+    )
+
+
 class ExperimentConfig(Section):
     """One experiment: one model on one backend with one workload."""
 
@@ -236,10 +244,7 @@ class ExperimentConfig(Section):
         for section in (*BUILTIN_BACKENDS, "options"):
             field = type(self).model_fields[section]
             if section != own and getattr(self, section) != field.get_default(call_default_factory=True):
-                raise ValueError(
-                    f"{section} has options, but the backend is {self.backend}; take them out, "
-                    f"or choose --backend {section if section != 'options' else 'of a plug-in'}"
-                )
+                raise ValueError(why_not_in_force(section, self.backend))
         for name, takers in TAKEN_BY.items():
             if getattr(self, name) and self.backend in BUILTIN_BACKENDS and self.backend not in takers:
                 raise ValueError(

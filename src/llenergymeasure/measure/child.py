@@ -224,7 +224,9 @@ class ChildWorker:
             return self._error("crash", "the worker closed its stream and hangs")
         if code == -signal.SIGKILL:
             return self._error(
-                "crash", "the worker was killed (signal 9); when memory is short, the kernel does that"
+                "crash",
+                f"the worker was killed (signal 9) in its {self._stage} stage; when memory is short, the "
+                "kernel does that",
             )
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
         return self._error("crash", f"the worker died of {how} in its {self._stage} stage")

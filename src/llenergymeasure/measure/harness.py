@@ -83,7 +83,7 @@ def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
     ):
         if cycles:
             _cool(config, rig)
-        cycles.append(_cycle(config, rig, number=len(cycles)))
+        cycles.append(_cycle(config, rig, number=len(cycles), before=_all_passes(cycles)))
         if len(cycles) == config.cycles >= 3:
             costs = rig.costs(cycles[-1].facts, _all_passes(cycles))
             wanted = stein_passes(costs, target=config.passes.target, minimum=wanted)
@@ -98,7 +98,7 @@ def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
     )
 
 
-def _cycle(config: ExperimentConfig, rig: Rig, *, number: int) -> Observations:
+def _cycle(config: ExperimentConfig, rig: Rig, *, number: int, before: Sequence[Pass]) -> Observations:
     """A fresh process: load, idle, warm-up, passes, idle."""
     _begin(rig, "load", "loading" if config.cycles == 1 else f"cycle {number + 1}: loading")
     worker = rig.worker()
@@ -109,7 +109,7 @@ def _cycle(config: ExperimentConfig, rig: Rig, *, number: int) -> Observations:
     warm_up = worker.warm_up()
 
     rig.recorder.dense(True)
-    passes = _passes(config, rig, worker, facts=ready.facts)
+    passes = _passes(config, rig, worker, facts=ready.facts, before=before)
     rig.recorder.dense(False)
 
     after = _idle(config, rig, "after")
@@ -119,11 +119,16 @@ def _cycle(config: ExperimentConfig, rig: Rig, *, number: int) -> Observations:
     return Observations(ready, Idle(None, loaded, after), warm_up, numbered, facts)
 
 
-def _passes(config: ExperimentConfig, rig: Rig, worker: Worker, *, facts: SessionFacts) -> list[Pass]:
-    """The first stage, and what its scatter asks for beyond it; in one of several cycles the first alone."""
+def _passes(
+    config: ExperimentConfig, rig: Rig, worker: Worker, *, facts: SessionFacts, before: Sequence[Pass]
+) -> list[Pass]:
+    """The first stage, and what its scatter asks for beyond it; in one of several cycles the first alone.
+
+    The first pass is always allowed: without it there is no result. The budget counts those `before` too.
+    """
     passes: list[Pass] = []
     wanted = config.passes.minimum
-    while len(passes) < wanted and not _spent(config, rig, passes, facts=facts):
+    while len(passes) < wanted and not (passes and _spent(config, rig, [*before, *passes], facts=facts)):
         number = len(passes) + 1
         _begin(rig, "between", f"pass {number} of {wanted}", total=config.passes.seconds)
         # Said again at both edges of a pass, so that the steps around them are located whatever that costs.
@@ -178,10 +183,8 @@ def _idle(config: ExperimentConfig, rig: Rig, phase: Phase) -> Window | None:
 
 
 def _spent(config: ExperimentConfig, rig: Rig, passes: Sequence[Pass], *, facts: SessionFacts) -> bool:
-    """Whether a budget is used up. The first pass is always allowed: without it there is no result."""
+    """Whether a budget is used up."""
     budget = config.passes.budget
-    if not passes:
-        return False
     if len(passes) >= budget.passes or sum(done.window.duration_s for done in passes) >= budget.seconds:
         return True
     if budget.joules is None:

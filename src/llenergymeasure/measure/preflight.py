@@ -90,7 +90,11 @@ def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str
     try:
         model = resolve(config.model, revision=config.revision)
         require_available(model)
-        whys = (_why_no_revision(config, model), _why_no_tokenizer(model) or _why_too_long(config, model))
+        whys = (
+            _why_no_revision(config, model),
+            _why_no_tokenizer(model) or _why_too_long(config, model),
+            _why_not_shared(config, model),
+        )
         reasons.extend(why for why in whys if why)
         if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
             reasons.append(f"memory: {why}")
@@ -211,6 +215,20 @@ def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
         f"max_input_tokens {config.max_input_tokens} and max_output_tokens {config.max_output_tokens} are "
         f"more than the {shape.context} tokens of {config.model}'s context: lower one of them (prompts are "
         "cut to max_input_tokens, and the result says how many were)"
+    )
+
+
+def _why_not_shared(config: ExperimentConfig, model: ResolvedModel) -> str | None:
+    """Why tensor parallelism of an engine can't share the heads; the pytorch backend says so itself."""
+    ranks = _one_request(config)[1].get("tensor_parallel_size", 1)
+    if model.architecture is None or not isinstance(ranks, int) or ranks < 1:
+        return None
+    if model.architecture.heads % ranks == 0:
+        return None
+    option = f"{config.backend}.engine.tensor_parallel_size"
+    return (
+        f"{option} is {ranks}, and {config.model} has {model.architecture.heads} heads, which {ranks} "
+        f"processes can't share evenly: take another {option}"
     )
 
 

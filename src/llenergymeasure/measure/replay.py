@@ -53,6 +53,7 @@ class Measured:
     notes: tuple[str, ...]
     workload_hash: str | None
     cycles: tuple[int, ...]
+    cut_prompts: int = 0
     say: Literal["measured"] = "measured"
 
 

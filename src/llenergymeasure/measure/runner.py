@@ -25,7 +25,7 @@ from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
-from llenergymeasure.measure.harness import Observations, Phase, Rig, Worker, conduct
+from llenergymeasure.measure.harness import Phase, Rig, Worker, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import meters_for
@@ -113,8 +113,9 @@ def _measure(
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
         simulated=config.backend == "simulated",
-        notes=_notes(seen, cleared),
+        notes=_notes(cleared),
         workload_hash=seen.ready.workload_hash,
+        cut_prompts=seen.ready.cut,
     )
 
 
@@ -181,14 +182,11 @@ def _rig(
     )
 
 
-def _notes(seen: Observations, cleared: Cleared) -> tuple[str, ...]:
+def _notes(cleared: Cleared) -> tuple[str, ...]:
     notes = [f"meter {name} was not used: {why}" for name, why in cleared.meters.refused]
     notes += cleared.meters.notes
     if cleared.container is not None:
         notes.append(f"the worker ran in {cleared.container.engine}, image {cleared.container.image_id}")
-    if seen.ready.cut:
-        were = "1 prompt was" if seen.ready.cut == 1 else f"{seen.ready.cut} prompts were"
-        notes.append(f"{were} cut to max_input_tokens")
     return tuple(notes)
 
 

@@ -25,6 +25,7 @@ from llenergymeasure.records import (
 RESULT_SCHEMA_VERSION = "1"
 
 # It names a folder, so it can be neither hidden nor a way out of the output directory.
+Count: TypeAlias = Annotated[int, Field(ge=0)]
 ExperimentId: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
@@ -38,8 +39,11 @@ class Part(BaseModel):
 
 
 class PassWindow(Part):
+    """`cycle` numbers the processes that passes ran in, from 0."""
+
     start_ns: int
     end_ns: int
+    cycle: int = 0
 
 
 class RunWindow(Part):
@@ -56,16 +60,18 @@ class Tokens(Part):
 
     `input` and `output` are the engine's counts, `local_input` and `local_output` those of llem's own
     tokenizer, None where some request has none. `disputed`: the two are apart by more than 5 %.
+    `cut_prompts` of the workload were longer than max_input_tokens and cut to it.
     """
 
-    input: int
-    output: int
-    total: int
-    requests: int
+    input: Count
+    output: Count
+    total: Count
+    requests: Count
     pinned_ok: bool | None
     disputed: bool
-    local_input: int | None = None
-    local_output: int | None = None
+    local_input: Count | None = None
+    local_output: Count | None = None
+    cut_prompts: Count = 0
 
 
 class IdlePower(Part):
