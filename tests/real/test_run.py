@@ -155,6 +155,8 @@ def test_a_fault_in_the_engine_is_one_clear_error(tmp_path: Path, at: str, kind:
     assert done.returncode == code
     assert "ExperimentError: " in done.stderr
     assert "Traceback" not in done.stderr
+    if kind == "crash":
+        assert "in its measure stage" in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
 

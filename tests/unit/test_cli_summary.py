@@ -83,6 +83,15 @@ def test_counts_that_are_disputed_are_marked_beside_them(capsys: pytest.CaptureF
     assert line.endswith("lengths pinned; counts disputed")
 
 
+def test_prompts_that_were_cut_are_counted_beside_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    result = example_result()
+    tokens = result.tokens.model_copy(update={"cut_prompts": 1})
+    print_result_summary(result.model_copy(update={"tokens": tokens}))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  Tokens")]
+    config = result.config
+    assert line.endswith(f"lengths pinned; 1 prompt of {config.n} cut to {config.max_input_tokens}")
+
+
 def test_carbon_and_cost_stand_below_the_energy_with_their_factors(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
