@@ -152,3 +152,13 @@ def test_details_tell_what_the_interval_speaks_of(
         result.model_copy(update={"window": result.window.model_copy(update={"passes": passes})})
     )
     assert unit in capsys.readouterr().err.splitlines()[0]
+
+
+def test_where_the_passes_do_not_tell_their_process_the_cycles_asked_for_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = example_result()
+    assert {one.cycle for one in result.window.passes} == {None}
+    config = result.config.model_copy(update={"cycles": 5})
+    print_result_details(result.model_copy(update={"config": config}))
+    assert "cycles, a fresh process each" in capsys.readouterr().err.splitlines()[0]

@@ -44,10 +44,10 @@ from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weig
 from llenergymeasure.models.shapes import hf_config
 
 _GIB = 2**30
+_AGAIN_S = 0.5  # how long a cancel is given before it is asked again
 _CACHE_BLOCK = 128  # tokens of a block of vLLM's cache on a CPU
 # Each of them says how large it is to be.
 _CACHE_SIZES = {"kv_cache_memory_bytes", "gpu_memory_utilization"}
-_AGAIN_S = 0.5
 _UNKNOWN_CACHE_GIB = 4  # where the model's shape is not known
 # The ranks that vLLM reserves memory for.
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -108,7 +108,7 @@ def _cut(result: ExperimentResult) -> str:
 def explanation(result: ExperimentResult) -> Iterator[str]:
     """What the signs mean and what the sums are made of, for those who ask."""
     energy = result.energy
-    yield from _signs(energy, cycles=len({one.cycle for one in result.window.passes}))
+    yield from _signs(energy, cycles=_cycles(result))
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
     yield from _cross_check(result.energy)
     for reading in energy.readings:
@@ -118,6 +118,12 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     for origin in dict.fromkeys(origins.values()):
         yield f"from {origin}: {', '.join(key for key, whence in origins.items() if whence == origin)}"
     yield from result.notes
+
+
+def _cycles(result: ExperimentResult) -> int:
+    """How many processes ran; those asked for where the passes do not tell."""
+    ran = {one.cycle for one in result.window.passes}
+    return result.config.cycles if None in ran else len(ran)
 
 
 def _signs(energy: Energy, *, cycles: int) -> Iterator[str]:

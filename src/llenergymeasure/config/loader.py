@@ -206,9 +206,16 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
 
 def _of_engine(layer: _Layer, backend: str) -> _Layer:
     """Less the sections of other engines: what stands for all runs holds for each engine alone."""
-    own = backend if backend in BUILTIN_BACKENDS else "options"
-    others = {*BUILTIN_BACKENDS, "options"} - {own}
+    others = _other_engines(backend)
     return {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
+
+
+def _own_section(backend: str) -> str:
+    return backend if backend in BUILTIN_BACKENDS else "options"
+
+
+def _other_engines(backend: str) -> set[str]:
+    return {*BUILTIN_BACKENDS, "options"} - {_own_section(backend)}
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
@@ -218,7 +225,7 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
             "llama.cpp gets one request at a time: there is no batch size",
             hint="leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
         )
-    target = f"{backend if backend in BUILTIN_BACKENDS else 'options'}.batch_size"
+    target = f"{_own_section(backend)}.batch_size"
     if target in flags:
         raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")
     return {**flags, target: _Leaf(size, "flag")}
@@ -226,10 +233,9 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
 
 def _refuse_other_engines(leaves: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    own = backend if backend in BUILTIN_BACKENDS else "options"
     for key, leaf in leaves.items():
         section = key.partition(".")[0]
-        if section in {*BUILTIN_BACKENDS, "options"} - {own} and not leaf.origin.startswith("preset "):
+        if section in _other_engines(backend) and not leaf.origin.startswith("preset "):
             raise ConfigError(why_not_in_force(section, backend))
 
 

@@ -53,7 +53,7 @@ class Measured:
     notes: tuple[str, ...]
     workload_hash: str | None
     cycles: tuple[int, ...]
-    cut_prompts: int = 0
+    cut_prompts: int | None = None
     say: Literal["measured"] = "measured"
 
 

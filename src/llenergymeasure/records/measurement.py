@@ -37,4 +37,4 @@ class Measurement:
     simulated: bool = False
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
-    cut_prompts: int = 0
+    cut_prompts: int | None = None

@@ -24,8 +24,8 @@ from llenergymeasure.records import (
 
 RESULT_SCHEMA_VERSION = "1"
 
-# It names a folder, so it can be neither hidden nor a way out of the output directory.
 Count: TypeAlias = Annotated[int, Field(ge=0)]
+# It names a folder, so it can be neither hidden nor a way out of the output directory.
 ExperimentId: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 
@@ -39,11 +39,11 @@ class Part(BaseModel):
 
 
 class PassWindow(Part):
-    """`cycle` numbers the processes that passes ran in, from 0."""
+    """`cycle` numbers the processes that passes ran in, from 0; None in results that did not record it."""
 
     start_ns: int
     end_ns: int
-    cycle: int = 0
+    cycle: Count | None = None
 
 
 class RunWindow(Part):
@@ -60,7 +60,8 @@ class Tokens(Part):
 
     `input` and `output` are the engine's counts, `local_input` and `local_output` those of llem's own
     tokenizer, None where some request has none. `disputed`: the two are apart by more than 5 %.
-    `cut_prompts` of the workload were longer than max_input_tokens and cut to it.
+    `cut_prompts` of the workload were longer than max_input_tokens and cut to it, None where it was not
+    recorded.
     """
 
     input: Count
@@ -71,7 +72,7 @@ class Tokens(Part):
     disputed: bool
     local_input: Count | None = None
     local_output: Count | None = None
-    cut_prompts: Count = 0
+    cut_prompts: Count | None = None
 
 
 class IdlePower(Part):
