@@ -26,6 +26,8 @@ from llenergymeasure.records.measuring import (
 )
 from llenergymeasure.records.running import (
     Architecture,
+    Block,
+    BlockKind,
     Completion,
     FinishReason,
     Generation,
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEDIES",
     "Architecture",
+    "Block",
+    "BlockKind",
     "Clock",
     "Completion",
     "Domain",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llenergymeasure.records.machine import Environment, Overhead, Start
 from llenergymeasure.records.measuring import Trace
-from llenergymeasure.records.running import Architecture, Idle, Pass, SessionFacts, WarmUp
+from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
 from llenergymeasure.records.telling import MeasurementWarning
 from llenergymeasure.records.windows import Window
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """All that `analysis` needs to make a result, and all that a later version needs to make it again."""
+    """What was seen of one run: all that `analysis` needs of it, now and in a later version.
+
+    `index` numbers the runs of an experiment from 1.
+    """
 
     experiment_id: str
+    index: int
     config: ExperimentConfig
     origins: Mapping[str, str]
     started: Start
@@ -30,7 +34,7 @@ class Measurement:
     idle: Idle
     load: Window
     warm_up: WarmUp
-    passes: Sequence[Pass]
+    blocks: Sequence[Block]
     trace: Trace
     overhead: Overhead
     warnings: tuple[MeasurementWarning, ...] = ()
@@ -38,3 +42,12 @@ class Measurement:
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
     cut_prompts: int | None = None
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The measured passes: those of the full blocks."""
+        return tuple(one for block in self.blocks if block.kind == "full" for one in block.passes)
+
+    @property
+    def prefill_passes(self) -> tuple[Pass, ...]:
+        return tuple(one for block in self.blocks if block.kind == "prefill" for one in block.passes)

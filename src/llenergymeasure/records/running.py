@@ -130,21 +130,45 @@ class SessionFacts:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """`batch_s` are the durations of its batches in order; `steady` says whether they had settled."""
+    """`batch_s` are the durations of its batches in order; `steady` says whether they had settled; `walk_s`
+    is how long one walk over the workload takes by them, None where that was not recorded.
+    """
 
     window: Window
     batch_s: tuple[float, ...]
     steady: bool
+    walk_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One measured pass: `walks` times over the same requests, in the `cycle`-th process of the run."""
+    """One measured pass: `walks` times over the same requests."""
 
     window: Window
     walks: int
     generation: Generation
-    cycle: int = 0
+
+
+BlockKind: TypeAlias = Literal["full", "prefill"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Passes without a pause between them, and the silences before the first and after the last.
+
+    In a silence the model is loaded and the worker draws constant power. A `prefill` block walks the same
+    prompts with one output token each. A silence is None where none was kept, as in results of version 0.8.
+    """
+
+    kind: BlockKind
+    before: Window | None
+    passes: tuple[Pass, ...]
+    after: Window | None
+
+    @property
+    def window(self) -> Window:
+        """From the start of the first pass to the end of the last."""
+        return Window(self.passes[0].window.start_ns, self.passes[-1].window.end_ns)
 
 
 @dataclass(frozen=True, slots=True)
