@@ -28,7 +28,7 @@ from llenergymeasure.results.models import (
     Percentiles,
     Performance,
     Replicates,
-    RunEnergy,
+    RunEnergyPart,
     RunFigures,
     RunPart,
     RunWindow,
@@ -146,7 +146,7 @@ def _run(number: int, kind: EnergyKind) -> RunPart:
         window=window,
         steady=True,
         tokens=_tokens(RUNS),
-        energy=RunEnergy(
+        energy=RunEnergyPart(
             total=_scaled(energy.total, off / RUNS),
             prefill=energy.prefill,
             decode=energy.decode,

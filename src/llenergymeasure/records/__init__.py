@@ -40,6 +40,7 @@ from llenergymeasure.records.running import (
 )
 from llenergymeasure.records.telling import (
     REMEDIES,
+    FailedRun,
     FailureKind,
     MeasurementWarning,
     RunFailure,
@@ -63,6 +64,7 @@ __all__ = [
     "EnergyReading",
     "Environment",
     "Estimate",
+    "FailedRun",
     "FailureKind",
     "FinishReason",
     "Gap",

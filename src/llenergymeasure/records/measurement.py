@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Measurement:
     """What was seen of one run: all that `analysis` needs of it, now and in a later version.
 
-    `index` numbers the runs of an experiment from 1.
+    `index` numbers the runs of an experiment from 1. `spinning_cores` is what its processes used of the
+    processors while the loaded model was left alone.
     """
 
     experiment_id: str
@@ -42,6 +43,7 @@ class Measurement:
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
     cut_prompts: int | None = None
+    spinning_cores: float | None = None
 
     @property
     def passes(self) -> tuple[Pass, ...]:

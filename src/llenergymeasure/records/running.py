@@ -14,10 +14,24 @@ FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
 class Progress(Protocol):
-    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown."""
+    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown.
 
-    def __call__(
-        self, description: str, *, done: float | None = None, total: float | None = None
+    `step` of `steps` counts the phases of a run, `run` of `runs` the runs of an experiment; `left_s` is what
+    all of it is expected to take from now on; `note` is a detail of the moment.
+    """
+
+    def __call__(  # noqa: PLR0913  all of it may be shown at once
+        self,
+        description: str,
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+        run: int | None = None,
+        runs: int | None = None,
+        left_s: float | None = None,
+        note: str | None = None,
     ) -> None: ...
 
 

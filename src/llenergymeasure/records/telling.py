@@ -101,3 +101,12 @@ class RunFailure:
     message: str
     traceback: str | None = None
     log_tail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """A run of an experiment that gave no measurement, while others did."""
+
+    index: int
+    message: str
+    failure: RunFailure | None = None

@@ -246,7 +246,7 @@ class RunFigures(Part):
     e2e_p50_s: float | None
 
 
-class RunEnergy(Part):
+class RunEnergyPart(Part):
     """Joules of one run's passes, with what its windows alone leave open."""
 
     total: Estimate
@@ -265,7 +265,7 @@ class RunPart(Part):
     window: RunWindow | None = None
     steady: bool | None = None
     tokens: Tokens | None = None
-    energy: RunEnergy | None = None
+    energy: RunEnergyPart | None = None
     figures: RunFigures | None = None
     overhead: OverheadPart | None = None
 
