@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from llenergymeasure.energy.edges import Steps, spent
 from llenergymeasure.energy.steptimes import timed
-from llenergymeasure.records import Series, Window
+from llenergymeasure.records import DomainKind, Series, Window
 
 if TYPE_CHECKING:
     from llenergymeasure.records import Integers
@@ -24,6 +25,19 @@ _SURROUNDINGS = 400
 _NEIGHBOURS = 60
 _STILL_S = 1.0
 _STILL_STEPS = 10
+# What a read adds to the time that a counter may have counted: its own steps, and how long a read takes.
+_LATE_S = 0.1
+
+# What no domain of a kind draws. Sockets: twice the highest thermal design power that there is, 500 W (Intel
+# ARK, Xeon 6980P; AMD, EPYC 9965). Boards: twice 1.4 kW (NVIDIA, B300), modules: twice 2.7 kW (GB200).
+# CPU time (`host`): what this many processors use.
+MOST_W: Mapping[DomainKind, float] = {
+    "cpu": 1_000.0,
+    "dram": 1_000.0,
+    "gpu": 3_000.0,
+    "module": 6_000.0,
+    "host": 10_000.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +56,22 @@ class Counted:
     reason: str | None = None
 
 
-def unwrap(raw: Integers, wrap: int | None) -> tuple[Integers, NDArray[np.bool_]]:
+def unwrap(
+    raw: Integers, wrap: int | None, *, seconds: Floats | None = None, most_per_s: float | None = None
+) -> tuple[Integers, NDArray[np.bool_]]:
     """Counts since the first reading, and where (between reading i and i + 1) the counter was reset.
 
     A fall is one wrap if that makes a step of at most half the range, which polling at a quarter of the wrap
-    time guarantees; any other fall is a reset, across which nothing is counted.
+    time guarantees, and one that is possible: at most `most_per_s` counts for each second between the two
+    readings, which were made at `seconds`. Any other fall is a reset, across which nothing is counted.
     """
     steps = np.diff(raw)
     fell = steps < 0
     if wrap is not None:
-        around = fell & (steps + wrap >= 0) & (steps + wrap <= wrap // 2)
+        most = np.full(steps.size, wrap // 2, dtype=np.float64)
+        if seconds is not None and most_per_s is not None:
+            most = np.minimum(most, most_per_s * (np.diff(seconds) + _LATE_S))
+        around = fell & (steps + wrap >= 0) & (steps + wrap <= most)
         steps = np.where(around, steps + wrap, steps)
         fell = fell & ~around
     steps = np.where(fell, 0, steps)
