@@ -131,11 +131,9 @@ def _passes(
     while len(passes) < wanted and not (passes and _spent(config, rig, [*before, *passes], facts=facts)):
         number = len(passes) + 1
         _begin(rig, "between", f"pass {number} of {wanted}", total=config.passes.seconds)
-        # Said again at both edges of a pass, so that the steps around them are located whatever that costs.
-        rig.recorder.dense(True)
         passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
-        rig.recorder.dense(True)
         rig.enter("between")
+        rig.clock.sleep(SETTLE_S)
         if len(passes) == config.passes.minimum >= 2 and config.cycles == 1:
             wanted = stein_passes(rig.costs(facts, passes), target=config.passes.target, minimum=wanted)
     return passes
