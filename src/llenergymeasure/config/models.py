@@ -338,8 +338,11 @@ def identity(config: ExperimentConfig) -> dict[str, JsonValue]:
 
     Left out is where the result goes and how well it is to be known: more repeats are the same experiment.
     """
-    known_better = {"output_dir": True, "repeats": True, "passes": {"target", "budget"}}
-    fields: dict[str, JsonValue] = config.model_dump(mode="json", exclude=known_better, exclude_defaults=True)
+    fields: dict[str, JsonValue] = config.model_dump(
+        mode="json",
+        exclude={"output_dir": True, "repeats": True, "passes": {"target": True, "budget": True}},
+        exclude_defaults=True,
+    )
     return {name: value for name, value in fields.items() if value != {}}
 
 
