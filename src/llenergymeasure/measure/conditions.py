@@ -84,7 +84,7 @@ class Conditions:
 
     def enter(self, phase: Phase) -> None:
         self._watch_pass(phase)
-        self._watch_quiet(phase)
+        self._watch_loaded(phase)
         if phase == "bare":
             self._bare = self._processors_s()
         elif self._bare is not None and self._busy_share is None:
@@ -105,17 +105,21 @@ class Conditions:
             self._passes_s += total - total_before
             self._pass = None
 
-    def halfway(self) -> None:
-        """The middle of a silence."""
-        if self._silence:
-            self._silence.append(self._used())
+    def mark(self) -> None:
+        """The beginning, the middle or the end of a silence."""
+        if self._own_s is None:
+            return
+        self._silence.append(self._used())
+        if len(self._silence) == 3:
+            self._judge(self._silence)
+            self._silence = []
 
     def _used(self) -> tuple[float, float]:
         """The time, and the processor seconds of the run's own processes."""
         return self._clock.monotonic_ns() / 1e9, 0.0 if self._own_s is None else self._own_s()
 
-    def _watch_quiet(self, phase: Phase) -> None:
-        """What the run's own processes did in the loaded idle and in each silence."""
+    def _watch_loaded(self, phase: Phase) -> None:
+        """What the run's own processes use of the processors while the loaded model is left alone."""
         if self._own_s is None:
             return
         if self._loaded is not None:
@@ -123,11 +127,6 @@ class Conditions:
             self._loaded = None
         if phase == "loaded":
             self._loaded = self._used()
-        if len(self._silence) == 2:
-            self._judge([*self._silence, self._used()])
-        self._silence = []
-        if phase == "silence":
-            self._silence = [self._used()]
 
     def _judge(self, marks: Sequence[tuple[float, float]]) -> None:
         """Constant work in a silence is a fact of the engine; work that changes in it breaks it. Threads that

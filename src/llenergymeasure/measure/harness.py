@@ -82,8 +82,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What a run is done with. `enter` hears of each phase as it begins, `halfway` of the middle of a
-    silence; `costs` gives what each full pass so far cost per output token, in joules or, where no energy can
+    """What a run is done with. `enter` hears of each phase as it begins, `mark` of the beginning, the middle
+    and the end of each silence; `costs` gives what each full pass so far cost per output token, in joules or, where no energy can
     be known, in seconds; `watts` the power of each of several idle windows.
     """
 
@@ -91,7 +91,7 @@ class Rig:
     recorder: Watcher
     clock: Clock
     enter: Callable[[Phase], None]
-    halfway: Callable[[], None]
+    mark: Callable[[], None]
     progress: Progress
     costs: Callable[[SessionFacts, Sequence[Block]], Sequence[float]]
     watts: Callable[[Sequence[Window]], Sequence[float | None]]
@@ -187,10 +187,12 @@ def _silence(rig: Rig, *, lag_s: float) -> Window | None:
         rig.recorder.look()
         return None
     rig.recorder.dense(True)
+    rig.mark()
     rig.clock.sleep(lag_s + least_s / 2)
-    rig.halfway()
+    rig.mark()
     while not rig.recorder.quiet_enough(start_ns + round(lag_s * 1e9)):
         rig.clock.sleep(LISTEN_S)
+    rig.mark()
     rig.recorder.dense(False)
     return Window(start_ns, rig.clock.monotonic_ns())
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 from llenergymeasure.analysis.run_energy import run_cost, run_joules
 from llenergymeasure.analysis.statistics import stein_count
@@ -17,6 +19,21 @@ from llenergymeasure.measure.runner import experiment_id, run, started_now
 from llenergymeasure.measure.scratch import Files, scratch
 from llenergymeasure.records import FailedRun, Measurement, Progress
 from llenergymeasure.results.store import RUNS
+
+
+class Run(Protocol):
+    """Makes one run, with its files in `directory`."""
+
+    def __call__(
+        self,
+        config: ExperimentConfig,
+        *,
+        experiment: str,
+        turn: Turn,
+        directory: Path,
+        locks: DomainLocks,
+        tell: Progress,
+    ) -> Measurement: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +53,11 @@ def repeat(
     tell: Progress,
     remark: Callable[[str], None],
     strict: bool = False,
+    run: Run = run,
 ) -> Iterator[Finished]:
     """All runs of the experiment, each in `runs/<number>` of a folder that goes unless it is kept.
 
-    A run that fails after another was measured is noted, and the rest go on; two in a row end it. Where
+    `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in a row end it. Where
     nothing was measured the error of the first run is raised.
     """
     experiment = experiment_id(config, started_now())

@@ -108,7 +108,7 @@ def _measure(
                 recorder=recorder,
                 clock=time,
                 enter=enter,
-                halfway=conditions.halfway,
+                mark=conditions.mark,
                 progress=tell,
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
