@@ -14,10 +14,25 @@ FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
 class Progress(Protocol):
-    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown."""
+    """Told of every step of a run as it goes: seconds done of seconds expected, None where unknown.
 
-    def __call__(
-        self, description: str, *, done: float | None = None, total: float | None = None
+    `step` of `steps` within `run` of `runs`, each from 1; `left_s` is the forecast of all that is left of
+    the experiment, this step included. `note` says what is worth knowing while the step runs, such as which
+    batch of the warm-up is running. Each call replaces what the one before said.
+    """
+
+    def __call__(  # noqa: PLR0913  one call says all that a line of progress shows
+        self,
+        description: str,
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+        run: int | None = None,
+        runs: int | None = None,
+        left_s: float | None = None,
+        note: str | None = None,
     ) -> None: ...
 
 
