@@ -1,4 +1,4 @@
-"""`llem recompute`: does this version get the same numbers from a stored trace?"""
+"""`llem recompute`: does this version compute the same numbers from what was stored?"""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Leaves: TypeAlias = Mapping[str, JsonValue]
 
 
 def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a stored result")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
 ) -> None:
-    """Compute a stored run's numbers again from its trace and events, and say what changed.
+    """Compute the numbers of a stored result again from its traces and events, and list what changed.
 
     Exit code 1 where values differ although this very version wrote the result.
     """
@@ -46,12 +46,12 @@ def recompute(
             else:
                 print_lines(_told(stored, before, after, changed))
         if same_version and (why := why_requests_differ(folder / REQUESTS_FILE, measurement.passes)):
-            raise ResultError(f"{folder / REQUESTS_FILE} {why}", hint="take the whole folder from a copy")
+            raise ResultError(f"{folder / REQUESTS_FILE} {why}", hint="restore the whole folder from a copy")
         if changed and same_version:
             raise ResultError(
                 f"{folder}: the result and the files beside it do not belong together: "
-                f"the version that wrote them gets {len(changed)} other values from them",
-                hint="take the whole folder from a copy",
+                f"the version that wrote it computes {len(changed)} other values from them",
+                hint="restore the whole folder from a copy",
             )
 
 
@@ -63,9 +63,9 @@ def _told(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequ
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
     if not changed:
-        return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
+        return [f"{stored.experiment_id}: all {len(before)} values are the same, computed by {by}"]
     return [
-        f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}",
+        f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, computed by {by}",
         *(f"{key}: {_word(before, key)} → {_word(after, key)}" for key in changed),
     ]
 
