@@ -50,12 +50,12 @@ def recompute(
         for one in measurements if same_version else ():
             requests = folder / RUNS / str(one.index) / REQUESTS_FILE
             if why := why_requests_differ(requests, one.blocks):
-                raise ResultError(f"{requests} {why}", hint="take the whole folder from a copy")
+                raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
         if changed and same_version:
             raise ResultError(
                 f"{folder}: the result and the files beside it do not belong together: "
                 f"the version that wrote them gets {len(changed)} other values from them",
-                hint="take the whole folder from a copy",
+                hint="restore the whole folder from a copy",
             )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +14,13 @@ from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ExperimentError, ExperimentInterrupted, LLEMError
 from llenergymeasure.measure.budget import Turn
+from llenergymeasure.measure.forecast import Tracker, find_pace
+from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.runner import experiment_id, run, started_now
 from llenergymeasure.measure.scratch import Files, scratch
 from llenergymeasure.records import FailedRun, Measurement, Progress
+from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.store import RUNS
 
 
@@ -32,7 +35,7 @@ class Run(Protocol):
         turn: Turn,
         directory: Path,
         locks: DomainLocks,
-        tell: Progress,
+        tell: Tracker,
     ) -> Measurement: ...
 
 
@@ -65,14 +68,16 @@ def repeat(
     measured: list[Measurement] = []
     failed: list[FailedRun] = []
     spent_j: float | None = 0.0
+    pace = find_pace(config, earlier_results(config, socket.gethostname()), gpu=bool(gpu_facts()))
+    tracker = Tracker(config, pace, tell)
     with scratch() as files, DomainLocks(owner=experiment) as locks:
         while turn.number <= turn.runs and not _ended(config, turn, measured, failed, spent_j):
             directory = files.directory / RUNS / str(turn.number)
             directory.mkdir(parents=True)
-            said = partial(tell, run=turn.number, runs=turn.runs)
+            tracker.begin_run(turn.number, turn.runs)
             try:
                 one = run(
-                    config, experiment=experiment, turn=turn, directory=directory, locks=locks, tell=said
+                    config, experiment=experiment, turn=turn, directory=directory, locks=locks, tell=tracker
                 )
             except ExperimentInterrupted:
                 raise

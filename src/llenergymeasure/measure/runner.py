@@ -18,6 +18,7 @@ from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
@@ -48,7 +49,7 @@ def run(
     turn: Turn,
     directory: Path,
     locks: DomainLocks,
-    tell: Progress,
+    tell: Tracker,
 ) -> Measurement:
     """One run in a process of its own, with its files in `directory`. Whatever ends it, no process or thread
     of it is left.
@@ -81,7 +82,7 @@ def _measure(
     turn: Turn,
     directory: Path,
     locks: DomainLocks,
-    tell: Progress,
+    tell: Tracker,
     start_local: Callable[[], Launch],
 ) -> Measurement:
     device = FollowedDevice(config, clock=time, run=turn.number) if config.backend == "simulated" else None
@@ -92,6 +93,7 @@ def _measure(
         conditions.enter(phase)
         if device is not None:
             device.enter(phase)
+        tell.enter(phase)
 
     with ChildWorker(config, run_id=experiment, directory=directory, launch=launch) as child:
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
@@ -110,6 +112,7 @@ def _measure(
                 enter=enter,
                 mark=conditions.mark,
                 progress=tell,
+                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )
