@@ -4,8 +4,8 @@ second of waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llenergymeasure.analysis.metrics import metrics
@@ -76,6 +76,7 @@ class VirtualRuns:
         config: ExperimentConfig,
         *,
         experiment: str,
+        origins: Mapping[str, str],
         turn: Turn,
         directory: Path,
         locks: DomainLocks,  # noqa: ARG002  a board that nobody else has
@@ -116,7 +117,9 @@ class VirtualRuns:
                 seen = conduct(config, rig, turn)
             recorder.stop()
         self.seen.append(seen)
-        found = _measurement(config, experiment, turn.number, seen, recorder.trace())
+        found = replace(
+            _measurement(config, experiment, turn.number, seen, recorder.trace()), origins=origins
+        )
         write_requests(directory / "requests.parquet", seen.blocks)
         write_measurement(directory, found)
         self.measurements.append(found)

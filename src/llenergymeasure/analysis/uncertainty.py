@@ -58,9 +58,7 @@ def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
 
 
 def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Term]:
-    """The range of the total by what no repetition narrows: gain and offset of uncalibrated sensors, the width
-    of a model of power.
-    """
+    """The range of the total by what no repetition narrows: gain and offset of sensors, a model's width."""
     gain, offset, model = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for one in energies:
         for domain in one.domains:

@@ -83,8 +83,9 @@ class Watcher(Protocol):
 @dataclass(frozen=True, slots=True)
 class Rig:
     """What a run is done with. `enter` hears of each phase as it begins, `mark` of the beginning, the middle
-    and the end of each silence, `warmed` of what the warm-up showed; `costs` gives what each full pass so far cost per output token, in joules or, where no energy can
-    be known, in seconds; `watts` the power of each of several idle windows.
+    and the end of each silence, `warmed` of what the warm-up showed; `costs` gives what each full pass so far
+    cost per output token, in joules or, where no energy can be known, in seconds; `watts` the power of each
+    of several idle windows.
     """
 
     worker: Worker

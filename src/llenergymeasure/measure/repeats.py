@@ -32,6 +32,7 @@ class Run(Protocol):
         config: ExperimentConfig,
         *,
         experiment: str,
+        origins: Mapping[str, str],
         turn: Turn,
         directory: Path,
         locks: DomainLocks,
@@ -60,8 +61,8 @@ def repeat(
 ) -> Iterator[Finished]:
     """All runs of the experiment, each in `runs/<number>` of a folder that goes unless it is kept.
 
-    `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in a row end it. Where
-    nothing was measured the error of the first run is raised.
+    `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in
+    a row end it. Where nothing was measured the error of the first run is raised.
     """
     experiment = experiment_id(config, started_now())
     turn = Turn.first(config, remark=remark, strict=strict)
@@ -77,7 +78,13 @@ def repeat(
             tracker.begin_run(turn.number, turn.runs)
             try:
                 one = run(
-                    config, experiment=experiment, turn=turn, directory=directory, locks=locks, tell=tracker
+                    config,
+                    experiment=experiment,
+                    origins=origins,
+                    turn=turn,
+                    directory=directory,
+                    locks=locks,
+                    tell=tracker,
                 )
             except ExperimentInterrupted:
                 raise
@@ -88,7 +95,7 @@ def repeat(
                 remark(f"run {turn.number} failed: {error.message}")
                 turn = turn.after()
                 continue
-            measured.append(replace(one, origins=origins))
+            measured.append(one)
             joules = run_joules(one)
             spent_j = None if joules is None or spent_j is None else spent_j + joules
             turn = turn.after(one.passes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,7 @@ def run(
     config: ExperimentConfig,
     *,
     experiment: str,
+    origins: Mapping[str, str],
     turn: Turn,
     directory: Path,
     locks: DomainLocks,
@@ -66,6 +68,7 @@ def run(
             tell=tell,
             start_local=partial(local, temporary=temporary),
         )
+    measurement = replace(measurement, origins=origins)
     write_measurement(directory, measurement)
     return measurement
 
