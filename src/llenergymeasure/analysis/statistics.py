@@ -73,8 +73,8 @@ def stein_count(costs: Sequence[float], *, target: float, minimum: int) -> int:
 
     `costs` are the costs per output token of the first stage's passes or runs; s is their standard deviation
     relative to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the
-    interval honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no relative scatter:
-    `minimum`. ValueError for fewer than two costs, and for one that is not finite.
+    interval honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no
+    relative scatter: `minimum`. ValueError for fewer than two costs, and for one that is not finite.
     """
     _require_finite(costs)
     if len(costs) < 2:
