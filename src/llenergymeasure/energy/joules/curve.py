@@ -140,8 +140,8 @@ class Curve:
         return math.hypot(step * max(abs(part * (1 - part)) * gap, memory_s(self.quantity) / 4), timing)
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
-        """The events from `start` to `end` whose moments are known well."""
-        inside = np.flatnonzero((self.time >= start) & (self.time <= end))
+        """The events that surely lie from `start` to `end` and whose moments are known well."""
+        inside = np.flatnonzero((self.time - self.half >= start) & (self.time + self.half <= end))
         if not inside.size:
             return inside
         limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from llenergymeasure.energy.joules.amid import between, modelled_energy
 from llenergymeasure.energy.joules.curve import Curve, aliasing_j
-from llenergymeasure.energy.joules.quiet import Quiet, quiet
+from llenergymeasure.energy.joules.quiet import Quiet, borrowed, quiet
 from llenergymeasure.energy.joules.sources import measured
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Method, Trace, Window
@@ -64,7 +64,7 @@ class _Block:
         """What it shows `delay` after the end: back from the first event in the silence, at quiet power."""
         last, since = self.after.first, self.end + delay
         until = float(self.source.time[last])
-        trend_j = self.after.trend_j(since, until, floor_w=self.before.power_w) if trends else 0.0
+        trend_j = self.after.trend_j(since, until, floor_w=self.before.floor_w) if trends else 0.0
         return float(self.source.total[last]) - self.after.joules(since, until) - trend_j
 
     def joules(self, delay: float, *, trends: bool = True) -> float:
@@ -96,8 +96,12 @@ def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Windo
         flag, reason = fault
         return Spent(source.quantity.source, method, None, flags=(flag,) if flag else (), reason=reason)
     # What the source shows at first in a silence belongs to what was before it.
-    first = quiet(source, before_s + source.lag_s, start) or quiet(source, before_s, start)
+    first = quiet(source, before_s + source.lag_s, start)
     second = quiet(source, end + source.lag_s, after_s)
+    if second is None and first is not None:
+        second = borrowed(first, source, end + source.lag_s, after_s)
+    if first is None and second is not None:
+        first = borrowed(second, source, before_s, start)
     if first is None or second is None:
         return _without(source, passes, (before_s, after_s))
     block = _Block(source, start, end, first, second)
@@ -144,7 +148,8 @@ def _between_silences(block: _Block, passes: Sequence[Window]) -> Spent:
         block.before.untold_j(block.start + middle - away[0], block.start + middle),
         block.after.untold_j(block.end + middle, block.end + middle + away[1]),
     )
-    tail = abs(joules - block.joules(middle, trends=False))
+    flat = [block.joules(float(delay), trends=False) for delay in delays]
+    tail = max(abs(one - other) for one, other in zip(by_delay, flat, strict=True))
     terms = [
         Term("timing", math.hypot(*(anchor * (1 + gap / at.seconds) for at, anchor, _, gap in sides))),
         Term("quiet power", math.hypot(*(other * gap / at.seconds for at, _, other, gap in sides), *untold)),
