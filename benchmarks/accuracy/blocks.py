@@ -275,15 +275,21 @@ def seen(
     field: Field | None = None,
     kind: str = "gpu",
     far_s: float = _FAR_S,
+    gain: float = 1.0,
+    offset_w: float = 0.0,
 ) -> Trace:
-    """The trace of a board with a counter of these habits, a power field, or both."""
+    """The trace of a board with a counter of these habits, a power field, or both.
+
+    The counter shows `gain` × the true joules + `offset_w` × seconds.
+    """
     numbers = np.random.default_rng(draw.randrange(2**31))
     reads = polls(numbers, at, habits or Habits(), far_s=far_s)
     at_ns = np.round(reads * S).astype(np.int64)
     found: dict[Quantity, Integers] = {}
     if habits is not None:
         moves = steps(numbers, at, habits)
-        shown = np.round(at.joules(moves - habits.lag_s) / COUNTERS[kind].scale).astype(np.int64)
+        joules = gain * at.joules(moves - habits.lag_s) + offset_w * (moves - habits.lag_s)
+        shown = np.round(joules / COUNTERS[kind].scale).astype(np.int64)
         found[COUNTERS[kind]] = shown[np.searchsorted(moves, reads, side="right") - 1]
     if field is not None:
         moves = steps(numbers, at, Habits(POWER_STEP_S)) - field.lag_s
