@@ -85,7 +85,14 @@ def recordings(place: Path) -> Iterator[Recording]:
                 field = column.removesuffix("_w")
                 # nvidia-smi's names say the same as the driver's fields.
                 shown_by = {"power_draw": "power_usage"}.get(field, field.replace("power_draw", "power"))
-                quantity = Quantity(shown_by, f"nvidia-smi.{field}", "W", 1e-3)
+                quantity = Quantity(
+                    shown_by,
+                    f"nvidia-smi.{field}",
+                    "W",
+                    1e-3,
+                    step_ns=S // 10,
+                    window_ns=round(_window_s(name, field) * S),
+                )
                 raw = np.asarray(np.round(shown[column] * 1000), dtype=np.int64)
                 yield Recording(name, field, Series(quantity, at_ns, at_ns, raw), ends_s, joules)
 
@@ -150,9 +157,11 @@ def _row(recording: Recording, others: Sequence[Recording]) -> Row:
     )
 
 
-def _averages(recording: Recording) -> bool:
-    """Whether the field of an unspecific name averages over 1 s there (README of the recordings)."""
-    return recording.name.startswith("rtx3090") and recording.field == "power_draw"
+def _window_s(name: str, field: str) -> float:
+    """What the field averages over on that board under that driver (README of the recordings)."""
+    if field == "power_draw_average" or (name, field) == ("rtx3090-step", "power_draw"):
+        return 1.0
+    return 0.025 if name.startswith("a100") else 0.1
 
 
 def _ns(t: float) -> int:

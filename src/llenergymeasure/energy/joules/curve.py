@@ -247,7 +247,8 @@ def _held(series: Series, domain: Domain, span: Window, before: Floats, after: F
 def aliasing_j(source: Curve, start: float, end: float) -> float:
     """What the held readings of a power field may be off by for work between two moments (95 %).
 
-    Each change was seen up to the time between two reads late. A field that looks at a part of the time only
+    Each change was seen up to the time between two reads late, and its neighbours alike, since reads and
+    updates drift past each other slowly: twice the variance of independent ones. A field that looks at a part of the time only
     samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat counts too.
     """
     if source.levels is None:
@@ -255,7 +256,7 @@ def aliasing_j(source: Curve, start: float, end: float) -> float:
     lag = source.lag_s
     seen = np.flatnonzero((source.time > start) & (source.time < end + lag))
     late = np.diff(source.levels[seen]) * np.diff(source.time[seen])
-    late_j = math.sqrt(float(np.sum(late**2)) / 12)
+    late_j = math.sqrt(2 * float(np.sum(late**2)) / 12)
     if sees_everything(source.quantity):
         return 1.96 * late_j
     inside = source.levels[(source.time > min(start + lag, end)) & (source.time < end)]
