@@ -137,9 +137,8 @@ def _row(recording: Recording, others: Sequence[Recording]) -> Row:
     spent = block_energy(trace, domain.name, before=before, passes=[block], after=after)
     true_j = recording.true_j(block)
     error = (spent.joules or 0.0) / true_j - 1
-    limit = (
-        None if "square" in recording.name else LIMITS["average" in recording.field or _averages(recording)]
-    )
+    averages = _window_s(recording.name, recording.field) == 1.0
+    limit = None if "square" in recording.name else LIMITS[averages]
     held = abs(error) * true_j <= spent.half_width_j
     target = f"worst ≤ {100 * limit:g} %, held" if limit else "held"
     return Row(

@@ -248,8 +248,9 @@ def aliasing_j(source: Curve, start: float, end: float) -> float:
     """What the held readings of a power field may be off by for work between two moments (95 %).
 
     Each change was seen up to the time between two reads late, and its neighbours alike, since reads and
-    updates drift past each other slowly: twice the variance of independent ones. A field that looks at a part of the time only
-    samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat counts too.
+    updates drift past each other slowly: twice the variance of independent ones. A field that looks at a part
+    of the time only samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat
+    counts too.
     """
     if source.levels is None:
         return 0.0
