@@ -10,6 +10,8 @@ from llenergymeasure.records import Quantity, Series, Window
 
 S = 1_000_000_000
 MS = 1_000_000
+# 2³² counts of 61 µJ, in µJ.
+RAPL_WRAP = 262_143_328_850
 
 
 def _series(
@@ -46,6 +48,24 @@ def test_a_fall_that_no_wrap_explains_is_a_reset() -> None:
     assert resets.tolist() == [True, False]
     _, resets = unwrap(np.array([100, 200, 0, 50]), None)
     assert resets.tolist() == [False, True, False]
+
+
+@given(st.integers(0, RAPL_WRAP - 1), st.floats(0.001, 60.0), st.floats(0.0, 900.0))
+def test_a_wrap_is_undone_whenever_its_power_is_possible(start: int, seconds: float, watts: float) -> None:
+    counted = int(watts * seconds * 1e6)
+    raw = np.array([start, start + counted]) % RAPL_WRAP
+    counts, resets = unwrap(raw, RAPL_WRAP, seconds=np.array([0.0, seconds]), most_per_s=1e9)
+    assert counts.tolist() == [0, counted]
+    assert not resets.any()
+
+
+@given(st.integers(10**9, RAPL_WRAP - 10**9), st.floats(0.001, 0.5))
+def test_a_restart_at_0_is_a_reset_and_never_kilojoules(start: int, seconds: float) -> None:
+    raw = np.array([start, start + 5_000_000, 1_000_000, 6_000_000])
+    at = np.array([0.0, seconds, 2 * seconds, 3 * seconds])
+    counts, resets = unwrap(raw, RAPL_WRAP, seconds=at, most_per_s=1e9)
+    assert resets.tolist() == [False, True, False]
+    assert counts.tolist() == [0, 5_000_000, 5_000_000, 10_000_000]
 
 
 def test_a_failed_read_across_a_wrap_changes_nothing() -> None:

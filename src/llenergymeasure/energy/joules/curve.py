@@ -54,10 +54,13 @@ def memory_s(quantity: Quantity) -> float:
 
 
 def sees_everything(quantity: Quantity) -> bool:
-    """Whether a power field is known to look at all of the time, so that it can't alias with a rhythm."""
+    """Whether a power field is known to look at all of the time, so that it can't alias with a rhythm.
+
+    The field that is named an average does; the others differ by board and driver (arXiv 2312.02741).
+    """
     if quantity.window_ns is not None and quantity.step_ns:
         return quantity.window_ns >= PART_TIME * quantity.step_ns
-    return quantity.name != "power_instant"
+    return quantity.name == "power_average"
 
 
 def most_lag_s(quantity: Quantity) -> float:
@@ -140,8 +143,8 @@ class Curve:
         return math.hypot(step * max(abs(part * (1 - part)) * gap, memory_s(self.quantity) / 4), timing)
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
-        """The events from `start` to `end` whose moments are known well."""
-        inside = np.flatnonzero((self.time >= start) & (self.time <= end))
+        """The events that surely lie from `start` to `end` and whose moments are known well."""
+        inside = np.flatnonzero((self.time - self.half >= start) & (self.time + self.half <= end))
         if not inside.size:
             return inside
         limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))
@@ -242,26 +245,26 @@ def _held(series: Series, domain: Domain, span: Window, before: Floats, after: F
 
 
 def aliasing_j(source: Curve, start: float, end: float) -> float:
-    """What the held readings of a power field may be off by between two moments (95 %).
+    """What the held readings of a power field may be off by for work between two moments (95 %).
 
-    Each change was seen up to the time between two reads late. A field that looks at a part of the time only
-    samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat counts too.
+    Each change was seen up to the time between two reads late, and its neighbours alike, since reads and
+    updates drift past each other slowly: twice the variance of independent ones. A field that looks at a part
+    of the time only samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat
+    counts too.
     """
     if source.levels is None:
         return 0.0
-    inside = np.flatnonzero((source.time > start) & (source.time < end))
-    levels, since = source.levels[inside], source.time[inside]
-    if levels.size < 2:
-        return 0.0
-    steps, gaps = np.diff(levels), np.diff(since)
-    late = math.sqrt(float(np.sum((steps * gaps) ** 2)) / 12)
+    lag = source.lag_s
+    seen = np.flatnonzero((source.time > start) & (source.time < end + lag))
+    late = np.diff(source.levels[seen]) * np.diff(source.time[seen])
+    late_j = math.sqrt(2 * float(np.sum(late**2)) / 12)
     if sees_everything(source.quantity):
-        return 1.96 * late
-    readings = levels[np.concatenate(([True], steps != 0))]
-    spread, size = 0.0, 1
-    while size <= max(1, readings.size // 4):
+        return 1.96 * late_j
+    inside = source.levels[(source.time > min(start + lag, end)) & (source.time < end)]
+    readings = inside[np.diff(inside, prepend=np.nan) != 0]
+    spread_w, size = 0.0, 1
+    while size <= readings.size // 4:
         means = readings[: readings.size // size * size].reshape(-1, size).mean(axis=1)
-        if means.size > 1:
-            spread = max(spread, float(means.std(ddof=1)) / math.sqrt(means.size))
+        spread_w = max(spread_w, float(means.std(ddof=1)) / math.sqrt(means.size))
         size *= 2
-    return 1.96 * math.hypot(late, spread * (end - start))
+    return 1.96 * math.hypot(late_j, spread_w * (end - start))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from llenergymeasure.energy.joules.curve import UNIFORM95, Curve
 
 # A tail that falls faster than this (time constant 0.2 s) is over before it can be seen.
 _FASTEST_PER_S = 5.0
+# A trend is believed when the halves differ by this much more than noise explains.
+_SURE = 1.4
 # Where a silence shows no halves, the power of one may differ from that of the other by this part of it.
 _WANDERS = 0.1
 # Quiet power that rises by more than this part of it is work, not a board that settles.
@@ -51,7 +53,12 @@ class Quiet:
     @property
     def bends(self) -> bool:
         """Whether the halves differ by more than the moments of their events explain."""
-        return self.noise_w is not None and abs(self.bend_w) > self.noise_w
+        return self.noise_w is not None and abs(self.bend_w) > _SURE * self.noise_w
+
+    @property
+    def floor_w(self) -> float:
+        """What power comes to: where it falls, by as much again as from the one half to the other."""
+        return self.late_w + min(0.0, self.bend_w) if self.bends else self.power_w
 
     @property
     def rises(self) -> bool:
@@ -78,9 +85,13 @@ class Quiet:
         return (floor_w - self.power_w) * (end - start) + excess * (since - until) / rate
 
     def untold_j(self, start: float, end: float) -> float:
-        """What a trend may add that is too small to be seen beside the noise of the halves."""
+        """What a trend may add that is too small to be seen beside the noise of the halves.
+
+        Power that falls was falling before, and faster than in a straight line: what is seen counts twice.
+        """
         noise_w = _WANDERS * self.power_w if self.noise_w is None else self.noise_w
-        return abs(self._straight_j(start, end, noise_w))
+        seen_w = 0.0 if self.bends else max(0.0, -self.bend_w)
+        return abs(self._straight_j(start, end, noise_w + 2 * seen_w))
 
     def _straight_j(self, start: float, end: float, bend_w: float) -> float:
         apart = (self.late_s - self.early_s) or self.seconds / 2
@@ -115,6 +126,31 @@ def quiet(curve: Curve, start: float, end: float) -> Quiet | None:
         noise_w=noise,
         first_j=UNIFORM95 * power * float(half[0]),
         last_j=UNIFORM95 * power * float(half[-1]),
+    )
+
+
+def borrowed(other: Quiet, curve: Curve, start: float, end: float) -> Quiet | None:
+    """For a silence with too few events: the quiet power of the other one; None where there is no event.
+
+    The event taken is the one next to the block.
+    """
+    events = curve.usable(start, end)
+    if not events.size:
+        return None
+    event = int(events[-1] if start < curve.time[other.first] else events[0])
+    moment = float(curve.time[event])
+    unsure_j = UNIFORM95 * other.power_w * float(curve.half[event])
+    return replace(
+        other,
+        first=event,
+        last=event,
+        early_w=other.power_w,
+        late_w=other.power_w,
+        early_s=moment,
+        late_s=moment,
+        noise_w=None,
+        first_j=unsure_j,
+        last_j=unsure_j,
     )
 
 

@@ -15,16 +15,15 @@ import numpy as np
 
 from llenergymeasure.energy.joules.amid import between, modelled_energy
 from llenergymeasure.energy.joules.curve import Curve, aliasing_j
-from llenergymeasure.energy.joules.quiet import Quiet, quiet
+from llenergymeasure.energy.joules.quiet import Quiet, borrowed, quiet
 from llenergymeasure.energy.joules.sources import measured
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Method, Trace, Window
 
-# The lag shows in what is left to count at the end of a block: power over this long, when it is this much
-# above quiet (relative), tells it to this.
+# The lag shows in what is left to count at the end of a block, judged by the power over this long.
 _LAG_OVER_S = 0.8
-_LAG_STANDS_OUT = 0.25
-_LAG_HALF_S = 0.03
+_LEAST_EVENTS = 4
+_LEAST_UNSURE_S = 0.005
 
 
 def block_energy(
@@ -64,28 +63,34 @@ class _Block:
         """What it shows `delay` after the end: back from the first event in the silence, at quiet power."""
         last, since = self.after.first, self.end + delay
         until = float(self.source.time[last])
-        trend_j = self.after.trend_j(since, until, floor_w=self.before.power_w) if trends else 0.0
+        trend_j = self.after.trend_j(since, until, floor_w=self.before.floor_w) if trends else 0.0
         return float(self.source.total[last]) - self.after.joules(since, until) - trend_j
 
     def joules(self, delay: float, *, trends: bool = True) -> float:
         return self.total_at_end(delay, trends=trends) - self.total_at_start(delay, trends=trends)
 
-    def delay_s(self) -> float | None:
-        """By how much the source is behind, as the end of the block shows; None where it does not.
+    def delay_s(self) -> tuple[float, float] | None:
+        """By how much the source is behind ± what, as the end of the block shows; None where it does not.
 
-        What the source still counts after the end, over the power by which the end of the block stands out.
+        It is what the source still counts after the end, over the power by which the end stands out.
         """
         least, most = self.source.delays_s
         since = max(self.start + self.source.lag_s, self.end - _LAG_OVER_S)
         inside = slice(*np.searchsorted(self.source.time, (since, self.end)))
         time, total = self.source.time[inside] - self.end, self.source.total[inside]
-        if time.size < 3:
+        if time.size < _LEAST_EVENTS:
             return None
-        power, total_at_end = np.polyfit(time, total, 1)
-        if power - self.after.power_w < _LAG_STANDS_OUT * self.after.power_w:
+        (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
+        # A line through n points that scatter by s is known to 2 s / √n at its end.
+        squares = float(left[0]) / (time.size - 2) if left.size else 0.0
+        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
+        scatter_j = math.sqrt(max(squares, timing))
+        above_w = float(power) - self.after.power_w
+        unsure = 1.96 * 2 * scatter_j / math.sqrt(time.size) / max(above_w, 1e-9) + _LEAST_UNSURE_S
+        if above_w <= 0 or unsure > (most - least) / 2:
             return None
-        seen = (self.total_at_end(0.0, trends=False) - total_at_end) / (power - self.after.power_w)
-        return float(np.clip(seen, least, most))
+        seen = (self.total_at_end(0.0, trends=False) - float(total_at_end)) / above_w
+        return float(np.clip(seen, least, most)), unsure
 
 
 def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Window) -> Spent:
@@ -96,8 +101,12 @@ def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Windo
         flag, reason = fault
         return Spent(source.quantity.source, method, None, flags=(flag,) if flag else (), reason=reason)
     # What the source shows at first in a silence belongs to what was before it.
-    first = quiet(source, before_s + source.lag_s, start) or quiet(source, before_s, start)
+    first = quiet(source, before_s + source.lag_s, start)
     second = quiet(source, end + source.lag_s, after_s)
+    if source.quantity.unit == "J" and second is None and first is not None:
+        second = borrowed(first, source, end + source.lag_s, after_s)
+    if source.quantity.unit == "J" and first is None and second is not None:
+        first = borrowed(second, source, before_s, start)
     if first is None or second is None:
         return _without(source, passes, (before_s, after_s))
     block = _Block(source, start, end, first, second)
@@ -144,7 +153,8 @@ def _between_silences(block: _Block, passes: Sequence[Window]) -> Spent:
         block.before.untold_j(block.start + middle - away[0], block.start + middle),
         block.after.untold_j(block.end + middle, block.end + middle + away[1]),
     )
-    tail = abs(joules - block.joules(middle, trends=False))
+    flat = [block.joules(float(delay), trends=False) for delay in delays]
+    tail = max(abs(one - other) for one, other in zip(by_delay, flat, strict=True))
     terms = [
         Term("timing", math.hypot(*(anchor * (1 + gap / at.seconds) for at, anchor, _, gap in sides))),
         Term("quiet power", math.hypot(*(other * gap / at.seconds for at, _, other, gap in sides), *untold)),
@@ -170,10 +180,9 @@ def _between_silences(block: _Block, passes: Sequence[Window]) -> Spent:
 
 def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
     """With the share of each pass: between the events around its edges, moved by the lag."""
-    seen = block.delay_s()
     least, most = block.source.delays_s
-    delay = (least + most) / 2 if seen is None else seen
-    unsure = (most - least) / 2 if seen is None else min(_LAG_HALF_S, most - least)
+    seen = block.delay_s()
+    delay, unsure = ((least + most) / 2, (most - least) / 2) if seen is None else seen
     inner = [block.source.seconds(one)[1] for one in passes[:-1]]
     joules = spent.joules or 0.0
 
@@ -194,4 +203,6 @@ def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
     halves = [
         math.hypot(hidden[number], hidden[number + 1], moved[number], whole) for number in range(len(passes))
     ]
-    return replace(spent, shares=tuple(shares), share_half_widths=tuple(halves), lag_s=seen)
+    return replace(
+        spent, shares=tuple(shares), share_half_widths=tuple(halves), lag_s=None if seen is None else delay
+    )
