@@ -33,7 +33,8 @@ from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000
 LOAD_W = 400.0
-BLOCK_S = 10.0
+# Three passes of the default length.
+BLOCK_S = 15.0
 # What is asked for: the recorder's own share of a core beside the driver's part; bytes of memory in a day.
 OWN_SHARE = 0.01
 MEMORY_BYTES = 200_000_000
