@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
 from llenergymeasure.energy.cgroup import Cgroup, Cgroups
-from llenergymeasure.energy.cpu_power import power_model
+from llenergymeasure.energy.cpu_power import power_model, read_cpuinfo
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
 _SOURCE = "cpu-time-model"
@@ -126,7 +125,7 @@ class EstimateMeter:
         self._cgroup = None
 
     def domains(self) -> Sequence[Domain]:
-        return [Domain("host", "host", (_CPU_TIME, _RESIDENT), model=power_model(_cpuinfo()))]
+        return [Domain("host", "host", (_CPU_TIME, _RESIDENT), model=power_model(read_cpuinfo()))]
 
     def sample(self) -> Sequence[Sample]:
         before_ns = self._clock.monotonic_ns()
@@ -220,9 +219,3 @@ class EstimateMeter:
             private += own
             shared = max(shared, in_common)
         return private + shared
-
-
-def _cpuinfo() -> str:
-    """Empty outside Linux."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
