@@ -56,7 +56,7 @@ def test_packages_and_memory_are_read_and_nothing_that_holds_them_twice(root: Pa
 
 
 def test_no_counter_passes_for_calibrated(root: Path) -> None:
-    gains = {}
+    gains: dict[tuple[str, str], object] = {}
     for vendor in ("GenuineIntel", "AuthenticAMD"):
         with RaplMeter(root, cpuinfo=f"vendor_id\t: {vendor}\n") as meter:
             gains |= {(vendor, domain.kind): domain.systematic_gain for domain in meter.domains()}
