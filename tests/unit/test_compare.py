@@ -605,7 +605,7 @@ def test_a_regression_is_one_beyond_the_interval(factor: float, percent: float, 
     found = regression(compare(costing(1.0), costing(factor)), percent)
     assert (found is not None) == worse
     if found is not None:
-        assert "20.0%" in found
+        assert "20.0 %" in found
 
 
 def test_a_regression_on_another_board_is_one_beyond_the_systematic_range() -> None:
@@ -617,7 +617,7 @@ def test_a_regression_on_another_board_is_one_beyond_the_systematic_range() -> N
 
 def test_single_processes_do_not_pass_the_gate_unless_allowed() -> None:
     a, b = with_runs(costing(1.0), [2.0]), with_runs(costing(1.2), [2.4])
-    with pytest.raises(ConfigError, match="one process each") as caught:
+    with pytest.raises(ConfigError, match="judged") as caught:
         regression(compare(a, b), 5.0)
     assert f"--allow {SINGLE_PROCESS}" in (caught.value.hint or "")
     assert regression(compare(a, b, allow=[SINGLE_PROCESS]), 5.0) is not None
@@ -703,7 +703,7 @@ def test_a_regression_ends_with_four_and_prints_all_the_same(tmp_path: Path) -> 
     better = CliRunner().invoke(app, ["compare", b, a, "--fail-above", "5"])
     assert (worse.exit_code, better.exit_code) == (4, 0)
     assert "Energy per output token" in worse.stdout
-    assert "Regression: B uses 20.0% more" in worse.stderr
+    assert "Regression: B uses 20.0 % more" in worse.stderr
 
 
 def test_single_processes_end_the_gate_with_two_and_a_way_out(tmp_path: Path) -> None:
@@ -774,3 +774,8 @@ def test_weights_that_differ_by_a_small_buffer_are_the_same() -> None:
         for one, size in ((result(), 269_030_272), (result(), 269_030_016))
     )
     assert settings(a, b) == ()
+
+
+def test_the_guide_names_every_key_and_every_warning_that_withholds() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "comparing.md").read_text()
+    assert [word for word in (*KEYS, SINGLE_PROCESS, *WITHHELD) if word not in guide] == []

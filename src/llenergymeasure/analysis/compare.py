@@ -137,7 +137,7 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
         )
     if (a.experiment_id, a.started_at) == (b.experiment_id, b.started_at):
         raise ConfigError(
-            f"A and B are the same result: {a.experiment_id}, started at {a.started_at.utc}",
+            f"A and B are the same result: {a.experiment_id}",
             hint="give two results; a copy of one is no second measurement",
         )
     found = differences(a, b)
@@ -256,8 +256,8 @@ def _welch(found: Estimate, value: float, a: Figure, b: Figure) -> tuple[Estimat
 
 
 def regression(comparison: Comparison, percent: float) -> str | None:
-    """In one sentence that B costs over `percent` more joules per output token, beyond the interval and the
-    systematic uncertainty, or None.
+    """In one sentence that B uses over `percent` more joules per output token, beyond the interval and the
+    systematic range, or None.
 
     ConfigError where there are too few runs to judge, ResultError where it can't be judged for another
     reason.
@@ -266,19 +266,18 @@ def regression(comparison: Comparison, percent: float) -> str | None:
     found = energy.ratio
     low, _ = _ends(found)
     if found.value is None or low is None:
-        message = f"a regression cannot be judged: {found.reason}"
+        message = f"a regression cannot be judged:\n  {found.reason}"
         if energy.method is not None and energy.method.name == "too_few_runs" and len(energy.withheld) == 1:
             raise ConfigError(
                 message,
-                hint="repeat both in fresh processes (--set repeats.count=3), "
-                f"or judge within single processes: --allow {SINGLE_PROCESS}",
+                hint=f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}",
             )
         raise ResultError(message)
     if low <= 1 + percent / 100:
         return None
     return (
-        f"B uses {found.value - 1:.1%} more joules per output token than A, at least {low - 1:.1%}; "
-        f"{percent:g}% is allowed"
+        f"B uses {100 * (found.value - 1):.1f} % more J/token than A, "
+        f"at least {100 * (low - 1):.1f} %; {percent:g} % is allowed"
     )
 
 
