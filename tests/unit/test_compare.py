@@ -509,6 +509,30 @@ def test_terms_of_the_budget_that_stay_in_a_ratio_widen_it() -> None:
     assert budgeted(0.1, cancels=False) > 1.02 * budgeted(0.0, cancels=False)
 
 
+def test_an_offset_stays_in_the_ratio_of_two_powers() -> None:
+    # ± 10 W of 200 W and of 100 W: 1.1 · 0.9 / 0.95 to 1.1 · 1.1 / 1.05
+    a = figure(10.0, 10.01, 9.99, offset=(-0.05, 0.05))
+    apart = judged(a, figure(11.0, 11.01, 10.99, offset=(-0.1, 0.1)))
+    assert apart.ratio.systematic == pytest.approx((1.1 * 0.9 / 0.95, 1.1 * 1.1 / 1.05))
+    assert judged(a, figure(11.0, 11.01, 10.99, offset=(-0.05, 0.05))).ratio.systematic is None
+    assert judged(a, figure(11.0, 11.01, 10.99, offset=(-1.0, 0.1))).ratio.value is None
+
+
+def test_the_budget_of_a_result_gives_its_offset() -> None:
+    def powered(offset_j: float) -> ExperimentResult:
+        term = Term(
+            name="offset", kind="B", low=-offset_j, high=offset_j, common=True, cancels_in_ratio=False
+        )
+        plain = result().energy.uncertainty
+        assert plain is not None
+        whole = costing(1.0)
+        budget = plain.model_copy(update={"per_output_token": (term,)})
+        return whole.model_copy(update={"energy": whole.energy.model_copy(update={"uncertainty": budget})})
+
+    found = compare(powered(0.1), later(powered(0.2))).ratios[0]
+    assert found.ratio.systematic == pytest.approx((0.9 / 0.95, 1.1 / 1.05))
+
+
 def test_all_five_figures_are_compared() -> None:
     comparison = compare(result(), later(result()))
     assert [one.name for one in comparison.ratios] == [
@@ -653,7 +677,7 @@ def test_the_command_prints_both_and_what_b_does(tmp_path: Path) -> None:
     assert "2.00 ± 0.04 J/token" in done.stdout
     assert "B uses 12 % less, 11 to 13 %" in done.stdout
     assert "no difference shown: B / A 1.000" in done.stdout
-    assert "cancels in the ratio" in done.stdout
+    assert "their gain cancels in the ratio" in done.stdout
 
 
 def test_lines_fit_eighty_columns_and_break_between_words(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
@@ -54,7 +54,8 @@ class Figure:
 
     `processes` counts the measured runs, which a result of version 0.8 has without figures. `resolution` and
     `common` are relative standard uncertainties: the scatter of the runs contains the first, and the second
-    is the same in every run and does not cancel in a ratio.
+    is the same in every run and does not cancel in a ratio. `offset` is how far the value may be off,
+    relative to it, by an error that both sides share in watts and not in proportion.
     """
 
     estimate: Estimate
@@ -62,6 +63,7 @@ class Figure:
     processes: int = 0
     resolution: float = 0.0
     common: float = 0.0
+    offset: tuple[float, float] = (0.0, 0.0)
 
     @property
     def replicates(self) -> int:
@@ -191,6 +193,8 @@ def judge(
     `single` accepts fewer runs, and then takes the intervals of the estimates.
     """
     found, method = ratio(a.estimate, b.estimate, cancels=cancels), None
+    if cancels and found.value is not None:
+        found = _with_offset(found, found.value, a.offset, b.offset)
     counts = (a.replicates, b.replicates)
     few = min(counts) < REPLICATES
     if found.value is None:
@@ -232,6 +236,18 @@ def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
     up = math.hypot(math.log(b.high / b.value), math.log(a.value / a.low))
     down = math.hypot(math.log(b.value / b.low), math.log(a.high / a.value))
     return Estimate(value, "1", value * math.exp(-down), value * math.exp(up), systematic)
+
+
+def _with_offset(found: Estimate, value: float, a: tuple[float, float], b: tuple[float, float]) -> Estimate:
+    """The ratio with the systematic range that an error common to both sides leaves in it: that of two
+    different powers, since one offset in watts is a larger part of the smaller power.
+    """
+    if min(*a, *b) <= -1:
+        return Estimate.missing("1", "the systematic range of A or B includes 0")
+    ends = [value * (1 + of_b) / (1 + of_a) for of_a, of_b in zip(a, b, strict=True)]
+    if all(math.isclose(end, value, rel_tol=1e-4) for end in ends):
+        return found
+    return replace(found, systematic=(min(*ends, value), max(*ends, value)))
 
 
 def _welch(found: Estimate, value: float, a: Figure, b: Figure) -> tuple[Estimate, float | None]:
@@ -347,19 +363,11 @@ def _figures(result: ExperimentResult) -> dict[FigureName, Figure]:
     speed, cost = result.performance, result.energy.per_output_token
     alone = [run.figures for run in result.measured if run.figures is not None]
 
-    def figure(
-        estimate: Estimate, runs: list[float | None], *, resolution: float = 0.0, common: float = 0.0
-    ) -> Figure:
-        seen = tuple(value for value in runs if value is not None)
-        return Figure(estimate, seen, len(result.measured), resolution, common)
+    def figure(estimate: Estimate, runs: list[float | None]) -> Figure:
+        return Figure(estimate, tuple(value for value in runs if value is not None), len(result.measured))
 
     return {
-        ENERGY: figure(
-            cost,
-            [one.energy_per_output_token_j for one in alone],
-            resolution=_budget(result, common=False),
-            common=_budget(result, common=True),
-        ),
+        ENERGY: _budgeted(figure(cost, [one.energy_per_output_token_j for one in alone]), result),
         "output_tokens_per_second": figure(
             speed.output_tokens_per_second, [one.output_tokens_per_second for one in alone]
         ),
@@ -368,21 +376,24 @@ def _figures(result: ExperimentResult) -> dict[FigureName, Figure]:
     }
 
 
-def _budget(result: ExperimentResult, *, common: bool) -> float:
-    """The relative standard uncertainty of the budget's terms that are common to all runs and stay in a
-    ratio, or of those that the scatter of the runs contains.
-    """
+def _budgeted(figure: Figure, result: ExperimentResult) -> Figure:
+    """The figure with what its uncertainty budget leaves in a ratio."""
     budget, value = result.energy.uncertainty, result.energy.per_output_token.value
     if budget is None or not value:
-        return 0.0
-    terms = [
-        term.half_width
-        for term in budget.per_output_token
-        if term.half_width is not None
-        and not term.cancels_in_ratio
-        and (term.common if common else term.within_chance and not term.common)
-    ]
-    return math.hypot(*terms) / _NORMAL / abs(value)
+        return figure
+    terms = [term for term in budget.per_output_token if not term.cancels_in_ratio]
+    ends = [(term.low or 0.0, term.high or 0.0) for term in terms if term.half_width is None]
+
+    def combined(*, common: bool) -> float:
+        chosen = [term for term in terms if (term.common if common else term.within_chance)]
+        return math.hypot(*(term.half_width or 0.0 for term in chosen)) / _NORMAL / abs(value)
+
+    return replace(
+        figure,
+        resolution=combined(common=False),
+        common=combined(common=True),
+        offset=(sum(low for low, _ in ends) / value, sum(high for _, high in ends) / value),
+    )
 
 
 def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:

@@ -104,7 +104,7 @@ def _systematic(one: Ratio) -> str:
     if one.ratio.systematic is None:
         return ""
     low, high = one.ratio.systematic
-    return f"; systematic range of B / A {low:.2f} to {high:.2f}"
+    return f"; systematic range of B / A {low:.3f} to {high:.3f}"
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
@@ -116,9 +116,10 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     modelled = [name for name, side in (("A", comparison.a), ("B", comparison.b)) if side.modelled]
     if modelled:
         yield f"≈ The energy of {' and '.join(modelled)} is estimated, not measured"
-    source = "model of power" if modelled else "sensors"
-    if comparison.cancels:
-        yield f"The same {source} gave both energies: the systematic error cancels in the ratio"
+    if comparison.cancels and modelled:
+        yield "The same model of power gave both energies: its error cancels in the ratio"
+    elif comparison.cancels:
+        yield "The same sensors gave both energies: their gain cancels in the ratio"
     elif comparison.cancels is not None:
         why = (
             "engine, precision or machine differ" if modelled else "the energies come from different sensors"
