@@ -226,8 +226,9 @@ def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
     value, systematic = b.value / a.value, None
     if not cancels and (a.systematic or b.systematic):
         (a_low, a_high), (b_low, b_high) = a.systematic or (a.value,) * 2, b.systematic or (b.value,) * 2
-        if a_low <= 0:
-            return Estimate.missing("1", "the systematic range of A includes 0")
+        if min(a_low, b_low) <= 0:
+            side = "A" if a_low <= 0 else "B"
+            return Estimate.missing("1", f"the systematic range of {side} includes 0")
         systematic = b_low / a_high, b_high / a_low
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return Estimate(value, "1", systematic=systematic, reason=_first_reason(a, b))
@@ -310,11 +311,13 @@ def _verdict(found: Estimate) -> Verdict | None:
 
 
 def _ends(found: Estimate) -> tuple[float | None, float | None]:
-    """The interval, and beyond it what the systematic range adds."""
+    """The interval and the systematic range together: the root of both squares of logarithms on each side."""
     if found.systematic is None or not found.value or found.low is None or found.high is None:
         return found.low, found.high
     below, above = found.systematic
-    return found.low * below / found.value, found.high * above / found.value
+    down = math.hypot(math.log(found.value / found.low), math.log(found.value / below))
+    up = math.hypot(math.log(found.high / found.value), math.log(above / found.value))
+    return found.value * math.exp(-down), found.value * math.exp(up)
 
 
 def _why_no_ratio(a: Estimate, b: Estimate) -> str:
