@@ -31,9 +31,7 @@ ROWS: dict[str, Device] = {
     "all three, counter of 20 ms": Device(
         host_s=0.05, within=0.25, prefill_w=600.0, decode_w=200.0, step_s=0.02
     ),
-    "all three, no counter": Device(
-        host_s=0.05, within=0.25, prefill_w=600.0, decode_w=200.0, counter=False
-    ),
+    "all three, no counter": Device(host_s=0.05, within=0.25, prefill_w=600.0, decode_w=200.0, counter=False),
 }
 
 

@@ -385,7 +385,11 @@ def _budgeted(figure: Figure, result: ExperimentResult) -> Figure:
     if budget is None or not value:
         return figure
     terms = [term for term in budget.per_output_token if not term.cancels_in_ratio]
-    ends = [(term.low or 0.0, term.high or 0.0) for term in terms if term.half_width is None]
+    ends = [
+        (term.low - value, term.high - value)
+        for term in terms
+        if term.low is not None and term.high is not None
+    ]
 
     def combined(*, common: bool) -> float:
         chosen = [term for term in terms if (term.common if common else term.within_chance)]
