@@ -4,8 +4,8 @@ second of waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llenergymeasure.analysis.metrics import metrics
@@ -17,10 +17,11 @@ from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.budget import Turn
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.lock import DomainLocks
-from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.repeats import repeat
+from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.records import (
     Block,
@@ -28,7 +29,6 @@ from llenergymeasure.records import (
     Environment,
     Measurement,
     Overhead,
-    Progress,
     SessionFacts,
     Start,
     Trace,
@@ -76,10 +76,11 @@ class VirtualRuns:
         config: ExperimentConfig,
         *,
         experiment: str,
+        origins: Mapping[str, str],
         turn: Turn,
         directory: Path,
         locks: DomainLocks,  # noqa: ARG002  a board that nobody else has
-        tell: Progress,
+        tell: Tracker,
     ) -> Measurement:
         stage = self.stage(config, turn.number)
         self.stages.append(stage)
@@ -90,6 +91,7 @@ class VirtualRuns:
         def enter(phase: Phase) -> None:
             self.phases[-1].append(phase)
             stage.enter(phase)
+            tell.enter(phase)
 
         def costs(facts: SessionFacts, blocks: Sequence[Block]) -> list[float]:
             trace = recorder.trace()
@@ -106,6 +108,7 @@ class VirtualRuns:
                 enter=enter,
                 mark=lambda: None,
                 progress=tell,
+                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
                 costs=costs,
                 watts=watts,
             )
@@ -114,7 +117,9 @@ class VirtualRuns:
                 seen = conduct(config, rig, turn)
             recorder.stop()
         self.seen.append(seen)
-        found = _measurement(config, experiment, turn.number, seen, recorder.trace())
+        found = replace(
+            _measurement(config, experiment, turn.number, seen, recorder.trace()), origins=origins
+        )
         write_requests(directory / "requests.parquet", seen.blocks)
         write_measurement(directory, found)
         self.measurements.append(found)

@@ -149,7 +149,12 @@ TAILS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
 
 
 def scene(
-    draw: random.Random, shape: str, seconds: float, *, passes: int = 1, silences: tuple[float, float] | None = None
+    draw: random.Random,
+    shape: str,
+    seconds: float,
+    *,
+    passes: int = 1,
+    silences: tuple[float, float] | None = None,
 ) -> Scene:
     """A block of about `seconds`, its passes alike, after a warm-up and a silence. Quiet power may differ."""
     before_s, after_s = silences or (BEFORE_S, AFTER_S)
@@ -172,7 +177,12 @@ def scene(
 
 
 def _fall(
-    power: Power, draw: random.Random, at: float, until: float, quiet: float, level: float,
+    power: Power,
+    draw: random.Random,
+    at: float,
+    until: float,
+    quiet: float,
+    level: float,
     tail: tuple[tuple[float, float], tuple[float, float]] | None,
 ) -> None:
     if tail is None:

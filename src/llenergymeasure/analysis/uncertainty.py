@@ -21,7 +21,7 @@ def uncertainty(
     """
     if gross.value is None:
         return None
-    whole = [*_sensor_terms(energies), *_systematic_terms(energies)]
+    whole = [*_sensor_terms(energies), *_systematic_terms(energies, gross.value)]
     tokens: list[Term] = []
     if per_token.value is not None and gross.value:
         factor = per_token.value / gross.value
@@ -57,8 +57,8 @@ def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
         )
 
 
-def _systematic_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
-    """What no repetition narrows: gain and offset of uncalibrated sensors, the width of a model of power."""
+def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Term]:
+    """The range of the total by what no repetition narrows: gain and offset of sensors, a model's width."""
     gain, offset, model = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
     for one in energies:
         for domain in one.domains:
@@ -82,8 +82,8 @@ def _systematic_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
             yield Term(
                 name=name,
                 kind="B",
-                low=min(ends),
-                high=max(ends),
+                low=gross_j + min(ends),
+                high=gross_j + max(ends),
                 common=True,
                 cancels_in_ratio=cancels,
             )

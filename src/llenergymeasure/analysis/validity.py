@@ -66,8 +66,10 @@ def _by_run(
         if runs == 1:
             yield one
             continue
-        which = "every run" if len(raised[about]) == runs else f"run {', '.join(map(str, raised[about]))}"
-        yield MeasurementWarning.of(one.code, f"{one.message} ({which})")
+        which = (
+            "in every run" if len(raised[about]) == runs else f"in run {', '.join(map(str, raised[about]))}"
+        )
+        yield MeasurementWarning.of(one.code, f"{one.message}; {which}")
 
 
 def _of_energy(energy: Energy) -> list[MeasurementWarning]:

@@ -67,8 +67,12 @@ def expected_pass_s(config: ExperimentConfig, warm_up: WarmUp, kind: BlockKind =
 def passes_that_fit(config: ExperimentConfig, warm_up: WarmUp, turn: Turn, *, most: int | None = None) -> int:
     """Passes of this run's block: `passes.count` or what its share of the budget leaves, at least 1."""
     runs_left = max(1, turn.runs - turn.number + 1)
-    in_time = math.floor(turn.seconds / runs_left / expected_pass_s(config, warm_up) + 1e-9)
+    in_time = passes_in(turn.seconds / runs_left, expected_pass_s(config, warm_up))
     return max(1, min(most or config.passes.count, turn.passes // runs_left, in_time))
+
+
+def passes_in(seconds: float, pass_s: float) -> int:
+    return math.floor(seconds / pass_s + 1e-9)
 
 
 def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | None:

@@ -83,8 +83,9 @@ class Watcher(Protocol):
 @dataclass(frozen=True, slots=True)
 class Rig:
     """What a run is done with. `enter` hears of each phase as it begins, `mark` of the beginning, the middle
-    and the end of each silence; `costs` gives what each full pass so far cost per output token, in joules or, where no energy can
-    be known, in seconds; `watts` the power of each of several idle windows.
+    and the end of each silence, `warmed` of what the warm-up showed; `costs` gives what each full pass so far
+    cost per output token, in joules or, where no energy can be known, in seconds; `watts` the power of each
+    of several idle windows.
     """
 
     worker: Worker
@@ -93,6 +94,7 @@ class Rig:
     enter: Callable[[Phase], None]
     mark: Callable[[], None]
     progress: Progress
+    warmed: Callable[[WarmUp], None]
     costs: Callable[[SessionFacts, Sequence[Block]], Sequence[float]]
     watts: Callable[[Sequence[Window]], Sequence[float | None]]
 
@@ -114,6 +116,7 @@ def conduct(config: ExperimentConfig, rig: Rig, turn: Turn) -> Observations:
     ready = rig.worker.open()
     loaded = _idle(config, rig, "loaded")
     warm_up = _warm_up(config, rig)
+    rig.warmed(warm_up)
     turn.forewarn(config, warm_up)
     blocks = _blocks(config, rig, turn, warm_up=warm_up, facts=ready.facts)
     after = _idle(config, rig, "after")
@@ -129,9 +132,9 @@ def _warm_up(config: ExperimentConfig, rig: Rig) -> WarmUp:
     start_ns = rig.clock.monotonic_ns()
 
     def began(number: int, last_s: float | None) -> None:
-        last = "" if last_s is None else f", the last took {last_s:.2g} s"
+        last = "" if last_s is None else f", the one before took {last_s:.2g} s"
         done_s = (rig.clock.monotonic_ns() - start_ns) / 1e9
-        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number} running{last}")
+        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number} still running{last}")
 
     return rig.worker.warm_up(began)
 

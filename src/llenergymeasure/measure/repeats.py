@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +14,13 @@ from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ExperimentError, ExperimentInterrupted, LLEMError
 from llenergymeasure.measure.budget import Turn
+from llenergymeasure.measure.forecast import Tracker, find_pace
+from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.runner import experiment_id, run, started_now
 from llenergymeasure.measure.scratch import Files, scratch
 from llenergymeasure.records import FailedRun, Measurement, Progress
+from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.store import RUNS
 
 
@@ -29,10 +32,11 @@ class Run(Protocol):
         config: ExperimentConfig,
         *,
         experiment: str,
+        origins: Mapping[str, str],
         turn: Turn,
         directory: Path,
         locks: DomainLocks,
-        tell: Progress,
+        tell: Tracker,
     ) -> Measurement: ...
 
 
@@ -57,22 +61,30 @@ def repeat(
 ) -> Iterator[Finished]:
     """All runs of the experiment, each in `runs/<number>` of a folder that goes unless it is kept.
 
-    `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in a row end it. Where
-    nothing was measured the error of the first run is raised.
+    `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in
+    a row end it. Where nothing was measured the error of the first run is raised.
     """
     experiment = experiment_id(config, started_now())
     turn = Turn.first(config, remark=remark, strict=strict)
     measured: list[Measurement] = []
     failed: list[FailedRun] = []
     spent_j: float | None = 0.0
+    pace = find_pace(config, earlier_results(config, socket.gethostname()), gpu=bool(gpu_facts()))
+    tracker = Tracker(config, pace, tell)
     with scratch() as files, DomainLocks(owner=experiment) as locks:
         while turn.number <= turn.runs and not _ended(config, turn, measured, failed, spent_j):
             directory = files.directory / RUNS / str(turn.number)
             directory.mkdir(parents=True)
-            said = partial(tell, run=turn.number, runs=turn.runs)
+            tracker.begin_run(turn.number, turn.runs)
             try:
                 one = run(
-                    config, experiment=experiment, turn=turn, directory=directory, locks=locks, tell=said
+                    config,
+                    experiment=experiment,
+                    origins=origins,
+                    turn=turn,
+                    directory=directory,
+                    locks=locks,
+                    tell=tracker,
                 )
             except ExperimentInterrupted:
                 raise
@@ -83,7 +95,7 @@ def repeat(
                 remark(f"run {turn.number} failed: {error.message}")
                 turn = turn.after()
                 continue
-            measured.append(replace(one, origins=origins))
+            measured.append(one)
             joules = run_joules(one)
             spent_j = None if joules is None or spent_j is None else spent_j + joules
             turn = turn.after(one.passes)

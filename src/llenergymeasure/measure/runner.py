@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
@@ -45,10 +47,11 @@ def run(
     config: ExperimentConfig,
     *,
     experiment: str,
+    origins: Mapping[str, str],
     turn: Turn,
     directory: Path,
     locks: DomainLocks,
-    tell: Progress,
+    tell: Tracker,
 ) -> Measurement:
     """One run in a process of its own, with its files in `directory`. Whatever ends it, no process or thread
     of it is left.
@@ -65,6 +68,7 @@ def run(
             tell=tell,
             start_local=partial(local, temporary=temporary),
         )
+    measurement = replace(measurement, origins=origins)
     write_measurement(directory, measurement)
     return measurement
 
@@ -81,7 +85,7 @@ def _measure(
     turn: Turn,
     directory: Path,
     locks: DomainLocks,
-    tell: Progress,
+    tell: Tracker,
     start_local: Callable[[], Launch],
 ) -> Measurement:
     device = FollowedDevice(config, clock=time, run=turn.number) if config.backend == "simulated" else None
@@ -92,6 +96,7 @@ def _measure(
         conditions.enter(phase)
         if device is not None:
             device.enter(phase)
+        tell.enter(phase)
 
     with ChildWorker(config, run_id=experiment, directory=directory, launch=launch) as child:
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
@@ -110,6 +115,7 @@ def _measure(
                 enter=enter,
                 mark=conditions.mark,
                 progress=tell,
+                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )

@@ -14,13 +14,14 @@ FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
 class Progress(Protocol):
-    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown.
+    """Told of every step of a run as it goes: seconds done of seconds expected, None where unknown.
 
-    `step` of `steps` counts the phases of a run, `run` of `runs` the runs of an experiment; `left_s` is what
-    all of it is expected to take from now on; `note` is a detail of the moment.
+    `step` of `steps` within `run` of `runs`, each from 1; `left_s` is the forecast of all that is left of
+    the experiment, this step included. `note` says what is worth knowing while the step runs, such as which
+    batch of the warm-up is running. Each call replaces what the one before said.
     """
 
-    def __call__(  # noqa: PLR0913  all of it may be shown at once
+    def __call__(  # noqa: PLR0913  one call says all that a line of progress shows
         self,
         description: str,
         *,
