@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,13 +19,13 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.budget import Turn, passes_that_fit, why_too_few
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.harness import MEMORY_S, Observations, Phase, Rig, conduct
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.repeats import Run, repeat
 from llenergymeasure.records import (
     FailedRun,
     Measurement,
-    Progress,
     RunFailure,
     WarmUp,
     Window,
@@ -232,9 +232,9 @@ def test_progress_names_the_phases_and_counts_the_runs() -> None:
 
 def test_progress_of_the_warm_up_shows_which_batch_runs_and_for_how_long() -> None:
     told = experiment(config(**ONE, simulated=QUIET)).told
-    warming = [one for one in told if one["description"] == "warming up" and "note" in one]
+    warming = [one for one in told if one["description"] == "warming up" and one["note"]]
     assert [str(one["note"]).partition(",")[0] for one in warming] == [
-        f"batch {number} running" for number in range(1, 7)
+        f"batch {number} still running" for number in range(1, 7)
     ]
     done = [one["done"] for one in warming]
     assert done == sorted(done)  # type: ignore[type-var]
@@ -274,6 +274,7 @@ def test_where_energy_is_modelled_there_are_no_silences_and_both_edges_are_read(
             enter=lambda _: None,
             mark=lambda: marks.append(clock.monotonic_ns()),
             progress=lambda *_, **__: None,
+            warmed=lambda _: None,
             costs=lambda *_: [],
             watts=lambda _: [],
         )
@@ -511,16 +512,23 @@ class Failing:
         config: ExperimentConfig,
         *,
         experiment: str,
+        origins: Mapping[str, str],
         turn: Turn,
         directory: Path,
         locks: DomainLocks,
-        tell: Progress,
+        tell: Tracker,
     ) -> Measurement:
         self.tried.append(turn.number)
         if turn.number in self.fails:
             raise self.error
         return self.runs(
-            config, experiment=experiment, turn=turn, directory=directory, locks=locks, tell=tell
+            config,
+            experiment=experiment,
+            origins=origins,
+            turn=turn,
+            directory=directory,
+            locks=locks,
+            tell=tell,
         )
 
 
