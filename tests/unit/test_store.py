@@ -364,26 +364,6 @@ def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
-def test_a_notebook_shows_values_with_their_intervals_and_escapes_text() -> None:
-    table = example_result()._repr_html_()
-    assert "≈ 150 ± 3 J (90 to 210)" in table
-    assert "estimated, not measured" in table
-    measured = example_result(energy="measured")._repr_html_()
-    assert "7500 ± 1.5e+02 J" in measured
-    assert "≈" not in measured
-    missing = example_result(energy="missing")
-    assert "— (no meter could be read on this machine)" in missing._repr_html_()
-    energy = example_result(energy="measured").energy
-    wrong = energy.model_copy(update={"valid": False, "reasons": ("gpu:x: counter_reset",)})
-    shown = missing.model_copy(update={"energy": wrong})._repr_html_()
-    assert shown.index("counter_reset") < shown.index("(7500 J) not valid")
-    assert "7500 ±" not in shown
-    evil = missing.model_copy(
-        update={"config": missing.config.model_copy(update={"model": "<script>alert(1)</script>"})}
-    )
-    assert "<script>" not in evil._repr_html_()
-
-
 def test_files_that_nobody_saves_go_with_the_result(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()

@@ -68,17 +68,17 @@ def _t_below(t: float, degrees: int) -> float:
     return 0.5 + (theta + sine * total) / math.pi
 
 
-def stein_passes(costs: Sequence[float], *, target: float, minimum: int) -> int:
-    """How many passes the first stage asks for: max(minimum, ceil((t·s / target)²)).
+def stein_count(costs: Sequence[float], *, target: float, minimum: int) -> int:
+    """How many repetitions the first stage asks for: max(minimum, ceil((t·s / target)²)).
 
-    `costs` are the costs per output token of the first stage's passes; s is their standard deviation relative
-    to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the interval
-    honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no relative scatter:
-    `minimum`. ValueError for fewer than two costs, and for one that is not finite.
+    `costs` are the costs per output token of the first stage's passes or runs; s is their standard deviation
+    relative to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the
+    interval honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no
+    relative scatter: `minimum`. ValueError for fewer than two costs, and for one that is not finite.
     """
     _require_finite(costs)
     if len(costs) < 2:
-        raise ValueError(f"a first stage takes at least 2 passes, and has {len(costs)}")
+        raise ValueError(f"a first stage takes at least 2 repetitions, and has {len(costs)}")
     if fmean(costs) <= 0:
         return minimum
     s = stdev(costs) / fmean(costs)
@@ -127,6 +127,34 @@ def correlated(values: Sequence[float]) -> bool:
         return False
     sigma = math.sqrt((count - 2) / (count * count - 1))
     return _lag_1(values, spread) + 1 / count > (1.0 if count >= 20 else 1.28) * sigma
+
+
+def drift(costs: Sequence[Sequence[float]]) -> float | None:
+    """How much the cost moves from the first pass to the last, relative to its mean; None where that is no
+    more than chance.
+
+    `costs` are those of each run's passes, each relative to its run's mean. Two tests over all runs, each at
+    2.5 %: the slope of a least-squares line through cost by position (Student's t), and the last pass against
+    the first (the same, over runs, from three on). A slope sees a slow move, the ends a short one.
+    """
+    runs = [[cost / fmean(run) for cost in run] for run in costs if len(run) >= 3 and fmean(run) > 0]
+    if not runs or (len(runs) == 1 and len(runs[0]) < 4):
+        return None
+    points = [(at - (len(run) - 1) / 2, cost - 1) for run in runs for at, cost in enumerate(run)]
+    spread = sum(at * at for at, _ in points)
+    slope = sum(at * cost for at, cost in points) / spread
+    degrees = len(points) - len(runs) - 1
+    residual = sum((cost - slope * at) ** 2 for at, cost in points)
+    error = math.sqrt(residual / degrees / spread) if degrees > 0 else math.inf
+    moved = slope * fmean(len(run) - 1 for run in runs)
+    if abs(slope) > t_quantile(0.9875, max(degrees, 1)) * error and abs(moved) > 1e-9:
+        return moved
+    ends = [run[-1] - run[0] for run in runs]
+    if len(ends) >= 3:
+        mean, scatter = fmean(ends), stdev(ends) / math.sqrt(len(ends))
+        if abs(mean) > t_quantile(0.9875, len(ends) - 1) * scatter and abs(mean) > 1e-9:
+            return mean
+    return None
 
 
 def _batched_half_width(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ class Part(Protocol):
     """A device of a meter that can be read by itself, in a thread of its own.
 
     `domains` are the names of those whose absence from a read is a gap; `period_s` is how often to read it,
-    or None to let the recorder learn when its counters step; `driver_cpu_ns` what its reads have spent in the
+    or None for densely in silences and now and then else; `driver_cpu_ns` what its reads have spent in the
     driver.
     """
 
@@ -43,7 +43,7 @@ class Meter(Protocol):
 
     It is opened, read and closed in different threads. A meter of several devices may offer `parts()` as
     well, a sequence of `Part` that together read what `sample` reads; a meter without it is one part. It may
-    count in `driver_cpu_ns` what its reads spend in the driver.
+    count in `driver_cpu_ns` what its reads spend in the driver, and say in `period_s` how often to read it.
     """
 
     def why_unavailable(self) -> str | None:

@@ -1,87 +1,81 @@
-"""How closely is each device looked at, so that neither a core nor a driver is kept busy?"""
+"""How often is each device read, and how long must a silence be for its sensor?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llenergymeasure.energy.rhythm import Pace
-from llenergymeasure.energy.watch import Watched
-from llenergymeasure.records import Window
+from llenergymeasure.records import Domain, Quantity, Window
 
-# Seconds between two reads at the most, close and far: of what steps with a known rhythm, of what does not,
-# and of processes, whose CPU time the kernel counts in hundredths of a second.
-_KNOWN_S = (0.05, 0.2)
-_UNKNOWN_S = (0.017, 0.1)
-_PROCESS_S = (0.1, 0.25)
-# Far, a step is located now and then, so that the rhythm is known when a close look begins.
-_FAR_STRIDE_S = 0.4
-# Reads a second of a lone device, and of several together: what costs less than a hundredth of a core. A read
-# takes 15 µs of Python and 50 to 100 µs for waking up with cold caches; pairs of reads wake up once.
-_READS_PER_S = (180.0, 50.0)
-_FOR_STEPS = 0.75
+# Reads of a counter in a close look. With a call of up to a millisecond its step is then known to ± 3 ms.
+_COUNTER_NS = 4_000_000
+# No known power field changes faster than every 20 ms (arXiv 2312.02741).
+_POWER_NS = 20_000_000
+# From afar: a picture, shares of passes and a board's health need few reads; several boards share them.
+_FAR_NS = 100_000_000
+_FAR_POWER_NS = 50_000_000
+_FAR_SHARED_NS = 25_000_000
 # A device may spend this share of its time in reads, so that a slow driver is left to the workload.
 _SHARE_OF_TIME = 1 / 3
-# Reads that take longer than this are not made in bursts on several devices at once.
-_SLOW_NS = 2_000_000
-_MEANWHILE_S = 0.5
-# Every step is located for this long after a close look was asked for, and after it was ended.
-_HURRY_NS = 600_000_000
+# A counter that steps faster than this is as good as a continuous one: its steps need no looking for.
+_CONTINUOUS_NS = 5_000_000
+
+# Multiples of the golden ratio, modulo 1, are far from every fraction: reads so spaced share no factor with
+# the 20, 50 or 100 ms at which sensors step.
+_GOLDEN = 0.6180339887498949
+
+# Seconds of quiet power that an edge needs, and what may still come after the work (METHOD.md, silence rule).
+_GPU_COUNTER_S = (0.4, 0.15)
+_CONTINUOUS_S = (0.05, 0.002)
+_LEAST_POWER_S = 0.5
+# Lag and averaging window of a power field that nobody characterised (arXiv 2312.02741).
+_LAG_NS = 250_000_000
+_INSTANT_WINDOW_NS = 100_000_000
+_AVERAGE_WINDOW_NS = 1_000_000_000
 
 
-class Pacing:
-    """When each of `parts` is read next. `close` is whether somebody looks closely.
-
-    Every step is located until `hurry_until_ns`, and the look stays close until `close_until_ns`. With
-    `in_turn` the reads of all devices follow one another, and share the time that there is.
+def next_read_ns(
+    call: Window, domains: Sequence[Domain], *, period_s: float | None, dense: bool, devices: int
+) -> int:
+    """When to read a part again after `call`: after its own period, or at one of the moments that are common
+    to all of the `devices`, so that the processor wakes up once for all of them.
     """
+    rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
+    if period_s is not None:
+        return max(rest_ns, call.start_ns + round(period_s * 1e9))
+    counts = any(quantity.unit == "J" for domain in domains for quantity in domain.quantities)
+    if dense:
+        gap_ns = _COUNTER_NS if counts else _POWER_NS
+    else:
+        gap_ns = max(_FAR_NS if counts else _FAR_POWER_NS, devices * _FAR_SHARED_NS)
+    number = call.start_ns // gap_ns + 1
+    uneven = 0.0 if dense else number * _GOLDEN % 1 / 2
+    return max(rest_ns, round((number + uneven) * gap_ns))
 
-    def __init__(self, parts: Sequence[Watched] = (), *, in_turn: bool = False) -> None:
-        stepping = max(1, sum(one.followed is not None for one in parts))
-        self.close = False
-        self.close_until_ns = self.hurry_until_ns = 0
-        self.learner: Watched | None = None
-        self._in_turn = stepping if in_turn else 1
-        self._reads_per_s = _READS_PER_S[stepping > 1] / stepping
 
-    def hurry(self, now_ns: int) -> None:
-        self.hurry_until_ns = now_ns + _HURRY_NS
+def steps(quantity: Quantity) -> bool:
+    """Whether it counts energy in steps whose moments can be seen."""
+    return quantity.unit == "J" and (quantity.step_ns is None or quantity.step_ns > _CONTINUOUS_NS)
 
-    def next_ns(self, one: Watched, call: Window) -> int:
-        """When to read it again, after a read that took `call`."""
-        rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
-        if one.part.period_s is not None:
-            return max(rest_ns, call.start_ns + round(one.part.period_s * 1e9))
-        close = self.close or call.end_ns < self.close_until_ns
-        # A device that gives nothing is asked again now and then: its rhythm has not moved on.
-        if one.followed is None or one.rhythm.seen_ns < call.start_ns:
-            modelled = any(domain.model is not None for domain in one.domains)
-            gaps_s = _PROCESS_S if modelled else _UNKNOWN_S
-            return max(rest_ns, call.start_ns + round(gaps_s[not close] * 1e9))
-        return one.rhythm.due_ns(self._pace(one, call.end_ns, close=close))
 
-    def _pace(self, one: Watched, now_ns: int, *, close: bool) -> Pace:
-        possible_per_s = 1e9 / max(one.rhythm.latency_ns, 1.0) / self._in_turn
-        wanted_per_s = min(self._reads_per_s, _SHARE_OF_TIME * possible_per_s)
-        if now_ns < self.hurry_until_ns:
-            wanted_per_s = possible_per_s
-        gap_s = (_UNKNOWN_S if one.rhythm.period_ns is None else _KNOWN_S)[not close]
-        may_learn = self._may_learn(one)
-        if self.learner is not None and self.learner is not one:
-            gap_s = max(gap_s, _MEANWHILE_S)
-        return Pace(
-            gap_s=max(gap_s, 1 / ((1 - _FOR_STEPS) * wanted_per_s)),
-            stride_s=0.0 if close else _FAR_STRIDE_S,
-            polls_per_s=_FOR_STEPS * wanted_per_s,
-            may_learn=may_learn,
-        )
+def quiet_s(domain: Domain) -> tuple[float, float]:
+    """The least seconds of a silence for this domain, and for how long after the work it may still show it.
 
-    def _may_learn(self, one: Watched) -> bool:
-        """Slow devices learn one after the other, since their bursts would be in each other's way."""
-        if not one.rhythm.learning:
-            if self.learner is one:
-                self.learner = None
-            return False
-        if one.rhythm.latency_ns < _SLOW_NS:
-            return True
-        self.learner = self.learner or one
-        return self.learner is one
+    (0, 0) where power is modelled. Counters go before power, as they do in the energy of a window.
+    """
+    if domain.model is not None:
+        return 0.0, 0.0
+    counters = [quantity for quantity in domain.quantities if quantity.unit == "J"]
+    if counters:
+        return _GPU_COUNTER_S if any(map(steps, counters)) else _CONTINUOUS_S
+    memories_s = [_memory_s(quantity) for quantity in domain.quantities if quantity.unit == "W"]
+    if not memories_s:
+        return 0.0, 0.0
+    return max(_LEAST_POWER_S, min(memories_s)), min(memories_s)
+
+
+def _memory_s(power: Quantity) -> float:
+    """How far back a power field looks: its window and its lag."""
+    window_ns, lag_ns = power.window_ns, power.lag_ns
+    if window_ns is None:
+        window_ns = _INSTANT_WINDOW_NS if "instant" in power.name else _AVERAGE_WINDOW_NS
+    return (window_ns + (_LAG_NS if lag_ns is None else lag_ns)) / 1e9

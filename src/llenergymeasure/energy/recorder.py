@@ -14,7 +14,7 @@ from typing import Self
 
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.pacing import Pacing
+from llenergymeasure.energy.pacing import next_read_ns, quiet_s
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
@@ -27,9 +27,9 @@ from llenergymeasure.energy.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
-# Counters step every 100 ms at the slowest: two of those, and time for a read, put an edge between two steps.
-_SETTLE_NS = 250_000_000
-_SETTLE_AT_MOST_NS = 450_000_000
+# A silence in which a counter shows no events ends all the same, and a look at a driver that blocks as well.
+_SILENCE_AT_MOST_S = 3.0
+_LOOK_AT_MOST_NS = 300_000_000
 _FLUSH_S = 1.0
 _MOST_NUMBERS = 1_000_000
 _OPEN_S = 20.0
@@ -44,9 +44,8 @@ class Recorder:
     `start(threaded=False)` nothing runs by itself: call `poll` at least every `tick_s`. `stop` leaves
     `power.parquet`. A meter that raises or blocks gives a `Gap`, not an end.
 
-    The steps of each counter are learnt and read around: all of them in a close look as far as that costs
-    less than a hundredth of a core, every one just after a close look begins or ends, and now and then one
-    else.
+    Silences are looked at densely, so that the steps of counters are known to ± 3 ms; else a few reads a
+    second do.
     """
 
     tick_s = 0.001
@@ -57,7 +56,8 @@ class Recorder:
         self._directory = directory
         self._domains: tuple[Domain, ...] = ()
         self._watched: tuple[Watched, ...] = ()
-        self._pacing = Pacing()
+        self._dense = False
+        self._devices = 0
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
         self._flusher_cpu_ns = 0
@@ -121,7 +121,6 @@ class Recorder:
             self._writer = TraceWriter(self._directory / STREAM_NAME, self._domains)
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
-        self._pacing = Pacing(self._watched, in_turn=not threaded)
         if not threaded:
             self.poll()
             return
@@ -149,49 +148,58 @@ class Recorder:
         index = {key: first + number for number, key in enumerate(series_keys(domains))}
         self._domains += domains
         self._watched += tuple(watched(meter, domains, index))
+        self._devices = sum(one.part.period_s is None for one in self._watched)
 
     def dense(self, wanted: bool, /) -> None:
-        """Look closely from now on, or (after a little while, in which counters step once more) no longer.
+        """Look closely from now on, or no longer."""
+        self._dense = wanted
+        if wanted:
+            self._hurry([one for one in self._watched if one.part.period_s is None])
 
-        Asked again in a close look it says that an edge is near: every step is located for a while.
-        """
-        now_ns = self._clock.monotonic_ns()
-        if self._pacing.close and not wanted:
-            self._pacing.close_until_ns = now_ns + _SETTLE_NS
-        if wanted or self._pacing.close:
-            self._hurry(now_ns)
-        self._pacing.close = wanted
-
-    def _hurry(self, now_ns: int) -> None:
-        """Read at once, and then around every step for a while."""
-        self._pacing.hurry(now_ns)
-        self._due_ns = 0
-        for one in self._watched:
-            if one.part.period_s is None:
-                one.due_ns = 0
-                one.bell.ring()
-
-    def settle(self) -> None:
-        """Wait until counters have stepped since now, so that a window that ends now can be placed."""
+    def look(self) -> None:
+        """Read now, once, whatever is not read densely; returns when that is done (or a driver blocks)."""
         since_ns = now_ns = self._clock.monotonic_ns()
-        self._pacing.close_until_ns = since_ns + _SETTLE_AT_MOST_NS
-        self._hurry(since_ns)
-        while now_ns - since_ns < _SETTLE_AT_MOST_NS and not all(
-            one.settled(since_ns, now_ns, enough_ns=_SETTLE_NS) for one in self._watched
-        ):
-            self._clock.sleep(0.01)
+        asked = [
+            one for one in self._watched if one.domains and not (self._dense and one.part.period_s is None)
+        ]
+        self._hurry(asked)
+        while now_ns - since_ns < _LOOK_AT_MOST_NS and any(one.looked_ns < since_ns for one in asked):
+            self._clock.sleep(0.001)
             now_ns = self._clock.monotonic_ns()
+
+    def _hurry(self, parts: Sequence[Watched]) -> None:
+        self._due_ns = 0
+        for one in parts:
+            one.due_ns = 0
+            one.bell.ring()
+
+    @property
+    def quiet_s(self) -> tuple[float, float]:
+        """The least seconds of a silence before and after a block, and the lag to allow for after it besides:
+        what the slowest of all sources needs, (0, 0) where none is measured.
+        """
+        each = [quiet_s(domain) for domain in self._domains]
+        return max((least for least, _ in each), default=0.0), max((lag for _, lag in each), default=0.0)
+
+    def quiet_enough(self, since_ns: int) -> bool:
+        """Whether a silence that began then has lasted its least time, and shown three usable events of every
+        counter that steps. One that shows none, stuck or too slow to read, ends it after three seconds.
+        """
+        lasted_s = (self._clock.monotonic_ns() - since_ns) / 1e9
+        if lasted_s < self.quiet_s[0]:
+            return False
+        return lasted_s >= _SILENCE_AT_MOST_S or all(
+            events.enough_since(since_ns) for one in self._watched for events in one.events.values()
+        )
 
     def poll(self) -> None:
         """Read what is due, and write what has been read for a second; for use without threads."""
         now_ns = self._clock.monotonic_ns()
         if now_ns < self._due_ns:
             return
-        for _ in self._watched:
-            # A read may take long and make others due; one that learns goes first.
-            one = min(self._watched, key=self._urgency)
+        for one in self._watched:
             if one.due_ns > self._clock.monotonic_ns():
-                break
+                continue
             began_ns = time.thread_time_ns()
             self._read(one)
             one.cpu_ns += time.thread_time_ns() - began_ns
@@ -200,19 +208,13 @@ class Recorder:
             self._flush()
         self._due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
-    def _urgency(self, one: Watched) -> tuple[bool, int]:
-        return one is not self._pacing.learner or one.due_ns > self._clock.monotonic_ns(), one.due_ns
-
     def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
         """All that was recorded so far, or what matters for `windows`: them and a few seconds around each.
 
-        In a close look it settles first, so that a window may end now. ResultError where the trace could not
-        be written or read.
+        ResultError where the trace could not be written or read.
         """
         if self._writer is None:
             return read_trace(self._directory / PARQUET_NAME, windows=windows)
-        if self._pacing.close:
-            self.settle()
         self._flush()
         self._raise_failure()
         with self._file_lock:
@@ -220,11 +222,9 @@ class Recorder:
         return Trace(trace.domains, trace.series, (*trace.gaps, *self._open_gaps()))
 
     def stop(self) -> None:
-        """Settle where a close look has only just ended, stop, and turn the trace into Parquet."""
+        """Stop, and turn the trace into Parquet."""
         if self._writer is None:
             return
-        if self._pacing.close or self._clock.monotonic_ns() < self._pacing.close_until_ns:
-            self.settle()
         self._close()
         self._raise_failure()
         compact(self._directory)
@@ -298,8 +298,15 @@ class Recorder:
                     self._gaps.append(Gap(call, "the disk does not take what is read"))
         if not one.was_read.is_set():
             one.was_read.set()
+        one.looked_ns = call.start_ns
         if one.due_ns:
-            one.due_ns = self._pacing.next_ns(one, call)
+            one.due_ns = next_read_ns(
+                call,
+                one.domains,
+                period_s=one.part.period_s,
+                dense=self._dense,
+                devices=self._devices,
+            )
 
     def _open_gaps(self) -> tuple[Gap, ...]:
         now_ns = self._clock.monotonic_ns()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llenergymeasure.energy import Meter, Part
-from llenergymeasure.energy.rhythm import Rhythm
+from llenergymeasure.energy.pacing import steps
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.records import Clock, Domain, Gap, Quantity, Sample, Window
+from llenergymeasure.records import Clock, Domain, Gap, Sample, Window
 
 BLOCKED_NS = 1_000_000_000
-# A counter that steps faster than this is as good as a continuous one: its steps need no looking for.
-_CONTINUOUS_NS = 5_000_000
+# An event is usable when it is known to ± 3 ms; so many of them make a silence.
+_USABLE_NS = 6_000_000
+_ENOUGH_EVENTS = 3
 # A trace keeps whole numbers of 64 bits with a sign.
 _TOO_LARGE = 2**63
 
@@ -34,21 +36,38 @@ class Bell:
             self._lock.release()
 
 
+@dataclass(slots=True)
+class Events:
+    """The last moments at which a counter was seen to step: the read before each that is usable."""
+
+    raw: int | None = None
+    before_ns: int = 0
+    seen_ns: deque[int] = field(default_factory=lambda: deque([-1] * _ENOUGH_EVENTS, maxlen=_ENOUGH_EVENTS))
+
+    def saw(self, sample: Sample) -> None:
+        if self.raw not in {None, sample.raw} and sample.t_after_ns - self.before_ns <= _USABLE_NS:
+            self.seen_ns.append(self.before_ns)
+        self.raw, self.before_ns = sample.raw, sample.t_before_ns
+
+    def enough_since(self, t_ns: int) -> bool:
+        return self.seen_ns[0] >= t_ns
+
+
 @dataclass(slots=True, eq=False)
 class Watched:
     """A part of a meter, when it is read next, and since when it has given nothing of a domain and why.
 
-    `index` gives the number of each of its series in the trace. `followed` is the counter whose steps its
-    `rhythm` learns, if it has one.
+    `index` gives the number of each of its series in the trace, `events` those of its counters that step.
+    `looked_ns` is when the last read began that has ended.
     """
 
     meter: Meter
     part: Part
     domains: tuple[Domain, ...]
     index: dict[tuple[str, str], int]
-    followed: tuple[str, str] | None
-    rhythm: Rhythm = field(default_factory=Rhythm)
+    events: dict[tuple[str, str], Events]
     due_ns: int = 0
+    looked_ns: int = -1
     calling_since_ns: int | None = None
     cpu_ns: int = 0
     failing: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -68,10 +87,10 @@ class Watched:
             reason = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
         end_ns = clock.monotonic_ns()
         self.calling_since_ns = None
-        if self.followed is not None:
+        if self.events:
             for one in samples:
-                if (one.domain, one.quantity) == self.followed:
-                    self.rhythm.saw(one.t_before_ns, one.t_after_ns, one.raw)
+                if (events := self.events.get((one.domain, one.quantity))) is not None:
+                    events.saw(one)
         return samples, Window(start_ns, end_ns), reason
 
     def _checked(self, samples: object) -> Sequence[Sample]:
@@ -115,14 +134,6 @@ class Watched:
                 gaps.append(Gap(call, _blocked(call), domain.name))
         return gaps
 
-    def settled(self, since_ns: int, now_ns: int, *, enough_ns: int) -> bool:
-        """Whether what it counts has been seen to step since, or cannot be and enough time has passed."""
-        if self.part.period_s is not None:
-            return True
-        if self.followed is not None and self.rhythm.period_ns is not None:
-            return self.rhythm.stepped_twice_since(since_ns)
-        return now_ns - since_ns >= enough_ns
-
 
 @dataclass(slots=True, eq=False)
 class _Whole:
@@ -130,7 +141,10 @@ class _Whole:
 
     meter: Meter
     domains: tuple[str, ...]
-    period_s: float | None = None
+
+    @property
+    def period_s(self) -> float | None:
+        return getattr(self.meter, "period_s", None)
 
     @property
     def driver_cpu_ns(self) -> int:
@@ -151,26 +165,15 @@ def watched(meter: Meter, domains: Sequence[Domain], index: dict[tuple[str, str]
             part,
             mine := tuple(by_name[name] for name in part.domains),
             index,
-            None if part.period_s is not None else _followed(mine),
+            {
+                (domain.name, quantity.name): Events()
+                for domain in mine
+                for quantity in domain.quantities
+                if steps(quantity)
+            },
         )
         for part in parts
     ]
-
-
-def _followed(domains: Sequence[Domain]) -> tuple[str, str] | None:
-    return next(
-        (
-            (domain.name, quantity.name)
-            for domain in domains
-            for quantity in domain.quantities
-            if _steps(quantity)
-        ),
-        None,
-    )
-
-
-def _steps(quantity: Quantity) -> bool:
-    return quantity.unit == "J" and (quantity.step_ns is None or quantity.step_ns > _CONTINUOUS_NS)
 
 
 def _blocked(call: Window) -> str:
