@@ -22,8 +22,9 @@ COUNTERS = {"gpu": ENERGY, "rapl": RAPL}
 S = 1_000_000_000
 # What went before a block: warm-up, which ends where the silence begins.
 _WARM_UP_S = 2.5
-# The recorder reads every 5 ms in a silence and every 50 ms elsewhere, give or take a fifth.
-_CLOSE_S, _FAR_S = 0.005, 0.05
+# The recorder reads every 5 ms in a silence, give or take a fifth, and every 50 to 150 ms elsewhere.
+_CLOSE_S, _FAR_S = 0.005, 0.1
+_UNEVEN = ((0.8, 1.2), (0.5, 1.5))
 # How long the silences are, as the harness has them for a counter.
 LAG_S = 0.15
 BEFORE_S, AFTER_S = 0.4, 0.4 + LAG_S
@@ -226,7 +227,9 @@ def polls(draw: np.random.Generator, at: Scene, habits: Habits, *, far_s: float 
         (last, _CLOSE_S),
     )
     for until, gap in spans:
-        some = times + np.cumsum(gap * draw.uniform(0.8, 1.2, int(max(0.0, until - times) / (0.8 * gap)) + 2))
+        some = times + np.cumsum(
+            gap * draw.uniform(*(_UNEVEN[gap == _FAR_S]), int(max(0.0, until - times) / (0.5 * gap)) + 2)
+        )
         parts.append(some[some < until])
         times = until
     found = np.concatenate(parts)

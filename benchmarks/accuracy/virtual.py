@@ -29,7 +29,7 @@ from benchmarks.accuracy.blocks import (
     waited,
     windows,
 )
-from benchmarks.accuracy.scenes import SENSORS_BY_KIND, STEPS_S, stepped
+from benchmarks.accuracy.scenes import SENSORS_BY_KIND, stepped
 from benchmarks.accuracy.table import Row, render
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.curve import most_lag_s
@@ -49,6 +49,7 @@ OTHERS = "Other sources, and windows without silences (virtual clock)"
 FAULTS = "Sensors recognised, faults named (virtual clock)"
 
 SECONDS = (1.0, 5.0, 20.0)
+STEPS_S = (0.02, 0.05, 0.1)
 SOUND_LIMITS = dict(zip(SECONDS, (1.2, 0.35, 0.1), strict=True))
 FAULTY_LIMITS = dict(zip(SECONDS, (1.5, 0.4, 0.12), strict=True))
 # Tails of which nothing is asked but that the interval holds.

@@ -18,8 +18,8 @@ from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
 from llenergymeasure.energy.cpu_power import power_model
 from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus
-from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.energy.selection import choose_meters
@@ -83,7 +83,8 @@ def test_zeus_a_gpu_uuid_in_cuda_visible_devices_means_that_gpu(tmp_path: Path) 
 
 def test_zeus_measuring_loads_no_library_for_data_science() -> None:
     code = (
-        "import sys; from llenergymeasure.energy import nvml, recorder, integrate;"
+        "import sys; from llenergymeasure.energy import nvml, recorder;"
+        "from llenergymeasure.energy.joules import silence;"
         "print(*{'pandas', 'sklearn', 'scipy', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -106,8 +107,8 @@ def test_codecarbon_a_burst_that_nobody_announced_is_seen_in_time(tmp_path: Path
     start_ns = clock.monotonic_ns()
     trace = _recorded(tmp_path, nvml, clock, script)
     window = Window(start_ns + 2 * S, start_ns + 12 * S)
-    energy = energy_between(trace, window, trace.domains[0].name).energy
-    assert energy.value == pytest.approx(nvml.true_energy_j(window), rel=0.05)
+    spent = window_energy(trace, trace.domains[0].name, window)
+    assert spent.joules == pytest.approx(nvml.true_energy_j(window), rel=0.05)
 
 
 def test_codecarbon_what_a_model_of_power_says_is_marked_as_such(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,9 +145,9 @@ def test_perun_a_read_that_fails_is_never_0_w(tmp_path: Path) -> None:
     start_ns = clock.monotonic_ns()
     trace = _recorded(tmp_path, nvml, clock, script)
     assert all(series.raw.min() > 0 for series in trace.series.values() if series.quantity.unit == "W")
-    reading = energy_between(trace, Window(start_ns + 4 * S, start_ns + 9 * S), trace.domains[0].name)
-    assert "recorder_gap" in reading.flags
-    assert reading.energy.value is None or reading.energy.value == pytest.approx(500, rel=0.05)
+    spent = window_energy(trace, trace.domains[0].name, Window(start_ns + 4 * S, start_ns + 9 * S))
+    assert "recorder_gap" in spent.flags
+    assert spent.joules is None or spent.joules == pytest.approx(500, rel=0.05)
     (gap,) = [gap for gap in trace.gaps if gap.domain == trace.domains[0].name]
     assert gap.window.duration_s == pytest.approx(10, abs=0.5)
 

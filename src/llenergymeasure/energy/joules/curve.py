@@ -40,6 +40,8 @@ _KNOWN_LAG_S = 0.02
 _MARGIN_S = 5.0
 _BLIND_S = 1.0
 _STILL_STEPS = 10
+# What is taken for granted of an update period that was not seen (arXiv 2312.02741).
+_USUAL_STEP_S = 0.1
 # Less than this part of its period, and a sensor is part-time.
 PART_TIME = 0.75
 # How far from a moment the highest power is looked for that may hide beside it.
@@ -150,24 +152,30 @@ class Curve:
         limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))
         return inside[self.half[inside] <= limit]
 
-    def why_not(self, start: float, end: float) -> tuple[str, str] | None:
-        """Why it says nothing of what lies between two moments, as flag and reason; None where it does."""
+    def why_not(
+        self, start: float, end: float, *, around: tuple[float, float] | None = None
+    ) -> tuple[str, str] | None:
+        """Why it says nothing of what lies between two moments, as flag and reason; None where it does.
+
+        `around` are the ends of the silences beside, where the source should go on counting.
+        """
         if self.reads.size < 2 or self.reads[0] > start or self.reads[-1] < end:
             return "", "the trace does not reach from before the window to after it"
-        if np.any((self.resets >= start) & (self.resets <= end)):
+        first, last = around or (start, end)
+        first, last = max(first, float(self.reads[0])), min(last, float(self.reads[-1]))
+        if np.any((self.resets >= first) & (self.resets <= last)):
             return "counter_reset", "the counter was reset within the window"
-        if self.quantity.unit == "J" and self.time.size:
-            inside = self.time[(self.time > start) & (self.time < end)]
-            moments = np.concatenate(([start], inside, [end]))
-            still = np.diff(moments)
-            usual = float(np.median(np.diff(self.time))) if self.time.size > 2 else 0.0
-            reads = np.diff(np.searchsorted(self.reads, moments))
-            if not inside.size:
-                return "sensor_stuck", "the counter never moved within the window"
-            # No board draws nothing: ten of its usual steps without one are a fault.
-            if np.any((still > max(_BLIND_S, _STILL_STEPS * usual)) & (reads > _STILL_STEPS)):
-                return "sensor_stuck", "the counter stood still within the window"
-        return None if self.time.size > 1 else ("sensor_stuck", "the counter never moved")
+        if self.quantity.unit != "J":
+            return None
+        inside = self.time[(self.time > first) & (self.time < last)]
+        moments = np.concatenate(([first], inside, [last]))
+        reads = np.diff(np.searchsorted(self.reads, moments))
+        usual = float(np.median(np.diff(self.time))) if self.time.size > 2 else 0.0
+        # No board draws nothing: ten of its usual steps without one are a fault.
+        still = np.diff(moments) > max(_BLIND_S, _STILL_STEPS * usual)
+        if not inside.size or self.time.size < 2 or np.any(still & (reads > _STILL_STEPS)):
+            return "sensor_stuck", "the counter stood still within the window or the silence beside it"
+        return None
 
     def blind(self, start: float, end: float) -> bool:
         """Whether more than a second between two moments was not read."""
@@ -222,12 +230,14 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
 
 
 def _by_last_step(found: Curve, high: Floats) -> Curve:
-    """Where reads are further apart than the counter's steps they show the last step: it was not long ago."""
+    """A read shows the last step before it, however long ago the read before was."""
+    between = np.diff(found.time)
     close = found.half <= _USABLE_S
-    pairs = close[1:] & close[:-1]
-    if np.count_nonzero(pairs) < 2:
+    one_by_one = between[close[1:] & close[:-1]]
+    if between.size == 0:
         return found
-    step_s = float(np.median(np.diff(found.time)[pairs]))
+    # Reads from afar may miss steps, so that those that were seen lie further apart.
+    step_s = float(np.median(one_by_one)) if one_by_one.size > 1 else 2 * float(np.median(between))
     low = np.maximum(found.time - found.half, high - step_s)
     return replace(found, time=(low + high) / 2, half=(high - low) / 2)
 
@@ -256,7 +266,10 @@ def aliasing_j(source: Curve, start: float, end: float) -> float:
         return 0.0
     lag = source.lag_s
     seen = np.flatnonzero((source.time > start) & (source.time < end + lag))
-    late = np.diff(source.levels[seen]) * np.diff(source.time[seen])
+    # What is not looked at of a period hides the moment of a change as well.
+    step_s = _USUAL_STEP_S if source.quantity.step_ns is None else source.quantity.step_ns * 1e-9
+    unseen_s = 0.0 if sees_everything(source.quantity) else PART_TIME * step_s
+    late = np.diff(source.levels[seen]) * np.hypot(np.diff(source.time[seen]), unseen_s)
     late_j = math.sqrt(2 * float(np.sum(late**2)) / 12)
     if sees_everything(source.quantity):
         return 1.96 * late_j
