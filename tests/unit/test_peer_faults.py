@@ -161,8 +161,8 @@ def test_ai_energy_score_missing_energy_is_no_zero_in_the_file() -> None:
 
 def test_ai_energy_score_joules_are_not_rounded_to_kilowatt_hours() -> None:
     result = example_result(energy="measured")
-    stored = json.loads(result.model_dump_json())["energy"]["total"]["value"]
-    assert stored == result.energy.total.value
+    stored = json.loads(result.model_dump_json())["energy"]["net"]["value"]
+    assert stored == result.energy.net.value
     assert 36 * round(stored / 36) != stored
 
 
@@ -174,7 +174,8 @@ def test_optimum_benchmark_the_parent_does_not_keep_a_core_busy() -> None:
             "n": 2,
             "dataset": {"name": "synthetic", "prompt_tokens": 4},
             "max_output_tokens": 4,
-            "passes": {"seconds": 1.0, "minimum": 1, "budget": {"passes": 1}},
+            "repeats": {"count": 1},
+            "passes": {"seconds": 1.0, "count": 1},
             "baseline": {"seconds": 1.0},
             "warmup": {"max_seconds": 1.0},
         }
