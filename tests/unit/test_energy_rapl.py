@@ -55,6 +55,17 @@ def test_packages_and_memory_are_read_and_nothing_that_holds_them_twice(root: Pa
     assert (energy.source, energy.wrap, energy.unit, energy.scale) == ("rapl.dram-1", WRAP_UJ + 61, "J", 1e-6)
 
 
+def test_no_counter_passes_for_calibrated(root: Path) -> None:
+    gains: dict[tuple[str, str], object] = {}
+    for vendor in ("GenuineIntel", "AuthenticAMD"):
+        with RaplMeter(root, cpuinfo=f"vendor_id\t: {vendor}\n") as meter:
+            gains |= {(vendor, domain.kind): domain.systematic_gain for domain in meter.domains()}
+            assert all(domain.systematic_offset_w is not None for domain in meter.domains())
+    assert gains["GenuineIntel", "cpu"] == (0.95, 1.05)
+    assert gains["AuthenticAMD", "cpu"] == (0.9, 1.1)
+    assert gains["GenuineIntel", "dram"] == (0.7, 1.3)
+
+
 def test_counters_stay_open_and_closing_lets_them_go(root: Path) -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     meter = RaplMeter(root)

@@ -11,6 +11,8 @@ from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import BlockKind, Pass, WarmUp
 
 ENOUGH = 3
+# No sensor says anything of less.
+SHORTEST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,32 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
         return None
     what = "passes" if single else "repeats"
     message = (
-        f"a walk over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
+        f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
         f"{budget.seconds:g} s and {budget.passes} passes leaves {units} {what} of the {ENOUGH} that an "
         "interval needs"
     )
-    return message, _what_fits(config, pass_s) or "raise passes.budget"
+    return message, _what_fits(config, warm_up) or "raise passes.budget"
 
 
-def _what_fits(config: ExperimentConfig, walk_s: float) -> str | None:
-    budget = config.passes.budget
+def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:
+    """The settings with which a third of the budget holds a pass; None where time is not what is short."""
+    budget, least_s, size = config.passes.budget, config.passes.seconds, config.batch_size
     if budget.passes < ENOUGH:
         return None
-    share = budget.seconds / ENOUGH / walk_s
-    fitting = math.floor(config.n * share / config.batch_size) * config.batch_size
-    if fitting >= config.batch_size:
-        return f"-n {fitting} would fit, or passes.budget.seconds={math.ceil(ENOUGH * walk_s)}"
-    tokens = math.floor(config.max_output_tokens * share)
-    longer = f"passes.budget.seconds={math.ceil(ENOUGH * walk_s)}"
-    return f"max_output_tokens={tokens} would fit, or {longer}" if tokens >= 1 else longer
+    share_s, walk_s = budget.seconds / ENOUGH, warm_up.walk_s or least_s
+    longer = f"passes.budget.seconds={math.ceil(ENOUGH * expected_pass_s(config, warm_up))}"
+
+    def fits(part: float) -> bool:
+        """Whether whole walks of that part of today's work make a pass that the share holds."""
+        return math.ceil(least_s / (part * walk_s) - 1e-9) * part * walk_s <= share_s
+
+    prompts = next((n for n in range(config.n // size * size, 0, -size) if fits(n / config.n)), None)
+    if prompts is not None:
+        return f"-n {prompts} would fit, or {longer}"
+    asked = config.max_output_tokens
+    tokens = next((tokens for tokens in range(asked - 1, 0, -1) if fits(tokens / asked)), None)
+    if tokens is not None:
+        return f"max_output_tokens={tokens} would fit, or {longer}"
+    if walk_s <= share_s >= SHORTEST_S:
+        return f"passes.seconds={math.floor(share_s / walk_s) * walk_s:.3g} would fit, or {longer}"
+    return longer
