@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.overhead.turns import Row, ratio, turns
 
-TURN_S = 1.0
+TURN_S = 1.5
 # Pairs of turns: 150 turns of each kind, and a quick look.
 PAIRS = (150, 40)
 RATIO, LOW = 0.995, 0.99
@@ -40,9 +40,9 @@ def row(*, quick: bool, threads: int | None) -> Row:
 def _command(place: Path, *, seconds: float, threads: int | None) -> list[str]:
     """A real run: one pass that lasts as long as all turns, of batches that are all alike."""
     settings = {
-        "dataset.prompt_tokens": 16,
-        "max_input_tokens": 16,
-        "max_output_tokens": 6,
+        "dataset.prompt_tokens": 8,
+        "max_input_tokens": 8,
+        "max_output_tokens": 2,
         "output_length": "exact",
         "pytorch.device": "cpu",
         "passes.seconds": seconds,
