@@ -1,74 +1,171 @@
-"""One whole run in virtual time on a simulated board: llem's recorder, harness and analysis, and no second of
-waiting.
+"""Whole runs in virtual time on a simulated board: llem's recorder, harness, repeats and analysis, and no
+second of waiting.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llenergymeasure.analysis.joules import energy, idle_watts
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.backends import Backend
+from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
+from llenergymeasure.measure.budget import Turn
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
-from llenergymeasure.records import Environment, Measurement, Overhead, Start, Trace
-from llenergymeasure.results.models import Energy
+from llenergymeasure.measure.lock import DomainLocks
+from llenergymeasure.measure.repeats import repeat
+from llenergymeasure.measure.replay import write_measurement
+from llenergymeasure.measure.simulate import FollowedDevice
+from llenergymeasure.records import (
+    Block,
+    Clock,
+    Environment,
+    Measurement,
+    Overhead,
+    SessionFacts,
+    Start,
+    Trace,
+    Window,
+)
+from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.store import write_requests
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 
+NOWHERE = Environment("", "", "", "", "", None, 1, 1, None, None, None, None, None, (), {})
 
-def virtual_run(
-    config: ExperimentConfig,
-    clock: VirtualClock,
-    nvml: SimulatedNvml,
-    *,
-    load: Callable[[], Backend],
-    enter: Callable[[Phase], None],
-    tick_s: float | None = None,
-) -> Energy:
-    """The energy part of the result, with as many passes or cycles as `config` asks for at first.
 
-    `enter` is told of every phase; the board is polled every `tick_s`, or as often as the recorder would.
+@dataclass
+class Stage:
+    """Where a virtual run takes place: a clock, a board, and what the board does in each phase."""
+
+    clock: VirtualClock
+    nvml: SimulatedNvml
+    enter: Callable[[Phase], None]
+
+    @classmethod
+    def followed(cls, config: ExperimentConfig, number: int) -> Stage:
+        clock = VirtualClock()
+        device = FollowedDevice(config, clock=clock, run=number)
+        return cls(clock, device.nvml, device.enter)
+
+
+@dataclass
+class VirtualRuns:
+    """Makes runs in virtual time. `stage` gives each its clock and board, by the configuration and the run's
+    number; `load` the engine on that clock, the simulated one where it is None. What was seen is kept in the
+    order of the runs.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        recorder = Recorder([NvmlMeter(nvml, clock=clock)], clock=clock, directory=Path(directory))
-        rig = Rig(
-            worker=lambda: Bench(config, load=lambda _: load(), clock=clock, position=Position()),
-            recorder=recorder,
-            clock=clock,
-            enter=enter,
-            progress=lambda description, done=None, total=None: None,  # noqa: ARG005  the Progress protocol
-            # Costs without scatter ask for no more of them.
-            costs=lambda facts, done: [1.0] * (len(done) if config.cycles == 1 else config.cycles),  # noqa: ARG005
-            energy_j=lambda facts, done: None,  # noqa: ARG005  no budget of joules
-            watts=lambda windows: [idle_watts(recorder.trace(), window) for window in windows],
+
+    stage: Callable[[ExperimentConfig, int], Stage] = Stage.followed
+    load: Callable[[Clock], Backend] | None = None
+    tick_s: float | None = None
+    stages: list[Stage] = field(default_factory=list)
+    phases: list[list[Phase]] = field(default_factory=list)
+    seen: list[Observations] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def __call__(
+        self,
+        config: ExperimentConfig,
+        *,
+        experiment: str,
+        origins: Mapping[str, str],
+        turn: Turn,
+        directory: Path,
+        locks: DomainLocks,  # noqa: ARG002  a board that nobody else has
+        tell: Tracker,
+    ) -> Measurement:
+        stage = self.stage(config, turn.number)
+        self.stages.append(stage)
+        self.phases.append([])
+        clock = stage.clock
+        engine = SimulatedBackend(clock, run=turn.number) if self.load is None else self.load(clock)
+        recorder = Recorder([NvmlMeter(stage.nvml, clock=clock)], clock=clock, directory=directory)
+
+        def enter(phase: Phase) -> None:
+            self.phases[-1].append(phase)
+            stage.enter(phase)
+            tell.enter(phase)
+
+        def costs(facts: SessionFacts, blocks: Sequence[Block]) -> list[float]:
+            trace = recorder.trace()
+            return pass_costs(trace, counted_domains(trace.domains, config, facts), blocks)
+
+        def watts(windows: Sequence[Window]) -> list[float | None]:
+            return [idle_watts(recorder.trace(), window) for window in windows]
+
+        with Bench(config, load=lambda _: engine, clock=clock, position=Position()) as bench:
+            rig = Rig(
+                worker=bench,
+                recorder=recorder,
+                clock=clock,
+                enter=enter,
+                mark=lambda: None,
+                progress=tell,
+                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
+                costs=costs,
+                watts=watts,
+            )
+            recorder.start(threaded=False)
+            with clock.every(self.tick_s or recorder.tick_s, recorder.poll):
+                seen = conduct(config, rig, turn)
+            recorder.stop()
+        self.seen.append(seen)
+        found = replace(
+            _measurement(config, experiment, turn.number, seen, recorder.trace()), origins=origins
         )
-        recorder.start(threaded=False)
-        with clock.every(tick_s or recorder.tick_s, recorder.poll):
-            seen = conduct(config, rig)
-        recorder.stop()
-        return energy(_measurement(config, seen, recorder.trace()))
+        write_requests(directory / "requests.parquet", seen.blocks)
+        write_measurement(directory, found)
+        self.measurements.append(found)
+        return found
 
 
-def _measurement(config: ExperimentConfig, seen: Observations, trace: Trace) -> Measurement:
-    nowhere = Environment("", "", "", "", "", None, 1, 1, None, None, None, None, None, (), {})
+def virtual_experiment(
+    config: ExperimentConfig, runs: VirtualRuns | None = None, *, strict: bool = False
+) -> ExperimentResult:
+    """The result of all repeats, as `run_experiment` gives it."""
+    with repeat(
+        config,
+        origins={},
+        tell=_silent,
+        remark=lambda _: None,
+        strict=strict,
+        run=runs or VirtualRuns(),
+    ) as finished:
+        return metrics(finished.measurements, failed=finished.failed)
+
+
+def _silent(description: str, **_: object) -> None:
+    pass
+
+
+def _measurement(
+    config: ExperimentConfig, experiment: str, number: int, seen: Observations, trace: Trace
+) -> Measurement:
     return Measurement(
-        experiment_id="",
+        experiment_id=experiment,
+        index=number,
         config=config,
         origins={},
         started=Start("", 0, None),
-        environment=nowhere,
+        environment=NOWHERE,
         facts=seen.facts,
         architecture=None,
         idle=seen.idle,
         load=seen.ready.load,
         warm_up=seen.warm_up,
-        passes=seen.passes,
+        blocks=seen.blocks,
         trace=trace,
         overhead=Overhead(0.0, 0, 0.0),
         simulated=True,
+        workload_hash=seen.ready.workload_hash,
+        cut_prompts=seen.ready.cut,
     )

@@ -17,6 +17,7 @@ from llenergymeasure.records import (
     Window,
 )
 from llenergymeasure.results.models import (
+    Closure,
     Energy,
     ExperimentResult,
     Flops,
@@ -26,18 +27,25 @@ from llenergymeasure.results.models import (
     PassWindow,
     Percentiles,
     Performance,
+    Replicates,
+    RunEnergyPart,
+    RunFigures,
+    RunPart,
     RunWindow,
+    Term,
     Tokens,
+    Uncertainty,
 )
 
 EnergyKind = Literal["modelled", "measured", "missing"]
 
 SECOND_NS = 1_000_000_000
 START_NS = 5_000 * SECOND_NS
+RUNS = 3
 PASSES = 5
 PASS_S = 5.0
-GAP_S = 0.1
-REQUESTS = 40
+RUN_S = 60.0
+REQUESTS = 120
 PROMPT_TOKENS = 60 * REQUESTS
 OUTPUT_TOKENS = 32 * REQUESTS
 GPU = "GPU-6f1c2d3e-0000-4a5b-8c9d-0123456789ab"
@@ -50,7 +58,9 @@ def example_result(
     experiment_id: str = "smollm2-135m_3f9a1c",
     notes: tuple[str, ...] = ("2 of 8 prompts were cut to 512 tokens",),
 ) -> ExperimentResult:
-    """Five passes of 5 s over 8 requests. `energy`: modelled on a CPU, measured on a GPU, or missing."""
+    """Three runs of five passes of 5 s over 8 requests. `energy`: modelled on a CPU, measured on a GPU, or
+    missing.
+    """
     config = ExperimentConfig(model="smollm2-135m", n=8, max_output_tokens=32)
     gpu = energy == "measured"
     return ExperimentResult(
@@ -72,15 +82,8 @@ def example_result(
             memory_source="resident size of the worker's tree",
         ),
         steady=True,
-        window=_window(),
-        tokens=Tokens(
-            input=PROMPT_TOKENS,
-            output=OUTPUT_TOKENS,
-            total=PROMPT_TOKENS + OUTPUT_TOKENS,
-            requests=REQUESTS,
-            pinned_ok=True,
-            disputed=False,
-        ),
+        runs=tuple(_run(number, energy) for number in range(1, RUNS + 1)),
+        tokens=_tokens(1),
         energy=_energy(energy),
         performance=_performance(),
         memory=Memory(
@@ -118,8 +121,53 @@ def _environment(*, gpu: bool) -> Environment:
     )
 
 
-def _window() -> RunWindow:
-    starts = [START_NS + int(k * (PASS_S + GAP_S) * SECOND_NS) for k in range(PASSES)]
+def _tokens(parts: int) -> Tokens:
+    """Of one of so many equal parts of the whole."""
+    return Tokens(
+        input=PROMPT_TOKENS // parts,
+        output=OUTPUT_TOKENS // parts,
+        total=(PROMPT_TOKENS + OUTPUT_TOKENS) // parts,
+        requests=REQUESTS // parts,
+        pinned_ok=True,
+        disputed=False,
+    )
+
+
+def _run(number: int, kind: EnergyKind) -> RunPart:
+    """The second of three runs costs what all of them do on average, the others 0.8 % more or less."""
+    off = 1 + 0.008 * (number - 2)
+    energy = _energy(kind)
+    cost = energy.per_output_token.value
+    window = _window(number)
+    return RunPart(
+        index=number,
+        outcome="measured",
+        started_at=Start("2025-11-24T10:00:00Z", window.start_ns - 20 * SECOND_NS, "0c4f9c2e-boot"),
+        window=window,
+        steady=True,
+        tokens=_tokens(RUNS),
+        energy=RunEnergyPart(
+            total=_scaled(energy.total, off / RUNS),
+            prefill=energy.prefill,
+            decode=energy.decode,
+            idle=energy.idle,
+        ),
+        figures=RunFigures(
+            energy_per_output_token_j=None if cost is None else cost * off,
+            output_tokens_per_second=OUTPUT_TOKENS / (RUNS * PASSES * PASS_S) / off,
+            ttft_p50_s=0.08 * off,
+            tpot_p50_s=0.017 * off,
+            e2e_p50_s=0.62 * off,
+        ),
+        overhead=OverheadPart(
+            recorder_cpu_s=0.04, recorder_samples=600, setup_s=1.4, load_s=0.5, warmup_s=1.2
+        ),
+    )
+
+
+def _window(run: int) -> RunWindow:
+    first_ns = START_NS + int((run - 1) * RUN_S * SECOND_NS)
+    starts = [first_ns + int(k * PASS_S * SECOND_NS) for k in range(PASSES)]
     passes = tuple(PassWindow(start_ns=at, end_ns=at + int(PASS_S * SECOND_NS)) for at in starts)
     return RunWindow(
         start_ns=passes[0].start_ns,
@@ -152,9 +200,9 @@ def _energy(kind: EnergyKind) -> Energy:
     modelled = kind == "modelled"
     method: Method = "modelled" if modelled else "counter"
     watts_mean = 6.0 if modelled else 300.0
-    total_j = watts_mean * PASSES * PASS_S
+    total_j = watts_mean * RUNS * PASSES * PASS_S
     width = 0.4 if modelled else 0.05
-    one_pass = "one kind of work per pass: prompt and output tokens can't be told apart"
+    no_prefill = "no prefill passes were asked for: passes.prefill is 0"
     return Energy(
         boundary="modelled" if modelled else "gpu",
         method=method,
@@ -166,8 +214,8 @@ def _energy(kind: EnergyKind) -> Energy:
         per_output_token=_around(total_j / OUTPUT_TOKENS, "J/token", systematic=width),
         per_total_token=_around(total_j / (OUTPUT_TOKENS + PROMPT_TOKENS), "J/token", systematic=width),
         per_request=_around(total_j / REQUESTS, "J/request", systematic=width),
-        prefill=Estimate.missing("J/token", one_pass),
-        decode=Estimate.missing("J/token", one_pass),
+        prefill=Estimate.missing("J/token", no_prefill),
+        decode=Estimate.missing("J/token", no_prefill),
         idle=IdlePower(
             bare=_around(watts_mean * 0.2, "W", systematic=width),
             loaded=_around(watts_mean * 0.3, "W", systematic=width),
@@ -179,17 +227,69 @@ def _energy(kind: EnergyKind) -> Energy:
                 domain="host" if modelled else f"gpu:{GPU}",
                 source="cpu-time-model" if modelled else "nvml.total_energy",
                 method=method,
-                window=Window(START_NS, START_NS + int(PASSES * (PASS_S + GAP_S) * SECOND_NS)),
+                window=Window(START_NS, START_NS + int((RUNS - 1) * RUN_S + PASSES * PASS_S) * SECOND_NS),
                 energy=_around(total_j, "J", systematic=width),
                 resolution_j=None if modelled else 0.001,
                 flags=("energy_modelled",) if modelled else (),
             ),
         ),
+        replicates=Replicates(unit="run", count=RUNS),
+        repeats_for_2_percent=5,
+        uncertainty=_uncertainty(total_j, width),
     )
 
 
+def _uncertainty(total_j: float, width: float) -> Uncertainty:
+    def terms(value: float) -> tuple[Term, ...]:
+        return (
+            _term("resolution", "B", value * 0.001, within_chance=True),
+            _term("lag", "B", value * 0.0005, common=True),
+            _term("chance", "A", value * 0.0195, degrees=RUNS - 1),
+            Term(
+                name="gain and offset",
+                kind="B",
+                low=value * (1 - width),
+                high=value * (1 + width),
+                common=True,
+                cancels_in_ratio=True,
+            ),
+        )
+
+    return Uncertainty(
+        total=terms(total_j),
+        per_output_token=terms(total_j / OUTPUT_TOKENS),
+        closures=(Closure(name="idle + net against total", parts_j=total_j, whole_j=total_j, apart=0.0),),
+    )
+
+
+def _term(
+    name: str,
+    kind: Literal["A", "B"],
+    half_width: float,
+    *,
+    degrees: float | None = None,
+    common: bool = False,
+    within_chance: bool = False,
+) -> Term:
+    return Term(
+        name=name,
+        kind=kind,
+        half_width=half_width,
+        degrees=degrees,
+        common=common,
+        cancels_in_ratio=False,
+        within_chance=within_chance,
+    )
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    if estimate.value is None:
+        return estimate
+    return _around(estimate.value * factor, estimate.unit, systematic=0.05)
+
+
 def _performance() -> Performance:
-    duration_s = PASSES * PASS_S
+    duration_s = RUNS * PASSES * PASS_S
     no_peak = "no peak figure is known for this device"
     operations = 2.0 * 134_515_008 * (PROMPT_TOKENS + OUTPUT_TOKENS)
     return Performance(

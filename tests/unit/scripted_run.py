@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import (
+    Block,
     Completion,
     Environment,
     Generation,
@@ -37,10 +39,32 @@ def one_pass(start_s: float, seconds: float = 6.0, *, output: int = 50) -> Pass:
 PASSES = (one_pass(20), one_pass(30), one_pass(40))
 
 
-def result_of(trace: Trace, passes: tuple[Pass, ...] = PASSES, **changes: Any) -> ExperimentResult:
+def blocks_of(passes: Sequence[Pass]) -> tuple[Block, ...]:
+    """Each pass as a block of its own, with a second of silence before it and 1.2 s after it."""
+    return tuple(
+        Block(
+            "full",
+            Window(one.window.start_ns - S, one.window.start_ns),
+            (one,),
+            Window(one.window.end_ns, one.window.end_ns + 6 * S // 5),
+        )
+        for one in passes
+    )
+
+
+def result_of(trace: Trace, passes: Sequence[Pass] = PASSES, **changes: Any) -> ExperimentResult:
     whole = Measurement(
         experiment_id="id",
-        config=ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50),
+        index=1,
+        config=ExperimentConfig.model_validate(
+            {
+                "model": "any",
+                "backend": "simulated",
+                "n": 1,
+                "max_output_tokens": 50,
+                "repeats": {"count": 1},
+            }
+        ),
         origins={},
         started=Start("2026-01-01T00:00:00+00:00", 0, None),
         environment=Environment(
@@ -51,11 +75,11 @@ def result_of(trace: Trace, passes: tuple[Pass, ...] = PASSES, **changes: Any) -
         idle=Idle(BARE, LOADED, AFTER),
         load=Window(5 * S, 8 * S),
         warm_up=WarmUp(Window(11 * S, 13 * S), (0.5, 0.5, 0.5), True),
-        passes=passes,
+        blocks=blocks_of(passes),
         trace=trace,
         overhead=Overhead(0.1, 100, 1.0),
     )
-    return metrics(replace(whole, **changes))
+    return metrics([replace(whole, **changes)])
 
 
 def codes(result: ExperimentResult) -> set[str]:

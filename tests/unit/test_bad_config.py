@@ -162,6 +162,7 @@ def test_any_bytes_make_a_configuration_or_an_error_that_llem_explains(
         (["--set", "model=other"], "model: given twice, by a flag of its own and by --set"),
         (["--set", "nonsense"], "is not KEY=VALUE"),
         (["--set", "modle=x"], "did you mean model?"),
+        (["--set", "cycles=5"], "cycles is now repeats.count"),
     ],
 )
 def test_a_bad_flag_exits_2_with_its_path(arguments: list[str], said: str) -> None:
@@ -196,6 +197,14 @@ def test_all_wrong_values_come_at_once_each_on_a_line() -> None:
         "Valid values: llamacpp, pytorch, simulated, tensorrt, vllm" in lines
     )
     assert "  pytorch.batchsize: unknown key. Did you mean: pytorch.batch_size?" in lines
+
+
+def test_a_renamed_field_is_refused_with_its_new_name() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ExperimentConfig.model_validate({"model": "gpt2", "cycles": 3, "passes": {"minimum": 2}})
+    lines = format_validation_error(caught.value).splitlines()
+    assert "  cycles is now repeats.count" in lines
+    assert "  passes.minimum is now passes.count" in lines
 
 
 def test_a_stored_configuration_outlives_the_plug_in_that_it_names() -> None:

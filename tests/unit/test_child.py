@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.cgroup import Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentTimeout
 from llenergymeasure.measure.child import ChildWorker
+from llenergymeasure.measure.launch import WORKER_MODULE, Launch
+from llenergymeasure.records import BlockKind, Pass
 
 
 def config(*, simulated: Mapping[str, object] | None = None, **changes: object) -> ExperimentConfig:
@@ -42,24 +44,47 @@ def worker(asked: ExperimentConfig, directory: Path) -> ChildWorker:
     return ChildWorker(asked, run_id="run", directory=directory)
 
 
+def nothing() -> None:
+    pass
+
+
+def block(child: ChildWorker, kind: BlockKind = "full", passes: int = 1) -> tuple[Pass, ...]:
+    return child.run_block(kind, passes, before=nothing, after=nothing)
+
+
+def open_and_run(child: ChildWorker) -> None:
+    child.open()
+    block(child)
+
+
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid)
 
 
 def test_a_whole_run_in_a_process_of_its_own(tmp_path: Path) -> None:
-    asked_to_go: list[int] = []
+    edges: list[int] = []
+
+    def note() -> None:
+        edges.append(time.monotonic_ns())
+
     with worker(config(), tmp_path) as child:
         ready = child.open()
         warm_up = child.warm_up()
-        done = child.run_pass(1, lambda: asked_to_go.append(time.monotonic_ns()))
+        passes = child.run_block("full", 3, before=note, after=note)
+        prefill = child.run_block("prefill", 2, before=note, after=note)
         facts = child.close()
         (pid,) = child.pids()
     assert pid != os.getpid()
     assert ready.facts.device == facts.device == "simulated"
     assert len(warm_up.batch_s) >= 3
-    assert done.window.duration_s >= 0.05
-    assert done.generation.output_tokens == done.walks * 4 * 8
-    assert asked_to_go[0] <= done.window.start_ns
+    for done in passes:
+        assert done.window.duration_s >= 0.05
+        assert done.generation.output_tokens == done.walks * 4 * 8
+    assert [one.window.start_ns for one in passes[1:]] == [one.window.end_ns for one in passes[:-1]]
+    assert [one.generation.output_tokens for one in prefill] == [one.walks * 4 for one in prefill]
+    for block_, (go_ns, rest_ns) in zip((passes, prefill), (edges[:2], edges[2:]), strict=True):
+        assert go_ns <= block_[0].window.start_ns
+        assert block_[-1].window.end_ns <= rest_ns
     assert not alive(pid)
 
 
@@ -74,30 +99,32 @@ def test_a_worker_has_a_cgroup_of_its_own_where_it_may_and_nothing_of_it_is_left
         assert found is not None
         assert found.pids() == {pid}
         assert 0.0 < (found.used_s() or 0.0) < 30.0
-        child.fresh()
-        assert not found.directory.exists()
-        child.open()
+    assert not found.directory.exists()
     assert not list(found.directory.parent.glob(f"llem-{os.getpid()}-*"))
 
 
 def test_walks_are_numbered_over_the_same_requests(tmp_path: Path) -> None:
     with worker(config(), tmp_path) as child:
         child.open()
-        done = child.run_pass(1, lambda: None)
+        (done,) = block(child)
     assert done.walks > 1
     assert [(one.walk, one.index) for one in done.generation.completions[:8]] == [
         (walk, index) for walk in range(2) for index in [one.index for one in done.generation.completions[:4]]
     ]
 
 
+ONE_BLOCK = ["block", "edge", "go", "rest", "report", "block_done"]
+
+
 def test_every_message_is_kept_in_order_with_its_time(tmp_path: Path) -> None:
     with worker(config(), tmp_path) as child:
         child.open()
-        child.run_pass(1, lambda: None)
+        block(child, passes=2)
+        block(child, "prefill")
         child.close()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     said = [event["message"].get("say") or event["message"]["do"] for event in events]
-    assert said == ["hello", "open", "ready", "pass", "edge", "go", "pass_done", "close", "closed"]
+    assert said == ["hello", "open", "ready", *2 * ONE_BLOCK, "close", "closed"]
     assert [event["t_ns"] for event in events] == sorted(event["t_ns"] for event in events)
 
 
@@ -129,9 +156,77 @@ def test_a_crash_in_the_middle_of_a_pass_names_the_stage(tmp_path: Path) -> None
         child.open()
         child.warm_up()
         with pytest.raises(ExperimentError) as caught:
-            child.run_pass(1, lambda: None)
+            block(child)
     assert caught.value.failure is not None
     assert (caught.value.failure.kind, caught.value.failure.stage) == ("crash", "measure")
+
+
+def test_a_crash_in_a_prefill_block_names_the_stage_and_leaves_nothing(tmp_path: Path) -> None:
+    # Four batches of a walk that is long enough for a pass; the sixth is one of prefill.
+    fault = {"kind": "crash", "at": "pass", "after_batches": 5}
+    with worker(config(simulated={"fault": fault}, passes={"seconds": 1e-3}), tmp_path) as child:
+        child.open()
+        child.warm_up()
+        (done,) = block(child)
+        assert done.walks == 1
+        with pytest.raises(ExperimentError, match="signal 9") as caught:
+            block(child, "prefill")
+        (pid,) = child.pids()
+    assert caught.value.failure is not None
+    assert (caught.value.failure.kind, caught.value.failure.stage) == ("crash", "measure")
+    assert not alive(pid)
+
+
+# Workers that do not keep to the protocol
+
+
+def odd(directory: Path, change: str) -> Callable[[], Launch]:
+    """Starts a worker of which `change` alters one thing."""
+    script = directory / "odd_worker.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys, time
+            from llenergymeasure.measure import worker
+
+            {change}
+            sys.exit(worker.main())
+            """
+        )
+    )
+    command = (sys.executable, str(script), WORKER_MODULE)
+    return lambda: Launch(command, greeted=lambda: None, ended=lambda: None)
+
+
+def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> None:
+    hangs = odd(tmp_path, "worker.BlockDone = lambda *_: time.sleep(3600)")
+    silences: list[str] = []
+    with ChildWorker(config(timeout_s=3.0), run_id="run", directory=tmp_path, launch=hangs) as child:
+        child.open()
+        with pytest.raises(ExperimentTimeout, match="in its measure stage"):
+            child.run_block(
+                "full", 1, before=lambda: silences.append("before"), after=lambda: silences.append("after")
+            )
+        (pid,) = child.pids()
+    assert silences == ["before", "after"]
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("worker.Edge = worker.Rest", "where Edge was due"),
+        ("worker.Rest = worker.Edge", "where Rest was due"),
+        ("worker.PROTOCOL_VERSION = 1", "speaks protocol 1, not 2"),
+    ],
+)
+def test_a_worker_that_speaks_out_of_turn_is_ended(tmp_path: Path, change: str, says: str) -> None:
+    launch = odd(tmp_path, change)
+    with ChildWorker(config(), run_id="run", directory=tmp_path, launch=launch) as child:
+        with pytest.raises(ExperimentError, match=says):
+            open_and_run(child)
+        (pid,) = child.pids()
+    assert not alive(pid)
 
 
 def test_a_hang_ends_at_the_timeout_and_leaves_nothing(tmp_path: Path) -> None:
@@ -140,7 +235,7 @@ def test_a_hang_ends_at_the_timeout_and_leaves_nothing(tmp_path: Path) -> None:
         child.open()
         child.warm_up()
         with pytest.raises(ExperimentTimeout, match="longer than 2 s"):
-            child.run_pass(1, lambda: None)
+            block(child)
         (pid,) = child.pids()
     assert not alive(pid)
 
@@ -161,7 +256,30 @@ def test_a_cancel_interrupts_a_long_sleep_at_once(tmp_path: Path) -> None:
     assert not alive(child.pids()[0])
 
 
-def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("phase", ["before", "passes", "after"])
+def test_ctrl_c_ends_a_block_at_once_in_its_passes_and_in_its_silences(tmp_path: Path, phase: str) -> None:
+    def here(now: str) -> Callable[[], None]:
+        def silence() -> None:
+            if now == "before" and phase == "passes":
+                threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+            if now == phase:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(30)
+
+        return silence
+
+    began = time.monotonic()
+    seconds = 60.0 if phase == "passes" else 0.05
+    with worker(config(passes={"seconds": seconds}), tmp_path) as child:
+        child.open()
+        with pytest.raises(KeyboardInterrupt):
+            child.run_block("full", 1, before=here("before"), after=here("after"))
+    assert time.monotonic() - began < 9
+    assert not alive(child.pids()[0])
+
+
+@pytest.mark.parametrize("where", ["loaded", "in a silence", "in a pass"])
+def test_the_worker_dies_with_its_parent(tmp_path: Path, where: str) -> None:
     script = textwrap.dedent(
         """
         import sys, pathlib
@@ -172,19 +290,32 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
         )
         child = ChildWorker(config, run_id="run", directory=pathlib.Path(sys.argv[1]))
         child.open()
-        print(child.pids()[0], flush=True)
-        sys.stdin.read()
+
+        def wait():
+            print(child.pids()[0], flush=True)
+            sys.stdin.read()
+
+        def nothing():
+            pass
+
+        if sys.argv[2] == "loaded":
+            wait()
+        if sys.argv[2] == "in a pass":
+            print(child.pids()[0], flush=True)
+        child.run_block("full", 1, before=wait if sys.argv[2] == "in a silence" else nothing, after=nothing)
         """
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
+        [sys.executable, "-c", script, str(tmp_path), where],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        assert alive(pid)
+        process = psutil.Process(pid)
+        time.sleep(0.3)
+        assert process.is_running()
         parent.kill()
-        gone, _ = psutil.wait_procs([psutil.Process(pid)], timeout=10)
-    assert [process.pid for process in gone] == [pid] or not alive(pid)
+        gone, _ = psutil.wait_procs([process], timeout=10)
+    assert gone == [process]

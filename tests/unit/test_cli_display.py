@@ -4,7 +4,7 @@ from pathlib import Path
 from unittest.mock import MagicMock, Mock
 
 import pytest
-from example_result import example_result
+from example_result import EnergyKind, example_result
 
 from llenergymeasure.cli._display import (
     print_dry_run,
@@ -12,12 +12,15 @@ from llenergymeasure.cli._display import (
     print_result_details,
     print_result_summary,
 )
-from llenergymeasure.cli._plan import expected_s, steps
 from llenergymeasure.cli._vram import first_visible, get_gpu_vram_gb
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.vram import VramEstimate, VramPart
-from llenergymeasure.records import Estimate
-from llenergymeasure.results.models import Regression
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+
 
 HEADER_FIELDS = [
     "model",
@@ -36,8 +39,8 @@ def test_a_modelled_result_says_that_it_is_estimated(capsys: pytest.CaptureFixtu
     print_result_summary(example_result(energy="modelled"))
     out, err = capsys.readouterr()
     assert err == ""
-    assert "≈ 117 ± 2 mJ/token" in out
-    assert "70 to 164 mJ/token: estimated, not measured" in out
+    assert "≈ 120 (70 to 160) mJ/token" in out
+    assert "estimated, not measured; ± 2 % between runs" in out
     assert "modelled by cpu-time-model; boundary modelled" in out
     assert out.index("Energy per output token") < out.index("Output throughput") < out.index("Warning: ")
     assert "→ " in out.splitlines()[-1]
@@ -79,21 +82,20 @@ def test_details_name_what_differs_from_the_defaults_on_stderr(capsys: pytest.Ca
     assert all(reading.source in err for reading in result.energy.readings)
 
 
-def test_details_show_what_a_token_costs_by_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    result = example_result(energy="measured")
-    overlap = Estimate.missing("J/token", "the phases overlap")
-    regression = Regression(
-        prefill=Estimate(0.0123, "J/token", 0.0121, 0.0125),
-        decode=Estimate(0.611, "J/token", 0.605, 0.617),
-        batches=1200,
-        phases_prefill=overlap,
-        phases_decode=overlap,
-    )
-    energy = result.energy.model_copy(update={"regression": regression})
-    print_result_details(result.model_copy(update={"energy": energy}))
-    err = capsys.readouterr().err
-    assert "prompt and output token by the times of the phases: the phases overlap\n" in err
-    assert "by regression over 1,200 batches: 12.3 ± 0.2 mJ/token and 611 ± 6 mJ/token\n" in err
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("kind", ["modelled", "measured", "missing"])
+def test_no_line_is_wider_than_the_terminal(
+    kind: EnergyKind, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = example_result(energy=kind)
+    print_result_summary(result)
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= columns
+    monkeypatch.delenv("COLUMNS")
+    print_result_summary(result)
+    # Whole words, and all of them.
+    assert sorted(narrow.split()) == sorted(capsys.readouterr().out.split())
 
 
 def test_the_header_reads_its_nine_fields_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,24 +106,6 @@ def test_the_header_reads_its_nine_fields_and_no_other(capsys: pytest.CaptureFix
     assert out == ""
     assert "gpt2 on pytorch, bf16, batch size 1\n100 prompts of mixed, up to 512 tokens in and 128 out" in err
     assert err.endswith("results to results\n")
-
-
-def test_the_plan_adds_up() -> None:
-    config = ExperimentConfig.model_validate(
-        {
-            "model": "any",
-            "backend": "simulated",
-            "simulated": {"load_s": 2},
-            "baseline": {"seconds": 4},
-            "warmup": {"max_seconds": 10},
-            "passes": {"seconds": 3, "minimum": 6, "budget": {"seconds": 50}},
-        }
-    )
-    assert [(step.low_s, step.high_s) for step in steps(config)] == [
-        (4, 4), (2, 2), (4, 4), (0, 10), (18, 50), (4, 4),
-    ]  # fmt: skip
-    assert expected_s(config) == (32, 74)
-    assert expected_s(config.model_copy(update={"timeout_s": 40.0})) == (32, 40)
 
 
 @pytest.mark.parametrize(

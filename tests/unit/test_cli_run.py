@@ -30,6 +30,7 @@ from llenergymeasure.exceptions import (
     ResultError,
 )
 from llenergymeasure.records import RunFailure
+from llenergymeasure.results.models import RunPart
 
 RUN = "llenergymeasure.cli.run"
 MODEL = ["run", "--model", "gpt2"]
@@ -74,7 +75,7 @@ def test_run_help() -> None:
     assert "Run an LLM efficiency experiment" in outcome.output
     options = (
         "--model -m --backend -b --dataset -d -n --batch-size --precision -p --output -o --dry-run "
-        "--quiet -q --verbose -v --json --set --meter --preset"
+        "--quiet -q --verbose -v --json --set --meter --preset --strict"
     )
     for option in options.split():
         assert option in outcome.output
@@ -273,28 +274,44 @@ def test_run_overrides_hold_only_the_flags_that_were_given() -> None:
         load.assert_called_once_with(path=None, cli_overrides=expected)
 
 
-def test_run_hands_origins_and_progress_to_the_experiment() -> None:
+@pytest.mark.parametrize("strict", [True, False])
+def test_run_hands_origins_progress_and_strictness_to_the_experiment(strict: bool) -> None:
     bar = MagicMock()
     bar.__enter__.return_value = bar
+    asked = []
 
-    def experiment(config: ExperimentConfig, *, origins: dict[str, str], progress: Any) -> Any:
+    def experiment(config: ExperimentConfig, *, origins: dict[str, str], progress: Any, strict: bool) -> Any:
         assert origins["model"] == "flag"
         assert origins["n"] == "default"
+        asked.append(strict)
         progress("loading")
-        progress("idle, bare", total=3.0)
-        assert (bar.total, bar.n) == (3.0, 0.0)
-        progress("pass 2 of 5", done=2.0, total=5.0)
-        assert (bar.total, bar.n) == (5.0, 2.0)
+        progress("pass 2 of 5", done=2.0, total=5.0, step=5, steps=8, run=2, runs=3, left_s=60.0)
+        assert bar.total == 5.0
+        assert bar.n == pytest.approx(2.0, abs=0.5)
         return MagicMock()
 
     made = MagicMock(return_value=bar)
     with replaced(run_experiment=experiment, tqdm=made, print_result_summary=MagicMock()):
-        outcome = invoke(*MODEL)
+        outcome = invoke(*MODEL, *(["--strict"] if strict else []))
     assert outcome.exit_code == 0, outcome.output
+    assert asked == [strict]
     assert made.call_args.kwargs["total"] is None
     assert made.call_args.kwargs["disable"] is True
     shown = [call.args[0] for call in bar.set_description_str.call_args_list]
-    assert shown == ["loading", "idle, bare", "pass 2 of 5"]
+    assert "loading" in shown[0]
+    assert "pass 2 of 5" in shown[-1]
+
+
+def test_run_of_which_a_part_failed_is_saved_and_shown_and_exits_1() -> None:
+    result = example_result()
+    failed = RunPart(index=2, outcome="failed", reason="out of memory")
+    result = result.model_copy(update={"runs": (result.runs[0], failed, result.runs[2])})
+    outcome = succeed("--json", "-q", result=result)
+    assert outcome.exit_code == 1
+    assert json.loads(outcome.stdout) == result.as_json()
+    (line,) = outcome.stderr.splitlines()
+    assert "2 of 3" in line
+    assert "out of memory" in line
 
 
 def test_run_json_prints_the_object_of_the_file_and_nothing_else_on_stdout() -> None:

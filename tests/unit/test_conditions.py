@@ -21,18 +21,24 @@ class Kernel:
     """Clocks, processor times and swap that a test moves by hand."""
 
     def __init__(self) -> None:
-        self.monotonic_ns = 1_000_000_000_000
+        self.now_ns = 1_000_000_000_000
         self.slept_ns = 5_000_000_000
         self.wall_ns = 1_700_000_000_000_000_000
         self.busy_s, self.idle_s = 100.0, 900.0
         self.swapped = 1_000_000
         self.read: set[int] = set()
 
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+    def sleep(self, seconds: float, /) -> None:
+        self.idle(seconds)
+
     def clock_ns(self, clock: int) -> int:
         self.read.add(clock)
         return {
-            time.CLOCK_MONOTONIC: self.monotonic_ns,
-            time.CLOCK_BOOTTIME: self.monotonic_ns + self.slept_ns,
+            time.CLOCK_MONOTONIC: self.now_ns,
+            time.CLOCK_BOOTTIME: self.now_ns + self.slept_ns,
             time.CLOCK_REALTIME: self.wall_ns,
         }[clock]
 
@@ -45,7 +51,7 @@ class Kernel:
 
     def idle(self, seconds: float, *, busy: float = 0.0, processors: int = 4) -> None:
         """Time goes by with so many processors busy."""
-        self.monotonic_ns += round(seconds * 1e9)
+        self.now_ns += round(seconds * 1e9)
         self.busy_s += busy * seconds
         self.idle_s += (processors - busy) * seconds
 
@@ -61,14 +67,14 @@ def test_a_quiet_machine_is_told_nothing() -> None:
     kernel.idle(3.0, busy=0.1)
     conditions.enter("load")
     kernel.idle(60.0, busy=4.0)
-    conditions.enter("pass")
+    conditions.enter("full")
     assert conditions.warnings() == ()
 
 
 def test_a_machine_that_sleeps_in_the_run_is_told_with_how_long() -> None:
     kernel = Kernel()
     conditions = kernel.conditions()
-    conditions.enter("pass")
+    conditions.enter("full")
     kernel.slept_ns += 42_500_000_000
     (found,) = conditions.warnings()
     assert found.code == "suspended"
@@ -88,7 +94,7 @@ def test_a_wall_clock_that_jumps_by_an_hour_changes_nothing(jump_ns: int) -> Non
     conditions.enter("bare")
     kernel.idle(3.0)
     kernel.wall_ns += jump_ns
-    conditions.enter("pass")
+    conditions.enter("full")
     assert conditions.warnings() == ()
     assert kernel.read == {time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC}
 
@@ -117,7 +123,7 @@ def test_work_of_the_run_itself_makes_no_busy_host() -> None:
     kernel.idle(3.0)
     conditions.enter("load")
     kernel.idle(30.0, busy=4.0)
-    conditions.enter("pass")
+    conditions.enter("full")
     kernel.idle(30.0, busy=4.0)
     conditions.enter("after")
     assert conditions.warnings() == ()
@@ -128,7 +134,7 @@ def test_without_a_bare_idle_nothing_is_said_of_the_host() -> None:
     conditions = kernel.conditions()
     conditions.enter("load")
     kernel.idle(30.0, busy=4.0)
-    conditions.enter("pass")
+    conditions.enter("full")
     assert conditions.warnings() == ()
 
 
@@ -158,10 +164,10 @@ def test_other_work_during_the_passes_is_told_and_the_run_s_own_is_not() -> None
             swap_bytes=lambda: 0,
             own_s=lambda: own_s[0],
         )
-        conditions.enter("pass")
+        conditions.enter("full")
         kernel.idle(5.0, busy=2.0 + others)
         own_s[0] += 10.0
-        conditions.enter("between")
+        conditions.enter("silence")
         return [warning.message for warning in conditions.warnings()]
 
     assert share_of_others(0.0) == []
@@ -183,3 +189,110 @@ def test_the_processor_time_of_a_tree_holds_its_children_s() -> None:
         parent.kill()
     assert seen >= 0.1
     assert tree_cpu_s([parent.pid]) == 0.0
+
+
+# Silences
+
+
+class Worker:
+    """A kernel and a worker that uses so many cores, told of each silence as the harness does it."""
+
+    def __init__(self) -> None:
+        self.kernel, self.own_s = Kernel(), 0.0
+        self.conditions = Conditions(
+            slept_ns=lambda: 0,
+            processors_s=lambda: (self.kernel.busy_s, self.kernel.busy_s + self.kernel.idle_s),
+            swap_bytes=lambda: 0,
+            own_s=lambda: round(self.own_s, 2),  # the kernel's hundredths
+            clock=self.kernel,
+        )
+
+    def works(self, seconds: float, cores: float) -> None:
+        self.kernel.idle(seconds, busy=cores)
+        self.own_s += seconds * cores
+
+    def silence(self, first: float, second: float, *, seconds: float = 0.5) -> None:
+        self.conditions.mark()
+        self.works(seconds / 2, first)
+        self.conditions.mark()
+        self.works(seconds / 2, second)
+        self.conditions.mark()
+
+    def broken(self) -> list[str]:
+        return [one.message for one in self.conditions.warnings() if one.code == "silence_broken"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        (0.0, 0.0, False),
+        (2.0, 2.0, False),  # an engine that spins all the time: a fact, and constant power
+        (2.0, 0.0, False),  # threads of OpenMP that spin on for a moment after the work
+        (0.0, 1.0, True),
+        (2.0, 1.0, True),
+        (0.04, 0.0, False),  # a tick of the kernel's clock
+    ],
+)
+def test_work_that_changes_in_a_silence_breaks_it_and_constant_work_does_not(
+    first: float, second: float, *, told: bool
+) -> None:
+    worker = Worker()
+    worker.silence(first, second)
+    assert bool(worker.broken()) == told
+
+
+def test_several_broken_silences_are_one_warning_with_the_first_and_how_many_more() -> None:
+    worker = Worker()
+    worker.silence(0.0, 1.0)
+    worker.silence(0.0, 0.0)
+    worker.silence(0.0, 2.0)
+    (said,) = worker.broken()
+    assert "0.00 cores in its first half and 1.00 in its second, and 1 more" in said
+
+
+def test_a_silence_too_short_for_the_kernel_s_hundredths_tells_less() -> None:
+    long, short = Worker(), Worker()
+    long.silence(0.0, 0.2, seconds=4.0)
+    short.silence(0.0, 0.2, seconds=0.1)  # 0.01 s of work: one tick
+    assert long.broken()
+    assert not short.broken()
+
+
+def test_marks_without_a_worker_of_its_own_say_nothing() -> None:
+    conditions = Kernel().conditions()
+    for _ in range(6):
+        conditions.mark()
+    assert conditions.spinning_cores is None
+    assert conditions.warnings() == ()
+
+
+def test_what_a_loaded_engine_spins_is_measured_while_it_is_left_alone() -> None:
+    worker = Worker()
+    for phase, cores in (("load", 4.0), ("rest", 4.0)):
+        worker.conditions.enter("load" if phase == "load" else "rest")
+        worker.works(2.0, cores)
+    assert worker.conditions.spinning_cores is None
+    worker.conditions.enter("loaded")
+    worker.works(3.0, 1.5)
+    worker.conditions.enter("warm_up")
+    worker.works(3.0, 4.0)
+    worker.conditions.enter("silence")
+    assert worker.conditions.spinning_cores == pytest.approx(1.5, abs=0.01)
+
+
+def test_other_work_in_prefill_passes_counts_too_and_in_silences_it_does_not() -> None:
+    worker = Worker()
+    worker.conditions.enter("full")
+    worker.works(3.0, 2.0)
+    worker.conditions.enter("silence")
+    worker.kernel.idle(9.0, busy=4.0)
+    worker.conditions.enter("prefill")
+    worker.works(3.0, 2.0)
+    worker.conditions.enter("after")
+    assert worker.conditions.warnings() == ()
+    worker.conditions.enter("prefill")
+    worker.kernel.idle(3.0, busy=2.0)
+    worker.conditions.enter("after")
+    (said,) = worker.conditions.warnings()
+    assert said.code == "host_busy"
+    assert "17%" in said.message  # 6 of 36 processor seconds

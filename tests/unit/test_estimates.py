@@ -12,9 +12,9 @@ def measured(value: float, half: float, *, systematic: tuple[float, float] | Non
     return Estimate(value, "J", value - half, value + half, systematic)
 
 
-def test_a_sum_adds_values_half_widths_and_ranges() -> None:
-    both = total([measured(100, 1, systematic=(90, 110)), measured(50, 2)], unit="J", why_none="none")
-    assert (both.value, both.low, both.high) == (150, 147, 153)
+def test_a_sum_over_sensors_adds_half_widths_in_quadrature_and_ranges_as_they_are() -> None:
+    both = total([measured(100, 3, systematic=(90, 110)), measured(50, 4)], unit="J", why_none="none")
+    assert (both.value, both.low, both.high) == (150, 145, 155)
     assert both.systematic == (140, 160)
 
 
@@ -49,13 +49,28 @@ def test_the_ratio_is_of_sums_not_a_mean_of_ratios() -> None:
 def test_two_passes_have_a_value_and_a_reason_for_no_interval() -> None:
     ratio = ratio_over_passes([10.0, 30.0], [10.0, 10.0], unit="J/token")
     assert ratio.low is None
-    assert ratio.reason == "2 repetitions: an interval from chance needs at least 3"
+    assert ratio.reason == "2 repetitions: an interval needs 3"
 
 
 def test_the_larger_of_scatter_and_resolution_is_stated() -> None:
     costs = [10.0, 10.0, 10.0]
     ratio = ratio_over_passes(costs, [10.0] * 3, unit="J/token", resolution=0.05)
     assert (ratio.low, ratio.high) == (0.95, 1.05)
+
+
+def test_what_is_common_to_all_is_added_to_the_larger_of_the_two() -> None:
+    ratio = ratio_over_passes([10.0] * 3, [10.0] * 3, unit="J/token", resolution=0.05, common=0.02)
+    assert [ratio.low, ratio.high] == pytest.approx([0.93, 1.07])
+    # scatter: mean 10, s = 1, n = 3, t(2) = 4.302653
+    chance = 0.2484138
+    wide = ratio_over_passes([9.0, 10.0, 11.0], [1.0] * 3, unit="J/token", resolution=0.05, common=0.02)
+    assert wide.high == pytest.approx(10 * (1 + chance + 0.02), rel=1e-6)
+
+
+def test_the_scatter_of_a_first_stage_holds_for_all() -> None:
+    costs = [9.0, 10.0, 11.0, *[10.0] * 9]
+    whole = ratio_over_passes(costs, [1.0] * 12, unit="J/token", first_stage=3)
+    assert whole.high == pytest.approx(10 + 4.302653 / 12**0.5, rel=1e-6)
 
 
 def test_nothing_to_divide_by_is_missing_with_a_reason() -> None:
@@ -82,4 +97,4 @@ def test_few_passes_that_climb_say_that_their_interval_is_a_lower_bound() -> Non
 def test_passes_at_zero_have_no_interval_and_are_not_called_few() -> None:
     nothing = ratio_over_passes([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], unit="J/token")
     assert (nothing.value, nothing.low) == (0.0, None)
-    assert nothing.reason == "the passes are at 0, where their scatter has no relative size"
+    assert nothing.reason == "all of them are at 0, where scatter has no relative size"

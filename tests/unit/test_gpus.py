@@ -14,7 +14,7 @@ import pytest
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.protocol import Ready
-from llenergymeasure.records import Generation, Pass, SessionFacts, WarmUp, Window
+from llenergymeasure.records import BlockKind, Generation, Pass, SessionFacts, WarmUp, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.nvml_names import SimulatedProcess
@@ -29,11 +29,15 @@ class Recorded:
     def open(self) -> Ready:
         return Ready(Window(0, 1), self._facts, 0, "hash")
 
-    def warm_up(self) -> WarmUp:
+    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         return WarmUp(Window(1, 2), (), True)
 
-    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
-        return Pass(Window(2, 3), number, Generation(()))
+    def run_block(
+        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> tuple[Pass, ...]:
+        before()
+        after()
+        return (Pass(Window(2, 3), passes, Generation(())),) if kind == "full" else ()
 
     def close(self) -> SessionFacts:
         return self._facts
@@ -67,6 +71,18 @@ def test_the_gpus_of_a_loaded_model_are_claimed_before_anything_runs_on_them() -
 
     with pytest.raises(PreFlightError, match="taken: GPU-a, GPU-b"):
         PlacedWorker(Recorded("GPU-a"), lambda: ("GPU-b",), refuse).open()
+
+
+def test_all_else_is_left_to_the_worker() -> None:
+    heard: list[str] = []
+    worker = PlacedWorker(Recorded("GPU-a"), tuple, unclaimed)
+    done = worker.run_block(
+        "full", 3, before=lambda: heard.append("before"), after=lambda: heard.append("after")
+    )
+    assert [one.walks for one in done] == [3]
+    assert worker.run_block("prefill", 3, before=lambda: None, after=lambda: None) == ()
+    assert heard == ["before", "after"]
+    assert worker.warm_up().window == Window(1, 2)
 
 
 def test_the_driver_tells_where_the_tree_of_a_process_is() -> None:

@@ -221,6 +221,20 @@ def test_all_unknown_keys_of_all_places_come_in_one_message(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(("old", "new"), [("cycles", "repeats.count"), ("passes.minimum", "passes.count")])
+def test_a_renamed_key_is_refused_with_its_new_name_from_every_place(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    path = written(tmp_path, f"model: gpt2\n{old}: 3")
+    with pytest.raises(ConfigError, match=rf"{old} is now {new} \(file"):
+        load(path=path)
+    with pytest.raises(ConfigError, match=rf"{old} is now {new} \(flag\)"):
+        load({"model": "gpt2", old: 3})
+    first, second = (f"LLEM_{key.upper().replace('.', '__')}" for key in (old, new))
+    with pytest.raises(ConfigError, match=f"{first} is now {second}"):
+        load({"model": "gpt2"}, environ={first: "3"})
+
+
 def test_a_study_file_says_that_this_version_runs_single_experiments(tmp_path: Path) -> None:
     for key in ("sweep", "experiments"):
         with pytest.raises(ConfigError, match="single experiments only"):
@@ -251,10 +265,9 @@ def test_every_preset_is_valid_and_its_values_carry_its_name(preset: str) -> Non
 def test_a_smoke_run_is_over_in_seconds() -> None:
     config = load({"model": "any", "preset": "smoke"})
     least = (
-        3 * config.baseline.seconds
-        + config.warmup.max_seconds
-        + config.passes.minimum * config.passes.seconds
+        3 * config.baseline.seconds + config.warmup.max_seconds + config.passes.count * config.passes.seconds
     )
+    assert config.repeats.count == 1
     assert least <= 10
 
 
@@ -347,8 +360,8 @@ def test_precedence_holds_for_any_subset_of_voices(
 
 def test_the_power_preset_measures_for_at_least_ten_minutes() -> None:
     config = load({"model": "gpt2", "preset": "mlperf-power"})
-    assert config.passes.seconds * config.passes.minimum >= 600
-    assert config.passes.minimum >= 3
+    assert config.passes.seconds * config.passes.count >= 600
+    assert config.passes.count >= 3
     assert config.timeout_s > config.passes.budget.seconds
 
 

@@ -17,7 +17,7 @@ from llenergymeasure.measure.scratch import LONGEST_BYTES, scratch, sweep, tempo
 
 LLEM = Path(sys.executable).with_name("llem")
 RUN = ["run", "-b", "simulated", "-m", "any", "-n", "4", "--set", "simulated.load_s=0"]
-QUICK = ["baseline.seconds=1", "passes.seconds=0.2", "passes.minimum=3", "passes.budget.passes=3"]
+QUICK = ["baseline.seconds=1", "passes.seconds=0.2", "passes.count=3", "repeats.count=2"]
 DAY_S = 86_400.0
 UNTIDY = """
 import pathlib, sys, tempfile
@@ -53,7 +53,7 @@ def test_what_a_worker_leaves_in_its_temporary_folder_goes_with_the_run(short: P
     done = subprocess.run(
         [LLEM, *RUN, *settings, "-o", "out"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
         check=False,
@@ -61,9 +61,11 @@ def test_what_a_worker_leaves_in_its_temporary_folder_goes_with_the_run(short: P
     )
     assert done.returncode == 0, done.stderr
     (saved,) = (tmp_path / "out").iterdir()
-    assert f"left in {short}/llem-run-" in (saved / "worker.log").read_text()
+    logs = [(saved / "runs" / number / "worker.log").read_text() for number in ("1", "2")]
+    assert all(f"left in {short}/llem-run-" in log for log in logs)
+    assert logs[0] != logs[1]
     assert list(short.iterdir()) == []
-    assert not (saved / "tmp").exists()
+    assert not list(saved.rglob("tmp"))
     assert not [path for path in saved.rglob("*") if path.name.startswith(("socket-", "inductor-", "kernel"))]
 
 

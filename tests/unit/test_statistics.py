@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from llenergymeasure.analysis.statistics import (
     correlated,
+    drift,
     is_steady,
     relative_half_width,
-    stein_passes,
+    stein_count,
     t_quantile,
 )
 
@@ -40,16 +41,39 @@ def coverage(count: int, phi: float, *, runs: int = 1500) -> float:
     ("degrees", "expected"),
     [
         (1, 12.706205),
+        (1.5, 6.016663),
         (2, 4.302653),
+        (2.5, 3.574655),
         (3, 3.182446),
         (4, 2.776445),
+        (7.7, 2.321737),
         (9, 2.262157),
         (30, 2.042272),
         (120, 1.979930),
+        (math.inf, 1.959964),
     ],
 )
-def test_t_quantile_agrees_with_printed_tables(degrees: int, expected: float) -> None:
+def test_t_quantile_agrees_with_printed_tables(degrees: float, expected: float) -> None:
     assert t_quantile(0.975, degrees) == pytest.approx(expected, abs=2e-6)
+
+
+@given(st.floats(0.51, 0.9999), st.sampled_from([1, 2, 4]))
+def test_t_quantile_agrees_with_the_closed_forms(probability: float, degrees: int) -> None:
+    t = t_quantile(probability, degrees)
+    root = t / math.sqrt(degrees + t * t)
+    below = {
+        1: 0.5 + math.atan(t) / math.pi,
+        2: 0.5 + root / 2,
+        4: 0.5 + 0.75 * (root - root**3 / 3),
+    }
+    assert below[degrees] == pytest.approx(probability, abs=1e-12)
+
+
+def test_t_quantile_falls_without_a_step_where_its_formula_changes() -> None:
+    degrees = (2.0, 2.5, 3.0, 50.0, 5e5, 999_999.0, 1e6, 1e9, math.inf)
+    quantiles = [t_quantile(0.975, one) for one in degrees]
+    assert quantiles == sorted(quantiles, reverse=True)
+    assert quantiles[5] == pytest.approx(quantiles[6], rel=1e-9)
 
 
 def test_t_quantile_of_the_middle_is_zero() -> None:
@@ -76,13 +100,13 @@ def test_a_cost_that_is_no_finite_number_is_refused(odd: float) -> None:
     with pytest.raises(ValueError, match=f"finite number, and one is {odd}"):
         relative_half_width([1.0, odd, 1.0])
     with pytest.raises(ValueError, match=f"finite number, and one is {odd}"):
-        stein_passes([1.0, odd], target=0.02, minimum=2)
+        stein_count([1.0, odd], target=0.02, minimum=2)
 
 
 @pytest.mark.parametrize("costs", [[], [5.0]])
 def test_a_first_stage_without_scatter_is_refused(costs: list[float]) -> None:
-    with pytest.raises(ValueError, match=f"at least 2 passes, and has {len(costs)}"):
-        stein_passes(costs, target=0.02, minimum=1)
+    with pytest.raises(ValueError, match=f"at least 2 repetitions, and has {len(costs)}"):
+        stein_count(costs, target=0.02, minimum=1)
 
 
 def test_the_second_stage_uses_the_scatter_of_the_first() -> None:
@@ -93,18 +117,18 @@ def test_the_second_stage_uses_the_scatter_of_the_first() -> None:
 
 
 def test_stein_asks_for_no_more_where_passes_agree() -> None:
-    assert stein_passes([10.0, 10.001, 9.999, 10.0, 10.0], target=0.02, minimum=5) == 5
+    assert stein_count([10.0, 10.001, 9.999, 10.0, 10.0], target=0.02, minimum=5) == 5
 
 
 def test_stein_worked_by_hand() -> None:
     costs = [9.0, 10.0, 11.0, 10.0, 10.0]
     s = stdev(costs) / 10
-    assert stein_passes(costs, target=0.02, minimum=5) == math.ceil((2.776445 * s / 0.02) ** 2)
+    assert stein_count(costs, target=0.02, minimum=5) == math.ceil((2.776445 * s / 0.02) ** 2)
 
 
 def test_the_number_that_stein_asks_for_meets_the_target_whatever_comes() -> None:
     costs = [0.99, 1.0, 1.01, 1.0, 1.02]
-    wanted = stein_passes(costs, target=0.007, minimum=5)
+    wanted = stein_count(costs, target=0.007, minimum=5)
     assert 5 < wanted < 30
     for later in (0.9, 1.0, 1.1):
         half = relative_half_width([*costs, *([later] * (wanted - 5))], first_stage=5)
@@ -117,7 +141,7 @@ def test_stein_intervals_hold_the_truth_in_95_of_100_runs() -> None:
     runs, held = 4000, 0
     for _ in range(runs):
         costs = [draw.gauss(1.0, 0.03) for _ in range(5)]
-        wanted = stein_passes(costs, target=0.02, minimum=5)
+        wanted = stein_count(costs, target=0.02, minimum=5)
         costs += [draw.gauss(1.0, 0.03) for _ in range(wanted - 5)]
         half = relative_half_width(costs, first_stage=5)
         assert half is not None
@@ -179,3 +203,60 @@ def test_two_long_batches_worked_by_hand() -> None:
     # 15 passes at 1, then 15 at 3: two batches with means 1 and 3, sd √2, t(1) = 12.7062, mean 2.
     half = relative_half_width([1.0] * 15 + [3.0] * 15)
     assert half == pytest.approx(12.706205 * math.sqrt(2) / math.sqrt(2) / 2, rel=1e-6)
+
+
+# Drift from the first pass to the last
+
+
+def test_a_monotone_move_is_a_drift_of_its_size() -> None:
+    assert drift([[1.00, 1.021, 1.039, 1.06, 1.08]]) == pytest.approx(0.08 / 1.04, rel=0.02)
+    falling = drift([[1.08, 1.06, 1.041, 1.02, 1.0]])
+    assert falling is not None
+    assert falling < 0
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        [],
+        [[1.0, 1.1, 1.2]],  # three passes of one run: too few to tell a move from scatter
+        [[1.0, 1.2]] * 5,
+        [[1.0] * 8],
+        [[0.0] * 8],
+        [[1.0, 1.05, 0.96, 1.04, 0.99]],
+        [[1.0, 1.1, 1.0, 1.1, 1.0, 1.1]],
+    ],
+)
+def test_what_is_too_little_or_no_move_is_no_drift(costs: list[list[float]]) -> None:
+    assert drift(costs) is None
+
+
+def test_a_drift_of_three_passes_shows_over_three_runs_and_not_in_one() -> None:
+    """A slope of 1 % a pass, worked by hand: residuals of ± 0.1 %, each run at its own level."""
+    runs = [
+        [1.0 * level * (1 + 0.01 * at + 0.001 * off) for at, off in enumerate(offs)]
+        for level, offs in ((1.0, (1, -2, 1)), (1.3, (-1, 2, -1)), (0.8, (1, -1, 0)))
+    ]
+    assert drift(runs[:1]) is None
+    assert drift(runs) == pytest.approx(0.02, rel=0.06)
+
+
+def test_ends_that_differ_alike_in_every_run_are_a_drift_whatever_lies_between() -> None:
+    """Costs that swing by 10 % in between have no slope; the last is 3 % below the first in each run."""
+    runs = [[1.03 + 0.001 * at, 0.9, 1.1, 0.9, 1.1, 0.9, 1.1, 1.0] for at in range(4)]
+    assert drift(runs[:2]) is None
+    assert drift(runs) == pytest.approx(-0.0315 / fmean(runs[1]), rel=0.02)
+
+
+def test_drift_is_seen_where_lag_1_misses_it_and_chance_is_seldom_called_one() -> None:
+    draw = random.Random(3)
+
+    def runs(slope: float) -> list[list[list[float]]]:
+        return [
+            [[1 + slope * at + draw.gauss(0, 0.005) for at in range(5)] for _ in range(3)] for _ in range(400)
+        ]
+
+    moving, still = runs(0.006), runs(0.0)
+    assert sum(drift(one) is not None for one in moving) >= 0.9 * 400
+    assert sum(correlated(one[0]) for one in moving) <= 0.7 * 400
+    assert sum(drift(one) is not None for one in still) <= 0.07 * 400

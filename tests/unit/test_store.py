@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records import Completion, Estimate, Generation, Pass, Window
+from llenergymeasure.records import Block, Completion, Estimate, Generation, Pass, Window
 from llenergymeasure.results.models import ExperimentResult
-from llenergymeasure.results.store import load, preflight_output, save, write_requests
+from llenergymeasure.results.store import load, preflight_output, save, why_requests_differ, write_requests
 
 KINDS: list[EnergyKind] = ["modelled", "measured", "missing"]
 FILES = {
@@ -101,6 +101,18 @@ def test_the_files_of_the_run_move_beside_the_result(tmp_path: Path, files: Path
     assert {name: (folder / name).read_bytes() for name in FILES} == FILES
     assert not files.exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == [result.experiment_id]
+
+
+def test_every_run_of_an_experiment_keeps_its_files_in_a_folder_of_its_own(
+    tmp_path: Path, files: Path
+) -> None:
+    for number in ("1", "2"):
+        run = files / "runs" / number
+        run.mkdir(parents=True)
+        (run / "events.jsonl").write_text(number)
+    folder = example_result().attach(files).save(tmp_path / "out")
+    assert [(folder / "runs" / one / "events.jsonl").read_text() for one in ("1", "2")] == ["1", "2"]
+    assert not files.exists()
 
 
 def test_files_are_copied_across_file_systems(tiny: Path, files: Path, tmp_path: Path) -> None:
@@ -263,9 +275,10 @@ WHOLE = json.dumps(example_result().as_json())
         ("[" * 100_000, "is no result of llem"),
         ("[]", "no schema_version"),
         ('{"experiment_id": "x"}', "no schema_version"),
-        (edited(schema_version="2"), "written by a newer llem"),
-        (edited(schema_version=1), "no schema that llem ever wrote"),
-        (edited(schema_version="banana"), "no schema that llem ever wrote"),
+        (edited(schema_version="3"), "written by a newer llem"),
+        (edited(schema_version=2), "a schema that llem never wrote"),
+        (edited(schema_version="banana"), "a schema that llem never wrote"),
+        (edited(schema_version="1"), "does not fit schema 1: 'window' is missing"),
         (WHOLE.replace('"setup_s": 4.2', '"setup_s": NaN'), "NaN"),
         (WHOLE.replace('"setup_s": 4.2', '"setup_s": 1e999'), "setup_s"),
         (WHOLE.replace('"setup_s": 4.2', '"setup_s": "4.2"'), "overhead.setup_s"),
@@ -307,28 +320,33 @@ def test_requests_keep_every_time_and_every_walk(tmp_path: Path) -> None:
             local_prompt_tokens=9 + index,
         )  # fmt: skip
 
-    passes = [
-        Pass(Window(0, 1), 2, Generation((completion(0, 0, 2**60 + 5), completion(0, 1, None)))),
-        Pass(Window(1, 2), 1, Generation((completion(3, 0, 2**60 + 7),))),
-    ]
-    write_requests(tmp_path / "requests.parquet", passes)
+    first = Pass(Window(0, 1), 2, Generation((completion(0, 0, 2**60 + 5), completion(0, 1, None))))
+    second = Pass(Window(1, 2), 1, Generation((completion(3, 0, 2**60 + 7),)))
+    blocks = [Block("full", None, (first, second), None), Block("prefill", None, (second,), None)]
+    write_requests(tmp_path / "requests.parquet", blocks)
     table = pq.read_table(tmp_path / "requests.parquet")
     assert table.to_pydict() == {
-        "cycle": [0, 0, 0],
-        "pass": [0, 0, 1],
-        "walk": [0, 1, 0],
-        "index": [0, 0, 3],
-        "batch": [0, 0, 1],
-        "prompt_tokens": [10, 10, 13],
-        "output_tokens": [4, 4, 4],
-        "local_prompt_tokens": [9, 9, 12],
-        "local_output_tokens": [None] * 3,
-        "t_scheduled_ns": [2**60] * 3,
-        "t_sent_ns": [2**60 + 1] * 3,
-        "t_first_ns": [2**60 + 5, None, 2**60 + 7],
-        "t_end_ns": [2**60 + 9] * 3,
-        "finish": ["length"] * 3,
+        "block": [0, 0, 0, 1],
+        "kind": ["full", "full", "full", "prefill"],
+        "pass": [0, 0, 1, 0],
+        "walk": [0, 1, 0, 0],
+        "index": [0, 0, 3, 3],
+        "batch": [0, 0, 1, 1],
+        "prompt_tokens": [10, 10, 13, 13],
+        "output_tokens": [4, 4, 4, 4],
+        "local_prompt_tokens": [9, 9, 12, 12],
+        "local_output_tokens": [None] * 4,
+        "t_scheduled_ns": [2**60] * 4,
+        "t_sent_ns": [2**60 + 1] * 4,
+        "t_first_ns": [2**60 + 5, None, 2**60 + 7, 2**60 + 7],
+        "t_end_ns": [2**60 + 9] * 4,
+        "finish": ["length"] * 4,
     }
+    assert why_requests_differ(tmp_path / "requests.parquet", blocks) is None
+    swapped = why_requests_differ(tmp_path / "requests.parquet", blocks[::-1])
+    assert swapped is not None
+    assert "block" in swapped or "kind" in swapped
+    assert why_requests_differ(tmp_path / "none.parquet", blocks) == "is missing"
 
 
 def test_requests_of_no_pass_have_the_same_columns(tmp_path: Path) -> None:
@@ -362,26 +380,6 @@ def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="Permission denied"):
         save(example_result(), tmp_path / "out", files=None)
     tmp_path.chmod(0o700)
-
-
-def test_a_notebook_shows_values_with_their_intervals_and_escapes_text() -> None:
-    table = example_result()._repr_html_()
-    assert "≈ 150 ± 3 J (90 to 210)" in table
-    assert "estimated, not measured" in table
-    measured = example_result(energy="measured")._repr_html_()
-    assert "7500 ± 1.5e+02 J" in measured
-    assert "≈" not in measured
-    missing = example_result(energy="missing")
-    assert "— (no meter could be read on this machine)" in missing._repr_html_()
-    energy = example_result(energy="measured").energy
-    wrong = energy.model_copy(update={"valid": False, "reasons": ("gpu:x: counter_reset",)})
-    shown = missing.model_copy(update={"energy": wrong})._repr_html_()
-    assert shown.index("counter_reset") < shown.index("(7500 J) not valid")
-    assert "7500 ±" not in shown
-    evil = missing.model_copy(
-        update={"config": missing.config.model_copy(update={"model": "<script>alert(1)</script>"})}
-    )
-    assert "<script>" not in evil._repr_html_()
 
 
 def test_files_that_nobody_saves_go_with_the_result(tmp_path: Path) -> None:

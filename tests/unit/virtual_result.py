@@ -1,14 +1,12 @@
-"""A whole run in virtual time, from the configuration to its result, with an engine that a test bends."""
+"""Whole runs in virtual time, from the configuration to its result, with an engine that a test bends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from scripted_run import result_of
-from test_harness import Run, config
+from benchmarks.virtual_run import VirtualRuns, virtual_experiment
 
 from llenergymeasure.backends import Observer, Session
 from llenergymeasure.backends.simulated import SimulatedBackend
@@ -17,6 +15,19 @@ from llenergymeasure.records import Clock, Completion, Generation, Request, Sess
 from llenergymeasure.results.models import ExperimentResult
 
 Bend = Callable[[Completion], Completion]
+
+
+def config(**changes: object) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {
+            "model": "any",
+            "backend": "simulated",
+            "n": 4,
+            "dataset": {"name": "synthetic", "prompt_tokens": 16},
+            "max_output_tokens": 32,
+            **changes,
+        }
+    )
 
 
 def unbent(done: Completion) -> Completion:
@@ -61,19 +72,10 @@ class BentSession:
         self.session.reset_peak()
 
 
-def virtual_result(directory: Path, *, bend: Bend = unbent, **changes: object) -> ExperimentResult:
-    """What a run of `test_harness.config(**changes)` comes to."""
-    asked = config(**changes)
-    run = Run(asked, directory, backend=lambda clock: BentBackend(clock, bend))
-    seen = run.seen
-    return result_of(
-        run.trace,
-        seen.passes,
-        config=asked,
-        facts=seen.facts,
-        idle=seen.idle,
-        load=seen.ready.load,
-        warm_up=seen.warm_up,
+def virtual_result(*, bend: Bend = unbent, **changes: object) -> ExperimentResult:
+    """What an experiment of `config(**changes)` comes to."""
+    return virtual_experiment(
+        config(**changes), VirtualRuns(load=lambda clock: BentBackend(clock, bend)), strict=False
     )
 
 

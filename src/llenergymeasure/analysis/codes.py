@@ -55,8 +55,9 @@ MEANINGS: Mapping[WarningCode, str] = {
     "host_busy": "Other work took more than 15 % of the processors, before the run began or during the "
     "passes.",
     "not_steady": "The warm-up ended at its time limit, before its batches took equally long.",
-    "target_not_met": "The interval of joules per output token is wider than `passes.target`.",
-    "single_pass": "One pass: chance can't be judged, so there is no interval from it.",
+    "target_not_met": "The interval of joules per output token is wider than the target (`repeats.target`, "
+    "or `passes.target` of a single run), or a budget ended the measurement early.",
+    "single_pass": "One pass in one process: scatter cannot be determined, so there is no interval from it.",
     "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %. The "
     "engine's count is the count; over 5 % `tokens.disputed` is true.",
     "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`.",
@@ -67,8 +68,14 @@ MEANINGS: Mapping[WarningCode, str] = {
     "its turn.",
     "swap_active": "Memory was swapped in or out during the run.",
     "suspended": "The machine slept during the run: CLOCK_BOOTTIME ran on while CLOCK_MONOTONIC stood.",
+    "drift": "The cost of a token moves from the first pass to the last by more than chance explains, so "
+    "that the result depends on how long was measured.",
+    "silence_broken": "The worker, or a neighbour on the same device, drew power that changed within a "
+    "silence before or after the passes. The interval is wider for it.",
+    "single_process": "One process: the interval is that of its passes. Another process of the same "
+    "configuration may differ by more.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
-    "understates the doubt.",
+    "understates the uncertainty.",
 }
 
 

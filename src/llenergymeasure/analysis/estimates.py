@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -17,7 +18,7 @@ def half_width(estimate: Estimate) -> float | None:
 
 
 def total(parts: Sequence[Estimate], *, unit: str, why_none: str) -> Estimate:
-    """The sum; it exists only when every part does. Half-widths add, since edges may err the same way."""
+    """The sum, which exists only when every part does. Its parts are independent: of several sensors."""
     if not parts:
         return Estimate.missing(unit, why_none)
     values = [part.value for part in parts if part.value is not None]
@@ -26,12 +27,12 @@ def total(parts: Sequence[Estimate], *, unit: str, why_none: str) -> Estimate:
     widths = [half_width(part) for part in parts]
     known = [width for width in widths if width is not None]
     whole = len(known) == len(widths)
-    value = sum(values)
+    value, half = sum(values), math.hypot(*known)
     return Estimate(
         value,
         unit,
-        low=value - sum(known) if whole else None,
-        high=value + sum(known) if whole else None,
+        low=value - half if whole else None,
+        high=value + half if whole else None,
         systematic=_summed_ranges(parts),
         reason=None if whole else next(part.reason for part in parts if part.low is None),
     )
@@ -67,21 +68,23 @@ def ratio_over_passes(
     unit: str,
     first_stage: int | None = None,
     resolution: float = 0.0,
+    common: float = 0.0,
 ) -> Estimate:
-    """Σ numerators / Σ denominators over passes, with a Student t interval from the passes' own ratios.
+    """Σ numerators / Σ denominators over runs (or passes), with a Student t interval from their own ratios.
 
-    `resolution` is the relative half-width that the sensor leaves on the whole sum. The passes' scatter
-    already holds it, so the larger of the two is stated and not their sum.
+    `resolution` is the relative half-width that the sensor leaves on the whole sum. The scatter already
+    holds it, so the larger of the two is stated and not their sum. `common` is what errs the same way in
+    all of them, which no scatter shows: it is added.
     """
     if not denominators or min(denominators) <= 0:
-        return Estimate.missing(unit, "there is a pass with nothing to divide by")
+        return Estimate.missing(unit, "there is a run or pass with nothing to divide by")
     value = sum(numerators) / sum(denominators)
     ratios = [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
     chance = relative_half_width(ratios, first_stage=first_stage) if fmean(ratios) else None
     if chance is None:
-        at_zero = "the passes are at 0, where their scatter has no relative size"
+        at_zero = "all of them are at 0, where scatter has no relative size"
         return Estimate(value, unit, reason=too_few(len(ratios)) if len(ratios) < 3 else at_zero)
-    half = abs(value) * max(chance, resolution)
+    half = abs(value) * (max(chance, resolution) + common)
     lower_bound = len(ratios) < ENOUGH_FOR_BATCHES and correlated(ratios)
     return Estimate(
         value,
@@ -93,5 +96,4 @@ def ratio_over_passes(
 
 
 def too_few(count: int) -> str:
-    told = "1 repetition" if count == 1 else f"{count} repetitions"
-    return f"{told}: an interval from chance needs at least 3"
+    return f"{count} repetition{'s' if count != 1 else ''}: an interval needs 3"

@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.energy.counter import unwrap
 from llenergymeasure.records import (
     Domain,
@@ -105,22 +106,26 @@ def device_warnings(
     return [warning for name in _devices(domains) for warning in _of_device(_Seen(trace, name, passes))]
 
 
-def device_states(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> tuple[DeviceState, ...]:
-    """The mean state of each GPU among `domains` over the passes; None is unknown."""
-    return tuple(_state(_Seen(trace, name, passes)) for name in _devices(domains))
+def device_states(energies: Sequence[RunEnergy]) -> tuple[DeviceState, ...]:
+    """The mean state of each GPU that counts over the passes of all runs; None is unknown."""
+    return tuple(
+        _state(name, [_Seen(one.measurement.trace, name, one.measurement.passes) for one in energies])
+        for name in _devices(energies[0].domains)
+    )
 
 
-def unknown_states(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[str]:
-    """One sentence per GPU about what its driver does not tell: unknown, which is not the same as none."""
+def unknown_states(energies: Sequence[RunEnergy]) -> list[str]:
+    """One sentence per GPU about what its driver does not report: unknown, which is not the same as none."""
     found = []
-    for name in _devices(domains):
-        seen = _Seen(trace, name, passes)
+    first = energies[0].measurement
+    for name in _devices(energies[0].domains):
+        seen = _Seen(first.trace, name, first.passes)
         missing = [what for quantity, what in _LEVELS.items() if seen.worst(quantity) is None]
         missing += [
             f"the time {what}" for name, (_, what) in _THROTTLES.items() if seen.accrued_s(name) is None
         ]
         if missing:
-            found.append(f"{name}: its driver does not tell {', '.join(missing)}: unknown, not none")
+            found.append(f"{name}: its driver does not report {', '.join(missing)}: unknown, not none")
     return found
 
 
@@ -191,18 +196,25 @@ def _processes(count: float) -> str:
     return "1 process" if round(count) == 1 else f"{count:.0f} processes"
 
 
-def _state(seen: _Seen) -> DeviceState:
+def _state(name: str, seen: Sequence[_Seen]) -> DeviceState:
     def mean(quantity: str) -> float | None:
-        read = np.concatenate([seen.within(quantity, one.window) for one in seen.passes])
+        read = np.concatenate(
+            [run.within(quantity, one.window) for run in seen for one in run.passes] or [np.zeros(0)]
+        )
         return float(read.mean()) if read.size else None
 
-    foreign = seen.worst("foreign_processes")
+    def accrued(quantity: str) -> float | None:
+        parts = [run.accrued_s(quantity) for run in seen]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    foreign = [worst for run in seen if (worst := run.worst("foreign_processes")) is not None]
     return DeviceState(
-        domain=seen.name,
+        domain=name,
         sm_clock_hz=mean("sm_clock"),
         temperature_c=mean("temperature"),
         power_limit_w=mean("power_limit"),
-        throttled_thermal_s=seen.accrued_s("throttle_thermal"),
-        throttled_power_s=seen.accrued_s("throttle_power"),
-        foreign_processes=None if foreign is None else round(foreign),
+        throttled_thermal_s=accrued("throttle_thermal"),
+        throttled_power_s=accrued("throttle_power"),
+        foreign_processes=round(max(foreign)) if foreign else None,
     )

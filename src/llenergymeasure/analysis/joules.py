@@ -1,237 +1,207 @@
-"""The energy part of a result: which domains count, what they sum to, and what it cost per token."""
+"""The energy part of a result: what all runs sum to, what that is per token, and how well it is known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
-from llenergymeasure.analysis.estimates import half_width, ratio_over_passes, scaled, total
+from llenergymeasure.analysis.estimates import half_width, ratio_over_passes
 from llenergymeasure.analysis.health import device_warnings
-from llenergymeasure.analysis.net import idle_level, net_of_idle
-from llenergymeasure.analysis.phases import Phases, prefill_and_decode
-from llenergymeasure.analysis.regression import no_token_costs, token_costs
+from llenergymeasure.analysis.lead_in import leads_in
+from llenergymeasure.analysis.net import net_of_idle
+from llenergymeasure.analysis.phases import prefill_and_decode
 from llenergymeasure.analysis.replicates import (
+    Groups,
+    joules,
     output_tokens,
-    per_replicate,
+    replicates,
     requests,
     seconds,
     total_tokens,
 )
-from llenergymeasure.analysis.statistics import relative_half_width
-from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.integrate import SHORTEST_S, boundary, energy_of, summed
-from llenergymeasure.records import (
-    Domain,
-    EnergyReading,
-    Estimate,
-    Measurement,
-    Pass,
-    SessionFacts,
-    Trace,
-    Window,
-)
-from llenergymeasure.results.models import Energy, IdlePower, Regression
+from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy
+from llenergymeasure.analysis.statistics import stein_count, t_quantile
+from llenergymeasure.analysis.uncertainty import uncertainty
+from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
+from llenergymeasure.records import EnergyReading, Estimate, Window
+from llenergymeasure.results.models import Energy, IdlePower, Replicates
 
-NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
+# What the result says one would take where no target was asked for.
+USUAL_TARGET = 0.02
 
 
-def counted_domains(
-    domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
-) -> tuple[Domain, ...]:
-    """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
-    and memory of this host; a model of power only where nothing is measured, since the two never mix. A
-    module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not.
-    """
-    used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
-    asked = config.energy.gpus != "auto"
-    counted = [
-        domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
-    ]
-    measured = tuple(domain for domain in counted if domain.model is None)
-    kinds = {domain.kind for domain in measured}
-    if "module" in kinds:
-        measured = tuple(one for one in measured if (one.kind != "module") == ("gpu" in kinds))
-    return measured or tuple(counted)
-
-
-def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
-    """Why no energy can be known where the `domains` that count are none."""
-    config = measurement.config.energy
-    left = [domain.name for domain in measurement.trace.domains]
-    if domains or not left:
-        return NO_SOURCE
-    refused = ", though energy.require_measured is true" if config.require_measured else ""
-    others = (
-        "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
-        if config.meter == "auto"
-        else "read the CPU as well: --meter auto"
+def energy(energies: Sequence[RunEnergy]) -> Energy:
+    """Over all runs that were measured. Every run reads the same domains."""
+    measurements = [one.measurement for one in energies]
+    config, leads = measurements[0].config, lead_in(energies)
+    blocks = [block for one in energies for block in one.of("full")]
+    span = Window(blocks[0].block.window.start_ns, blocks[-1].block.window.end_ns)
+    readings = tuple(
+        reading(domain.name, span, [block.spent[domain.name] for block in blocks])
+        for domain in energies[0].domains
     )
-    return (
-        f"nothing was measured{refused}: energy.gpus is auto, and the engine used none of the GPUs that were "
-        f"read ({', '.join(left)}); to count them all the same: --set energy.gpus=all; or {others}"
-    )
-
-
-def pass_joules(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float] | None:
-    """Joules of each pass over `domains`, or None when one of them is unknown."""
-    joules = [
-        total(
-            [energy_of(trace, [one.window], domain.name).energy for domain in domains],
-            unit="J",
-            why_none=NO_SOURCE,
-        ).value
-        for one in passes
-    ]
-    known = [value for value in joules if value is not None]
-    return known if len(known) == len(passes) else None
-
-
-def costs_per_output_token(trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]) -> list[float]:
-    """What the stopping rule looks at: joules per output token of each pass (of each cycle where there are
-    several), or seconds per output token where no energy can be known.
-    """
-    spent = per_replicate(passes, pass_joules(trace, domains, passes) or seconds(passes))
-    tokens = per_replicate(passes, output_tokens(passes))
-    return [cost / max(count, 1) for cost, count in zip(spent, tokens, strict=True)]
-
-
-def idle_watts(trace: Trace, window: Window) -> float | None:
-    """Mean power of all domains that are measured; None where there is none or one can't be told."""
-    parts = [idle_power(trace, window, domain.name) for domain in trace.domains if domain.model is None]
-    return total(parts, unit="W", why_none=NO_SOURCE).value
-
-
-def energy(measurement: Measurement) -> Energy:
-    trace, passes = measurement.trace, measurement.passes
-    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
-    why_none = why_no_source(measurement, domains)
-    windows = [one.window for one in passes]
-    readings = summed([energy_of(trace, windows, domain.name) for domain in domains])
-    gross = total([reading.energy for reading in readings], unit="J", why_none=why_none)
-    idle = _idle(measurement, domains)
-    loaded = measurement.config.baseline.net == "loaded"
-    chosen, window = (idle.loaded, measurement.idle.loaded) if loaded else (idle.bare, measurement.idle.bare)
-    level = idle_level(trace, domains, window, chosen)
-    spent = pass_joules(trace, domains, passes)
-    phases = prefill_and_decode(
-        trace, domains, passes, idle=level, chance=_chance(measurement, spent), why_none=why_none
-    )
-    reasons = _reasons(measurement, domains, readings, gross=gross)
+    spent_all = [part for block in blocks for part in block.spent.values()]
+    gross = estimate(added(spent_all)) if spent_all else Estimate.missing("J", energies[0].why_none)
+    groups = replicates(measurements, leads=leads)
+    spent = joules(energies, leads=leads)
+    phases = prefill_and_decode(energies)
+    reasons = _reasons(energies, readings, gross)
+    per_token = _per(energies, gross, spent, output_tokens(groups), unit="J/token")
     return Energy(
         boundary=boundary(readings),
         method=_method(readings),
         valid=not reasons,
         reasons=reasons,
         total=gross,
-        net=net_of_idle(gross, level, sum(one.duration_s for one in windows), readings=readings),
-        net_of=measurement.config.baseline.net,
-        per_output_token=_per(measurement, gross, spent, output_tokens(passes), unit="J/token"),
-        per_total_token=_per(measurement, gross, spent, total_tokens(passes), unit="J/token"),
-        per_request=_per(measurement, gross, spent, requests(passes), unit="J/request"),
+        net=net_of_idle(gross, energies, config.baseline.net),
+        net_of=config.baseline.net,
+        per_output_token=per_token,
+        per_total_token=_per(energies, gross, spent, total_tokens(groups), unit="J/token"),
+        per_request=_per(energies, gross, spent, requests(groups), unit="J/request"),
         prefill=phases.prefill,
         decode=phases.decode,
-        idle=idle,
-        load=total(
-            [energy_of(trace, [measurement.load], domain.name).energy for domain in domains],
-            unit="J",
-            why_none=why_none,
-        ),
+        idle=_idle(energies),
+        load=_load(energies),
         readings=readings,
-        regression=_regression(measurement, domains, idle=chosen, phases=phases),
+        replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
+        repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
+        uncertainty=uncertainty(energies, gross, per_token, _costs(spent, groups)),
     )
 
 
-def _regression(
-    measurement: Measurement, domains: Sequence[Domain], *, idle: Estimate, phases: Phases
-) -> Regression:
-    window = measurement.idle.loaded if measurement.config.baseline.net == "loaded" else measurement.idle.bare
-    why_none = why_no_source(measurement, domains)
-    if window is None or idle.value is None:
-        costs = no_token_costs(idle.reason or why_none)
-    else:
-        costs = token_costs(measurement.trace, domains, measurement.passes, idle=window, why_none=why_none)
-    return Regression(
-        prefill=costs.prefill,
-        decode=costs.decode,
-        batches=costs.batches,
-        phases_prefill=phases.net_prefill,
-        phases_decode=phases.net_decode,
-    )
+def lead_in(energies: Sequence[RunEnergy]) -> int:
+    """How many passes at the start of each run only lead in to the others: 0 or 1."""
+    costs = []
+    for one in energies:
+        passes = one.measurement.passes
+        spent = one.shares or [each.window.duration_s for each in passes]
+        costs.append(
+            [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
+        )
+    return int(leads_in(costs))
 
 
-def _chance(measurement: Measurement, spent: Sequence[float] | None) -> float | None:
-    """The relative half-width that the scatter of passes (or cycles) leaves on joules per token."""
-    tokens = per_replicate(measurement.passes, total_tokens(measurement.passes))
-    if spent is None or min(tokens) == 0:
+def _costs(spent: Sequence[float] | None, groups: Groups) -> list[float] | None:
+    """Joules per output token of each unit of replication."""
+    tokens = output_tokens(groups)
+    if spent is None or not tokens or min(tokens) == 0:
         return None
-    joules = per_replicate(measurement.passes, spent)
-    return relative_half_width([cost / count for cost, count in zip(joules, tokens, strict=True)])
+    return [cost / count for cost, count in zip(spent, tokens, strict=True)]
+
+
+def _repeats_for(target: float, spent: Sequence[float] | None, groups: Groups, *, runs: int) -> int | None:
+    """How many runs the scatter of these asks for; None where there are too few to know it."""
+    costs = _costs(spent or seconds(groups), groups)
+    if costs is None or runs < 3:
+        return None
+    return stein_count(costs, target=target, minimum=1)
 
 
 def _per(
-    measurement: Measurement,
+    energies: Sequence[RunEnergy],
     gross: Estimate,
     spent: Sequence[float] | None,
     counts: Sequence[int],
     *,
     unit: str,
 ) -> Estimate:
-    """Energy per thing: chance over passes, at least the sensor's resolution; systematic as in the total."""
+    """Energy per thing: chance over runs (or passes), at least the sensor's resolution, and what errs the
+    same way in all of them; systematic as in the total.
+    """
     if gross.value is None or spent is None:
         return Estimate.missing(unit, gross.reason or "the energy of a single pass is unknown")
     if sum(counts) == 0:
         return Estimate.missing(unit, "nothing was produced")
-    width = half_width(gross)
-    config, passes = measurement.config, measurement.passes
+    config = energies[0].measurement.config
+    two_stages = config.repeats.target is not None if len(energies) > 1 else config.passes.target is not None
+    independent, common = _left_open(energies, gross.value)
     ratio = ratio_over_passes(
-        per_replicate(passes, spent),
-        per_replicate(passes, counts),
+        spent,
+        counts,
         unit=unit,
-        first_stage=config.passes.minimum if config.cycles == 1 else config.cycles,
-        resolution=width / gross.value if width and gross.value > 0 else 0.0,
+        first_stage=(config.repeats.count if len(energies) > 1 else config.passes.count)
+        if two_stages
+        else None,
+        resolution=independent,
+        common=common,
     )
-    if ratio.value is None:
+    if ratio.value is None or gross.systematic is None or not gross.value:
         return ratio
-    systematic = scaled(gross, 1 / sum(counts), unit).systematic
-    return Estimate(ratio.value, unit, ratio.low, ratio.high, systematic, ratio.reason)
+    low, high = (ratio.value * end / gross.value for end in gross.systematic)
+    return Estimate(ratio.value, unit, ratio.low, ratio.high, (min(low, high), max(low, high)), ratio.reason)
 
 
-def _idle(measurement: Measurement, domains: Sequence[Domain]) -> IdlePower:
-    def mean_power(window: Window | None) -> Estimate:
-        if window is None:
-            return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
-        parts = [idle_power(measurement.trace, window, domain.name) for domain in domains]
-        power = total(parts, unit="W", why_none=why_no_source(measurement, domains))
-        if power.value is None and window.duration_s < SHORTEST_S:
-            return Estimate.missing("W", f"{power.reason}: lengthen baseline.seconds")
-        return power
+def _left_open(energies: Sequence[RunEnergy], joules_: float) -> tuple[float, float]:
+    """Independent and common half-widths of the total, relative to it."""
+    if joules_ <= 0:
+        return 0.0, 0.0
+    spent = [part for one in energies for block in one.of("full") for part in block.spent.values()]
+    independent = math.hypot(*(part.independent_j for part in spent))
+    return independent / joules_, math.fsum(part.common_j for part in spent) / joules_
 
-    idle = measurement.idle
-    bare = mean_power(idle.bare)
-    if any(domain.model is not None for domain in domains) and idle.bare is not None:
-        bare = Estimate.missing(
-            "W", "modelled energy counts the run's own processes, and before it there are none"
-        )
-    return IdlePower(bare=bare, loaded=mean_power(idle.loaded), after=mean_power(idle.after))
+
+def _idle(energies: Sequence[RunEnergy]) -> IdlePower:
+    spinning = [one.measurement.spinning_cores for one in energies]
+    known = [cores for cores in spinning if cores is not None]
+    return IdlePower(
+        bare=_mean([one.bare for one in energies]),
+        loaded=_mean([one.loaded for one in energies]),
+        after=_mean([one.after for one in energies]),
+        spinning=Estimate(fmean(known), "cores", reason="a fact of the engine, without an interval")
+        if known
+        else None,
+    )
+
+
+def _mean(parts: Sequence[Estimate]) -> Estimate:
+    """The mean over runs: their scatter makes the interval where there are three, at least their own."""
+    values = [part.value for part in parts if part.value is not None]
+    if len(values) < len(parts):
+        return next(part for part in parts if part.value is None)
+    value, unit, count = fmean(values), parts[0].unit, len(values)
+    widths = [width for part in parts if (width := half_width(part)) is not None]
+    ranges = [part.systematic for part in parts if part.systematic is not None]
+    systematic = None
+    if len(ranges) == count:
+        systematic = fmean(low for low, _ in ranges), fmean(high for _, high in ranges)
+    chance = t_quantile(0.975, count - 1) * stdev(values) / math.sqrt(count) if count >= 3 else 0.0
+    if len(widths) < count:
+        return Estimate(value, unit, systematic=systematic, reason=parts[0].reason)
+    half = max(chance, math.hypot(*widths) / count)
+    return Estimate(value, unit, value - half, value + half, systematic)
+
+
+def _load(energies: Sequence[RunEnergy]) -> Estimate:
+    """Joules that bringing the model into memory took, the mean of the runs."""
+    return _mean([_load_of(one) for one in energies])
+
+
+def _load_of(one: RunEnergy) -> Estimate:
+    trace, window = one.measurement.trace, one.measurement.load
+    parts = [window_energy(trace, domain.name, window) for domain in one.domains]
+    return estimate(added(parts)) if parts else Estimate.missing("J", one.why_none)
 
 
 def _method(readings: Sequence[EnergyReading]) -> Literal["counter", "sampled", "modelled", "mixed"] | None:
-    methods = {reading.method for reading in readings}
+    methods = {part.method for part in readings}
     if not methods:
         return None
     return methods.pop() if len(methods) == 1 else "mixed"
 
 
 def _reasons(
-    measurement: Measurement, domains: Sequence[Domain], readings: Sequence[EnergyReading], *, gross: Estimate
+    energies: Sequence[RunEnergy], readings: Sequence[EnergyReading], gross: Estimate
 ) -> tuple[str, ...]:
     """Why the energy must not be relied on; empty when it may be."""
     reasons = [] if gross.value is not None else [gross.reason or NO_SOURCE]
-    for reading in readings:
-        reasons += [f"{reading.domain}: {flag}" for flag in reading.flags if flag in INVALIDATING]
-    seen = (*measurement.warnings, *device_warnings(measurement.trace, domains, measurement.passes))
-    reasons += [f"{found.code}: {found.message}" for found in seen if found.code in INVALIDATING]
+    for part in readings:
+        reasons += [f"{part.domain}: {flag}" for flag in part.flags if flag in INVALIDATING]
+    for one in energies:
+        seen = one.measurement
+        found = (*seen.warnings, *device_warnings(seen.trace, one.domains, seen.passes))
+        reasons += [f"{warning.code}: {warning.message}" for warning in found if warning.code in INVALIDATING]
     return tuple(dict.fromkeys(reasons))

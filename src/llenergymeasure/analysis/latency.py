@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llenergymeasure.analysis.estimates import too_few
-from llenergymeasure.analysis.replicates import replicates
+from llenergymeasure.analysis.replicates import Groups
 from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pass
 from llenergymeasure.results.models import Percentiles
@@ -37,10 +37,8 @@ def tpot_s(done: Completion) -> float | None:
     return (done.t_end_ns - done.t_first_ns) / 1e9 / (done.output_tokens - 1)
 
 
-def percentiles(
-    passes: Sequence[Pass], latency: Callable[[Completion], float | None], why_none: str
-) -> Percentiles:
-    """Of all requests of all passes; the interval is Student's t over those of each pass (or cycle)."""
+def percentiles(groups: Groups, latency: Callable[[Completion], float | None], why_none: str) -> Percentiles:
+    """Of all requests of all passes; the interval is Student's t over those of each run (or pass)."""
     by_pass = [
         [
             value
@@ -48,7 +46,7 @@ def percentiles(
             for done in one.generation.completions
             if (value := latency(done)) is not None
         ]
-        for group in replicates(passes)
+        for group in groups
     ]
     by_pass = [values for values in by_pass if values]
     everything = [value for values in by_pass for value in values]

@@ -1,33 +1,41 @@
-"""From a measurement to its result: a pure function, so that numbers can be computed again years later."""
+"""From the measured runs to their result: a pure function, so that numbers can be computed years later."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.hidden_work import guesses_ahead
-from llenergymeasure.analysis.joules import counted_domains, energy
+from llenergymeasure.analysis.joules import energy, lead_in
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.phases import prefill_and_decode, regimes
 from llenergymeasure.analysis.replicates import (
+    Groups,
     output_tokens,
-    per_replicate,
+    replicates,
     requests,
     seconds,
     total_tokens,
 )
+from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
-from llenergymeasure.records import Domain, Estimate, Measurement, Pass
+from llenergymeasure.energy.joules.pool import added, estimate
+from llenergymeasure.records import Estimate, FailedRun, Measurement
 from llenergymeasure.results.models import (
     ExperimentResult,
+    IdlePower,
     Memory,
     OverheadPart,
     PassWindow,
     Performance,
+    RunEnergyPart,
+    RunFigures,
+    RunPart,
     RunWindow,
 )
 
@@ -36,86 +44,146 @@ BUNDLED = "bundled: a step brings several tokens at once where they are guessed 
 SINGLE_UNKNOWN = "single token times are not kept by this backend; TPOT is their mean"
 
 
-def metrics(measurement: Measurement) -> ExperimentResult:
-    """What the run cost. The same measurement gives the same numbers, bit for bit."""
-    counted_tokens = tokens(measurement)
-    joules = energy(measurement)
-    facts = measurement.facts
-    counted = counted_domains(measurement.trace.domains, measurement.config, facts)
+def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
+    """What the experiment cost, over all its measured runs. The same measurements give the same numbers, bit
+    for bit.
+    """
+    first = measurements[0]
+    energies = [run_energy(one) for one in measurements]
+    leads = lead_in(energies)
+    counted_tokens, joules = tokens(measurements), energy(energies)
+    runs = [_run(one, leads=leads) for one in energies]
+    runs += [RunPart(index=one.index, outcome="failed", reason=one.message) for one in failed]
     return ExperimentResult(
-        experiment_id=measurement.experiment_id,
-        simulated=measurement.simulated,
-        config=measurement.config,
-        config_hash=config_hash(measurement.config),
-        origins=dict(measurement.origins),
-        started_at=measurement.started,
-        environment=measurement.environment,
-        session=facts,
-        steady=measurement.warm_up.steady,
-        window=_window(measurement.passes),
+        experiment_id=first.experiment_id,
+        simulated=first.simulated,
+        config=first.config,
+        config_hash=config_hash(first.config),
+        origins=dict(first.origins),
+        started_at=first.started,
+        environment=first.environment,
+        session=first.facts,
+        steady=all(one.warm_up.steady for one in measurements),
+        runs=tuple(sorted(runs, key=lambda run: run.index)),
         tokens=counted_tokens,
         energy=joules,
-        performance=_performance(measurement),
-        memory=Memory(
-            peak_bytes=facts.peak_bytes,
-            weights_bytes=facts.weights_bytes,
-            kv_cache_bytes=facts.kv_cache_bytes,
-            source=facts.memory_source,
-            reason=None if facts.peak_bytes is not None else f"{facts.device} reports no peak memory",
-        ),
-        devices=device_states(measurement.trace, counted, measurement.passes),
-        workload_hash=measurement.workload_hash,
-        footprint=footprint(measurement.config.footprint, joules),
-        warnings=warnings(measurement, joules, counted_tokens),
-        overhead=OverheadPart(
-            recorder_cpu_s=measurement.overhead.recorder_cpu_s,
-            recorder_samples=measurement.overhead.recorder_samples,
-            setup_s=measurement.overhead.setup_s,
-            load_s=measurement.load.duration_s,
-            warmup_s=measurement.warm_up.window.duration_s,
-        ),
-        notes=(*measurement.notes, *_observed(measurement, counted)),
+        performance=_performance(measurements, leads=leads),
+        memory=_memory(measurements),
+        devices=device_states(energies),
+        workload_hash=first.workload_hash,
+        footprint=footprint(first.config.footprint, joules),
+        warnings=warnings(energies, joules, counted_tokens, leads=leads),
+        overhead=_overhead(measurements),
+        notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
     )
 
 
-def _observed(measurement: Measurement, counted: Sequence[Domain]) -> list[str]:
-    trace = measurement.trace
-    left_out = [
-        f"{domain.name} was seen and not counted" for domain in trace.domains if domain not in counted
-    ]
-    return [*left_out, *unknown_states(trace, counted, measurement.passes)]
+def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
+    for one in energies:
+        yield from one.measurement.notes
+    first = energies[0]
+    for domain in first.measurement.trace.domains:
+        if domain not in first.domains:
+            yield f"{domain.name} was seen and not counted"
+    yield from unknown_states(energies)
+    if leads:
+        yield "the first pass of each run differs from the others: it is left out of the figures per token"
+    if said := regimes(energies):
+        yield said
 
 
-def _window(passes: Sequence[Pass]) -> RunWindow:
+def _overhead(measurements: Sequence[Measurement]) -> OverheadPart:
+    """Sums over the runs."""
+    return OverheadPart(
+        recorder_cpu_s=sum(one.overhead.recorder_cpu_s for one in measurements),
+        recorder_samples=sum(one.overhead.recorder_samples for one in measurements),
+        setup_s=sum(one.overhead.setup_s for one in measurements),
+        load_s=sum(one.load.duration_s for one in measurements),
+        warmup_s=sum(one.warm_up.window.duration_s for one in measurements),
+    )
+
+
+def _memory(measurements: Sequence[Measurement]) -> Memory:
+    """The largest peak of all runs."""
+    facts = measurements[0].facts
+    peaks = [one.facts.peak_bytes for one in measurements if one.facts.peak_bytes is not None]
+    return Memory(
+        peak_bytes=max(peaks) if peaks else None,
+        weights_bytes=facts.weights_bytes,
+        kv_cache_bytes=facts.kv_cache_bytes,
+        source=facts.memory_source,
+        reason=None if peaks else f"{facts.device} reports no peak memory",
+    )
+
+
+def _run(one: RunEnergy, *, leads: int) -> RunPart:
+    """What one run gave by itself."""
+    seen = one.measurement
+    spent = [part for block in one.of("full") for part in block.spent.values()]
+    phases = prefill_and_decode([one])
+    return RunPart(
+        index=seen.index,
+        outcome="measured",
+        started_at=seen.started,
+        window=_window(seen, leads=leads),
+        steady=seen.warm_up.steady,
+        tokens=tokens([seen]),
+        energy=RunEnergyPart(
+            total=estimate(added(spent)) if spent else Estimate.missing("J", one.why_none),
+            prefill=phases.prefill,
+            decode=phases.decode,
+            idle=IdlePower(bare=one.bare, loaded=one.loaded, after=one.after),
+        ),
+        figures=_figures(one, leads=leads),
+        overhead=_overhead([seen]),
+    )
+
+
+def _figures(one: RunEnergy, *, leads: int) -> RunFigures:
+    group: Groups = [one.measurement.passes[leads:]]
+    (written,), (lasted_s,) = output_tokens(group), seconds(group)
+    shares = one.shares
+    cost = sum(shares[leads:]) / written if shares is not None and written else None
+    return RunFigures(
+        energy_per_output_token_j=cost,
+        output_tokens_per_second=written / lasted_s if written and lasted_s > 0 else None,
+        ttft_p50_s=percentiles(group, ttft_s, NO_FIRST).p50.value,
+        tpot_p50_s=percentiles(group, tpot_s, NO_FIRST).p50.value,
+        e2e_p50_s=percentiles(group, e2e_s, NO_FIRST).p50.value,
+    )
+
+
+def _window(seen: Measurement, *, leads: int) -> RunWindow:
+    passes = seen.passes
     return RunWindow(
         start_ns=passes[0].window.start_ns,
         end_ns=passes[-1].window.end_ns,
         duration_s=sum(one.window.duration_s for one in passes),
         passes=tuple(
-            PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns, cycle=one.cycle)
-            for one in passes
+            PassWindow(start_ns=one.window.start_ns, end_ns=one.window.end_ns, lead_in=number < leads)
+            for number, one in enumerate(passes)
         ),
     )
 
 
-def _performance(measurement: Measurement) -> Performance:
-    passes = measurement.passes
-    told = any(one.t_first_ns is not None for each in passes for one in each.generation.completions)
+def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
+    groups = replicates(measurements, leads=leads)
+    done = [one for group in groups for each in group for one in each.generation.completions]
+    has_first = any(one.t_first_ns is not None for one in done)
+    config = measurements[0].config
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
-        return ratio_over_passes(
-            per_replicate(passes, counts), per_replicate(passes, seconds(passes)), unit=unit
-        )
+        return ratio_over_passes(counts, seconds(groups), unit=unit)
 
     return Performance(
-        output_tokens_per_second=rate(output_tokens(passes), "token/s"),
-        total_tokens_per_second=rate(total_tokens(passes), "token/s"),
-        requests_per_second=rate(requests(passes), "request/s"),
-        ttft_s=percentiles(passes, ttft_s, NO_FIRST),
-        tpot_s=percentiles(passes, tpot_s, "no request produced two tokens" if told else NO_FIRST),
-        itl_s=missing_percentiles(BUNDLED if guesses_ahead(measurement.config) else SINGLE_UNKNOWN),
-        e2e_s=percentiles(passes, e2e_s, "no request ended"),
-        flops=flops(measurement),
-        mfu=mfu(measurement),
-        mbu=mbu(measurement),
+        output_tokens_per_second=rate(output_tokens(groups), "token/s"),
+        total_tokens_per_second=rate(total_tokens(groups), "token/s"),
+        requests_per_second=rate(requests(groups), "request/s"),
+        ttft_s=percentiles(groups, ttft_s, NO_FIRST),
+        tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
+        itl_s=missing_percentiles(BUNDLED if guesses_ahead(config) else SINGLE_UNKNOWN),
+        e2e_s=percentiles(groups, e2e_s, "no request ended"),
+        flops=flops(measurements),
+        mfu=mfu(measurements),
+        mbu=mbu(measurements),
     )

@@ -1,41 +1,48 @@
-"""What was repeated independently: the passes of one process, or several processes?"""
+"""What was repeated independently: several runs, a fresh process each, or the passes of a single one?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
-from llenergymeasure.records import Pass
+from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.records import Measurement, Pass
 
-
-def replicates(passes: Sequence[Pass]) -> tuple[tuple[Pass, ...], ...]:
-    """Passes grouped into the unit of replication: by cycle where there are several, else one by one."""
-    cycles = dict.fromkeys(one.cycle for one in passes)
-    if len(cycles) < 2:
-        return tuple((one,) for one in passes)
-    return tuple(tuple(one for one in passes if one.cycle == cycle) for cycle in cycles)
+# The passes of each unit of replication.
+Groups: TypeAlias = Sequence[Sequence[Pass]]
 
 
-def per_replicate(passes: Sequence[Pass], values: Sequence[float]) -> list[float]:
-    """The sums over each replicate's passes of `values`, which has one for every pass."""
-    sums: dict[object, float] = {}
-    several = len({one.cycle for one in passes}) > 1
-    for number, (one, value) in enumerate(zip(passes, values, strict=True)):
-        unit = one.cycle if several else number
-        sums[unit] = sums.get(unit, 0.0) + value
-    return list(sums.values())
+def replicates(measurements: Sequence[Measurement], *, leads: int = 0) -> tuple[tuple[Pass, ...], ...]:
+    """The measured passes by run where there are several, else one by one; less the first `leads` of each
+    run, which led in to the others.
+    """
+    if len(measurements) > 1:
+        return tuple(one.passes[leads:] for one in measurements)
+    return tuple((one,) for one in measurements[0].passes[leads:])
 
 
-def output_tokens(passes: Sequence[Pass]) -> list[int]:
-    return [one.generation.output_tokens for one in passes]
+def joules(energies: Sequence[RunEnergy], *, leads: int = 0) -> list[float] | None:
+    """Of each unit of replication, as `replicates` has them; None where one is unknown."""
+    shares = [one.shares for one in energies]
+    known = [part[leads:] for part in shares if part is not None]
+    if len(known) < len(shares):
+        return None
+    return [sum(part) for part in known] if len(known) > 1 else known[0]
 
 
-def total_tokens(passes: Sequence[Pass]) -> list[int]:
-    return [one.generation.prompt_tokens + one.generation.output_tokens for one in passes]
+def output_tokens(groups: Groups) -> list[int]:
+    return [sum(one.generation.output_tokens for one in group) for group in groups]
 
 
-def requests(passes: Sequence[Pass]) -> list[int]:
-    return [len(one.generation.completions) for one in passes]
+def total_tokens(groups: Groups) -> list[int]:
+    return [
+        sum(one.generation.prompt_tokens + one.generation.output_tokens for one in group) for group in groups
+    ]
 
 
-def seconds(passes: Sequence[Pass]) -> list[float]:
-    return [one.window.duration_s for one in passes]
+def requests(groups: Groups) -> list[int]:
+    return [sum(len(one.generation.completions) for one in group) for group in groups]
+
+
+def seconds(groups: Groups) -> list[float]:
+    return [sum(one.window.duration_s for one in group) for group in groups]

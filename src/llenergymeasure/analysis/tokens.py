@@ -10,9 +10,10 @@ from llenergymeasure.results.models import Tokens
 WARNED, DISPUTED = 0.01, 0.05
 
 
-def tokens(measurement: Measurement) -> Tokens:
-    """Sums over the passes: the engine's counts, and llem's own where every request has one."""
-    done = _completions(measurement.passes)
+def tokens(measurements: Sequence[Measurement]) -> Tokens:
+    """Sums over the passes of all runs: the engine's counts, and llem's own where every request has one."""
+    done = _completions([one for measurement in measurements for one in measurement.passes])
+    measurement = measurements[0]
     asked = measurement.config.max_output_tokens
     read, written = sum(one.prompt_tokens for one in done), sum(one.output_tokens for one in done)
     natural = measurement.config.output_length == "natural"

@@ -9,7 +9,7 @@ from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.hidden_work import why_other_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
-from llenergymeasure.analysis.replicates import per_replicate
+from llenergymeasure.analysis.replicates import replicates, seconds
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
@@ -19,19 +19,23 @@ STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not tol
 NO_SHAPE = "the model's shape is not known"
 
 
-def flops(measurement: Measurement) -> Flops:
-    """Operations of all passes, prefill and decode apart, from the model's shape and the tokens produced."""
+def flops(measurements: Sequence[Measurement]) -> Flops:
+    """Operations of all passes of all runs, prefill and decode apart, from the model's shape and the tokens
+    produced.
+    """
+    measurement = measurements[0]
     shape, more = measurement.architecture, why_other_work(measurement.config)
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
-    done = [one for passed in measurement.passes for one in passed.generation.completions]
+    done = [one for run in measurements for each in run.passes for one in each.generation.completions]
     prefill = float(sum(prefill_flops(shape, one.prompt_tokens) for one in done))
     decode = float(sum(decode_flops(shape, one.prompt_tokens, one.output_tokens) for one in done))
     return Flops(prefill=prefill, decode=decode, total=prefill + decode, method=_method(measurement))
 
 
-def mfu(measurement: Measurement) -> Estimate:
+def mfu(measurements: Sequence[Measurement]) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
+    measurement = measurements[0]
     shape, peaks = measurement.architecture, _peaks(measurement)
     if more := why_other_work(measurement.config):
         return Estimate.missing("1", more)
@@ -40,21 +44,20 @@ def mfu(measurement: Measurement) -> Estimate:
     # Weights of 8 and 4 bits are multiplied in 16 bits.
     precision = measurement.config.precision if measurement.config.precision in {"fp32", "fp16"} else "bf16"
     at_most = sum(peak.flops[precision] for peak in peaks)
+    groups = replicates(measurements)
     return ratio_over_passes(
-        [
-            sum(_flops_of(shape, one) for one in passed.generation.completions)
-            for passed in measurement.passes
-        ],
-        [passed.window.duration_s * at_most for passed in measurement.passes],
+        [sum(_flops_of(shape, one) for p in group for one in p.generation.completions) for group in groups],
+        [each_s * at_most for each_s in seconds(groups)],
         unit="1",
     )
 
 
-def mbu(measurement: Measurement) -> Estimate:
+def mbu(measurements: Sequence[Measurement]) -> Estimate:
     """Bytes that decoding must read (all weights and the cache, once a step) over what the memory could
     deliver meanwhile. A mixture of experts has none: which experts a batch touches is not known. Nor has
     continuous batching: how many steps there were is not known.
     """
+    measurement, groups = measurements[0], replicates(measurements)
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
     if more := why_other_work(measurement.config):
@@ -71,15 +74,13 @@ def mbu(measurement: Measurement) -> Estimate:
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []
-    for passed in measurement.passes:
-        members = _batches(passed)
-        seconds = sum(_decode_s(batch) for batch in members)
+    for group in groups:
+        members = [batch for passed in group for batch in _batches(passed)]
         moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in members))
-        could.append(seconds * at_most)
+        could.append(sum(_decode_s(batch) for batch in members) * at_most)
     if not any(moved):
         return Estimate.missing("1", "no token was made in decode")
-    passes = measurement.passes
-    return ratio_over_passes(per_replicate(passes, moved), per_replicate(passes, could), unit="1")
+    return ratio_over_passes(moved, could, unit="1")
 
 
 def _method(measurement: Measurement) -> str:

@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from llenergymeasure.analysis.codes import MEANINGS
 from llenergymeasure.analysis.estimates import half_width, total
 from llenergymeasure.analysis.health import device_warnings
-from llenergymeasure.analysis.joules import costs_per_output_token, counted_domains
 from llenergymeasure.analysis.latency import lag_warnings
-from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated
+from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, drift
 from llenergymeasure.analysis.tokens import token_warnings
-from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.records import (
-    Domain,
-    Measurement,
-    MeasurementWarning,
-    WarningCode,
-    Window,
-)
+from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.records import Measurement, MeasurementWarning, WarningCode, Window
 from llenergymeasure.results.models import Energy, Tokens
 
 CODES: tuple[WarningCode, ...] = get_args(WarningCode)
 IDLE_DRIFT = 0.10
 
 
-def warnings(measurement: Measurement, energy: Energy, tokens: Tokens) -> tuple[MeasurementWarning, ...]:
-    """Those noticed during the run first, then those that the numbers show; each code once per message."""
-    trace, passes = measurement.trace, measurement.passes
-    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+def warnings(
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, leads: int
+) -> tuple[MeasurementWarning, ...]:
+    """Those of each run first, then those that the numbers show; each code once per message."""
+    measurements = [one.measurement for one in energies]
+    passes = [one for measurement in measurements for one in measurement.passes]
     found = [
-        *measurement.warnings,
+        *_by_run([(one.measurement.index, _of_one(one)) for one in energies], len(energies)),
         *_of_energy(energy),
-        *_idle_drift(measurement, domains, energy),
-        *device_warnings(trace, domains, passes),
-        *_gaps(measurement, domains),
-        *_of_run(measurement, energy, tokens),
+        *_of_experiment(energies, energy, tokens),
         *token_warnings(passes),
         *lag_warnings(passes),
-        *_correlated(costs_per_output_token(trace, domains, passes)),
+        *_over_passes(energies, leads=leads),
     ]
     return tuple(dict.fromkeys(found))
+
+
+def _of_one(one: RunEnergy) -> list[MeasurementWarning]:
+    """What one run alone shows."""
+    seen = one.measurement
+    return [
+        *seen.warnings,
+        *_idle_drift(one),
+        *device_warnings(seen.trace, one.domains, seen.passes),
+        *_gaps(one),
+        *_not_steady(seen),
+    ]
+
+
+def _by_run(
+    found: Sequence[tuple[int, Sequence[MeasurementWarning]]], runs: int
+) -> Iterator[MeasurementWarning]:
+    """One warning for each code and thing, with the runs that raised it where not the only one did."""
+    first: dict[tuple[str, str], MeasurementWarning] = {}
+    raised: dict[tuple[str, str], list[int]] = {}
+    for index, mine in found:
+        for one in mine:
+            # what it is about comes before a colon, and figures differ from run to run
+            key = (one.code, one.message.partition(":")[0] if ": " in one.message else "")
+            first.setdefault(key, one)
+            if index not in raised.setdefault(key, []):
+                raised[key].append(index)
+    for about, one in first.items():
+        if runs == 1:
+            yield one
+            continue
+        which = (
+            "in every run" if len(raised[about]) == runs else f"in run {', '.join(map(str, raised[about]))}"
+        )
+        yield MeasurementWarning.of(one.code, f"{one.message}; {which}")
 
 
 def _of_energy(energy: Energy) -> list[MeasurementWarning]:
@@ -66,33 +94,32 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
     return found
 
 
-def _idle_drift(
-    measurement: Measurement, domains: Sequence[Domain], energy: Energy
-) -> list[MeasurementWarning]:
+def _idle_drift(one: RunEnergy) -> list[MeasurementWarning]:
     """Loaded idle before and after differ by more than a tenth, beyond what their intervals explain.
 
     A device that cools or slows down after its load draws more for a while; the message then says so.
     """
-    before, after = energy.idle.loaded, energy.idle.after
-    if energy.method == "modelled" or not before.value or after.value is None:
+    before, after = one.loaded, one.after
+    modelled = any(domain.model is not None for domain in one.domains)
+    if modelled or not before.value or after.value is None:
         return []
-    doubt = (half_width(before) or 0.0) + (half_width(after) or 0.0)
-    if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, doubt):
+    unclear = (half_width(before) or 0.0) + (half_width(after) or 0.0)
+    if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, unclear):
         return []
-    falling = " and still falling" if after.value > before.value and _falls(measurement, domains) else ""
+    falling = " and still falling" if after.value > before.value and _falls(one) else ""
     message = f"{before.value:.1f} W before the passes, {after.value:.1f} W after{falling}"
     return [MeasurementWarning.of("idle_drift", message)]
 
 
-def _falls(measurement: Measurement, domains: Sequence[Domain]) -> bool:
+def _falls(one: RunEnergy) -> bool:
     """Whether power falls within the idle window after the passes, beyond the intervals of its halves."""
-    window = measurement.idle.after
+    window = one.measurement.idle.after
     if window is None:
         return False
     middle_ns = (window.start_ns + window.end_ns) // 2
     first, second = (
         total(
-            [idle_power(measurement.trace, half, domain.name) for domain in domains],
+            [idle_power(one.measurement.trace, half, domain.name) for domain in one.domains],
             unit="W",
             why_none="no domain counts",
         )
@@ -101,71 +128,85 @@ def _falls(measurement: Measurement, domains: Sequence[Domain]) -> bool:
     return first.low is not None and second.high is not None and second.high < first.low
 
 
-def _of_run(measurement: Measurement, energy: Energy, tokens: Tokens) -> list[MeasurementWarning]:
-    found = []
-    if not measurement.warm_up.steady:
-        count = len(measurement.warm_up.batch_s)
-        found.append(
-            MeasurementWarning.of("not_steady", f"times had not settled after {count} warm-up batches")
+def _not_steady(seen: Measurement) -> list[MeasurementWarning]:
+    if seen.warm_up.steady:
+        return []
+    count = len(seen.warm_up.batch_s)
+    return [MeasurementWarning.of("not_steady", f"times had not settled after {count} warm-up batches")]
+
+
+def _of_experiment(
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens
+) -> Iterator[MeasurementWarning]:
+    config, runs = energies[0].measurement.config, len(energies)
+    passes = len(energies[0].measurement.passes)
+    if runs == 1:
+        why = "" if config.repeats.count == 1 else f", and {config.repeats.count} were asked for"
+        yield MeasurementWarning.of(
+            "single_process",
+            f"one run{why}: its interval holds within this process; another may differ by more",
         )
-    config = measurement.config
-    if len(measurement.passes) == 1:
-        asked = config.cycles == 1 and config.passes.minimum == 1
-        why = ", as passes.minimum=1 asks" if asked else ""
+        if passes == 1:
+            yield MeasurementWarning.of("single_pass", "one pass in one run: scatter cannot be determined")
+    target = config.repeats.target if config.repeats.count > 1 else config.passes.target
+    few = runs < config.repeats.count or (runs == 1 and passes < config.passes.count)
+    if target is not None and (missed := _missed(energy, target)) is not None:
+        yield MeasurementWarning.of("target_not_met", missed)
+    elif few:
+        done = (
+            f"{passes} of {config.passes.count} passes"
+            if config.repeats.count == 1
+            else (f"{runs} of {config.repeats.count} repeats")
+        )
+        yield MeasurementWarning.of("target_not_met", f"{done} were measured")
+    if tokens.pinned_ok is False:
+        yield MeasurementWarning.of(
+            "output_not_pinned", "some requests did not produce just max_output_tokens"
+        )
+
+
+def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[MeasurementWarning]:
+    """Whether passes that follow one another resemble each other, or costs move from the first to the last.
+
+    Over several runs a move counts where their passes, taken together by position, show it.
+    """
+    found = []
+    costs = [_costs(one)[leads:] for one in energies]
+    if len(energies) == 1 and correlated(costs[0]):
+        said = "their interval rests on a few long batches"
+        if len(costs[0]) < ENOUGH_FOR_BATCHES:
+            said = "their interval is a lower bound"
+        found.append(
+            MeasurementWarning.of("passes_correlated", f"neighbours among {len(costs[0])} are alike: {said}")
+        )
+    if (moved := drift(costs)) is not None:
+        what = "joules per output token" if all(one.shares for one in energies) else "time per output token"
         found.append(
             MeasurementWarning.of(
-                "single_pass", f"one pass{why}: chance can't be judged{_cut_short(measurement)}"
+                "drift", f"{what} {'rises' if moved > 0 else 'falls'} by {abs(moved):.1%} over the passes"
             )
-        )
-    target = config.passes.target
-    if len(measurement.passes) > 1:
-        missed = _missed(energy, target)
-        is_known = energy.per_output_token.value is not None
-        if missed is None and is_known and _cycles(measurement) == 1 < config.cycles:
-            missed = "the interval is from passes in one process, and cycles were wanted"
-        if missed is not None:
-            found.append(MeasurementWarning.of("target_not_met", missed + _cut_short(measurement)))
-    if tokens.pinned_ok is False:
-        found.append(
-            MeasurementWarning.of("output_not_pinned", "some requests did not produce just max_output_tokens")
         )
     return found
 
 
-def _cut_short(measurement: Measurement) -> str:
-    """What was asked for and not done, since the budget ended it before."""
-    config, cycles = measurement.config, _cycles(measurement)
-    if cycles < config.cycles:
-        return f"; the budget ended it in cycle {cycles} of {config.cycles}"
-    done, asked = len(measurement.passes), config.passes.minimum * config.cycles
-    return f"; the budget ended it after {done} of {asked} passes" if done < asked else ""
+def _costs(one: RunEnergy) -> list[float]:
+    passes = one.measurement.passes
+    spent = one.shares or [each.window.duration_s for each in passes]
+    return [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
 
 
-def _cycles(measurement: Measurement) -> int:
-    return len({one.cycle for one in measurement.passes})
-
-
-def _correlated(costs: Sequence[float]) -> list[MeasurementWarning]:
-    if not correlated(costs):
-        return []
-    said = "their interval rests on a few long batches"
-    if len(costs) < ENOUGH_FOR_BATCHES:
-        said = "their interval is a lower bound"
-    return [MeasurementWarning.of("passes_correlated", f"neighbours among {len(costs)} are alike: {said}")]
-
-
-def _gaps(measurement: Measurement, domains: Sequence[Domain]) -> list[MeasurementWarning]:
+def _gaps(one: RunEnergy) -> list[MeasurementWarning]:
     """What the recorder missed during a pass, of itself or of a domain that counts."""
-    names = {None, *(domain.name for domain in domains)}
+    names = {None, *(domain.name for domain in one.domains)}
     return [
         MeasurementWarning.of(
             "recorder_gap", f"{gap.domain or 'recorder'}: {gap.reason} ({gap.window.duration_s:.2f} s)"
         )
-        for gap in measurement.trace.gaps
+        for gap in one.measurement.trace.gaps
         if gap.domain in names
         and any(
-            gap.window.start_ns < one.window.end_ns and gap.window.end_ns > one.window.start_ns
-            for one in measurement.passes
+            gap.window.start_ns < each.window.end_ns and gap.window.end_ns > each.window.start_ns
+            for each in one.measurement.passes
         )
     ]
 

@@ -11,6 +11,7 @@ from llenergymeasure.cli.compare import compare
 from llenergymeasure.cli.doctor import doctor
 from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.cli.run import run
+from llenergymeasure.cli.show import show
 
 app = typer.Typer(
     name="llem",
@@ -38,5 +39,6 @@ def main(
 
 app.command(name="run", help="Run an LLM efficiency experiment")(run)
 app.command(name="doctor", help="Say what this machine can measure")(doctor)
+app.command(name="show", help="Show a stored result, or its uncertainty budget")(show)
 app.command(name="compare", help="Compare two results, B against A")(compare)
-app.command(name="recompute", help="Compute a stored run again and say what changed")(recompute)
+app.command(name="recompute", help="Compute a stored result again and list what changed")(recompute)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +17,7 @@ import typer
 from pydantic import JsonValue
 
 from llenergymeasure.cli import _plan, _summary
-from llenergymeasure.cli._format import duration, plain
+from llenergymeasure.cli._format import plain
 from llenergymeasure.cli._summary import Row
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ResultError
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from llenergymeasure.models.vram import VramEstimate
 
 WIDTH = 100
+UNBROKEN = 10_000
+# A note narrower than this goes below its row rather than beside it.
+NARROW = 36
 
 # For a terminal that has no such signs.
 _STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
@@ -43,30 +48,39 @@ def print_experiment_header(config: ExperimentConfig) -> None:
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
     # llama.cpp computes with what the file holds, which the summary can tell.
     precision = "" if config.backend == "llamacpp" else f", {config.precision}"
-    say(f"{config.model} on {config.backend}{precision}{batch}")
+    _talk(f"{config.model} on {config.backend}{precision}{batch}")
     prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
-    say(
+    _talk(
         f"{prompts} of {dataset}, up to {config.max_input_tokens} tokens in "
         f"and {config.max_output_tokens} out{target}"
     )
 
 
+def _talk(text: str) -> None:
+    for line in filled(text):
+        say(line)
+
+
 def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
-    lines = [_strong(_summary.heading(result)), ""]
-    energy = [*_summary.energy_rows(result.energy), *_summary.footprint_rows(result)]
+    lines = [*map(_strong, filled(_summary.heading(result))), ""]
+    energy = [*_summary.energy_rows(result), *_summary.footprint_rows(result)]
     speed = list(_summary.speed_rows(result))
     widths = _widths([*energy, *speed])
-    lines += [*_table(energy, widths), "", *_table(speed, widths)]
+    lines += [*_table(energy, widths)]
+    for text in _summary.legend(result.energy):
+        lines += filled(text, indent="  ")
+    lines += ["", *_table(speed, widths)]
     for warning in result.warnings:
-        lines += ["", f"{_strong(f'Warning: {warning.message}')} ({warning.code})", f"  → {warning.remedy}"]
+        first, *more = filled(f"Warning: {warning.message} ({warning.code})")
+        lines += ["", _strong(first), *map(_strong, more), *filled(f"→ {warning.remedy}", indent="  ")]
     _write("\n".join(lines), sys.stdout)
 
 
 def print_result_details(result: ExperimentResult) -> None:
     """How to read the summary and what its sums are made of, on stderr."""
-    for line in _summary.explanation(result):
-        say(line)
+    for text in _summary.explanation(result):
+        _talk(text)
     say("")
 
 
@@ -94,24 +108,26 @@ def print_dry_run(
     """
     load_prompts(config)
     refused = _refused(config)
+    plan = _plan.forecast_here(config, gpu=gpu_vram_gb is not None)
     if as_json:
         print_json(
             {
                 "config": config.model_dump(mode="json"),
                 "origins": dict(origins),
-                "plan": _plan.as_json(config),
+                "plan": _plan.as_json(config, plan),
                 "vram": asdict(vram),
                 "gpu_vram_gb": gpu_vram_gb,
                 "refused": "; ".join(refused) or None,
             }
         )
         return
+    planned = list(_plan.plan_rows(config, plan))
     lines = [
         _strong("Configuration"),
         *_configuration(config, origins),
         "",
         _strong("Plan"),
-        *_planned(config),
+        *_table(planned, _widths(planned)),
         "",
         _strong("Memory"),
         *_memory(vram, gpu_vram_gb),
@@ -161,28 +177,12 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
             sections.setdefault(section if dot else "", []).append(f"{name or key}\u00a0=\u00a0{value}")
     for section, fields in sections.items():
         head = f"{section}: " if section else ""
-        text = textwrap.fill(
-            head + ", ".join(fields),
-            WIDTH,
-            initial_indent="    ",
-            subsequent_indent="      ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        yield text.replace("\u00a0", " ")
-
-
-def _planned(config: ExperimentConfig) -> Iterator[str]:
-    rows = [Row(step.name, _range(step.low_s, step.high_s), step.note) for step in _plan.steps(config)]
-    low, high = _plan.expected_s(config)
-    limit = f"ended after {duration(config.timeout_s)} (timeout_s)"
-    rows.append(Row("expected", _range(low, high), limit, strong=True))
-    yield from _table(rows, _widths(rows))
+        yield from filled(head + ", ".join(fields), indent="    ", width=min(WIDTH, room()))
 
 
 def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     if vram.total_bytes is None:
-        yield f"  – {vram.reason}"
+        yield from filled(f"– {vram.reason}", indent="  ")
         return
     against = "no GPU was found to compare it with"
     if gpu_vram_gb is not None:
@@ -192,7 +192,7 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
     yield from _table(rows, _widths(rows))
-    yield f"  total = {vram.formula}; shape from {vram.source}"
+    yield from filled(f"total = {vram.formula}; shape from {vram.source}", indent="  ")
 
 
 def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -203,26 +203,56 @@ def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[st
             yield prefix + key, inner if isinstance(inner, str) else json.dumps(inner)
 
 
-def _range(low: float, high: float) -> str:
-    if low == high:
-        return duration(low)
-    if low == 0:
-        return f"up to {duration(high)}"
-    first, last = duration(low), duration(high)
-    same = first.partition(" ")[2] == last.partition(" ")[2]
-    return f"{first.partition(' ')[0] if same else first} to {last}"
-
-
 def _widths(rows: Iterable[Row]) -> tuple[int, int]:
     rows = list(rows)
     return max((len(row.label) for row in rows), default=0), max((len(row.value) for row in rows), default=0)
 
 
 def _table(rows: Iterable[Row], widths: tuple[int, int]) -> Iterator[str]:
+    """Each row in one line where that fits; else its note goes on beside it or, in a narrow one, below."""
+    most = room()
+    beside = 2 + widths[0] + 2 + widths[1] + 2
     for row in rows:
-        label, value = row.label.ljust(widths[0]), row.value.ljust(widths[1])
-        text = f"  {label}  {_strong(value) if row.strong else value}  {row.note}"
-        yield text.rstrip()
+        shown = _strong(row.value) if row.strong else row.value
+        label = f"  {row.label.ljust(widths[0])}  "
+        near = len(label) + (len(row.value) + 2 if row.value else 0)
+        if beside + len(row.note) <= most and row.value:
+            yield f"{label}{shown}{' ' * (beside - len(label) - len(row.value))}{row.note}".rstrip()
+        elif near + len(row.note) <= most:
+            yield f"{label}{shown}{'  ' if row.value else ''}{row.note}".rstrip()
+        elif most - beside >= NARROW:
+            first, *more = filled(row.note, width=most - beside)
+            yield f"{label}{shown}{' ' * (beside - len(label) - len(row.value))}{first}"
+            yield from (" " * beside + line for line in more)
+        else:
+            fits = near - 2 <= most
+            if row.label or row.value:
+                yield from [f"{label}{shown}".rstrip()] if fits else [f"  {row.label}", f"    {shown}"]
+            yield from filled(row.note, indent=" " * 6)
+
+
+def filled(text: str, *, indent: str = "", width: int | None = None) -> list[str]:
+    """The text in lines that the terminal holds, broken between words, and not within `± 2 %`."""
+    lines = textwrap.wrap(
+        re.sub(r"(?<=[±≈]) | (?=%)", "\u00a0", text),
+        width or room(),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def room() -> int:
+    """Columns of the terminal, or of COLUMNS; lines for a file or another program are not broken."""
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return max(40, shutil.get_terminal_size((WIDTH, 24)).columns) if on_terminal else _columns_asked()
+
+
+def _columns_asked() -> int:
+    asked = os.environ.get("COLUMNS", "")
+    return max(40, int(asked)) if asked.isdecimal() else UNBROKEN
 
 
 def _strong(text: str) -> str:

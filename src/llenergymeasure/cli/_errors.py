@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 from pydantic import ValidationError
 
-from llenergymeasure.config.suggest import nearest, nearest_key
+from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
 
@@ -64,6 +64,8 @@ def _line(details: Mapping[str, Any]) -> str:
     path = ".".join(str(part) for part in loc if not re.search(r"[\[(]", str(part))) or "configuration"
     kind, given = details["type"], details["input"]
     if kind == "extra_forbidden":
+        if path in RENAMED:
+            return f"{path} is now {RENAMED[path]}"
         meant = nearest_key(path)
         return f"{path}: unknown key" + (f". Did you mean: {meant}?" if meant else "")
     if kind == "missing":

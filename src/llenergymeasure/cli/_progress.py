@@ -1,44 +1,118 @@
-"""How do a run's phases show on a progress bar?"""
+"""How do the steps of a run show on a terminal, while they last?"""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
+from llenergymeasure.cli._format import about
 from llenergymeasure.records import Progress
 
-_KNOWN_END = "{desc} {bar:30} {n:.0f} of {total:.0f} s"
-_OPEN_END = "{desc}, {n:.0f} s"
+BAR = 10
+# Steps whose expected time is the longest that they may begin anything new, not how long they take.
+CAPPED = ("cooling", "warming up")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a run said last of itself."""
+
+    description: str
+    total: float | None = None
+    step: int | None = None
+    steps: int | None = None
+    run: int | None = None
+    runs: int | None = None
+    left_s: float | None = None
+    note: str | None = None
+
+
+def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
+    """One line for the terminal: where in the plan, what, for how long, and the time left.
+
+    `elapsed` are the seconds of this step, `since` those since it was last heard of. What does not fit is
+    left out, the least needed first.
+    """
+    place = [f"run {shown.run} of {shown.runs}" if shown.run and (shown.runs or 0) > 1 else ""]
+    place += [f"step {shown.step} of {shown.steps}" if shown.step and shown.steps else ""]
+    bar = left = ""
+    total, over = shown.total, shown.total is not None and elapsed >= shown.total + 1
+    if total is None:
+        times = f"{elapsed:.0f} s so far"
+    elif over:
+        limit = "cap" if shown.description.startswith(CAPPED) else "expected"
+        times = f"{limit} {total:g} s, {elapsed:.0f} s so far"
+    else:
+        done = round(BAR * min(elapsed / total, 1.0)) if total else BAR
+        bar, times = f"[{'#' * done}{'.' * (BAR - done)}]", f"{min(elapsed, total):.0f} of {total:.0f} s"
+    if shown.left_s is not None:
+        # A step that is over its time takes none of that of the others.
+        spent = since if total is None else min(since, max(0.0, total - (elapsed - since)))
+        left = f"{about(max(0.0, shown.left_s - spent))} left"
+    where = ", ".join(filter(None, place))
+    note = shown.note or ""
+    for parts in (
+        (where, shown.description, bar, times, note, left),
+        (where, shown.description, "", times, note, left),
+        (place[0], shown.description, "", times, note, left),
+        ("", shown.description, "", times, note, left),
+        ("", shown.description, "", times, note, ""),
+        ("", shown.description, "", times, "", ""),
+    ):
+        text = _joined(*parts)
+        if len(text) < width:
+            return text
+    return text[: max(0, width - 2)] + "…"
+
+
+def _joined(where: str, description: str, bar: str, times: str, note: str, left: str) -> str:
+    head = f"{where}: {description}" if where else description
+    step = f"{head} {bar} {times}" if bar else f"{head}, {times}"
+    return ", ".join(filter(None, (step, note, left)))
 
 
 @contextmanager
-def following(bar: tqdm[Any]) -> Iterator[Progress]:
-    """A callback that gives the bar each phase's name and seconds; in between it ticks once a second."""
-    started = time.monotonic()
-    bar.leave = False
+def following(bar: tqdm[Any], *, now: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
+    """A callback that shows each step on the bar's line; in between the line ticks once a second."""
+    shown, started, heard = Shown("starting"), now(), now()
+    bar.leave, bar.bar_format = False, "{desc}"
 
-    def show(elapsed: float) -> None:
-        # an estimate that is overrun stays full
-        bar.n = elapsed if bar.total is None else min(elapsed, bar.total)
-        bar.refresh()
+    def show() -> None:
+        at, width = now(), shutil.get_terminal_size((80, 24)).columns
+        bar.n, bar.total = at - started, shown.total
+        bar.set_description_str(line(shown, at - started, since=at - heard, width=width))
 
-    def progress(description: str, *, done: float | None = None, total: float | None = None) -> None:
-        nonlocal started
-        started = time.monotonic() - (done or 0.0)
-        bar.bar_format = _OPEN_END if total is None else _KNOWN_END
-        bar.total = total
-        bar.n = done or 0.0
-        bar.set_description_str(description, refresh=False)
-        bar.refresh()
+    def progress(  # noqa: PLR0913  the protocol's
+        description: str,
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+        run: int | None = None,
+        runs: int | None = None,
+        left_s: float | None = None,
+        note: str | None = None,
+    ) -> None:
+        nonlocal shown, started, heard
+        heard = now()
+        # The same step, heard of again, goes on; a note or a forecast is what is new.
+        same = (description, run, step) == (shown.description, shown.run, shown.step)
+        if done is not None or not same:
+            started = heard - (done or 0.0)
+        shown = Shown(description, total, step, steps, run, runs, left_s, note)
+        show()
 
     def tick() -> None:
         while not stop.wait(1.0):
-            show(time.monotonic() - started)
+            show()
 
     if bar.disable:
         yield progress

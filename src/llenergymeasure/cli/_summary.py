@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llenergymeasure.analysis.estimates import scaled
-from llenergymeasure.cli._format import amount, duration, plain, span
+from llenergymeasure.cli._format import amount, columns, duration, plain
 from llenergymeasure.records import Estimate
-from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, Regression
+from llenergymeasure.results.figures import led_by_range, relative, span
+from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
+
+WITHIN = "within this process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +34,48 @@ def heading(result: ExperimentResult) -> str:
     return f"{head} · {where}"
 
 
-def energy_rows(energy: Energy) -> Iterator[Row]:
+def energy_rows(result: ExperimentResult) -> Iterator[Row]:
     """What it cost; where that is not valid, first of all why, and every value in brackets without ±."""
+    energy = result.energy
+    scatter = WITHIN if of_one_process(result) else "between runs"
     for reason in () if energy.valid else energy.reasons:
         yield Row("Energy is not valid", "", reason, strong=True)
-    yield _energy_row("Energy per output token", energy.per_output_token, energy, strong=energy.valid)
-    yield _energy_row("  reading a prompt token", energy.prefill, energy)
-    yield _energy_row("  writing one after the first", energy.decode, energy)
+    costs = (
+        ("Energy per output token", energy.per_output_token),
+        ("Prefill, per prompt token", energy.prefill),
+        ("Decode, per output token", energy.decode),
+    )
+    words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
+    for label, cost in costs:
+        first = cost is energy.per_output_token
+        said = words.get(energy.method or "") if first and cost.value is not None else None
+        yield _energy_row(label, cost, energy, said=said, scatter=scatter, strong=first)
     yield _energy_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
-    total = _energy_row("Energy, total", energy.total, energy)
-    if energy.total.value is not None:
-        sources = ", ".join(sorted({reading.source for reading in energy.readings}))
-        by = f"{energy.method} by {sources}" if sources else str(energy.method)
-        said = "" if energy.valid else "not valid; "
-        total = Row(total.label, total.value, f"{said}{by}; boundary {energy.boundary}")
-    yield total
+    spinning = energy.idle.spinning
+    if spinning is not None:
+        yield _energy_row(
+            "  spinning while idle", spinning, energy, said="the engine's waiting threads; not in net"
+        )
+    sources = ", ".join(sorted({reading.source for reading in energy.readings}))
+    by = f"{energy.method} by {sources}" if sources else f"{energy.method}"
+    known = energy.total.value is not None
+    yield _energy_row(
+        "Energy, total", energy.total, energy, said=f"{by}; boundary {energy.boundary}" if known else None
+    )
     for name in ("bare", "loaded", "after"):
         idle: Estimate = getattr(energy.idle, name)
         yield Row(f"Idle power, {name}", _joules(idle, energy), idle.reason or "")
+
+
+def legend(energy: Energy) -> Iterator[str]:
+    """What stands in the brackets, where any do."""
+    shown = (energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total)
+    if energy.valid and any(led_by_range(estimate) for estimate in shown):
+        source = "a model of power, not a sensor" if is_modelled(energy) else "the sensor's systematic error"
+        yield (
+            f"(a to b): the true value may lie anywhere in this range, which comes from {source}; "
+            "repetition does not narrow it"
+        )
 
 
 def footprint_rows(result: ExperimentResult) -> Iterator[Row]:
@@ -69,25 +96,30 @@ def footprint_rows(result: ExperimentResult) -> Iterator[Row]:
 
 
 def speed_rows(result: ExperimentResult) -> Iterator[Row]:
-    speed, tokens, passes = result.performance, result.tokens, len(result.window.passes)
+    speed, tokens = result.performance, result.tokens
+    yield from _run_rows(result)
     for label, estimate in (
         ("Output throughput", speed.output_tokens_per_second),
         ("Request throughput", speed.requests_per_second),
     ):
-        yield Row(label, amount(estimate), estimate.reason or "")
+        within = WITHIN if estimate.low is not None and of_one_process(result) else None
+        yield Row(label, amount(estimate), _listed(within, estimate.reason))
     for label, times in (
         ("Time to first token", speed.ttft_s),
         ("Time per output token", speed.tpot_s),
         ("End to end", speed.e2e_s),
     ):
         yield _latency_row(label, times)
-    pinned = {True: "; lengths pinned", False: "; lengths not pinned", None: "; natural lengths"}
+    pinned = {True: "lengths pinned", False: "lengths not pinned", None: "natural lengths"}
     yield Row(
         "Tokens",
         f"{tokens.input:,} in, {tokens.output:,} out",
-        f"{tokens.requests:,} requests in {passes} pass{'es' if passes != 1 else ''}, "
-        f"{duration(result.window.duration_s)}{pinned[tokens.pinned_ok]}"
-        f"{'; counts disputed' if tokens.disputed else ''}{_cut(result)}",
+        _listed(
+            f"{tokens.requests:,} requests in {duration(result.duration_s)}",
+            pinned[tokens.pinned_ok],
+            "counts disputed" if tokens.disputed else None,
+            _cut(result),
+        ),
     )
     flops = speed.flops
     if flops.total is None:
@@ -100,17 +132,41 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
 
 
+def failures(result: ExperimentResult) -> list[str]:
+    """Which runs of how many failed, each with its reason."""
+    return [
+        f"run {run.index} of {len(result.runs)} failed: {run.reason or 'no reason was recorded'}"
+        for run in result.runs
+        if run.outcome == "failed"
+    ]
+
+
+def _run_rows(result: ExperimentResult) -> Iterator[Row]:
+    """How often it was measured, what failed, and how many repeats a narrower interval would take."""
+    measured, energy = result.measured, result.energy
+    passes = sorted({len(run.window.passes) for run in measured if run.window is not None}) or [0]
+    each = f"{passes[0]}" if passes[0] == passes[-1] else f"{passes[0]} to {passes[-1]}"
+    of = f"of {each} pass{'' if passes == [1] else 'es'}"
+    runs = f"{len(measured)} runs {of}" if len(measured) != 1 else f"1 run {of}"
+    wanted = energy.repeats_for_2_percent
+    more = f"± 2 % would take about {wanted} repeats" if (wanted or 0) > len(measured) else None
+    yield Row("Runs", runs, _listed("each a fresh process" if len(measured) > 1 else "one process", more))
+    for said in failures(result):
+        yield Row("", "", said, strong=True)
+
+
 def _cut(result: ExperimentResult) -> str:
     count, most = result.tokens.cut_prompts, result.config.max_input_tokens
-    return f"; {count} prompt{'s' if count != 1 else ''} of {result.config.n} cut to {most}" if count else ""
+    return f"{count} prompt{'s' if count != 1 else ''} of {result.config.n} cut to {most}" if count else ""
 
 
 def explanation(result: ExperimentResult) -> Iterator[str]:
     """What the signs mean and what the sums are made of, for those who ask."""
     energy = result.energy
-    yield from _signs(energy, cycles=_cycles(result))
+    yield from _signs(energy, single=of_one_process(result))
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
-    yield from _cross_check(result.energy)
+    if len(result.runs) > 1:
+        yield from columns(_run_table(result.runs))
     for reading in energy.readings:
         flags = f" ({', '.join(reading.flags)})" if reading.flags else ""
         yield f"{reading.domain}: {_joules(reading.energy, energy)} from {reading.source}{flags}"
@@ -120,62 +176,81 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     yield from result.notes
 
 
-def _cycles(result: ExperimentResult) -> int:
-    """How many processes ran; those asked for where the passes do not tell."""
-    ran = {one.cycle for one in result.window.passes}
-    return result.config.cycles if None in ran else len(ran)
-
-
-def _signs(energy: Energy, *, cycles: int) -> Iterator[str]:
-    yield "±  95 % interval of chance and sensor resolution; " + (
-        "from passes in one process, and another may differ by more: --set cycles=5 tells"
-        if cycles == 1
-        else "from cycles, a fresh process each; more of them narrow it"
+def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
+    yield "±  95 % interval of random error and sensor resolution; " + (
+        "from passes in one process, and another may differ by more: --set repeats.count=3"
+        if single
+        else "from runs in a fresh process each; more of them narrow it"
     )
     if energy.total.systematic is not None:
-        yield "a to b  what an uncalibrated sensor or a model of power may hide; more passes don't narrow it"
+        yield "(a to b)  systematic error of the sensor or of a model of power; repetition does not narrow it"
     if is_modelled(energy):
         yield "≈  from a model of power, not from a sensor"
     yield "–  missing, which is not 0; the reason stands beside it"
     if not energy.valid:
-        yield "( )  not valid: wrong by an amount that can't be stated, so that no interval holds"
+        yield "( )  not valid: wrong by an amount that is not known, so that no interval holds"
 
 
-def _cross_check(energy: Energy) -> Iterator[str]:
-    """What a token costs by both ways, or why it can't be told by one of them."""
-    found = energy.regression
-    if not isinstance(found, Regression):
-        return
-    ways = (
-        ("by the times of the phases", found.phases_prefill, found.phases_decode),
-        (f"by regression over {found.batches:,} batches", found.prefill, found.decode),
-    )
-    for way, prefill, decode in ways:
-        why = prefill.reason if prefill.value is None else decode.reason if decode.value is None else None
-        told = " and ".join(_joules(one, energy) for one in (prefill, decode))
-        yield f"net of {energy.net_of} idle, prompt and output token {way}: {why or told}"
+def _run_table(runs: Sequence[RunPart]) -> Iterator[Sequence[str]]:
+    """What each run alone gave."""
+    yield "run", "energy", "throughput", "TTFT", "TPOT", "end to end", ""
+    units = ("J/token", "tokens/s", "s", "s", "s")
+    for run in runs:
+        found = run.figures
+        figures = (
+            (None,) * len(units)
+            if found is None
+            else (
+                found.energy_per_output_token_j,
+                found.output_tokens_per_second,
+                found.ttft_p50_s,
+                found.tpot_p50_s,
+                found.e2e_p50_s,
+            )
+        )
+        cells = ["–" if one is None else plain(one, unit) for one, unit in zip(figures, units, strict=True)]
+        remark = run.reason or "" if run.outcome == "failed" else "not steady" if run.steady is False else ""
+        yield f"{run.index}", *cells, remark
+
+
+def of_one_process(result: ExperimentResult) -> bool:
+    """Whether the intervals come from passes of one process, and say nothing of the next."""
+    replicates = result.energy.replicates
+    return len(result.measured) == 1 if replicates is None else replicates.unit == "pass"
 
 
 def is_modelled(energy: Energy) -> bool:
     return energy.method in {"modelled", "mixed"}
 
 
-def _energy_row(label: str, estimate: Estimate, energy: Energy, *, strong: bool = False) -> Row:
+def _energy_row(
+    label: str,
+    estimate: Estimate,
+    energy: Energy,
+    *,
+    said: str | None = None,
+    scatter: str = "",
+    strong: bool = False,
+) -> Row:
+    """`scatter` is what the ± of a cost is made of; that of a sum is what its windows leave open."""
     value = _joules(estimate, energy)
     if estimate.value is None:
         return Row(label, value, estimate.reason or "", strong)
     if not energy.valid:
-        return Row(label, value, "not valid", strong)
-    words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
-    said = words.get(energy.method or "")
-    if (limits := span(estimate)) is not None:
-        said = f"{limits}: {said}" if said else f"{limits} with the sensor's own error"
-    return Row(label, value, _listed(said, estimate.reason), strong)
+        return Row(label, value, _listed("not valid", said), strong)
+    if led_by_range(estimate):
+        share = relative(estimate)
+        parts = [f"{share} {scatter}".rstrip() if share else None]
+    else:
+        limits = span(estimate)
+        within = scatter if scatter == WITHIN and estimate.low is not None else None
+        parts = [within, f"{limits} systematic" if limits else None]
+    return Row(label, value, _listed(said, *parts, estimate.reason), strong)
 
 
 def _derived_row(label: str, estimate: Estimate, energy: Energy, *, by: str = "") -> Row:
-    why = estimate.reason if energy.valid or estimate.value is None else "not valid"
-    return Row(label, _joules(estimate, energy), _listed(span(estimate) if energy.valid else None, by, why))
+    row = _energy_row(label, estimate, energy)
+    return Row(label, row.value, _listed(by, row.note))
 
 
 def _million(per_token: Estimate) -> Estimate:

@@ -13,6 +13,7 @@ from llenergymeasure import __version__
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
 from llenergymeasure.cli._ending import reported
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
@@ -30,14 +31,15 @@ def recompute(
     """
     with reported(verbose=verbose):
         from llenergymeasure.analysis.metrics import metrics
-        from llenergymeasure.measure.replay import read_measurement
-        from llenergymeasure.results.store import REQUESTS_FILE, why_requests_differ
+        from llenergymeasure.measure.replay import read_measurements
+        from llenergymeasure.results.store import REQUESTS_FILE, RUNS, why_requests_differ
 
         folder = result.parent if result.name == "result.json" else result
         stored = ExperimentResult.load(folder)
-        measurement = read_measurement(folder)
-        anew = metrics(measurement)
-        same_version = __version__ in {stored.environment.llem, measurement.environment.llem}
+        measurements = read_measurements(folder, [run.index for run in stored.measured])
+        failed = [FailedRun(run.index, run.reason or "") for run in stored.runs if run.outcome == "failed"]
+        anew = metrics(measurements, failed=failed)
+        same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
         before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
         changed = [key for key in dict.fromkeys([*before, *after]) if _differs(before, after, key)]
         with reader_may_leave():
@@ -45,13 +47,15 @@ def recompute(
                 print_json(anew.as_json())
             else:
                 print_lines(_told(stored, before, after, changed))
-        if same_version and (why := why_requests_differ(folder / REQUESTS_FILE, measurement.passes)):
-            raise ResultError(f"{folder / REQUESTS_FILE} {why}", hint="take the whole folder from a copy")
+        for one in measurements if same_version else ():
+            requests = folder / RUNS / str(one.index) / REQUESTS_FILE
+            if why := why_requests_differ(requests, one.blocks):
+                raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
         if changed and same_version:
             raise ResultError(
                 f"{folder}: the result and the files beside it do not belong together: "
                 f"the version that wrote them gets {len(changed)} other values from them",
-                hint="take the whole folder from a copy",
+                hint="restore the whole folder from a copy",
             )
 
 

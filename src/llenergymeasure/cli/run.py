@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from llenergymeasure.cli._display import (
 from llenergymeasure.cli._ending import reported
 from llenergymeasure.cli._errors import format_error, format_validation_error
 from llenergymeasure.cli._progress import following
+from llenergymeasure.cli._summary import failures
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     BATCH_SIZE,
@@ -43,6 +45,7 @@ class _How:
     quiet: bool
     verbose: bool
     as_json: bool
+    strict: bool
 
 
 def run(  # noqa: PLR0913  the signature is the command line
@@ -81,6 +84,12 @@ def run(  # noqa: PLR0913  the signature is the command line
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show configuration, plan and memory; run nothing")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Stop before the first pass where the budget is too small for an interval"
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No header and no progress")] = False,
     verbose: Annotated[
@@ -101,7 +110,7 @@ def run(  # noqa: PLR0913  the signature is the command line
     }
     given = {key: value for key, value in flags.items() if value is not None}
     with reported(verbose=verbose, explain=format_error, explain_validation=format_validation_error):
-        _run_impl(config, given, assignments or [], how=_How(dry_run, quiet, verbose, as_json))
+        _run_impl(config, given, assignments or [], how=_How(dry_run, quiet, verbose, as_json, strict))
 
 
 def _run_impl(
@@ -127,7 +136,8 @@ def _run_impl(
         tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
         following(bar) as progress,
     ):
-        result = run_experiment(config, origins=origins, progress=progress)
+        remark = say if silent else partial(tqdm.write, file=sys.stderr)
+        result = run_experiment(config, origins=origins, progress=progress, remark=remark, strict=how.strict)
 
     try:
         if config.output_dir is not None:
@@ -137,6 +147,10 @@ def _run_impl(
     finally:
         # What was measured is shown even where it could not be written.
         _show(result, how)
+    if failed := failures(result):
+        text = "; ".join(failed)
+        say(f"{text[0].upper()}{text[1:]}")
+        raise typer.Exit(1)
 
 
 def _show(result: ExperimentResult, how: _How) -> None:

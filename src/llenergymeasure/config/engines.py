@@ -189,6 +189,7 @@ class SimulatedConfig(Section):
     prefill_s_per_token: float = Field(2e-5, ge=0, le=10)
     decode_s_per_step: float = Field(2e-3, ge=0, le=10)
     scatter: float = Field(0.01, ge=0, le=1, description="relative sd of a batch's duration and power")
+    run_scatter: float = Field(0.0, ge=0, le=1, description="relative sd of power from run to run")
     eos_probability: float = Field(0.02, ge=0, le=1, description="per token, with output_length: natural")
     idle_w: float = Field(60.0, ge=0)
     context_w: float = Field(95.0, ge=0, description="power once the model is loaded")

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from llenergymeasure.config import yaml
 from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
-from llenergymeasure.config.suggest import is_free, known_keys, nearest_key, section_of
+from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
 
 PREFIX = "LLEM_"
@@ -39,8 +39,11 @@ class _Unknown:
     name: str
     origin: str
     suggestion: str | None
+    renamed: bool = False
 
     def __str__(self) -> str:
+        if self.renamed:
+            return f"{self.name} is now {self.suggestion} ({self.origin})"
         meant = f"; did you mean {self.suggestion}?" if self.suggestion else ""
         return f"{self.name} ({self.origin}){meant}"
 
@@ -169,9 +172,9 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
             value = yaml.parse(environ[name], where=f"environment variable {name}")
             layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
         else:
-            meant = nearest_key(key)
+            meant = RENAMED.get(key) or nearest_key(key)
             variable = PREFIX + meant.upper().replace(".", "__") if meant else None
-            unknown.append(_Unknown(name, "environment", variable))
+            unknown.append(_Unknown(name, "environment", variable, renamed=key in RENAMED))
     return layer
 
 
@@ -187,7 +190,10 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
             stray.add(first)
         elif not (value is None and _is_plain_section(key)):
             leaves[key] = _Leaf(value, origin)
-    unknown.extend(_Unknown(key, origin, nearest_key(key)) for key in sorted(stray))
+    unknown.extend(
+        _Unknown(key, origin, RENAMED.get(key) or nearest_key(key), renamed=key in RENAMED)
+        for key in sorted(stray)
+    )
     return leaves
 
 

@@ -34,9 +34,10 @@ from llenergymeasure.config.section import (
     PositiveSeconds,
     Precision,
     Section,
+    Target,
 )
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 BUILTIN_BACKENDS = ("pytorch", "vllm", "llamacpp", "tensorrt", "simulated")
 # Fields outside the engines' sections that only these of the built-in engines take.
@@ -91,22 +92,36 @@ class WarmupConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Where measuring stops although the interval is still wide."""
+    """Where measuring stops although the interval is still wide; counted over all repeats."""
 
-    passes: Positive = 30
+    passes: Positive = 90
     seconds: PositiveSeconds = 120.0
     joules: PositiveSeconds | None = None
 
 
 class PassesConfig(Section):
-    """How long and how often the workload is walked."""
+    """How long and how often the workload is walked within one run."""
 
     seconds: PositiveSeconds = Field(5.0, description="a pass repeats the walk until it has lasted this long")
-    minimum: Positive = Field(5, description="passes in the first stage, from which the scatter is learnt")
-    target: float = Field(
-        0.02, gt=0, lt=1, description="wanted half-width of joules per output token, relative"
+    count: Positive = Field(3, description="passes that follow one another in a block, between two silences")
+    prefill: int = Field(
+        1, ge=0, description="passes with one output token each, which tell prefill from decode; 0 for none"
+    )
+    target: Target | None = Field(
+        None,
+        description="wanted half-width of joules per output token, relative, over the passes of a single run",
     )
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+
+class RepeatsConfig(Section):
+    """How often the whole run is repeated, each time in a fresh process."""
+
+    count: Positive = Field(3, description="runs; an interval needs three")
+    target: Target | None = Field(
+        None, description="wanted half-width of joules per output token, relative; none: count is enough"
+    )
+    max: Positive = Field(30, description="runs at most where a target asks for more than count")
 
 
 class BaselineConfig(Section):
@@ -114,7 +129,7 @@ class BaselineConfig(Section):
 
     seconds: float = Field(3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out")
     cooling_seconds: float = Field(
-        0.0, ge=0, le=3600, description="longest wait for power to settle before a cycle; 0 does not wait"
+        0.0, ge=0, le=3600, description="longest wait for power to settle before a run; 0 does not wait"
     )
     net: Literal["loaded", "bare"] = Field(
         "loaded", description="which idle power is taken off for net energy"
@@ -197,14 +212,12 @@ class ExperimentConfig(Section):
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)
     passes: PassesConfig = Field(default_factory=PassesConfig)
-    cycles: Positive = Field(
-        1, description="fresh processes; with several each runs passes.minimum passes, and they are the unit"
-    )
+    repeats: RepeatsConfig = Field(default_factory=RepeatsConfig)
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
     preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
-    timeout_s: PositiveSeconds = Field(3600.0, description="the whole run is ended after this long")
+    timeout_s: PositiveSeconds = Field(3600.0, description="a run is ended after this long")
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     vllm: VllmConfig = Field(default_factory=VllmConfig)
@@ -251,6 +264,22 @@ class ExperimentConfig(Section):
                     f"{name} is given, but the backend {self.backend} takes none; take it out, "
                     f"or choose --backend {' or '.join(takers)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_target(self) -> ExperimentConfig:
+        """A target over passes is one within a single process; over repeats it is one over processes."""
+        if self.passes.target is not None and self.repeats.count > 1:
+            raise ValueError(
+                "passes.target is for a single run; take it out and give repeats.target, "
+                "or set repeats.count to 1"
+            )
+        if self.repeats.max < self.repeats.count:
+            raise ValueError(
+                f"repeats.max {self.repeats.max} is less than repeats.count {self.repeats.count}; raise it"
+            )
+        if self.repeats.target is not None and self.repeats.count < 3:
+            raise ValueError("repeats.target needs repeats.count of 3 or more: fewer give no interval")
         return self
 
     @model_validator(mode="after")
@@ -305,10 +334,16 @@ class ExperimentConfig(Section):
 
 
 def identity(config: ExperimentConfig) -> dict[str, JsonValue]:
-    """What makes two experiments the same: the fields that differ from their defaults, less where it goes."""
-    fields: dict[str, JsonValue] = config.model_dump(mode="json", exclude_defaults=True)
-    fields.pop("output_dir", None)
-    return fields
+    """What makes two experiments the same: the fields that differ from their defaults.
+
+    Left out is where the result goes and how well it is to be known: more repeats are the same experiment.
+    """
+    fields: dict[str, JsonValue] = config.model_dump(
+        mode="json",
+        exclude={"output_dir": True, "repeats": True, "passes": {"target": True, "budget": True}},
+        exclude_defaults=True,
+    )
+    return {name: value for name, value in fields.items() if value != {}}
 
 
 def config_hash(config: ExperimentConfig) -> str:

@@ -11,8 +11,7 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
     {
         "smoke": {
             "passes.seconds": 1.0,
-            "passes.minimum": 3,
-            "passes.budget.passes": 3,
+            "repeats.count": 1,
             "passes.budget.seconds": 10.0,
             "baseline.seconds": 1.0,
             "warmup.window": 3,
@@ -21,10 +20,9 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
         },
         "quick": {},
         "rigorous": {
-            "cycles": 5,
+            "repeats.count": 5,
+            "repeats.target": 0.02,
             "passes.seconds": 10.0,
-            "passes.minimum": 3,
-            "passes.budget.passes": 90,
             "passes.budget.seconds": 1200.0,
             "baseline.seconds": 10.0,
             "baseline.cooling_seconds": 120.0,
@@ -43,9 +41,8 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
         },
         # MLPerf Inference's power rules ask for at least 600 s of load; three parts of it give an interval.
         "mlperf-power": {
+            "repeats.count": 1,
             "passes.seconds": 200.0,
-            "passes.minimum": 3,
-            "passes.budget.passes": 3,
             "passes.budget.seconds": 7200.0,
             "baseline.seconds": 60.0,
             "warmup.max_seconds": 120.0,

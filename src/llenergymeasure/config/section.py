@@ -19,6 +19,7 @@ Positive: TypeAlias = Annotated[int, Field(gt=0), BeforeValidator(_number)]
 PositiveSeconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Target: TypeAlias = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]
 # Arguments that an engine checks itself, by the names of the installed version.
 Arguments: TypeAlias = dict[str, JsonValue]
 

@@ -12,6 +12,9 @@ from pydantic.fields import FieldInfo
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Section
 
+# keys of earlier versions, and what they are now
+RENAMED = {"cycles": "repeats.count", "passes.minimum": "passes.count"}
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, None where none is close."""

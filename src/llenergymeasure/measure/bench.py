@@ -1,11 +1,12 @@
-"""What a worker does with one backend: open it, warm it up, run a pass, close it."""
+"""What a worker does with one backend: open it, warm it up, run blocks of passes, close it."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from statistics import median
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ from llenergymeasure.exceptions import BackendError
 from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import (
+    BlockKind,
     Clock,
     Completion,
     Generation,
@@ -60,6 +62,7 @@ class Bench:
         self._clock = clock
         self._position = position
         self._stack = ExitStack()
+        self._measured = False
 
     def __enter__(self) -> Self:
         return self
@@ -83,42 +86,72 @@ class Bench:
         load = Window(start_ns, self._clock.monotonic_ns())
         return Ready(load, self._facts(), work.workload.cut, work.hash)
 
-    def warm_up(self) -> WarmUp:
+    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         """The longest batch once, so that memory has grown to its size; then a typical one until its times
         settle or the cap is reached, and `min_batches` in any case. The same work each time, or durations
-        could not be compared.
+        could not be compared. `began` hears of each batch: its number, and how long the one before took.
         """
         self._position.enter("warmup")
         settings = self._config.warmup
         batches = self._batches()
+        tell = began or _nobody
         start_ns = self._clock.monotonic_ns()
-        end_ns = self._run(batches[-1])
-        typical = batches[len(batches) // 2]
+        tell(1, None)
+        longest, typical = batches[-1], batches[len(batches) // 2]
+        if self._config.passes.prefill:
+            self._run(_with_one_token(longest))
+        end_ns = self._run(longest)
         durations: list[float] = []
         steady = False
         while len(durations) < settings.min_batches or (
             not steady and (end_ns - start_ns) / 1e9 < settings.max_seconds
         ):
+            tell(len(durations) + 2, durations[-1] if durations else (end_ns - start_ns) / 1e9)
             began_ns, end_ns = end_ns, self._run(typical)
             durations.append((end_ns - began_ns) / 1e9)
             steady = is_steady(durations, count=settings.window, variation=settings.variation)
-        return WarmUp(Window(start_ns, end_ns), tuple(durations), steady)
+        usual_s = median(durations[-settings.window :] or [(end_ns - start_ns) / 1e9])
+        return WarmUp(Window(start_ns, end_ns), tuple(durations), steady, walk_s=len(batches) * usual_s)
 
-    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
-        """Walk the workload until it has lasted long enough. `go` returns once the recorder is ready."""
+    def run_block(
+        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> tuple[Pass, ...]:
+        """Passes without a pause between two silences, which `before` and `after` wait for.
+
+        In a silence nothing may happen here: the garbage is collected before, and what the passes gave is
+        looked at once the second one is over.
+        """
         self._position.enter("measure")
-        if number == 1:
+        requests = self._requests if kind == "full" else _with_one_token(self._requests)
+        if not self._measured:
             self._session.reset_peak()
+            self._measured = True
         gc.collect()
         self._session.synchronize()
-        go()
+        with _no_collection():
+            before()
+        walked = []
+        edge_ns = self._clock.monotonic_ns()
+        for _ in range(passes):
+            start_ns = edge_ns
+            walks, edge_ns = self._walk_for(requests, start_ns)
+            walked.append((Window(start_ns, edge_ns), walks))
+        with _no_collection():
+            after()
+        return tuple(
+            Pass(window, len(walks), Generation(tuple(self._numbered(walks, requests))))
+            for window, walks in walked
+        )
+
+    def _walk_for(self, requests: Sequence[Request], start_ns: int) -> tuple[list[Generation], int]:
+        """Walk the workload until that has lasted long enough; the walks, and when the last one ended."""
         walks: list[Generation] = []
-        start_ns = end_ns = self._clock.monotonic_ns()
+        end_ns = start_ns
         while not walks or (end_ns - start_ns) / 1e9 < self._config.passes.seconds:
-            walks.append(self._session.generate(self._requests, self._position))
+            walks.append(self._session.generate(requests, self._position))
             self._session.synchronize()
             end_ns = self._clock.monotonic_ns()
-        return Pass(Window(start_ns, end_ns), len(walks), Generation(tuple(self._numbered(walks))))
+        return walks, end_ns
 
     def close(self) -> SessionFacts:
         """Free the model; returns the last facts, with the peak of the passes."""
@@ -145,16 +178,36 @@ class Bench:
         batches = [self._requests[at : at + size] for at in range(0, len(self._requests), size)]
         return sorted(batches, key=lambda batch: sum(len(request.prompt) for request in batch))
 
-    def _numbered(self, walks: Sequence[Generation]) -> Iterator[Completion]:
+    def _numbered(self, walks: Sequence[Generation], requests: Sequence[Request]) -> Iterator[Completion]:
         """Each with its walk, and with llem's count of its prompt where the engine gives none."""
-        given = {request.index: len(request.prompt) for request in self._requests}
+        given = {request.index: len(request.prompt) for request in requests}
         for number, generation in enumerate(walks):
-            _check(generation, self._requests)
+            _check(generation, requests)
             for done in generation.completions:
                 local = done.local_prompt_tokens
                 yield replace(
                     done, walk=number, local_prompt_tokens=given[done.index] if local is None else local
                 )
+
+
+def _with_one_token(requests: Sequence[Request]) -> tuple[Request, ...]:
+    return tuple(replace(request, max_output_tokens=1, exact=True) for request in requests)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Nobody allocates in a silence, but a collection that was due would begin at the next object."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _nobody(number: int, last_s: float | None) -> None:
+    pass
 
 
 def _check(generation: Generation, requests: Sequence[Request]) -> None:

@@ -29,6 +29,7 @@ from llenergymeasure.measure.launch import (
 from llenergymeasure.measure.protocol import (
     MESSAGES,
     PROTOCOL_VERSION,
+    BlockDone,
     Cancel,
     Close,
     Closed,
@@ -39,21 +40,23 @@ from llenergymeasure.measure.protocol import (
     Hello,
     Message,
     Open,
-    PassDone,
     Ready,
-    StartPass,
+    Report,
+    Rest,
+    StartBlock,
     StartWarmUp,
     Warm,
+    WarmUpBatch,
     encode_command,
 )
-from llenergymeasure.records import FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
+from llenergymeasure.records import BlockKind, FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
 
 HELLO_S = 60.0
 CANCEL_S = 10.0
 TERMINATE_S = 5.0
 LOG_TAIL_LINES = 20
 
-Answer = TypeVar("Answer", Hello, Ready, Warm, Edge, PassDone, Closed)
+Answer = TypeVar("Answer", Hello, Ready, Warm, Edge, Rest, BlockDone, Closed)
 
 
 class ChildWorker:
@@ -81,6 +84,7 @@ class ChildWorker:
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stage: Stage = "load"
         self._closed = False
+        self._blocks = 0
         self._launch = launch
         self._launched: Launch | None = None
         self._worker_pid: int | None = None
@@ -111,30 +115,32 @@ class ChildWorker:
             return ()
         return (self._process.pid if self._worker_pid is None else self._worker_pid,)
 
-    def fresh(self) -> Self:
-        """The same worker as a new process; the one before is ended."""
-        self._end()
-        self._inbox = queue.SimpleQueue()
-        self._stage, self._closed, self._process, self._worker_pid = "load", False, None, None
-        return self
-
     def open(self) -> Ready:
         self._start()
         self._send(Open(self._config))
         return self._wait(Ready)
 
-    def warm_up(self) -> WarmUp:
+    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         self._stage = "warmup"
         self._send(StartWarmUp())
-        return self._wait(Warm).warm_up
+        while isinstance(message := self._receive(None), WarmUpBatch):
+            if began is not None:
+                began(message.number, message.last_s)
+        return self._wanted(message, Warm).warm_up
 
-    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
+    def run_block(
+        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> tuple[Pass, ...]:
         self._stage = "measure"
-        self._send(StartPass(number))
+        self._blocks += 1
+        self._send(StartBlock(self._blocks, kind, passes))
         self._wait(Edge)
-        go()
+        before()
         self._send(Go())
-        return self._wait(PassDone).result
+        self._wait(Rest)
+        after()
+        self._send(Report())
+        return self._wait(BlockDone).passes
 
     def close(self) -> SessionFacts:
         self._send(Close())
@@ -193,7 +199,9 @@ class ChildWorker:
             raise self._died() from error
 
     def _wait(self, wanted: type[Answer], *, at_most_s: float | None = None) -> Answer:
-        message = self._receive(at_most_s)
+        return self._wanted(self._receive(at_most_s), wanted)
+
+    def _wanted(self, message: Message, wanted: type[Answer]) -> Answer:
         if isinstance(message, Failed):
             raise self._failed(message.failure)
         if not isinstance(message, wanted):

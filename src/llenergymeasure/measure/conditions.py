@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import psutil
 
 from llenergymeasure.measure.environment import suspended_ns
 from llenergymeasure.measure.harness import Phase
-from llenergymeasure.records import MeasurementWarning
+from llenergymeasure.records import Clock, MeasurementWarning
 
 BUSY_SHARE = 0.15
 # A share of the processors' time means little over less than a second of it.
 SHORTEST_TOTAL_S = 1.0
+# What the worker may use of a core in a silence, and how far its halves may be apart: the kernel counts
+# processor time in hundredths of a second, twice in each half.
+QUIET_CORES = 0.05
+TICK_S = 0.01
 # The two clocks are read one after the other; a preempted thread may see tens of milliseconds between them.
 SUSPENDED_NS = 100_000_000
 
@@ -60,8 +66,14 @@ class Conditions:
         processors_s: Callable[[], tuple[float, float]] = cpu_s,
         swap_bytes: Callable[[], int] = swapped_bytes,
         own_s: Callable[[], float] | None = None,
+        clock: Clock = time,
     ) -> None:
         self._own_s = own_s
+        self._clock = clock
+        self._silence: list[tuple[float, float]] = []
+        self._broken: list[str] = []
+        self._loaded: tuple[float, float] | None = None
+        self.spinning_cores: float | None = None
         self._pass: tuple[float, float, float] | None = None
         self._others_s, self._passes_s = 0.0, 0.0
         self._slept_ns, self._processors_s, self._swap_bytes = slept_ns, processors_s, swap_bytes
@@ -72,6 +84,7 @@ class Conditions:
 
     def enter(self, phase: Phase) -> None:
         self._watch_pass(phase)
+        self._watch_loaded(phase)
         if phase == "bare":
             self._bare = self._processors_s()
         elif self._bare is not None and self._busy_share is None:
@@ -83,7 +96,7 @@ class Conditions:
         """Add up what others took of the processors while passes ran, where the run's own share is known."""
         if self._own_s is None:
             return
-        if phase == "pass":
+        if phase in {"full", "prefill"}:
             self._pass = (*self._processors_s(), self._own_s())
         elif self._pass is not None:
             (busy, total), own = self._processors_s(), self._own_s()
@@ -91,6 +104,39 @@ class Conditions:
             self._others_s += max(0.0, busy - busy_before - (own - own_before))
             self._passes_s += total - total_before
             self._pass = None
+
+    def mark(self) -> None:
+        """The beginning, the middle or the end of a silence."""
+        if self._own_s is None:
+            return
+        self._silence.append(self._used())
+        if len(self._silence) == 3:
+            self._judge(self._silence)
+            self._silence = []
+
+    def _used(self) -> tuple[float, float]:
+        """The time, and the processor seconds of the run's own processes."""
+        return self._clock.monotonic_ns() / 1e9, 0.0 if self._own_s is None else self._own_s()
+
+    def _watch_loaded(self, phase: Phase) -> None:
+        """What the run's own processes use of the processors while the loaded model is left alone."""
+        if self._own_s is None:
+            return
+        if self._loaded is not None:
+            self.spinning_cores = _rate(self._loaded, self._used())
+            self._loaded = None
+        if phase == "loaded":
+            self._loaded = self._used()
+
+    def _judge(self, marks: Sequence[tuple[float, float]]) -> None:
+        """Constant work in a silence is a fact of the engine; work that changes in it breaks it. Threads that
+        spin on for a moment after the work (OpenMP does for 0.2 s) do so in the first half.
+        """
+        first, second = (_rate(*pair) for pair in pairwise(marks))
+        shortest_s = min(after[0] - before[0] for before, after in pairwise(marks))
+        unclear = 2 * TICK_S / shortest_s if shortest_s > 0 else 1.0
+        if second > QUIET_CORES + unclear and abs(second - first) > QUIET_CORES + unclear:
+            self._broken.append(f"{first:.2f} cores in its first half and {second:.2f} in its second")
 
     def warnings(self) -> tuple[MeasurementWarning, ...]:
         """What was seen from the start until now."""
@@ -104,6 +150,10 @@ class Conditions:
             share = self._others_s / self._passes_s
             message = f"{share:.0%} of the processors' time went to other work during the passes"
             yield MeasurementWarning.of("host_busy", message)
+        if self._broken:
+            more = f", and {len(self._broken) - 1} more" if len(self._broken) > 1 else ""
+            message = f"the worker kept working in a silence: {self._broken[0]}{more}"
+            yield MeasurementWarning.of("silence_broken", message)
         swapped = self._swap_bytes() - self._swapped_before
         if swapped > 0:
             yield MeasurementWarning.of("swap_active", f"{swapped / 1e6:.1f} MB were swapped in the run")
@@ -113,3 +163,9 @@ class Conditions:
         if slept_ns - self._slept_before_ns > SUSPENDED_NS:
             slept_s = (slept_ns - self._slept_before_ns) / 1e9
             yield MeasurementWarning.of("suspended", f"the machine slept for {slept_s:.1f} s in the run")
+
+
+def _rate(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """Cores in use between two moments."""
+    seconds = after[0] - before[0]
+    return (after[1] - before[1]) / seconds if seconds > 0 else 0.0

@@ -13,7 +13,7 @@ from llenergymeasure.energy.nvml import gpus_of
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready
-from llenergymeasure.records import GpuFacts, Pass, SessionFacts, WarmUp
+from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
 
 T = TypeVar("T")
 ANSWER_S = 10.0
@@ -72,11 +72,13 @@ class PlacedWorker:
         self._claim(facts.gpu_uuids)
         return replace(ready, facts=facts)
 
-    def warm_up(self) -> WarmUp:
-        return self._worker.warm_up()
+    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
+        return self._worker.warm_up(began)
 
-    def run_pass(self, number: int, go: Callable[[], None]) -> Pass:
-        return self._worker.run_pass(number, go)
+    def run_block(
+        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> tuple[Pass, ...]:
+        return self._worker.run_block(kind, passes, before=before, after=after)
 
     def close(self) -> SessionFacts:
         used = self._used()

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from llenergymeasure.analysis.statistics import stein_passes
+from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.measure.budget import Turn, expected_pass_s, passes_that_fit
 from llenergymeasure.measure.protocol import Ready
-from llenergymeasure.records import Clock, Idle, Pass, Progress, SessionFacts, WarmUp, Window
+from llenergymeasure.records import (
+    Block,
+    BlockKind,
+    Clock,
+    Idle,
+    Pass,
+    Progress,
+    SessionFacts,
+    WarmUp,
+    Window,
+)
 
 # Long enough for every meter to have been read once more, and every counter to have stepped.
 SETTLE_S = 0.5
@@ -19,8 +30,22 @@ MEMORY_S = 1.0
 # A look at the power while cooling, and how little it falls from one to the next when it is over.
 COOLING_LOOK_S = 3.0
 COOLED = 0.01
+# How often a silence asks whether it is long enough.
+LISTEN_S = 0.01
 
-Phase: TypeAlias = Literal["cooling", "bare", "load", "loaded", "warm_up", "pass", "between", "after"]
+Phase: TypeAlias = Literal[
+    "cooling",
+    "bare",
+    "load",
+    "rest",
+    "loaded",
+    "warm_up",
+    "silence",
+    "full",
+    "prefill",
+    "after",
+    "closing",
+]
 
 
 class Worker(Protocol):
@@ -28,115 +53,151 @@ class Worker(Protocol):
 
     def open(self) -> Ready: ...
 
-    def warm_up(self) -> WarmUp: ...
+    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp: ...
 
-    def run_pass(self, number: int, go: Callable[[], None]) -> Pass: ...
+    def run_block(
+        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> tuple[Pass, ...]: ...
 
     def close(self) -> SessionFacts: ...
 
 
 class Watcher(Protocol):
-    """What the harness wants of the recorder: to look closely for a while."""
+    """What the harness wants of the recorder.
+
+    `quiet_s` is how long a silence is at the least, and how much later a counter may show what was before
+    it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at `since_ns` may
+    end, `dense` that one begins or ends, and `look` that all should be read once now.
+    """
+
+    @property
+    def quiet_s(self) -> tuple[float, float]: ...
+
+    def quiet_enough(self, since_ns: int) -> bool: ...
 
     def dense(self, wanted: bool, /) -> None: ...
+
+    def look(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What a run is done with. `worker` gives a fresh one each time; `enter` is told each phase as it begins;
-    `costs` gives what each pass or cycle so far cost per output token, in joules or, where no energy can be
-    known, in seconds; `energy_j` their sum; `watts` the power of each of several idle windows.
+    """What a run is done with. `enter` hears of each phase as it begins, `mark` of the beginning, the middle
+    and the end of each silence, `warmed` of what the warm-up showed; `costs` gives what each full pass so far
+    cost per output token, in joules or, where no energy can be known, in seconds; `watts` the power of each
+    of several idle windows.
     """
 
-    worker: Callable[[], Worker]
+    worker: Worker
     recorder: Watcher
     clock: Clock
     enter: Callable[[Phase], None]
+    mark: Callable[[], None]
     progress: Progress
-    costs: Callable[[SessionFacts, Sequence[Pass]], Sequence[float]]
-    energy_j: Callable[[SessionFacts, Sequence[Pass]], float | None]
+    warmed: Callable[[WarmUp], None]
+    costs: Callable[[SessionFacts, Sequence[Block]], Sequence[float]]
     watts: Callable[[Sequence[Window]], Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """`ready` and `idle.loaded` are those of the first cycle, `facts` and `idle.after` those of the last."""
-
     ready: Ready
     idle: Idle
     warm_up: WarmUp
-    passes: tuple[Pass, ...]
+    blocks: tuple[Block, ...]
     facts: SessionFacts
 
 
-def conduct(config: ExperimentConfig, rig: Rig) -> Observations:
-    """One run, from the idle machine to the idle machine: one cycle, or several in a fresh process each.
-
-    Cycles are the unit that is repeated where there are several, else passes.
-    """
+def conduct(config: ExperimentConfig, rig: Rig, turn: Turn) -> Observations:
+    """One run, from the idle machine to the idle machine."""
     _cool(config, rig)
     bare = _idle(config, rig, "bare")
-    cycles: list[Observations] = []
-    wanted = config.cycles
-    while len(cycles) < wanted and not (
-        cycles and _spent(config, rig, _all_passes(cycles), facts=cycles[-1].facts)
-    ):
-        if cycles:
-            _cool(config, rig)
-        cycles.append(_cycle(config, rig, number=len(cycles), before=_all_passes(cycles)))
-        if len(cycles) == config.cycles >= 3:
-            costs = rig.costs(cycles[-1].facts, _all_passes(cycles))
-            wanted = stein_passes(costs, target=config.passes.target, minimum=wanted)
-    rig.clock.sleep(SETTLE_S)
-    first, last = cycles[0], cycles[-1]
-    return Observations(
-        ready=first.ready,
-        idle=Idle(bare, first.idle.loaded, last.idle.after),
-        warm_up=replace(first.warm_up, steady=all(cycle.warm_up.steady for cycle in cycles)),
-        passes=_all_passes(cycles),
-        facts=last.facts,
-    )
-
-
-def _cycle(config: ExperimentConfig, rig: Rig, *, number: int, before: Sequence[Pass]) -> Observations:
-    """A fresh process: load, idle, warm-up, passes, idle."""
-    _begin(rig, "load", "loading" if config.cycles == 1 else f"cycle {number + 1}: loading")
-    worker = rig.worker()
-    ready = worker.open()
+    _begin(rig, "load", "loading")
+    ready = rig.worker.open()
     loaded = _idle(config, rig, "loaded")
-
-    _begin(rig, "warm_up", "warming up", total=config.warmup.max_seconds)
-    warm_up = worker.warm_up()
-
-    rig.recorder.dense(True)
-    passes = _passes(config, rig, worker, facts=ready.facts, before=before)
-    rig.recorder.dense(False)
-
+    warm_up = _warm_up(config, rig)
+    rig.warmed(warm_up)
+    turn.forewarn(config, warm_up)
+    blocks = _blocks(config, rig, turn, warm_up=warm_up, facts=ready.facts)
     after = _idle(config, rig, "after")
-    _begin(rig, "after", "closing")
-    facts = worker.close()
-    numbered = tuple(replace(one, cycle=number) for one in passes)
-    return Observations(ready, Idle(None, loaded, after), warm_up, numbered, facts)
+    _begin(rig, "closing", "closing")
+    facts = rig.worker.close()
+    rig.clock.sleep(SETTLE_S)
+    return Observations(ready, Idle(bare, loaded, after), warm_up, blocks, facts)
 
 
-def _passes(
-    config: ExperimentConfig, rig: Rig, worker: Worker, *, facts: SessionFacts, before: Sequence[Pass]
-) -> list[Pass]:
-    """The first stage, and what its scatter asks for beyond it; in one of several cycles the first alone.
+def _warm_up(config: ExperimentConfig, rig: Rig) -> WarmUp:
+    cap_s = config.warmup.max_seconds
+    _begin(rig, "warm_up", "warming up", total=cap_s)
+    start_ns = rig.clock.monotonic_ns()
 
-    The first pass is always allowed: without it there is no result. The budget counts those `before` too.
+    def began(number: int, last_s: float | None) -> None:
+        last = "" if last_s is None else f", the one before took {last_s:.2g} s"
+        done_s = (rig.clock.monotonic_ns() - start_ns) / 1e9
+        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number} still running{last}")
+
+    return rig.worker.warm_up(began)
+
+
+def _blocks(
+    config: ExperimentConfig, rig: Rig, turn: Turn, *, warm_up: WarmUp, facts: SessionFacts
+) -> tuple[Block, ...]:
+    """The full block and the prefill block, in turns of the runs; for a target within this one process, a
+    second full block with what the scatter of the first asks for (Stein's two stages).
     """
-    passes: list[Pass] = []
-    wanted = config.passes.minimum
-    while len(passes) < wanted and not (passes and _spent(config, rig, [*before, *passes], facts=facts)):
-        number = len(passes) + 1
-        _begin(rig, "between", f"pass {number} of {wanted}", total=config.passes.seconds)
-        passes.append(worker.run_pass(number, lambda: rig.enter("pass")))
-        rig.enter("between")
-        rig.clock.sleep(SETTLE_S)
-        if len(passes) == config.passes.minimum >= 2 and config.cycles == 1:
-            wanted = stein_passes(rig.costs(facts, passes), target=config.passes.target, minimum=wanted)
-    return passes
+    count = passes_that_fit(config, warm_up, turn)
+    blocks = []
+    wants_prefill = config.passes.prefill > 0 and config.max_output_tokens > 1
+    if wants_prefill and turn.number % 2 == 0:
+        blocks.append(_block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up))
+    full = _block(config, rig, "full", count, warm_up=warm_up)
+    blocks.append(full)
+    if config.passes.target is not None and count == config.passes.count >= 2:
+        wanted = stein_count(rig.costs(facts, [full]), target=config.passes.target, minimum=count)
+        spent = turn.less(passes=count, seconds=full.window.duration_s)
+        more = min(wanted - count, passes_that_fit(config, warm_up, spent, most=wanted - count))
+        if more > 0 and spent.seconds > 0 and spent.passes > 0:
+            blocks.append(_block(config, rig, "full", more, warm_up=warm_up))
+    if wants_prefill and turn.number % 2 == 1:
+        blocks.append(_block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up))
+    return tuple(blocks)
+
+
+def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, warm_up: WarmUp) -> Block:
+    """Passes without a pause, between two silences."""
+    silences: list[Window | None] = []
+    what = f"{passes} pass{'es' if passes > 1 else ''}{' of prefill' if kind == 'prefill' else ''}"
+    rig.enter("silence")
+
+    def before() -> None:
+        silences.append(_silence(rig, lag_s=0.0))
+        rig.progress(what, total=passes * expected_pass_s(config, warm_up, kind))
+        rig.enter(kind)
+
+    def after() -> None:
+        rig.enter("silence")
+        silences.append(_silence(rig, lag_s=rig.recorder.quiet_s[1]))
+
+    done = rig.worker.run_block(kind, passes, before=before, after=after)
+    return Block(kind, silences[0], done, silences[1])
+
+
+def _silence(rig: Rig, *, lag_s: float) -> Window | None:
+    """Wait until every meter has seen enough of the quiet worker; None where no meter needs that."""
+    least_s, _ = rig.recorder.quiet_s
+    start_ns = rig.clock.monotonic_ns()
+    if not least_s:
+        rig.recorder.look()
+        return None
+    rig.recorder.dense(True)
+    rig.mark()
+    rig.clock.sleep(lag_s + least_s / 2)
+    rig.mark()
+    while not rig.recorder.quiet_enough(start_ns + round(lag_s * 1e9)):
+        rig.clock.sleep(LISTEN_S)
+    rig.mark()
+    rig.recorder.dense(False)
+    return Window(start_ns, rig.clock.monotonic_ns())
 
 
 def _cool(config: ExperimentConfig, rig: Rig) -> None:
@@ -155,37 +216,25 @@ def _cool(config: ExperimentConfig, rig: Rig) -> None:
             return
 
 
-def _all_passes(cycles: Sequence[Observations]) -> tuple[Pass, ...]:
-    return tuple(one for cycle in cycles for one in cycle.passes)
-
-
 def _begin(rig: Rig, phase: Phase, description: str, *, total: float | None = None) -> None:
     rig.enter(phase)
     rig.progress(description, total=total)
 
 
-def _idle(config: ExperimentConfig, rig: Rig, phase: Phase) -> Window | None:
+def _idle(config: ExperimentConfig, rig: Rig, phase: Literal["bare", "loaded", "after"]) -> Window | None:
     """Leave everything alone for a while; the recorder watches. After work, sensors may forget it first."""
     seconds = config.baseline.seconds
     if not seconds:
         return None
     rest_s = 0.0 if phase == "bare" else MEMORY_S
-    _begin(rig, phase, f"idle, {phase}", total=seconds + rest_s)
+    if rest_s:
+        rig.enter("rest")
+    rig.progress(f"idle, {phase}", total=seconds + rest_s)
     rig.clock.sleep(rest_s)
+    rig.enter(phase)
     rig.recorder.dense(True)
     start_ns = rig.clock.monotonic_ns()
     rig.clock.sleep(seconds)
     end_ns = rig.clock.monotonic_ns()
     rig.recorder.dense(False)
     return Window(start_ns, end_ns)
-
-
-def _spent(config: ExperimentConfig, rig: Rig, passes: Sequence[Pass], *, facts: SessionFacts) -> bool:
-    """Whether a budget is used up."""
-    budget = config.passes.budget
-    if len(passes) >= budget.passes or sum(done.window.duration_s for done in passes) >= budget.seconds:
-        return True
-    if budget.joules is None:
-        return False
-    spent_j = rig.energy_j(facts, passes)
-    return spent_j is not None and spent_j >= budget.joules

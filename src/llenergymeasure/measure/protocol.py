@@ -8,9 +8,9 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.records import Pass, RunFailure, SessionFacts, WarmUp, Window
+from llenergymeasure.records import BlockKind, Pass, RunFailure, SessionFacts, WarmUp, Window
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,27 @@ class StartWarmUp:
 
 
 @dataclass(frozen=True, slots=True)
-class StartPass:
+class StartBlock:
+    """Run `passes` passes without a pause, once `go` has come."""
+
     number: int
-    do: Literal["pass"] = "pass"
+    kind: BlockKind
+    passes: int
+    do: Literal["block"] = "block"
 
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """The recorder samples densely: the pass may start."""
+    """The silence before the block is over: the first pass may start."""
 
     do: Literal["go"] = "go"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The silence after the block is over: what was measured may be sent."""
+
+    do: Literal["report"] = "report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +86,36 @@ class Warm:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmUpBatch:
+    """Batch `number` of the warm-up begins; the one before it took `last_s`."""
+
+    number: int
+    last_s: float | None
+    say: Literal["warm_up_batch"] = "warm_up_batch"
+
+
+@dataclass(frozen=True, slots=True)
 class Edge:
-    """About to start pass `number`; waits for `go`."""
+    """About to start block `number`: silent until `go`."""
 
     number: int
     say: Literal["edge"] = "edge"
 
 
 @dataclass(frozen=True, slots=True)
-class PassDone:
+class Rest:
+    """The last pass of block `number` has ended: silent until `report`."""
+
     number: int
-    result: Pass
-    say: Literal["pass_done"] = "pass_done"
+    say: Literal["rest"] = "rest"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDone:
+    number: int
+    kind: BlockKind
+    passes: tuple[Pass, ...]
+    say: Literal["block_done"] = "block_done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +133,10 @@ class Failed:
 
 
 Command: TypeAlias = Annotated[
-    Open | StartWarmUp | StartPass | Go | Close | Cancel, Field(discriminator="do")
+    Open | StartWarmUp | StartBlock | Go | Report | Close | Cancel, Field(discriminator="do")
 ]
 Message: TypeAlias = Annotated[
-    Hello | Ready | Warm | Edge | PassDone | Closed | Failed, Field(discriminator="say")
+    Hello | Ready | WarmUpBatch | Warm | Edge | Rest | BlockDone | Closed | Failed, Field(discriminator="say")
 ]
 
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,9 +14,10 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.trace import PARQUET_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
-from llenergymeasure.measure.protocol import MESSAGES, PassDone
 from llenergymeasure.records import (
     Architecture,
+    Block,
+    BlockKind,
     Environment,
     Idle,
     Measurement,
@@ -28,14 +29,22 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
+from llenergymeasure.results.store import RUNS
+from llenergymeasure.results.upgrade import config_1_to_2
+
+
+@dataclass(frozen=True, slots=True)
+class Silenced:
+    """A block without what its passes gave, which the worker's own event holds."""
+
+    kind: BlockKind
+    before: Window | None
+    after: Window | None
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The parent's last event: all of a measurement but the trace and the passes, which lie beside it.
-
-    `cycles` has the cycle of each pass, in order.
-    """
+    """The parent's last event: all of a measurement but the trace and the passes, which lie beside it."""
 
     experiment_id: str
     config: ExperimentConfig
@@ -52,44 +61,93 @@ class Measured:
     simulated: bool
     notes: tuple[str, ...]
     workload_hash: str | None
-    cycles: tuple[int, ...]
+    blocks: tuple[Silenced, ...]
+    index: int = 1
     cut_prompts: int | None = None
+    spinning_cores: float | None = None
     say: Literal["measured"] = "measured"
 
 
 _MEASURED = TypeAdapter(Measured)
-_BESIDE = {"cycles", "say"}
+_PASSES = TypeAdapter(tuple[Pass, ...])
+_BESIDE = {"blocks", "say"}
 
 
 def write_measurement(directory: Path, measurement: Measurement) -> None:
-    """Append what `read_measurement` needs to the events of the run."""
+    """Append what `read_measurements` needs to the events of the run."""
     kept = {one.name: getattr(measurement, one.name) for one in fields(Measured) if one.name not in _BESIDE}
-    event = Measured(**kept, cycles=tuple(one.cycle for one in measurement.passes))
+    event = Measured(**kept, blocks=tuple(Silenced(b.kind, b.before, b.after) for b in measurement.blocks))
     log = EventLog(directory / EVENTS_NAME)
     log.write("parent", _MEASURED.dump_json(event))
     log.close()
 
 
-def read_measurement(directory: Path) -> Measurement:
-    """The measurement of a stored run, from its events and its trace.
+def read_measurements(directory: Path, indexes: Sequence[int]) -> tuple[Measurement, ...]:
+    """The runs of those `indexes` of a stored experiment, from their events and traces.
 
-    ResultError where a file is missing, cut short or of a schema that this version can't read.
+    A folder of version 0.8 holds the files of one run themselves, and its cycles become runs. ResultError
+    where a file is missing, cut short or of a schema that this version can't read.
     """
+    runs = directory / RUNS
+    if not runs.is_dir():
+        return tuple(_of_folder(directory))
+    return tuple(one for index in indexes for one in _of_folder(runs / str(index)))
+
+
+def _of_folder(directory: Path) -> Iterator[Measurement]:
     path = directory / EVENTS_NAME
     messages = _messages(path)
     if not messages:
         raise ResultError(f"{path} is empty", hint="take it from a copy of the run's folder")
     try:
-        event = _MEASURED.validate_python(messages[-1], context={"stored": True})
-        done = [MESSAGES.validate_python(one) for one in messages if one.get("say") == "pass_done"]
-    except ValidationError as error:
+        cycles, last = _cycles(messages[-1])
+        event = _MEASURED.validate_python(last, context={"stored": True})
+        done = [_PASSES.validate_python(found) for found in _walked(messages)]
+    except (ValidationError, KeyError, TypeError) as error:
         raise ResultError(f"{path} does not end with what was measured", hint="it was cut short") from error
-    passes = _numbered([one.result for one in done if isinstance(one, PassDone)], event.cycles, path)
     kept = {one.name: getattr(event, one.name) for one in fields(event) if one.name not in _BESIDE}
-    return Measurement(**kept, passes=passes, trace=read_trace(directory / PARQUET_NAME))
+    trace = read_trace(directory / PARQUET_NAME)
+    if cycles is None:
+        _same_count(len(done), len(event.blocks), "blocks", path)
+        both = zip(event.blocks, done, strict=True)
+        blocks = [Block(one.kind, one.before, passes, one.after) for one, passes in both]
+        yield Measurement(**kept, blocks=blocks, trace=trace)
+        return
+    _same_count(len(done), len(cycles), "passes", path)
+    for number, cycle in enumerate(dict.fromkeys(cycles), start=1):
+        mine = [Block("full", None, one, None) for one, of in zip(done, cycles, strict=True) if of == cycle]
+        yield Measurement(**kept | {"index": number}, blocks=mine, trace=trace)
 
 
-def _messages(path: Path) -> list[dict[str, object]]:
+def _cycles(last: dict[str, Any]) -> tuple[list[int] | None, dict[str, Any]]:
+    """The cycle of each pass in an event of version 0.8, and the event in today's form."""
+    if "cycles" not in last:
+        return None, last
+    new = {key: value for key, value in last.items() if key != "cycles"}
+    return list(last["cycles"]), new | {"config": config_1_to_2(last["config"]), "blocks": ()}
+
+
+def _walked(messages: Sequence[Mapping[str, object]]) -> Iterator[object]:
+    """The passes of each block, or each pass alone in events of version 0.8."""
+    for message in messages:
+        if message.get("say") == "block_done":
+            yield message["passes"]
+        elif message.get("say") == "pass_done":
+            yield [_without_cycle(message["result"])]
+
+
+def _without_cycle(found: object) -> object:
+    return (
+        {key: value for key, value in found.items() if key != "cycle"} if isinstance(found, dict) else found
+    )
+
+
+def _same_count(found: int, due: int, what: str, path: Path) -> None:
+    if found != due:
+        raise ResultError(f"{path} holds {found} {what}, and {due} were measured")
+
+
+def _messages(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
@@ -103,9 +161,3 @@ def _messages(path: Path) -> list[dict[str, object]]:
         except (ValueError, KeyError, TypeError) as error:
             raise ResultError(f"{path} is damaged in line {number}: {error}") from error
     return messages
-
-
-def _numbered(passes: Sequence[Pass], cycles: Sequence[int], path: Path) -> tuple[Pass, ...]:
-    if len(passes) != len(cycles):
-        raise ResultError(f"{path} holds {len(passes)} passes, and {len(cycles)} were measured")
-    return tuple(replace(one, cycle=cycle) for one, cycle in zip(passes, cycles, strict=True))

@@ -5,74 +5,90 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from llenergymeasure.analysis.joules import (
-    costs_per_output_token,
-    counted_domains,
-    idle_watts,
-    pass_joules,
-)
+from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
+from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
-from llenergymeasure.measure.harness import Phase, Rig, Worker, conduct
+from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
-from llenergymeasure.measure.scratch import Files, scratch, temporary_in
+from llenergymeasure.measure.scratch import temporary_in
 from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
-from llenergymeasure.records import Domain, Measurement, Overhead, Pass, Progress, SessionFacts, Start, Window
+from llenergymeasure.records import (
+    Block,
+    Domain,
+    Measurement,
+    Overhead,
+    Progress,
+    SessionFacts,
+    Start,
+    Window,
+)
 from llenergymeasure.results.store import write_requests
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    measurement: Measurement
-    files: Files
-
-
-@contextmanager
 def run(
-    config: ExperimentConfig, *, origins: Mapping[str, str], progress: Progress | None
-) -> Iterator[Finished]:
-    """One run in a process of its own. Whatever ends it, no process, thread or file of it is left."""
-    started = Start(datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic_ns(), boot_id())
-    tell = progress or _silent
-    with scratch() as files:
-        with temporary_in(files.directory) as temporary:
-            start_local = partial(local, temporary=temporary)
-            measurement = _measure(
-                config, started, tell=tell, directory=files.directory, start_local=start_local
-            )
-        tell("computing")
-        measurement = replace(measurement, origins=origins)
-        write_measurement(files.directory, measurement)
-        yield Finished(measurement, files)
+    config: ExperimentConfig,
+    *,
+    experiment: str,
+    origins: Mapping[str, str],
+    turn: Turn,
+    directory: Path,
+    locks: DomainLocks,
+    tell: Tracker,
+) -> Measurement:
+    """One run in a process of its own, with its files in `directory`. Whatever ends it, no process or thread
+    of it is left.
+    """
+    started = started_now()
+    with temporary_in(directory) as temporary:
+        measurement = _measure(
+            config,
+            started,
+            experiment=experiment,
+            turn=turn,
+            directory=directory,
+            locks=locks,
+            tell=tell,
+            start_local=partial(local, temporary=temporary),
+        )
+    measurement = replace(measurement, origins=origins)
+    write_measurement(directory, measurement)
+    return measurement
+
+
+def started_now() -> Start:
+    return Start(datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic_ns(), boot_id())
 
 
 def _measure(
     config: ExperimentConfig,
     started: Start,
     *,
-    tell: Progress,
+    experiment: str,
+    turn: Turn,
     directory: Path,
+    locks: DomainLocks,
+    tell: Tracker,
     start_local: Callable[[], Launch],
 ) -> Measurement:
-    run_id = experiment_id(config, started)
-    device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
+    device = FollowedDevice(config, clock=time, run=turn.number) if config.backend == "simulated" else None
     gpus = gpu_facts(None if device is None else device.nvml)
     launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
 
@@ -80,11 +96,9 @@ def _measure(
         conditions.enter(phase)
         if device is not None:
             device.enter(phase)
+        tell.enter(phase)
 
-    with (
-        DomainLocks(owner=run_id) as locks,
-        ChildWorker(config, run_id=run_id, directory=directory, launch=launch) as child,
-    ):
+    with ChildWorker(config, run_id=experiment, directory=directory, launch=launch) as child:
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
         tell("checking")
         choose = partial(meters_for, config, processes=child.pids, device=device)
@@ -94,11 +108,22 @@ def _measure(
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
-            place = _placing(child, device, claim=partial(_claim, locks, cleared.meters.domains))
-            seen = conduct(config, _rig(config, place, recorder=recorder, enter=enter, tell=tell))
-    write_requests(directory / "requests.parquet", seen.passes)
+            rig = Rig(
+                worker=_placed(child, device, claim=partial(_claim, locks, cleared.meters.domains)),
+                recorder=recorder,
+                clock=time,
+                enter=enter,
+                mark=conditions.mark,
+                progress=tell,
+                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
+                costs=partial(_costs, config, recorder),
+                watts=partial(_watts, recorder),
+            )
+            seen = conduct(config, rig, turn)
+    write_requests(directory / "requests.parquet", seen.blocks)
     return Measurement(
-        experiment_id=run_id,
+        experiment_id=experiment,
+        index=turn.number,
         config=config,
         origins={},
         started=started,
@@ -108,7 +133,7 @@ def _measure(
         idle=seen.idle,
         load=seen.ready.load,
         warm_up=seen.warm_up,
-        passes=seen.passes,
+        blocks=seen.blocks,
         trace=recorder.trace(),
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
@@ -116,18 +141,32 @@ def _measure(
         notes=_notes(cleared),
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
+        spinning_cores=conditions.spinning_cores,
     )
 
 
-def _placing(
+def _costs(
+    config: ExperimentConfig, recorder: Recorder, facts: SessionFacts, blocks: Sequence[Block]
+) -> Sequence[float]:
+    windows = [block.window for block in blocks]
+    trace = recorder.trace(windows=windows)
+    return pass_costs(trace, counted_domains(trace.domains, config, facts), blocks)
+
+
+def _watts(recorder: Recorder, windows: Sequence[Window]) -> Sequence[float | None]:
+    trace = recorder.trace(windows=windows)
+    return [idle_watts(trace, window) for window in windows]
+
+
+def _placed(
     child: ChildWorker, device: FollowedDevice | None, *, claim: Callable[[Sequence[str]], None]
-) -> Callable[[], PlacedWorker]:
-    """A fresh worker each time, whose GPUs are those of every process of its tree; `claim` hears of them."""
+) -> PlacedWorker:
+    """The worker, whose GPUs are those of every process of its tree; `claim` hears of them."""
 
     def used() -> Sequence[str]:
         return used_gpus(child.pids(), None if device is None else device.nvml)
 
-    return lambda: PlacedWorker(child.fresh(), used, claim)
+    return PlacedWorker(child, used, claim)
 
 
 def _claim(locks: DomainLocks, seen: Sequence[Domain], gpu_uuids: Sequence[str]) -> None:
@@ -149,39 +188,6 @@ def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> Res
     return model
 
 
-def _rig(
-    config: ExperimentConfig,
-    worker: Callable[[], Worker],
-    *,
-    recorder: Recorder,
-    enter: Callable[[Phase], None],
-    tell: Progress,
-) -> Rig:
-    def costs(facts: SessionFacts, passes: Sequence[Pass]) -> Sequence[float]:
-        trace = recorder.trace(windows=[one.window for one in passes])
-        return costs_per_output_token(trace, counted_domains(trace.domains, config, facts), passes)
-
-    def energy_j(facts: SessionFacts, passes: Sequence[Pass]) -> float | None:
-        trace = recorder.trace(windows=[one.window for one in passes])
-        joules = pass_joules(trace, counted_domains(trace.domains, config, facts), passes)
-        return None if joules is None else sum(joules)
-
-    def watts(windows: Sequence[Window]) -> Sequence[float | None]:
-        trace = recorder.trace(windows=windows)
-        return [idle_watts(trace, window) for window in windows]
-
-    return Rig(
-        worker=worker,
-        recorder=recorder,
-        clock=time,
-        enter=enter,
-        progress=tell,
-        costs=costs,
-        energy_j=energy_j,
-        watts=watts,
-    )
-
-
 def _notes(cleared: Cleared) -> tuple[str, ...]:
     notes = [f"meter {name} was not used: {why}" for name, why in cleared.meters.refused]
     notes += cleared.meters.notes
@@ -195,7 +201,3 @@ def experiment_id(config: ExperimentConfig, started: Start) -> str:
     stamp = re.sub(r"[^0-9T]", "", started.utc.partition("+")[0])
     model = re.sub(r"[^A-Za-z0-9.]+", "-", config.model.rstrip("/").rpartition("/")[2]).strip("-.")[:40]
     return f"{stamp}-{model or 'model'}-{config.backend}-{config_hash(config)[:8]}-{secrets.token_hex(2)}"
-
-
-def _silent(description: str, *, done: float | None = None, total: float | None = None) -> None:
-    pass

@@ -23,6 +23,7 @@ from llenergymeasure.measure.launch import adopt_orphans, kill_session
 from llenergymeasure.measure.protocol import (
     COMMANDS,
     PROTOCOL_VERSION,
+    BlockDone,
     Close,
     Closed,
     Command,
@@ -32,13 +33,15 @@ from llenergymeasure.measure.protocol import (
     Hello,
     Message,
     Open,
-    PassDone,
-    StartPass,
+    Report,
+    Rest,
+    StartBlock,
     StartWarmUp,
     Warm,
+    WarmUpBatch,
     encode_message,
 )
-from llenergymeasure.records import FailureKind, Pass, RunFailure
+from llenergymeasure.records import FailureKind, RunFailure
 
 
 class Channel:
@@ -95,9 +98,9 @@ def _serve(channel: Channel, bench: Bench) -> None:
     while True:
         match channel.hear():
             case StartWarmUp():
-                channel.say(Warm(bench.warm_up()))
-            case StartPass(number=number):
-                channel.say(PassDone(number, _pass(bench, channel, number)))
+                channel.say(Warm(bench.warm_up(lambda *batch: channel.say(WarmUpBatch(*batch)))))
+            case StartBlock() as asked:
+                channel.say(_block(bench, channel, asked))
             case Close():
                 channel.say(Closed(bench.close()))
                 return
@@ -105,14 +108,20 @@ def _serve(channel: Channel, bench: Bench) -> None:
                 raise RuntimeError(f"a command out of turn: {other}")
 
 
-def _pass(bench: Bench, channel: Channel, number: int) -> Pass:
-    def go() -> None:
-        channel.say(Edge(number))
+def _block(bench: Bench, channel: Channel, asked: StartBlock) -> BlockDone:
+    def wait_after(message: Edge | Rest, wanted: type[Go | Report]) -> None:
+        channel.say(message)
         answer = channel.hear()
-        if not isinstance(answer, Go):
-            raise RuntimeError(f"pass {number} waits for go, got {answer}")
+        if not isinstance(answer, wanted):
+            raise RuntimeError(f"block {asked.number} waits for {wanted.__name__}, got {answer}")
 
-    return bench.run_pass(number, go)
+    passes = bench.run_block(
+        asked.kind,
+        asked.passes,
+        before=lambda: wait_after(Edge(asked.number), Go),
+        after=lambda: wait_after(Rest(asked.number), Report),
+    )
+    return BlockDone(asked.number, asked.kind, passes)
 
 
 def _failure(error: BaseException, position: Position) -> RunFailure:

@@ -26,6 +26,8 @@ from llenergymeasure.records.measuring import (
 )
 from llenergymeasure.records.running import (
     Architecture,
+    Block,
+    BlockKind,
     Completion,
     FinishReason,
     Generation,
@@ -38,6 +40,7 @@ from llenergymeasure.records.running import (
 )
 from llenergymeasure.records.telling import (
     REMEDIES,
+    FailedRun,
     FailureKind,
     MeasurementWarning,
     RunFailure,
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEDIES",
     "Architecture",
+    "Block",
+    "BlockKind",
     "Clock",
     "Completion",
     "Domain",
@@ -59,6 +64,7 @@ __all__ = [
     "EnergyReading",
     "Environment",
     "Estimate",
+    "FailedRun",
     "FailureKind",
     "FinishReason",
     "Gap",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llenergymeasure.records.machine import Environment, Overhead, Start
 from llenergymeasure.records.measuring import Trace
-from llenergymeasure.records.running import Architecture, Idle, Pass, SessionFacts, WarmUp
+from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
 from llenergymeasure.records.telling import MeasurementWarning
 from llenergymeasure.records.windows import Window
 
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """All that `analysis` needs to make a result, and all that a later version needs to make it again."""
+    """What was seen of one run: all that `analysis` needs of it, now and in a later version.
+
+    `index` numbers the runs of an experiment from 1. `spinning_cores` is what its processes used of the
+    processors while the loaded model was left alone.
+    """
 
     experiment_id: str
+    index: int
     config: ExperimentConfig
     origins: Mapping[str, str]
     started: Start
@@ -30,7 +35,7 @@ class Measurement:
     idle: Idle
     load: Window
     warm_up: WarmUp
-    passes: Sequence[Pass]
+    blocks: Sequence[Block]
     trace: Trace
     overhead: Overhead
     warnings: tuple[MeasurementWarning, ...] = ()
@@ -38,3 +43,13 @@ class Measurement:
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
     cut_prompts: int | None = None
+    spinning_cores: float | None = None
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The measured passes: those of the full blocks."""
+        return tuple(one for block in self.blocks if block.kind == "full" for one in block.passes)
+
+    @property
+    def prefill_passes(self) -> tuple[Pass, ...]:
+        return tuple(one for block in self.blocks if block.kind == "prefill" for one in block.passes)

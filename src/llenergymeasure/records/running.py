@@ -14,10 +14,25 @@ FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
 class Progress(Protocol):
-    """Told of every phase of a run as it goes: seconds done of seconds expected, None where unknown."""
+    """Told of every step of a run as it goes: seconds done of seconds expected, None where unknown.
 
-    def __call__(
-        self, description: str, *, done: float | None = None, total: float | None = None
+    `step` of `steps` within `run` of `runs`, each from 1; `left_s` is the forecast of all that is left of
+    the experiment, this step included. `note` says what is worth knowing while the step runs, such as which
+    batch of the warm-up is running. Each call replaces what the one before said.
+    """
+
+    def __call__(  # noqa: PLR0913  one call says all that a line of progress shows
+        self,
+        description: str,
+        *,
+        done: float | None = None,
+        total: float | None = None,
+        step: int | None = None,
+        steps: int | None = None,
+        run: int | None = None,
+        runs: int | None = None,
+        left_s: float | None = None,
+        note: str | None = None,
     ) -> None: ...
 
 
@@ -130,21 +145,45 @@ class SessionFacts:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """`batch_s` are the durations of its batches in order; `steady` says whether they had settled."""
+    """`batch_s` are the durations of its batches in order; `steady` says whether they had settled; `walk_s`
+    is how long one walk over the workload takes by them, None where that was not recorded.
+    """
 
     window: Window
     batch_s: tuple[float, ...]
     steady: bool
+    walk_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One measured pass: `walks` times over the same requests, in the `cycle`-th process of the run."""
+    """One measured pass: `walks` times over the same requests."""
 
     window: Window
     walks: int
     generation: Generation
-    cycle: int = 0
+
+
+BlockKind: TypeAlias = Literal["full", "prefill"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Passes without a pause between them, and the silences before the first and after the last.
+
+    In a silence the model is loaded and the worker draws constant power. A `prefill` block walks the same
+    prompts with one output token each. A silence is None where none was kept, as in results of version 0.8.
+    """
+
+    kind: BlockKind
+    before: Window | None
+    passes: tuple[Pass, ...]
+    after: Window | None
+
+    @property
+    def window(self) -> Window:
+        """From the start of the first pass to the end of the last."""
+        return Window(self.passes[0].window.start_ns, self.passes[-1].window.end_ns)
 
 
 @dataclass(frozen=True, slots=True)

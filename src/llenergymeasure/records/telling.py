@@ -34,6 +34,9 @@ WarningCode: TypeAlias = Literal[
     "swap_active",
     "suspended",
     "passes_correlated",
+    "drift",
+    "silence_broken",
+    "single_process",
 ]
 Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
@@ -60,16 +63,18 @@ REMEDIES: Mapping[WarningCode, str] = {
     "mig_shared": "the whole GPU is measured: keep the other instances idle",
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
-    "target_not_met": "raise passes.budget, or accept the wider interval",
-    "single_pass": "raise passes.minimum to 3 or more where it is 1, else passes.budget, or make a walk "
-    "over the prompts shorter: a lower -n",
+    "target_not_met": "raise repeats.max or passes.budget, or accept the wider interval",
+    "single_pass": "raise passes.count or passes.budget, or make a walk over the prompts shorter: a lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
     "schedule_lag": "send less, or from a machine with more cores",
     "recorder_gap": "stop other load on this host, so that the recorder gets its turn",
     "swap_active": "free memory before the run, or choose a smaller model",
     "suspended": "keep the machine awake during a run and run again",
-    "passes_correlated": "use longer passes, or repeat the whole run: --preset rigorous",
+    "passes_correlated": "use longer passes, or repeat the run in fresh processes: --set repeats.count=5",
+    "drift": "warm up for longer (warmup.max_seconds), or wait until the machine is as warm as it gets",
+    "silence_broken": "stop what kept working, or read the wider interval as it is",
+    "single_process": "repeat the run in fresh processes: --set repeats.count=3",
 }
 
 
@@ -96,3 +101,12 @@ class RunFailure:
     message: str
     traceback: str | None = None
     log_tail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """A run of an experiment that gave no measurement, while others did."""
+
+    index: int
+    message: str
+    failure: RunFailure | None = None

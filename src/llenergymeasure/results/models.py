@@ -1,6 +1,7 @@
 """What a result file holds, key by key.
 
-History of the schema: 1, the first.
+History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
+it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from llenergymeasure.records import (
     Start,
 )
 
-RESULT_SCHEMA_VERSION = "1"
+RESULT_SCHEMA_VERSION = "2"
 
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 # It names a folder, so it can be neither hidden nor a way out of the output directory.
@@ -39,11 +40,11 @@ class Part(BaseModel):
 
 
 class PassWindow(Part):
-    """`cycle` numbers the processes that passes ran in, from 0; None in results that did not record it."""
+    """`lead_in`: it differs from those after it and is left out of the figures per token."""
 
     start_ns: int
     end_ns: int
-    cycle: Count | None = None
+    lead_in: bool = False
 
 
 class RunWindow(Part):
@@ -56,7 +57,7 @@ class RunWindow(Part):
 
 
 class Tokens(Part):
-    """Sums over the passes. `pinned_ok` is None when lengths were natural.
+    """Sums over the passes of all runs. `pinned_ok` is None when lengths were natural.
 
     `input` and `output` are the engine's counts, `local_input` and `local_output` those of llem's own
     tokenizer, None where some request has none. `disputed`: the two are apart by more than 5 %.
@@ -76,27 +77,67 @@ class Tokens(Part):
 
 
 class IdlePower(Part):
-    """Mean watts before the child existed, with the model loaded, and after the passes."""
+    """Mean watts before the child existed, with the model loaded, and after the passes.
+
+    `spinning` is the part of the loaded idle that the engine's own threads draw while they wait, where
+    that is known: a fact about the engine, shown beside `net`.
+    """
 
     bare: Estimate
     loaded: Estimate
     after: Estimate
+    spinning: Estimate | None = None
 
 
-class Regression(Part):
-    """The cross-check of `prefill` and `decode`: J = a·prompt + b·output over the net energies of `batches`
-    batches; and beside it what the phases give, net of the same idle, to compare with.
+class Term(Part):
+    """One row of the uncertainty budget: a source of error and its 95 % half-width, in the figure's unit.
+
+    `kind` is A where repetition showed it, B where it is from knowledge (JCGM 100). A `common` error is the
+    same in every pass and run, so that repetition does not narrow it. `low` and `high` are given instead of
+    `half_width` where the error is not symmetric: the ends of the range that the figure may have.
+    `within_chance` rows are part of the scatter that chance already holds, and are not added again.
     """
 
-    prefill: Estimate
-    decode: Estimate
-    batches: int
-    phases_prefill: Estimate
-    phases_decode: Estimate
+    name: str
+    kind: Literal["A", "B"]
+    half_width: float | None = None
+    low: float | None = None
+    high: float | None = None
+    degrees: float | None = None
+    common: bool
+    cancels_in_ratio: bool
+    within_chance: bool = False
+
+
+class Closure(Part):
+    """Sums that should agree: `parts` against `whole`, in joules, and how far they are apart (relative)."""
+
+    name: str
+    parts_j: float
+    whole_j: float
+    apart: float
+
+
+class Uncertainty(Part):
+    """The uncertainty budget in the manner of the GUM, for the total and for the cost of an output token."""
+
+    total: tuple[Term, ...]
+    per_output_token: tuple[Term, ...]
+    closures: tuple[Closure, ...] = ()
+
+
+class Replicates(Part):
+    """What was repeated independently: runs (a fresh process each), or passes within one process."""
+
+    unit: Literal["run", "pass"]
+    count: Count
 
 
 class Energy(Part):
-    """`total` and `readings` are sums over the passes; per-token figures are what inference costs."""
+    """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
+    costs. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
+    `repeats_for_2_percent` how many runs ± 2 % of joules per output token would take.
+    """
 
     boundary: str | None
     method: Literal["counter", "sampled", "modelled", "mixed"] | None
@@ -113,7 +154,9 @@ class Energy(Part):
     idle: IdlePower
     load: Estimate
     readings: tuple[EnergyReading, ...]
-    regression: Regression | None = Field(default=None, description="the cross-check; absent in older files")
+    replicates: Replicates | None = None
+    repeats_for_2_percent: Count | None = None
+    uncertainty: Uncertainty | None = None
 
 
 class Percentiles(Part):
@@ -193,10 +236,47 @@ class OverheadPart(Part):
     warmup_s: float
 
 
-class ExperimentResult(Part):
-    """What one experiment cost. `simulated` results have a known truth and never mix with measured ones."""
+class RunFigures(Part):
+    """What one run alone gave: the replicates from which intervals and comparisons are made."""
 
-    schema_version: Literal["1"] = "1"
+    energy_per_output_token_j: float | None
+    output_tokens_per_second: float | None
+    ttft_p50_s: float | None
+    tpot_p50_s: float | None
+    e2e_p50_s: float | None
+
+
+class RunEnergyPart(Part):
+    """Joules of one run's passes, with what its windows alone leave open."""
+
+    total: Estimate
+    prefill: Estimate
+    decode: Estimate
+    idle: IdlePower
+
+
+class RunPart(Part):
+    """One run: a process of its own. `outcome` says whether it was measured; `reason` why not."""
+
+    index: Annotated[int, Field(ge=1)]
+    outcome: Literal["measured", "failed"]
+    reason: str | None = None
+    started_at: Start | None = None
+    window: RunWindow | None = None
+    steady: bool | None = None
+    tokens: Tokens | None = None
+    energy: RunEnergyPart | None = None
+    figures: RunFigures | None = None
+    overhead: OverheadPart | None = None
+
+
+class ExperimentResult(Part):
+    """What one experiment cost. `simulated` results have a known truth and never mix with measured ones.
+
+    What stands at the top sums or pools the measured `runs`; `environment` and `session` are the first's.
+    """
+
+    schema_version: Literal["2"] = "2"
     experiment_id: ExperimentId
     simulated: bool
     config: ExperimentConfig
@@ -206,7 +286,7 @@ class ExperimentResult(Part):
     environment: Environment
     session: SessionFacts
     steady: bool
-    window: RunWindow
+    runs: tuple[RunPart, ...]
     tokens: Tokens
     energy: Energy
     performance: Performance
@@ -220,6 +300,16 @@ class ExperimentResult(Part):
 
     _files: Path | None = PrivateAttr(default=None)
     _discard: finalize[..., ExperimentResult] | None = PrivateAttr(default=None)
+
+    @property
+    def measured(self) -> tuple[RunPart, ...]:
+        """The runs that were measured."""
+        return tuple(run for run in self.runs if run.outcome == "measured")
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of all passes of all runs."""
+        return sum(run.window.duration_s for run in self.measured if run.window is not None)
 
     def __eq__(self, other: object) -> bool:
         """Equal when every key is: where the files lie is no part of a result."""

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records import Pass
+from llenergymeasure.records import Block
 from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
+from llenergymeasure.results.upgrade import result_1_to_2
 
-RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
+RESULT_FILE, REQUESTS_FILE, RUNS = "result.json", "requests.parquet", "runs"
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -29,7 +30,7 @@ WHAT_TO_GIVE = "give a result.json, or the folder that holds one"
 def save(result: ExperimentResult, output_dir: Path, *, files: Path | None) -> Path:
     """Write `output_dir/<experiment_id>/` and return it.
 
-    It holds `result.json` and everything that lies in `files`, the folder of the run, which is removed once
+    It holds `result.json` and everything that lies in `files`, the folder of the runs, which is removed once
     all is in place. ResultError when the folder exists or can't be written: then nothing of it is left in
     `output_dir` and `files` is as it was.
     """
@@ -64,11 +65,13 @@ def load(path: Path) -> ExperimentResult:
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ResultError(f"{file} is no result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
     version = data["schema_version"]
-    if version != RESULT_SCHEMA_VERSION:
+    if version == "1":
+        text = json.dumps(_upgraded(data, file))
+    elif version != RESULT_SCHEMA_VERSION:
         newer = isinstance(version, str) and version.isdecimal() and int(version) > int(RESULT_SCHEMA_VERSION)
-        written = "was written by a newer llem" if newer else "is of no schema that llem ever wrote"
+        written = "was written by a newer llem" if newer else "has a schema that llem never wrote"
         raise ResultError(
-            f"{file} {written}: schema_version {version!r}, this llem reads {RESULT_SCHEMA_VERSION!r}",
+            f"{file} {written}: schema_version {version!r}, this llem reads up to {RESULT_SCHEMA_VERSION!r}",
             hint="pip install --upgrade llenergymeasure" if newer else WHAT_TO_GIVE,
         )
     try:
@@ -82,18 +85,28 @@ def load(path: Path) -> ExperimentResult:
         ) from error
 
 
-def write_requests(path: Path, passes: Sequence[Pass]) -> None:
-    """One Parquet row per request, walk and pass (numbered from 0); times in monotonic ns.
+def _upgraded(data: dict[str, JsonValue], file: Path) -> dict[str, JsonValue]:
+    try:
+        return result_1_to_2(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultError(
+            f"{file} does not fit schema 1: {error} is missing or of another kind",
+            hint="it was changed after it was written; take it from a copy, or measure again",
+        ) from error
+
+
+def write_requests(path: Path, blocks: Sequence[Block]) -> None:
+    """One Parquet row per request, walk, pass and block (numbered from 0); times in monotonic ns.
 
     `local_…_tokens` are llem's own counts beside the engine's, null where there is none.
     """
     import pyarrow.parquet as pq
 
-    pq.write_table(_requests(passes), path)
+    pq.write_table(_requests(blocks), path)
 
 
-def why_requests_differ(path: Path, passes: Sequence[Pass]) -> str | None:
-    """In what the table at `path` is not the one of these passes, or None."""
+def why_requests_differ(path: Path, blocks: Sequence[Block]) -> str | None:
+    """In what the table at `path` is not the one of these blocks, or None."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -103,19 +116,26 @@ def why_requests_differ(path: Path, passes: Sequence[Pass]) -> str | None:
         return "is missing"
     except (OSError, pa.ArrowException) as error:
         return f"can't be read: {error}"
-    due = _requests(passes)
+    due = _requests(blocks)
     if stored.schema.names != due.schema.names or stored.num_rows != due.num_rows:
         return f"does not hold the {due.num_rows} requests of this run, with a column for each of their facts"
     odd = [name for name in due.schema.names if not stored.column(name).equals(due.column(name))]
     return f"holds other values than the events of the run, in {', '.join(odd)}" if odd else None
 
 
-def _requests(passes: Sequence[Pass]) -> pa.Table:
+def _requests(blocks: Sequence[Block]) -> pa.Table:
     import pyarrow as pa
 
-    done = [(number, one) for number, each in enumerate(passes) for one in each.generation.completions]
+    rows = [
+        (block, number, kind.kind, one)
+        for block, kind in enumerate(blocks)
+        for number, each in enumerate(kind.passes)
+        for one in each.generation.completions
+    ]
+    done = [(number, one) for _, number, _, one in rows]
     columns = {
-        "cycle": pa.array([passes[number].cycle for number, _ in done], pa.int32()),
+        "block": pa.array([block for block, *_ in rows], pa.int32()),
+        "kind": pa.array([kind for _, _, kind, _ in rows], pa.string()),
         "pass": pa.array([number for number, _ in done], pa.int32()),
         "walk": pa.array([one.walk for _, one in done], pa.int32()),
         "index": pa.array([one.index for _, one in done], pa.int32()),

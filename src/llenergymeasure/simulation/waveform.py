@@ -74,6 +74,15 @@ class Waveform:
         """From `t_ns` on the power is `watts`."""
         self._append(t_ns, watts)
 
+    def cut(self, t_ns: int) -> None:
+        """Forget what was set for later than `t_ns`; the power stays as it is then."""
+        kept = bisect_right(self._starts_ns, t_ns)
+        if kept < len(self._pieces):
+            watts = self._own_w(t_ns)
+            del self._starts_ns[kept:]
+            del self._pieces[kept:]
+            self._append(t_ns, watts)
+
     def ramp(self, t_ns: int, watts: float, *, until_ns: int) -> None:
         """From `t_ns` on the power moves in a straight line to `watts` at `until_ns`, and stays there."""
         start_w, seconds = self._own_w(t_ns), _seconds(t_ns, until_ns)

@@ -31,8 +31,10 @@ class Spent:
     """Joules of one piece of work in one domain. `joules` is None where `reason` says why.
 
     `shares` are the joules of each pass where the work is a block of several, and sum to `joules`;
-    `share_half_widths` are their own 95 % half-widths. `quiet_w` is the power before and after. `systematic`
-    bounds what an uncalibrated sensor or a model of power may hide. `flags` are warning codes.
+    `share_half_widths` are their own 95 % half-widths. `lag_s` is how far the sensor was behind, as the block
+    itself shows; where it is None, the shares of the first and the last pass may err by the whole lag and
+    stay out of scatter and drift. `quiet_w` is the power before and after. `systematic` bounds what an
+    uncalibrated sensor or a model of power may hide. `flags` are warning codes.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Spent:
     terms: tuple[Term, ...] = ()
     shares: tuple[float, ...] = ()
     share_half_widths: tuple[float, ...] = ()
+    lag_s: float | None = None
     quiet_w: tuple[float, float] | None = None
     systematic: tuple[float, float] | None = None
     flags: tuple[str, ...] = ()

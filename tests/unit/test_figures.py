@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llenergymeasure.cli._format import amount, duration, plain, scale_for, span
+from llenergymeasure.cli._format import about
 from llenergymeasure.records import Estimate
+from llenergymeasure.results.figures import (
+    amount,
+    duration,
+    led_by_range,
+    percent,
+    plain,
+    relative,
+    scale_for,
+    span,
+    two_figures,
+)
 
 UNITS = ["J", "W", "s", "J/token", "token/s", "request/s", "1", "bytes", "FLOP"]
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -26,11 +37,13 @@ def figures(text: str) -> int:
         (999.6, 999.6, 999.6, "W", "1.00 ± 0.00 kW"),
         (0.00099951, 0.00099851, 0.00100051, "s", "1.00 ± <0.01 ms"),
         (51.2, 50.2, 52.2, "token/s", "51.2 ± 1.0 token/s"),
-        (12345.6, 12000.0, 12500.0, "token/s", "12,346 ± 346 token/s"),
-        (-3.25, -3.75, -2.75, "J", "−3.25 ± 0.50 J"),
+        (12345.6, 12000.0, 12500.0, "token/s", "12,300 ± 300 token/s"),
+        (-3.25, -3.75, -2.75, "J", "−3.2 ± 0.5 J"),
         (10.0, 9.99999, 10.00001, "J", "10.0 ± <0.1 J"),
         (100.0, 99.99, 100.01, "J", "100 ± <1 J"),
-        (5.0, 4.0, 8.0, "J", "5.00 ± 3.00 J"),
+        (5.0, 4.0, 8.0, "J", "5 ± 3 J"),
+        (60.0, -286.0, 406.0, "J", "60 ± 350 J"),
+        (0.0, -3.0, 3.0, "J", "0 ± 3 J"),
         (0.123, 0.113, 0.133, "1", "12.3 ± 1.0 %"),
         (0.0, 0.0, 0.0, "J", "0.00 ± 0.00 J"),
         (3600.0, 3600.0, 3600.0, "s", "3,600 ± 0 s"),
@@ -41,15 +54,42 @@ def test_a_value_and_its_interval(value: float, low: float, high: float, unit: s
 
 
 def test_a_model_is_marked_and_a_missing_value_or_interval_is_not_zero() -> None:
-    assert amount(Estimate(2.0, "J", 1.0, 3.0), modelled=True) == "≈ 2.00 ± 1.00 J"
+    assert amount(Estimate(2.0, "J", 1.0, 3.0), modelled=True) == "≈ 2.0 ± 1.0 J"
     assert amount(Estimate(2.0, "J", reason="one pass")) == "2.00 J"
     assert amount(Estimate.missing("J", "no meter"), modelled=True) == "–"
 
 
+@pytest.mark.parametrize(
+    ("value", "half", "systematic", "shown"),
+    [
+        (599.0, 0.1, (219.0, 1640.0), "600 (200 to 1,600) J"),
+        (7500.0, 150.0, (6000.0, 8400.0), "7.5 (6.0 to 8.4) kJ"),
+        (7500.0, 150.0, (7400.0, 7600.0), "7.50 ± 0.15 kJ"),
+        (0.117, 0.002, (0.07, 0.164), "120 (70 to 160) mJ"),
+        (599.0, None, (219.0, 1640.0), "600 (200 to 1,600) J"),
+    ],
+)
+def test_a_range_wider_than_the_interval_takes_its_place_and_the_digits_that_it_makes_meaningless(
+    value: float, half: float | None, systematic: tuple[float, float], shown: str
+) -> None:
+    low, high = (None, None) if half is None else (value - half, value + half)
+    estimate = Estimate(value, "J", low, high, systematic, "one run" if half is None else None)
+    assert amount(estimate) == shown
+    assert led_by_range(estimate) == ("±" not in shown)
+
+
 def test_the_range_shares_the_scale_of_its_value() -> None:
-    assert span(Estimate(0.117, "J", 0.11, 0.12, (0.07, 1.64))) == "70 to 1,640 mJ"
+    assert span(Estimate(0.117, "J", 0.11, 0.12, (0.07, 1.64))) == "100 to 1,600 mJ"
     assert span(Estimate(0.117, "J", 0.11, 0.12)) is None
     assert span(Estimate.missing("J", "no meter")) is None
+
+
+def test_an_interval_as_a_share_of_its_value() -> None:
+    assert relative(Estimate(100.0, "J", 98.0, 102.0)) == "± 2 %"
+    assert relative(Estimate(100.0, "J", 99.99, 100.01)) == "± <0.1 %"
+    assert relative(Estimate(100.0, "J", reason="one run")) is None
+    assert relative(Estimate(0.0, "J", -1.0, 1.0)) is None
+    assert (percent(0.4), percent(0.00123), two_figures(34567.0)) == ("40 %", "0.12 %", "30,000")
 
 
 @pytest.mark.parametrize(
@@ -70,6 +110,14 @@ def test_plain_numbers(value: float, unit: str, shown: str) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.4, "0.4 s"), (87.3, "87 s"), (119.7, "2 min"), (152, "2.5 min"), (7000, "120 min"), (9000, "2.5 h")],
+)
+def test_a_forecast_has_two_digits(seconds: float, shown: str) -> None:
+    assert about(seconds) == shown
 
 
 @given(ordinary, st.sampled_from(UNITS))

@@ -1,0 +1,201 @@
+"""What did one run cost: which domains count, and how many joules went into each of its blocks and passes?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llenergymeasure.analysis.estimates import total
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.energy.joules.silence import block_energy
+from llenergymeasure.energy.joules.spent import Spent
+from llenergymeasure.records import (
+    Block,
+    BlockKind,
+    Domain,
+    Estimate,
+    Measurement,
+    SessionFacts,
+    Trace,
+    Window,
+)
+
+NO_SOURCE = "no meter on this machine reads energy and no model of power was allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockJoules:
+    """What each domain that counts spent in one block."""
+
+    block: Block
+    spent: Mapping[str, Spent]
+
+    @property
+    def shares(self) -> list[float] | None:
+        """Joules of each pass over all domains; None where one of them is unknown."""
+        parts = [one.shares for one in self.spent.values()]
+        if not parts or any(one.joules is None for one in self.spent.values()):
+            return None
+        return [math.fsum(each) for each in zip(*parts, strict=True)]
+
+    @property
+    def joules(self) -> float | None:
+        known = [one.joules for one in self.spent.values() if one.joules is not None]
+        return math.fsum(known) if known and len(known) == len(self.spent) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnergy:
+    """All that one run's trace says of its joules, computed once. `why_none` is why nothing counts."""
+
+    measurement: Measurement
+    domains: tuple[Domain, ...]
+    blocks: tuple[BlockJoules, ...]
+    bare: Estimate
+    loaded: Estimate
+    after: Estimate
+    why_none: str
+
+    def of(self, kind: BlockKind) -> tuple[BlockJoules, ...]:
+        return tuple(one for one in self.blocks if one.block.kind == kind)
+
+    @property
+    def joules(self) -> float | None:
+        """Of all full passes."""
+        return _sum([one.joules for one in self.of("full")])
+
+    @property
+    def shares(self) -> list[float] | None:
+        """Of each full pass, in order."""
+        parts = [one.shares for one in self.of("full")]
+        known = [part for part in parts if part is not None]
+        return [share for part in known for share in part] if known and len(known) == len(parts) else None
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why joules are missing, each reason once."""
+        found = [one.reason for block in self.blocks for one in block.spent.values() if one.joules is None]
+        return list(dict.fromkeys(reason for reason in found if reason))
+
+
+def run_energy(measurement: Measurement) -> RunEnergy:
+    trace, idle = measurement.trace, measurement.idle
+    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+    why_none = why_no_source(measurement, domains)
+
+    def mean_power(window: Window | None) -> Estimate:
+        if window is None:
+            return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
+        parts = [idle_power(trace, window, domain.name) for domain in domains]
+        return total(parts, unit="W", why_none=why_none)
+
+    bare = mean_power(idle.bare)
+    if any(domain.model is not None for domain in domains) and idle.bare is not None:
+        bare = Estimate.missing(
+            "W", "modelled energy counts the run's own processes, and before it there are none"
+        )
+    return RunEnergy(
+        measurement,
+        domains,
+        tuple(block_joules(trace, domains, block) for block in measurement.blocks),
+        bare,
+        mean_power(idle.loaded),
+        mean_power(idle.after),
+        why_none,
+    )
+
+
+def block_joules(trace: Trace, domains: Sequence[Domain], block: Block) -> BlockJoules:
+    """Between its silences where it has them, else amid whatever is around it."""
+    return BlockJoules(block, {domain.name: _spent(trace, domain, block) for domain in domains})
+
+
+def _spent(trace: Trace, domain: Domain, block: Block) -> Spent:
+    windows, whole = [one.window for one in block.passes], block.window
+    if domain.model is None and (block.before is None or block.after is None):
+        # As in results of version 0.8, where each pass is a block of its own.
+        spent = window_energy(trace, domain.name, whole)
+        return replace(spent, shares=() if spent.joules is None else (spent.joules,))
+    before = block.before or Window(whole.start_ns, whole.start_ns)
+    after = block.after or Window(whole.end_ns, whole.end_ns)
+    return block_energy(trace, domain.name, before=before, passes=windows, after=after)
+
+
+def counted_domains(
+    domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
+) -> tuple[Domain, ...]:
+    """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
+    and memory of this host; a model of power only where nothing is measured, since the two never mix. A
+    module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
+    the host's packages do not.
+    """
+    used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
+    asked = config.energy.gpus != "auto"
+    counted = [
+        domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
+    ]
+    measured = tuple(domain for domain in counted if domain.model is None)
+    kinds = {domain.kind for domain in measured}
+    if "module" in kinds:
+        measured = tuple(one for one in measured if (one.kind != "module") == ("gpu" in kinds))
+    return measured or tuple(counted)
+
+
+def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
+    """Why no energy can be known where the `domains` that count are none."""
+    config = measurement.config.energy
+    left = [domain.name for domain in measurement.trace.domains]
+    if domains or not left:
+        return NO_SOURCE
+    refused = ", though energy.require_measured is true" if config.require_measured else ""
+    others = (
+        "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
+        if config.meter == "auto"
+        else "read the CPU as well: --meter auto"
+    )
+    return (
+        f"nothing was measured{refused}: energy.gpus is auto, and the engine used none of the GPUs that were "
+        f"read ({', '.join(left)}); to count them all the same: --set energy.gpus=all; or {others}"
+    )
+
+
+def pass_costs(trace: Trace, domains: Sequence[Domain], blocks: Sequence[Block]) -> list[float]:
+    """What the stopping rule looks at: joules per output token of each full pass, or seconds per output token
+    where no energy can be known.
+    """
+    full = [block for block in blocks if block.kind == "full"]
+    parts = [block_joules(trace, domains, block).shares for block in full]
+    passes = [one for block in full for one in block.passes]
+    known = [share for part in parts if part is not None for share in part]
+    spent = known if len(known) == len(passes) else [one.window.duration_s for one in passes]
+    return [cost / max(one.generation.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
+
+
+def run_joules(measurement: Measurement) -> float | None:
+    """Of all full passes of one run."""
+    return run_energy(measurement).joules
+
+
+def run_cost(measurement: Measurement) -> float | None:
+    """What the rule over repeats looks at: the run's joules per output token, or seconds where no energy can
+    be known; None where nothing was produced.
+    """
+    tokens = sum(one.generation.output_tokens for one in measurement.passes)
+    spent = run_joules(measurement)
+    if spent is None:
+        spent = sum(one.window.duration_s for one in measurement.passes)
+    return spent / tokens if tokens else None
+
+
+def idle_watts(trace: Trace, window: Window) -> float | None:
+    """Mean power of all domains that are measured; None where there is none or one cannot be determined."""
+    parts = [idle_power(trace, window, domain.name) for domain in trace.domains if domain.model is None]
+    return total(parts, unit="W", why_none=NO_SOURCE).value
+
+
+def _sum(parts: Sequence[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return math.fsum(known) if known and len(known) == len(parts) else None

@@ -1,0 +1,145 @@
+"""What is the uncertainty of an energy made of? A budget in the manner of the GUM (JCGM 100:2008)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from llenergymeasure.analysis.phases import run_phases
+from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.analysis.statistics import relative_half_width
+from llenergymeasure.energy.joules.spent import combined
+from llenergymeasure.records import Domain, Estimate
+from llenergymeasure.results.models import Closure, Term, Uncertainty
+
+
+def uncertainty(
+    energies: Sequence[RunEnergy], gross: Estimate, per_token: Estimate, costs: Sequence[float] | None
+) -> Uncertainty | None:
+    """The budget of the total and of the cost of an output token, whose replicates cost `costs`; None where
+    there is no energy.
+    """
+    if gross.value is None:
+        return None
+    whole = [*_sensor_terms(energies), *_systematic_terms(energies, gross.value)]
+    tokens: list[Term] = []
+    if per_token.value is not None and gross.value:
+        factor = per_token.value / gross.value
+        tokens = [_scaled(term, factor) for term in whole]
+        chance = relative_half_width(costs) if costs is not None else None
+        if chance is not None and costs is not None:
+            tokens.append(
+                Term(
+                    name="chance",
+                    kind="A",
+                    half_width=abs(per_token.value) * chance,
+                    degrees=len(costs) - 1,
+                    common=False,
+                    cancels_in_ratio=False,
+                )
+            )
+    return Uncertainty(
+        total=tuple(whole), per_output_token=tuple(tokens), closures=tuple(_closures(energies, gross.value))
+    )
+
+
+def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
+    """What the sensors leave open of these windows."""
+    spent = [part for one in energies for block in one.of("full") for part in block.spent.values()]
+    for term in combined([part.terms for part in spent]):
+        yield Term(
+            name=term.name,
+            kind="B",
+            half_width=term.half_width_j,
+            degrees=term.degrees,
+            common=term.common,
+            cancels_in_ratio=False,
+        )
+
+
+def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Term]:
+    """The range of the total by what no repetition narrows: gain and offset of sensors, a model's width."""
+    gain, offset, model = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    for one in energies:
+        for domain in one.domains:
+            for block in one.of("full"):
+                spent = block.spent[domain.name]
+                if spent.joules is None or spent.systematic is None:
+                    continue
+                hidden = [end - spent.joules for end in spent.systematic]
+                if domain.model is not None:
+                    model = _added(model, hidden)
+                    continue
+                by_gain = _by_gain(domain, spent.joules)
+                gain = _added(gain, by_gain)
+                offset = _added(offset, [end - part for end, part in zip(hidden, by_gain, strict=True)])
+    for name, ends, cancels in (
+        ("gain", gain, True),
+        ("offset", offset, False),
+        ("model of power", model, False),
+    ):
+        if any(ends):
+            yield Term(
+                name=name,
+                kind="B",
+                low=gross_j + min(ends),
+                high=gross_j + max(ends),
+                common=True,
+                cancels_in_ratio=cancels,
+            )
+
+
+def _by_gain(domain: Domain, joules: float) -> list[float]:
+    return [(end - 1) * joules for end in domain.systematic_gain or (1.0, 1.0)]
+
+
+def _added(ends: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [one + other for one, other in zip(ends, more, strict=True)]
+
+
+def _scaled(term: Term, factor: float) -> Term:
+    """A term of the total as one of the cost: what is independent is in the scatter of replicates already."""
+
+    def times(value: float | None) -> float | None:
+        return None if value is None else value * factor
+
+    return term.model_copy(
+        update={
+            "half_width": times(term.half_width),
+            "low": times(term.low),
+            "high": times(term.high),
+            "within_chance": not term.common,
+        }
+    )
+
+
+def _closures(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Closure]:
+    """Sums that should agree, each computed from its parts."""
+    domains = math.fsum(
+        part.joules or 0.0 for one in energies for block in one.of("full") for part in block.spent.values()
+    )
+    yield _closure("sum of domains against total", domains, gross_j)
+    shares = [one.shares for one in energies]
+    if all(part is not None for part in shares):
+        yield _closure("sum of passes against total", math.fsum(x for p in shares for x in p or ()), gross_j)
+    phases = [run_phases(one) for one in energies]
+    if all(found is not None for found in phases):
+        parts = math.fsum(
+            _phase_joules(one, found)
+            for one, found in zip(energies, phases, strict=True)
+            if found is not None
+        )
+        yield _closure("prefill + decode against full passes", parts, gross_j)
+
+
+def _phase_joules(one: RunEnergy, found: tuple[float, float]) -> float:
+    prefill, decode = found
+    passes = one.measurement.passes
+    prompt = sum(each.generation.prompt_tokens for each in passes)
+    decoded = sum(each.generation.output_tokens - len(each.generation.completions) for each in passes)
+    return prefill * prompt + decode * decoded
+
+
+def _closure(name: str, parts_j: float, whole_j: float) -> Closure:
+    apart = abs(parts_j - whole_j) / abs(whole_j) if whole_j else 0.0
+    return Closure(name=name, parts_j=parts_j, whole_j=whole_j, apart=apart)

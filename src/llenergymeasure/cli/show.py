@@ -1,0 +1,149 @@
+"""`llem show`: what does a stored result say, and what makes up its uncertainty?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llenergymeasure.cli._display import (
+    filled,
+    print_json,
+    print_lines,
+    print_result_details,
+    print_result_summary,
+    reader_may_leave,
+    room,
+)
+from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._format import amount, columns, plain
+from llenergymeasure.cli._summary import is_modelled
+from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records import Estimate
+from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.budget import combine_terms, halves
+from llenergymeasure.results.figures import percent, scale_for, span, two_figures
+from llenergymeasure.results.models import Energy, Term, Uncertainty
+
+NOTES = (
+    "type: A from repetition, B from knowledge of the sensor or the method (JCGM 100)",
+    "degrees: degrees of freedom, where they are few",
+    "common: the same in all passes and runs, so that repetition does not narrow it",
+    "cancels: in the ratio of two results of the same sensors",
+    "combined: common errors added, the others in quadrature; * is part of chance and not added again",
+)
+
+
+def show(
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", help="result.json, or the folder that holds one")
+    ],
+    *,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
+    ] = False,
+) -> None:
+    """Show a stored result as `llem run` does, or its uncertainty budget."""
+    with reported(verbose=verbose):
+        stored = ExperimentResult.load(result)
+        budget = _budget(stored, result) if uncertainty else None
+        if verbose and not uncertainty:
+            print_result_details(stored)
+        with reader_may_leave():
+            if as_json:
+                print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
+            elif budget is None:
+                print_result_summary(stored)
+            else:
+                print_lines(budget_lines(stored.energy, budget))
+
+
+def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:
+    if stored.energy.uncertainty is None:
+        why = "; ".join(stored.energy.reasons) if stored.energy.total.value is None else ""
+        raise ResultError(
+            f"{path} has no uncertainty budget: {why or f'llem v{stored.environment.llem} wrote none'}",
+            hint=None if why else f"llem recompute {path} --json computes it again from the trace",
+        )
+    return stored.energy.uncertainty
+
+
+def budget_lines(energy: Energy, budget: Uncertainty) -> Iterator[str]:
+    """A table for joules per output token and one for the total, then the sums that should agree."""
+    for reason in () if energy.valid else energy.reasons:
+        yield from filled(f"Energy is not valid: {reason}")
+    for label, estimate, terms in (
+        ("Energy per output token", energy.per_output_token, budget.per_output_token),
+        ("Energy, total", energy.total, budget.total),
+    ):
+        yield from filled(f"{label}: {amount(estimate, modelled=is_modelled(energy))}")
+        if estimate.value is None:
+            yield from filled(estimate.reason or "", indent="  ")
+        else:
+            yield from _fitting(list(_rows(estimate.value, estimate.unit, terms)))
+        yield ""
+    if budget.closures:
+        yield "Sums that should agree"
+        sums = [
+            (one.name, plain(one.parts_j, "J"), plain(one.whole_j, "J"), percent(one.apart))
+            for one in budget.closures
+        ]
+        yield from _fitting([("", "parts", "whole", "apart"), *sums])
+        yield ""
+    for note in NOTES:
+        yield from filled(note)
+
+
+def _rows(value: float, unit: str, terms: Sequence[Term]) -> Iterator[Sequence[str]]:
+    """A row for each source, then all of them together, as they are and in a ratio."""
+    scale = scale_for(value, unit)
+
+    def size(below: float, above: float) -> tuple[str, str]:
+        if not math.isclose(below, above):
+            ends = span(Estimate(value, unit, reason="a range", systematic=(value - below, value + above)))
+            return (ends or "").removesuffix(scale.unit).rstrip(), ""
+        share = percent(above / abs(value)) if value else ""
+        return f"± {two_figures(above / 10**scale.exponent)}", share
+
+    yield "", f"95 %, {scale.unit}", "relative", "type", "degrees", "common", "cancels"
+    for term in terms:
+        yield (
+            f"{term.name}{'*' if term.within_chance else ''}",
+            *size(*halves(value, term)),
+            term.kind,
+            _degrees(term.degrees),
+            _yes(term.common),
+            _yes(term.cancels_in_ratio),
+        )
+    left = [term for term in terms if not term.cancels_in_ratio]
+    for name, counted in (("combined", terms), ("  in a ratio", left)):
+        whole = combine_terms(value, counted)
+        yield name, *size(whole.below, whole.above), "", _degrees(whole.degrees)
+
+
+def _degrees(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _fitting(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns below a row of heads, or the rows one by one where the terminal is too narrow for columns."""
+    lines = [f"  {line}" for line in columns(rows)]
+    if max(map(len, lines)) <= room():
+        yield from lines
+        return
+    heads = rows[0]
+    for row in rows[1:]:
+        yield f"  {row[0]}"
+        cells = [f"{head}: {cell}" for head, cell in zip(heads[1:], row[1:], strict=False) if cell]
+        yield from filled("; ".join(cells), indent="    ")

@@ -1,0 +1,159 @@
+"""How many joules did a block of passes take that lies between two silences?
+
+Before the block and after it the worker draws constant power, so that nothing has to be believed about the
+inside: the energy of the block is what the source counted from an event in the first silence to one in the
+second, less quiet power for the time between those events and the block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llenergymeasure.energy.joules.amid import between, missing, modelled_energy
+from llenergymeasure.energy.joules.curve import Curve, aliasing_j
+from llenergymeasure.energy.joules.quiet import Quiet, borrowed, quiet
+from llenergymeasure.energy.joules.sources import measured, method_of
+from llenergymeasure.energy.joules.spent import Spent, Term
+from llenergymeasure.records import Trace, Window
+
+# The lag shows in what is left to count at the end of a block, judged by the power over this long.
+_LAG_OVER_S = 0.8
+_LEAST_EVENTS = 4
+_LEAST_UNSURE_S = 0.005
+
+
+def block_energy(
+    trace: Trace, domain: str, *, before: Window, passes: Sequence[Window], after: Window
+) -> Spent:
+    """The energy of `passes`, which follow one another, between the silences `before` and `after`.
+
+    The counter counts where there is one, else the power field that averages least; where both are there
+    they are compared. Where a silence shows too little of a source, its edges are interpolated as in `amid`,
+    with the interval that takes. Modelled domains need no silences. Under 1 s there is no value.
+    """
+    facts = trace.domain(domain)
+    if facts.model is not None:
+        return modelled_energy(trace, facts, passes)
+    span = Window(before.start_ns, after.end_ns)
+    return measured(trace, facts, passes, span, lambda source: _spent(source, before, passes, after))
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block from `start` to `end` (seconds of `source`) between two quiet powers."""
+
+    source: Curve
+    start: float
+    end: float
+    before: Quiet
+    after: Quiet
+
+    def ends(self, delay: float, *, trends: bool = True) -> tuple[float, float]:
+        """What the source has counted of all before the block and of all up to its end, `delay` later."""
+        start, end = self.start + delay, self.end + delay
+        first, last = self.before.total(start), self.after.total(end)
+        if trends:
+            first += self.before.trend_j(start)
+            last += self.after.trend_j(end, self.before.floor_w)
+        return first, last
+
+    def joules(self, delay: float, *, trends: bool = True) -> float:
+        first, last = self.ends(delay, trends=trends)
+        return last - first
+
+    def delay_s(self) -> tuple[float, float] | None:
+        """By how much the source is behind ± what, as the end of the block shows; None where it does not.
+
+        It is what the source still counts after the end, over the power by which the end stands out.
+        """
+        least, most = self.source.delays_s
+        since = max(self.start + self.source.lag_s, self.end - _LAG_OVER_S)
+        inside = slice(*np.searchsorted(self.source.time, (since, self.end)))
+        time, total = self.source.time[inside] - self.end, self.source.total[inside]
+        if time.size < _LEAST_EVENTS:
+            return None
+        (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
+        # A line through n points that scatter by s is known to 2 s / √n at its end.
+        squares = float(left[0]) / (time.size - 2) if left.size else 0.0
+        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
+        above_w = float(power) - self.after.power_w
+        unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
+        if above_w <= 0 or unsure_j / above_w + _LEAST_UNSURE_S > (most - least) / 2:
+            return None
+        seen = (self.after.total(self.end) - float(total_at_end)) / above_w
+        return float(np.clip(seen, least, most)), unsure_j / above_w + _LEAST_UNSURE_S
+
+
+def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Window) -> Spent:
+    (silent_s, _), (_, over_s) = source.seconds(before), source.seconds(after)
+    start, end = source.seconds(Window(passes[0].start_ns, passes[-1].end_ns))
+    if (fault := source.why_not(start, end, around=(silent_s, over_s))) is not None:
+        return missing(source, fault)
+    # What the source shows at first in a silence belongs to what was before it.
+    first = quiet(source, silent_s + source.lag_s, start, before=True)
+    second = quiet(source, end + source.lag_s, over_s, before=False)
+    first = first or borrowed(second, source, silent_s, start, before=True)
+    second = second or borrowed(first, source, end + source.lag_s, over_s, before=False)
+    if first is None or second is None:
+        return between(source, passes)
+    block = _Block(source, start, end, first, second)
+    return _shared(block, _whole(block), passes)
+
+
+def _whole(block: _Block) -> Spent:
+    source, sides = block.source, (block.before, block.after)
+    delays = [float(delay) for delay in np.linspace(*source.delays_s, 5)]
+    by_delay = [block.joules(delay) for delay in delays]
+    flat = [block.joules(delay, trends=False) for delay in delays]
+    joules, edges = by_delay[2], (block.start + delays[2], block.end + delays[2])
+    at_edges = tuple(zip(sides, edges, strict=True))
+    trend_j = max(abs(one - other) for one, other in zip(by_delay, flat, strict=True))
+    terms = [
+        Term("timing", math.hypot(*(side.timing_j(edge) for side, edge in at_edges))),
+        Term("quiet power", math.hypot(*(side.unseen_j(edge) for side, edge in at_edges))),
+        Term("lag", max(abs(one - joules) for one in by_delay), common=True),
+        Term("tail", trend_j + sum(side.fall_j(edge) for side, edge in at_edges), common=True),
+        Term("aliasing", aliasing_j(source, block.start, block.end)),
+    ]
+    flags = ("recorder_gap",) if source.blind(block.start, block.end) else ()
+    if any(side.rises for side in sides):
+        flags = (*flags, "silence_broken")
+        terms.append(Term("edges", math.hypot(source.hidden(block.start), source.hidden(block.end))))
+    return Spent(
+        source.quantity.source,
+        method_of(source.quantity),
+        joules,
+        tuple(term for term in terms if term.half_width_j),
+        quiet_w=(block.before.power_w, block.after.power_w),
+        flags=flags,
+    )
+
+
+def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
+    """With the share of each pass: between the events around its edges, moved by the lag."""
+    least, most = block.source.delays_s
+    seen = block.delay_s()
+    delay, unsure = ((least + most) / 2, (most - least) / 2) if seen is None else seen
+    inner = [block.source.seconds(one)[1] for one in passes[:-1]]
+    lengths = np.array([one.duration_s for one in passes])
+
+    def at(delay: float) -> NDArray[np.float64]:
+        first, last = block.ends(delay)
+        joules = np.diff([first, *(block.source.at(edge + delay) for edge in inner), last])
+        left = (spent.joules or 0.0) - float(joules.sum())
+        return np.asarray(joules + left * lengths / lengths.sum(), dtype=np.float64)
+
+    shares = at(delay)
+    moved = np.maximum(*(np.abs(at(delay + off) - shares) for off in (-unsure, unsure)))
+    hidden = np.array([0.0, *(block.source.hidden(edge + delay) for edge in inner), 0.0])
+    whole = spent.half_width_j / len(passes)
+    halves = np.sqrt(hidden[:-1] ** 2 + hidden[1:] ** 2 + moved**2 + whole**2)
+    lag_s = None if seen is None else delay
+    return replace(
+        spent, shares=tuple(shares.tolist()), share_half_widths=tuple(halves.tolist()), lag_s=lag_s
+    )

@@ -1,0 +1,119 @@
+"""How many passes does the budget leave for this run, and is that enough for an interval?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.records import BlockKind, Pass, WarmUp
+
+ENOUGH = 3
+# No sensor says anything of less.
+SHORTEST_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Run `number` of `runs` that are planned, and what is left of the budget before it.
+
+    `remark` is told what a user should read; `strict` ends what can't give an interval.
+    """
+
+    number: int
+    runs: int
+    passes: int
+    seconds: float
+    remark: Callable[[str], None]
+    strict: bool = False
+
+    @classmethod
+    def first(cls, config: ExperimentConfig, *, remark: Callable[[str], None], strict: bool) -> Turn:
+        budget = config.passes.budget
+        return cls(1, config.repeats.count, budget.passes, budget.seconds, remark, strict)
+
+    def after(self, passes: Sequence[Pass] = ()) -> Turn:
+        """The next run, once this one has made those passes."""
+        spent_s = sum(one.window.duration_s for one in passes)
+        return replace(self.less(passes=len(passes), seconds=spent_s), number=self.number + 1)
+
+    def forewarn(self, config: ExperimentConfig, warm_up: WarmUp) -> None:
+        """Before the first pass: say where the budget leaves too little for an interval; with `strict` stop
+        there, by ConfigError.
+        """
+        if self.number > 1 or (found := why_too_few(config, warm_up)) is None:
+            return
+        message, hint = found
+        if self.strict:
+            raise ConfigError(f"{message} (--strict)", hint=hint)
+        self.remark(f"{message}; {hint}")
+
+    def less(self, *, passes: int, seconds: float) -> Turn:
+        return replace(self, passes=self.passes - passes, seconds=self.seconds - seconds)
+
+
+def expected_pass_s(config: ExperimentConfig, warm_up: WarmUp, kind: BlockKind = "full") -> float:
+    """Seconds of one pass: as many whole walks as `passes.seconds` takes. A walk of prefill is shorter than a
+    full one by an amount that nobody knows beforehand: `passes.seconds` and half a walk more.
+    """
+    least_s, walk_s = config.passes.seconds, warm_up.walk_s
+    if not walk_s:
+        return least_s
+    return math.ceil(least_s / walk_s) * walk_s if kind == "full" else least_s + walk_s / 4
+
+
+def passes_that_fit(config: ExperimentConfig, warm_up: WarmUp, turn: Turn, *, most: int | None = None) -> int:
+    """Passes of this run's block: `passes.count` or what its share of the budget leaves, at least 1."""
+    runs_left = max(1, turn.runs - turn.number + 1)
+    in_time = passes_in(turn.seconds / runs_left, expected_pass_s(config, warm_up))
+    return max(1, min(most or config.passes.count, turn.passes // runs_left, in_time))
+
+
+def passes_in(seconds: float, pass_s: float) -> int:
+    return math.floor(seconds / pass_s + 1e-9)
+
+
+def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | None:
+    """That the budget leaves fewer repeats (or passes of a single run) than an interval needs, and what would
+    fit; None where it leaves enough, or fewer were asked for anyway.
+    """
+    single = config.repeats.count == 1
+    asked = config.passes.count if single else config.repeats.count
+    budget, pass_s = config.passes.budget, expected_pass_s(config, warm_up)
+    in_time = math.floor(budget.seconds / pass_s) if single else math.ceil(budget.seconds / pass_s)
+    units = min(asked, budget.passes, max(1, in_time))
+    if units >= ENOUGH or asked < ENOUGH:
+        return None
+    what = "passes" if single else "repeats"
+    message = (
+        f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
+        f"{budget.seconds:g} s and {budget.passes} passes leaves {units} {what} of the {ENOUGH} that an "
+        "interval needs"
+    )
+    return message, _what_fits(config, warm_up) or "raise passes.budget"
+
+
+def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:
+    """The settings with which a third of the budget holds a pass; None where time is not what is short."""
+    budget, least_s, size = config.passes.budget, config.passes.seconds, config.batch_size
+    if budget.passes < ENOUGH:
+        return None
+    share_s, walk_s = budget.seconds / ENOUGH, warm_up.walk_s or least_s
+    longer = f"passes.budget.seconds={math.ceil(ENOUGH * expected_pass_s(config, warm_up))}"
+
+    def fits(part: float) -> bool:
+        """Whether whole walks of that part of today's work make a pass that the share holds."""
+        return math.ceil(least_s / (part * walk_s) - 1e-9) * part * walk_s <= share_s
+
+    prompts = next((n for n in range(config.n // size * size, 0, -size) if fits(n / config.n)), None)
+    if prompts is not None:
+        return f"-n {prompts} would fit, or {longer}"
+    asked = config.max_output_tokens
+    tokens = next((tokens for tokens in range(asked - 1, 0, -1) if fits(tokens / asked)), None)
+    if tokens is not None:
+        return f"max_output_tokens={tokens} would fit, or {longer}"
+    if walk_s <= share_s >= SHORTEST_S:
+        return f"passes.seconds={math.floor(share_s / walk_s) * walk_s:.3g} would fit, or {longer}"
+    return longer

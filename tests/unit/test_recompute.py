@@ -1,0 +1,104 @@
+"""The files of a run are enough to compute its numbers again, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.virtual_run import VirtualRuns
+from virtual_result import config
+
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.events import EventLog
+from llenergymeasure.measure.protocol import BlockDone, encode_message
+from llenergymeasure.measure.repeats import repeat
+from llenergymeasure.measure.replay import read_measurements, write_measurement
+from llenergymeasure.records import FailedRun, Measurement
+from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.store import RUNS, why_requests_differ
+
+Stored = tuple[Path, ExperimentResult, tuple[Measurement, ...]]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    """An experiment in virtual time, with the events that a child would have sent in front of each run's last."""
+    with repeat(
+        config(passes={"seconds": 2.0}),
+        origins={"n": "flag"},
+        tell=lambda *_, **__: None,
+        remark=lambda _: None,
+        run=VirtualRuns(),
+    ) as finished:
+        for one in finished.measurements:
+            directory = finished.files.directory / RUNS / str(one.index)
+            (directory / "events.jsonl").unlink()
+            log = EventLog(directory / "events.jsonl")
+            for number, block in enumerate(one.blocks, start=1):
+                log.write("worker", encode_message(BlockDone(number, block.kind, block.passes)))
+            log.close()
+            write_measurement(directory, one)
+        result = metrics(finished.measurements, failed=finished.failed)
+        result.attach(finished.files.keep())
+        folder = result.save(tmp_path / "out")
+        finished.files.release()
+    return folder, result, finished.measurements
+
+
+def test_the_numbers_of_a_fresh_experiment_are_the_same_bit_for_bit(stored: Stored) -> None:
+    folder, result, _ = stored
+    loaded = ExperimentResult.load(folder)
+    again = metrics(read_measurements(folder, [run.index for run in loaded.measured]))
+    assert again.as_json() == loaded.as_json() == result.as_json()
+    assert json.dumps(again.as_json()) == json.dumps(json.loads((folder / "result.json").read_text()))
+    assert again.origins == {"n": "flag"}
+
+
+def test_every_fact_of_a_run_is_read_back(stored: Stored) -> None:
+    folder, _, measurements = stored
+    for before, after in zip(measurements, read_measurements(folder, [1, 2, 3]), strict=True):
+        assert (after.index, after.idle, after.warm_up) == (before.index, before.idle, before.warm_up)
+        assert tuple(after.blocks) == tuple(before.blocks)
+        assert [block.before for block in after.blocks] == [block.before for block in before.blocks]
+        assert after.config == before.config
+        requests = folder / RUNS / str(after.index) / "requests.parquet"
+        assert why_requests_differ(requests, after.blocks) is None
+
+
+def test_only_the_runs_that_are_asked_for_are_read(stored: Stored) -> None:
+    folder, _, _ = stored
+    assert [one.index for one in read_measurements(folder, [1, 3])] == [1, 3]
+    (two,) = read_measurements(folder, [2])
+    lost = FailedRun(1, "crashed")
+    assert [run.outcome for run in metrics([two], failed=[lost]).runs] == ["failed", "measured"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("events.jsonl", "no events at"), ("power.parquet", "power.parquet")]
+)
+def test_a_run_whose_file_is_gone_is_named(stored: Stored, name: str, says: str) -> None:
+    folder, _, _ = stored
+    (folder / RUNS / "2" / name).unlink()
+    with pytest.raises(ResultError, match=says) as caught:
+        read_measurements(folder, [1, 2, 3])
+    assert f"{RUNS}/2" in caught.value.message
+
+
+def test_events_that_are_cut_short_or_torn_are_named(stored: Stored) -> None:
+    folder, _, _ = stored
+    events = folder / RUNS / "1" / "events.jsonl"
+    whole = events.read_text()
+    lines = whole.splitlines(keepends=True)
+    for text, says in (
+        ("", "is empty"),
+        ("".join(lines[:-1]), "does not end with what was measured"),
+        ("".join(lines[1:]), "holds 1 blocks, and 2 were measured"),
+        (lines[0][:-20] + "\n" + "".join(lines[1:]), "is damaged in line 1"),
+    ):
+        events.write_text(text)
+        with pytest.raises(ResultError, match=says):
+            read_measurements(folder, [1])
+    events.write_text(whole)
+    assert len(read_measurements(folder, [1])) == 1
