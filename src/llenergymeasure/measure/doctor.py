@@ -181,14 +181,13 @@ def _why_not(name: str) -> str | None:
 
 
 def _recorder(meters: Sequence[Meter]) -> RecorderReport:
-    """What recording costs here, found out by recording."""
+    """What recording costs here beside a model that runs, found out by recording."""
     if not meters:
         return RecorderReport(None, None, "no meter can be read")
     try:
         with tempfile.TemporaryDirectory(prefix="llem-") as folder:
             recorder = Recorder(meters, clock=time, directory=Path(folder))
             with recorder:
-                recorder.dense(True)
                 before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
                 time.sleep(RECORDED_S)
                 spent_s, read = recorder.cpu_s - before_s, recorder.samples - before
