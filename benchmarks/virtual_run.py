@@ -60,11 +60,12 @@ class Stage:
 @dataclass
 class VirtualRuns:
     """Makes runs in virtual time. `stage` gives each its clock and board, by the configuration and the run's
-    number; `load` the engine on that clock. What was seen is kept in the order of the runs.
+    number; `load` the engine on that clock, the simulated one where it is None. What was seen is kept in the
+    order of the runs.
     """
 
     stage: Callable[[ExperimentConfig, int], Stage] = Stage.followed
-    load: Callable[[Clock], Backend] = SimulatedBackend
+    load: Callable[[Clock], Backend] | None = None
     tick_s: float | None = None
     stages: list[Stage] = field(default_factory=list)
     phases: list[list[Phase]] = field(default_factory=list)
@@ -86,6 +87,7 @@ class VirtualRuns:
         self.stages.append(stage)
         self.phases.append([])
         clock = stage.clock
+        engine = SimulatedBackend(clock, run=turn.number) if self.load is None else self.load(clock)
         recorder = Recorder([NvmlMeter(stage.nvml, clock=clock)], clock=clock, directory=directory)
 
         def enter(phase: Phase) -> None:
@@ -100,7 +102,7 @@ class VirtualRuns:
         def watts(windows: Sequence[Window]) -> list[float | None]:
             return [idle_watts(recorder.trace(), window) for window in windows]
 
-        with Bench(config, load=lambda _: self.load(clock), clock=clock, position=Position()) as bench:
+        with Bench(config, load=lambda _: engine, clock=clock, position=Position()) as bench:
             rig = Rig(
                 worker=bench,
                 recorder=recorder,

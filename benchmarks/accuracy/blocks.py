@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
-from llenergymeasure.simulation.polled import DOMAIN, ENERGY, POWER_AVERAGE, POWER_INSTANT
+from llenergymeasure.simulation.polled import DOMAIN, ENERGY
 
 Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+RAPL = Quantity("energy", "rapl.package-0", "J", 1e-6, wrap=262_143_328_850, step_ns=1_000_000)
+COUNTERS = {"gpu": ENERGY, "rapl": RAPL}
 
 S = 1_000_000_000
 # What went before a block: warm-up, which ends where the silence begins.
 _WARM_UP_S = 2.5
-# The recorder reads every 5 ms in a silence and every 50 ms elsewhere, give or take a fifth.
-_CLOSE_S, _FAR_S = 0.005, 0.05
+# The recorder reads every 5 ms in a silence, give or take a fifth, and every 50 to 150 ms elsewhere.
+_CLOSE_S, _FAR_S = 0.005, 0.1
+_UNEVEN = ((0.8, 1.2), (0.5, 1.5))
 # How long the silences are, as the harness has them for a counter.
-BEFORE_S, AFTER_S = 0.4, 0.55
+LAG_S = 0.15
+BEFORE_S, AFTER_S = 0.4, 0.4 + LAG_S
 
 
 @dataclass(slots=True)
@@ -72,11 +78,11 @@ class Scene:
     def end(self) -> float:
         return self.edges[-1]
 
-    def joules(self, t: Floats | float) -> Floats:
-        return np.interp(t, *self.power)
+    def joules(self, t: Floats) -> Floats:
+        return np.asarray(np.interp(t, *self.power), dtype=np.float64)
 
     def true_j(self, start: float, end: float) -> float:
-        return float(self.joules(end) - self.joules(start))
+        return float(np.diff(self.joules(np.array([start, end])))[0])
 
 
 def _ns(t: float) -> int:
@@ -87,6 +93,7 @@ Shape: TypeAlias = Callable[[Power, random.Random, float, float], float]
 
 
 def _steady(power: Power, draw: random.Random, start: float, end: float) -> float:
+    del end
     power.set(start, watts := draw.uniform(150, 420))
     return watts
 
@@ -132,6 +139,14 @@ def _bimodal(power: Power, draw: random.Random, start: float, end: float) -> flo
     return 280.0
 
 
+def _near_the_sensor(power: Power, draw: random.Random, start: float, end: float) -> float:
+    del draw
+    for t in np.arange(start, end, 0.098):
+        power.set(float(t), 540.0)
+        power.set(min(float(t) + 0.037, end), 90.0)
+    return 90.0
+
+
 SHAPES: Mapping[str, Shape] = {
     "steady": _steady,
     "bursts": _bursts,
@@ -140,6 +155,8 @@ SHAPES: Mapping[str, Shape] = {
     "square wave of 30 to 200 ms": _square,
     "bimodal steps": _bimodal,
 }
+# A rhythm that a sensor of 100 ms sees walk past within 5 s.
+_ALIASING = "square wave of 37 and 61 ms"
 # Tails after the load by time constant, and height as a part of the load.
 TAILS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "tail of 1 to 2 s, up to 10 % of the load": ((1.0, 2.0), (0.02, 0.1)),
@@ -155,8 +172,12 @@ def scene(
     *,
     passes: int = 1,
     silences: tuple[float, float] | None = None,
+    board: int | None = None,
 ) -> Scene:
-    """A block of about `seconds`, its passes alike, after a warm-up and a silence. Quiet power may differ."""
+    """A block of about `seconds`, its passes alike, after a warm-up and a silence. Quiet power may differ.
+
+    Tails are those of `board` where it is given.
+    """
     before_s, after_s = silences or (BEFORE_S, AFTER_S)
     start = 30 + draw.random()
     quiet = draw.uniform(50, 120)
@@ -165,14 +186,14 @@ def scene(
     edges = [start]
     for _ in range(passes):
         edges.append(edges[-1] + draw.uniform(1.0, 1.05) * seconds / passes)
-    drawn = _steady if tail else SHAPES[shape]
+    drawn = _steady if tail else _near_the_sensor if shape == _ALIASING else SHAPES[shape]
     warm = start - before_s
     power.set(warm - _WARM_UP_S, level := draw.uniform(150, 400))
-    _fall(power, draw, warm, start, quiet, level, tail)
-    for begin, end in zip(edges, edges[1:]):
+    _fall(power, draw, warm, start, quiet, level, tail, board)
+    for begin, end in pairwise(edges):
         level = drawn(power, draw, begin, end)
     after = quiet + draw.uniform(-1, 1) * draw.choice((0.0, 0.0, 3.0))
-    _fall(power, draw, edges[-1], edges[-1] + 6, after, level, tail)
+    _fall(power, draw, edges[-1], edges[-1] + 6, after, level, tail, board)
     return Scene(power.curve(), tuple(edges), before_s, after_s)
 
 
@@ -184,28 +205,31 @@ def _fall(
     quiet: float,
     level: float,
     tail: tuple[tuple[float, float], tuple[float, float]] | None,
+    board: int | None,
 ) -> None:
     if tail is None:
         power.set(at, quiet)
         return
-    tau, height = draw.uniform(*tail[0]), draw.uniform(*tail[1]) * level
+    habits = draw if board is None else random.Random(board)
+    tau, height = habits.uniform(*tail[0]), habits.uniform(*tail[1]) * level
     for t in np.arange(at, until, 0.005):
         power.set(float(t), quiet + height * float(np.exp(-(t + 0.0025 - at) / tau)))
 
 
-def polls(draw: np.random.Generator, at: Scene, habits: Habits) -> Floats:
+def polls(draw: np.random.Generator, at: Scene, habits: Habits, *, far_s: float = _FAR_S) -> Floats:
     """When the recorder reads: closely in the silences, and until the last one is over."""
     first, last = at.start - at.before_s - 1.5, at.end + at.after_s
-    gaps = draw.uniform(0.8, 1.2, int((last - first + 1) / (0.8 * _CLOSE_S)) + 10)
     times, parts = first, []
     spans = (
-        (at.start - at.before_s, _FAR_S),
+        (at.start - at.before_s, far_s),
         (at.start + 0.02, _CLOSE_S),
-        (at.end, _FAR_S),
+        (at.end, far_s),
         (last, _CLOSE_S),
     )
     for until, gap in spans:
-        some = times + np.cumsum(gap * draw.uniform(0.8, 1.2, int(max(0.0, until - times) / (0.8 * gap)) + 2))
+        some = times + np.cumsum(
+            gap * draw.uniform(*(_UNEVEN[gap == _FAR_S]), int(max(0.0, until - times) / (0.5 * gap)) + 2)
+        )
         parts.append(some[some < until])
         times = until
     found = np.concatenate(parts)
@@ -234,19 +258,104 @@ def steps(draw: np.random.Generator, at: Scene, habits: Habits) -> Floats:
     return found[draw.random(found.size) >= habits.missing] if habits.missing else found
 
 
-def seen(draw: random.Random, at: Scene, habits: Habits) -> Trace:
-    """The trace of a board whose counter has these habits."""
+POWER_STEP_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A power field: the mean of `window_s` before each step, `lag_s` ago."""
+
+    quantity: Quantity
+    window_s: float
+    lag_s: float = 0.0
+
+
+def seen(
+    draw: random.Random,
+    at: Scene,
+    habits: Habits | None,
+    *,
+    field: Field | None = None,
+    kind: str = "gpu",
+    far_s: float = _FAR_S,
+    gain: float = 1.0,
+    offset_w: float = 0.0,
+) -> Trace:
+    """The trace of a board with a counter of these habits, a power field, or both.
+
+    The counter shows `gain` × the true joules + `offset_w` × seconds.
+    """
     numbers = np.random.default_rng(draw.randrange(2**31))
-    moves, reads = steps(numbers, at, habits), polls(numbers, at, habits)
-    shown = np.round(1000 * at.joules(moves - habits.lag_s)).astype(np.int64)
-    raw = shown[np.searchsorted(moves, reads, side="right") - 1]
+    reads = polls(numbers, at, habits or Habits(), far_s=far_s)
     at_ns = np.round(reads * S).astype(np.int64)
-    series = {(DOMAIN, ENERGY.name): Series(ENERGY, at_ns, at_ns, raw)}
-    return Trace((Domain(DOMAIN, "gpu", (ENERGY,)),), series)
+    found: dict[Quantity, Integers] = {}
+    if habits is not None:
+        moves = steps(numbers, at, habits)
+        joules = gain * at.joules(moves - habits.lag_s) + offset_w * (moves - habits.lag_s)
+        shown = np.round(joules / COUNTERS[kind].scale).astype(np.int64)
+        found[COUNTERS[kind]] = shown[np.searchsorted(moves, reads, side="right") - 1]
+    if field is not None:
+        moves = steps(numbers, at, Habits(POWER_STEP_S)) - field.lag_s
+        watts = (at.joules(moves) - at.joules(moves - field.window_s)) / field.window_s
+        shown = np.round(1000 * watts).astype(np.int64)
+        found[field.quantity] = shown[np.searchsorted(moves + field.lag_s, reads, side="right") - 1]
+    series = {(DOMAIN, quantity.name): Series(quantity, at_ns, at_ns, raw) for quantity, raw in found.items()}
+    return Trace((Domain(DOMAIN, "cpu" if kind == "rapl" else "gpu", tuple(found)),), series)
+
+
+def waited(
+    draw: random.Random,
+    shape: str,
+    seconds: float,
+    habits: Habits,
+    *,
+    passes: int = 1,
+    board: int | None = None,
+) -> tuple[Scene, Trace]:
+    """A scene and its trace, with silences that last until three events were seen in each."""
+    for more in range(27):
+        longer = 0.1 * more
+        at = scene(
+            draw, shape, seconds, passes=passes, silences=(BEFORE_S + longer, AFTER_S + longer), board=board
+        )
+        trace = seen(draw, at, habits)
+        if enough(at, trace):
+            break
+    return at, trace
+
+
+def enough(at: Scene, trace: Trace) -> bool:
+    """Whether each silence shows three events closely, which a recorder waits for before it goes on."""
+    series = trace.series[DOMAIN, ENERGY.name]
+    moved = np.flatnonzero(np.diff(series.raw)) + 1
+    low, high = series.t_before_ns[moved - 1] / S, series.t_after_ns[moved] / S
+    close = high - low < 0.006
+    silences = ((at.start - at.before_s + LAG_S, at.start), (at.end + LAG_S, at.end + at.after_s))
+    return all(np.sum(close & (low >= since) & (high <= until)) >= 3 for since, until in silences)
+
+
+def simplest(at: Scene, trace: Trace) -> float:
+    """Joules by two events and quiet power alone, without a word on lag, tail or late reads."""
+    series = trace.series[DOMAIN, ENERGY.name]
+    moved = np.flatnonzero(np.diff(series.raw)) + 1
+    close = (series.t_after_ns[moved] - series.t_before_ns[moved - 1]) < 6_000_000
+    moved = moved[close]
+    time = (series.t_before_ns[moved - 1] + series.t_after_ns[moved]) / 2 / S
+    total = series.raw[moved] * ENERGY.scale
+    before = np.flatnonzero((time > at.start - at.before_s + LAG_S) & (time <= at.start))
+    after = np.flatnonzero(time >= at.end + LAG_S)
+    powers = [
+        float((total[some[-1]] - total[some[0]]) / (time[some[-1]] - time[some[0]])) if some.size > 1 else 0.0
+        for some in (before, after)
+    ]
+    first, last = before[-1], after[0]
+    return float(
+        total[last] - total[first] - powers[0] * (at.start - time[first]) - powers[1] * (time[last] - at.end)
+    )
 
 
 def windows(at: Scene) -> tuple[Window, list[Window], Window]:
     """The silence before, the passes, and the silence after."""
-    passes = [Window(_ns(a), _ns(b)) for a, b in zip(at.edges, at.edges[1:])]
+    passes = [Window(_ns(a), _ns(b)) for a, b in pairwise(at.edges)]
     before = Window(_ns(at.start - at.before_s), passes[0].start_ns)
     return before, passes, Window(passes[-1].end_ns, _ns(at.end + at.after_s))

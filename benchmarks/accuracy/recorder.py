@@ -1,38 +1,44 @@
-"""What does recording cost, in CPU time and memory, while it stays as accurate as promised?
+"""What does recording cost, in CPU time and memory?
 
 python -m benchmarks.accuracy.recorder [--quick]
 """
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.energy import Meter
+from llenergymeasure.energy.amd import AmdMeter
+from llenergymeasure.energy.estimate import EstimateMeter
 from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.rapl import RaplMeter
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.records import Trace, Window
+from llenergymeasure.records import Trace
+from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
+from llenergymeasure.simulation.rapl import SimulatedRapl, intel_zones
+from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000
 LOAD_W = 400.0
-STEPS_S = (0.02, 0.05, 0.1)
-# What is asked for: the recorder's own share of a core, beside calls that wait 1 ms; seconds per poll of
-# eight devices; relative errors at constant load; bytes of memory in a day.
+# Three passes of the default length.
+BLOCK_S = 15.0
+# What is asked for: the recorder's own share of a core beside the driver's part; bytes of memory in a day.
 OWN_SHARE = 0.01
-POLL_S = 0.001
-ERRORS = {1: 0.006, 5: 0.0015}
-EIGHT_ERROR = 0.005
 MEMORY_BYTES = 200_000_000
+_FIELDS = (83, 186, 185)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,164 +51,170 @@ class Row:
     passed: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A meter, and what its driver is asked at each moment at which the recorder reads a domain."""
+
+    name: str
+    meter: Meter
+    bare: Callable[[str], object]
+
+
 def rows(*, quick: bool = False) -> list[Row]:
-    """Every figure; about three minutes on the real clock and two more for the day, quick a minute in all."""
-    seconds = 6.0 if quick else 20.0
-    found: list[Row] = []
-    for step_s in STEPS_S:
-        found += _one_device(step_s, seconds=seconds)
-    found += _several_devices(seconds=seconds)
-    found.append(_poll_of_eight(200 if quick else 1000))
-    found += _eight_slow_devices(3 if quick else 6)
+    """Every figure; about six minutes, quick two."""
+    found = [cost(case, blocks=1 if quick else 3) for case in _cases()]
     found.append(_memory(hours=1 if quick else 24))
     return found
 
 
-def _boards(step_s: float, latency_s: float, *, count: int, jitter_s: float = 0.0) -> SimulatedNvml:
-    """Boards at constant load on the real clock, each with a phase of its own."""
+def cost_rows(*, quick: bool = False) -> list[Row]:
+    return [cost(case, blocks=1 if quick else 3) for case in _cases()]
+
+
+def _cases() -> Iterator[_Case]:
+    for step_s in (0.02, 0.05, 0.1):
+        yield _nvml_case(f"NVML, one board, T = {1000 * step_s:.0f} ms", _boards(step_s, count=1))
+    yield _nvml_case("NVML, eight boards, T = 100 ms", _boards(0.1, count=8))
+    power_only = _boards(0.1, count=1, fields=frozenset({186, 185}))
+    yield _nvml_case("NVML, one board without a counter", power_only)
+    with _rapl() as case:
+        yield case
+    amdsmi = SimulatedAmdSmi(time, idle_w=LOAD_W)
+    amdsmi.amdsmi_init()
+    board = amdsmi.amdsmi_get_processor_handles()[0]
+
+    def asked(_: str) -> object:
+        amdsmi.amdsmi_init()  # the meter has closed it by then
+        return amdsmi.amdsmi_get_energy_count(board), amdsmi.amdsmi_get_power_info(board)
+
+    yield _Case("AMD, one board", AmdMeter(amdsmi), asked)
+    with _tree(8) as pids:
+        yield _Case("CPU model, a tree of nine processes", EstimateMeter(lambda: pids[:1]), _proc_of(pids))
+
+
+def _nvml_case(name: str, nvml: SimulatedNvml) -> _Case:
+    nvml.nvmlInit()
+    handles = {f"gpu:{gpu.uuid}": nvml.nvmlDeviceGetHandleByIndex(at) for at, gpu in enumerate(nvml.gpus)}
+    return _Case(
+        name, NvmlMeter(nvml), lambda domain: nvml.nvmlDeviceGetFieldValues(handles[domain], list(_FIELDS))
+    )
+
+
+def _boards(step_s: float, *, count: int, fields: frozenset[int] = frozenset(_FIELDS)) -> SimulatedNvml:
+    """Boards at constant load on the real clock, each with a phase of its own; calls wait 1 ms."""
     draw = random.Random(f"{step_s} {count}")
     nvml = SimulatedNvml(time, idle_w=LOAD_W, uuids=[f"GPU-{number}" for number in range(count)])
     for number, gpu in enumerate(nvml.gpus):
         gpu.sensor = SimulatedSensor(
-            step_s=step_s,
-            phase_s=draw.uniform(0, step_s),
-            step_jitter_s=jitter_s,
-            latency_s=latency_s,
-            seed=number,
+            step_s=step_s, phase_s=draw.uniform(0, step_s), latency_s=0.001, fields=fields, seed=number
         )
     return nvml
 
 
 @contextmanager
-def _recording(nvml: SimulatedNvml) -> Iterator[Recorder]:
+def _rapl() -> Iterator[_Case]:
     with tempfile.TemporaryDirectory() as directory:
-        recorder = Recorder([NvmlMeter(nvml)], clock=time, directory=Path(directory))
-        with recorder:
-            yield recorder
+        root = Path(directory)
+        powers = [Waveform(LOAD_W / 2) for _ in range(4)]
+        with SimulatedRapl(time, root, intel_zones(powers[:2], dram=powers[2:])):
+            counters = {
+                f"{kind}:{number}": os.open(root / f"intel-rapl:{number}{zone}" / "energy_uj", os.O_RDONLY)
+                for kind, zone in (("cpu", ""), ("dram", ":1"))
+                for number in range(2)
+            }
+            yield _Case(
+                "RAPL, two packages and their memory",
+                RaplMeter(root),
+                lambda domain: int(os.pread(counters[domain], 32, 0)),
+            )
+            for counter in counters.values():
+                os.close(counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    own: float
-    driver: float
-    fields_per_s: float
-    window: Window
-    trace: Trace
-
-
-def _watched(nvml: SimulatedNvml, *, seconds: float) -> _Cost:
-    """A close look of so many seconds, its shares of a core, and what it recorded."""
-    with _recording(nvml) as recorder:
-        time.sleep(3)
-        recorder.dense(True)
-        time.sleep(1.5)
-        cpu_s, driver_s, samples = recorder.cpu_s, recorder.driver_cpu_s, recorder.samples
-        start_ns = time.monotonic_ns()
-        time.sleep(seconds)
-        end_ns = time.monotonic_ns()
-        driver_s = recorder.driver_cpu_s - driver_s
-        own_s = recorder.cpu_s - cpu_s - driver_s
-        samples = recorder.samples - samples
-        trace = recorder.trace()
-    spent_s = (end_ns - start_ns) / S
-    return _Cost(own_s / spent_s, driver_s / spent_s, samples / spent_s, Window(start_ns, end_ns), trace)
-
-
-def _worst(cost: _Cost, seconds: int, *, count: int = 100) -> float:
-    """The largest relative error over random windows of this length within the look, over all boards."""
-    draw = random.Random(seconds)
-    names = [domain.name for domain in cost.trace.domains]
-    errors = []
-    for _ in range(count):
-        start_ns = draw.randrange(cost.window.start_ns, cost.window.end_ns - seconds * S)
-        window = Window(start_ns, start_ns + seconds * S)
-        read = [energy_between(cost.trace, window, name).energy.value for name in names]
-        if None in read:
-            return float("inf")
-        errors.append(sum(value or 0.0 for value in read) / (LOAD_W * seconds * len(names)) - 1)
-    return max(map(abs, errors))
-
-
-def _cost_row(name: str, cost: _Cost) -> Row:
-    figure = f"{cost.own:.2%} of a core of its own, {cost.driver:.2%} in the driver"
-    return Row(name, f"< {OWN_SHARE:.0%} of its own", figure, cost.own < OWN_SHARE)
-
-
-def _error_row(name: str, error: float, limit: float) -> Row:
-    return Row(name, f"≤ {limit:.2%}", f"{error:.3%}", error <= limit)
-
-
-def _one_device(step_s: float, *, seconds: float) -> list[Row]:
-    cost = _watched(_boards(step_s, 0.001, count=1), seconds=seconds)
-    what = f"one device, T = {1000 * step_s:.0f} ms, calls of 1 ms"
-    errors = [
-        _error_row(f"{what}: worst of 100 windows of {length} s", _worst(cost, length), limit)
-        for length, limit in ERRORS.items()
-    ]
-    return [_cost_row(f"{what}: {cost.fields_per_s:.0f} fields a second", cost), *errors]
-
-
-def _several_devices(*, seconds: float) -> list[Row]:
-    cost = _watched(_boards(0.1, 0.001, count=8), seconds=seconds)
-    what = "eight devices, T = 100 ms, calls of 1 ms"
-    return [
-        _cost_row(f"{what}: {cost.fields_per_s:.0f} fields a second", cost),
-        _error_row(f"{what}: total, worst of 100 windows of 5 s", _worst(cost, 5), EIGHT_ERROR),
-    ]
-
-
-def _poll_of_eight(count: int) -> Row:
-    """One read of each of eight devices that answer at once, driver's time apart."""
-    clock = VirtualClock()
-    nvml = SimulatedNvml(clock, idle_w=LOAD_W, uuids=[f"GPU-{number}" for number in range(8)])
-    with tempfile.TemporaryDirectory() as directory:
-        recorder = Recorder([NvmlMeter(nvml, clock=clock)], clock=clock, directory=Path(directory))
-        recorder.start(threaded=False)
-        cpu_s, driver_s = recorder.cpu_s, recorder.driver_cpu_s
-        for _ in range(count):
-            clock.sleep(0.5)
-            recorder.dense(True)
-            recorder.poll()
-        own_s = (recorder.cpu_s - cpu_s - recorder.driver_cpu_s + driver_s) / count
-        recorder.stop()
-    return Row(
-        "one poll of eight devices, beyond the driver",
-        f"< {1000 * POLL_S:.0f} ms",
-        f"{1000 * own_s:.2f} ms",
-        own_s < POLL_S,
+@contextmanager
+def _tree(children: int) -> Iterator[list[int]]:
+    """A process and its children, which do nothing; the pid of the root first."""
+    code = (
+        "import subprocess, sys, os\n"
+        f"them = [subprocess.Popen(['sleep', '600']) for _ in range({children})]\n"
+        "print(os.getpid(), *(one.pid for one in them), flush=True)\n"
+        "sys.stdin.read()\n"
+        "for one in them: one.kill(); one.wait()\n"
     )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as root:
+        assert root.stdout is not None
+        yield [int(pid) for pid in root.stdout.readline().split()]
+        root.communicate()
 
 
-def _eight_slow_devices(count: int) -> list[Row]:
-    """Eight boards whose every call takes 20 ms: idle to load and back, several times."""
-    nvml = _boards(0.1, 0.02, count=8, jitter_s=0.002)
-    windows = []
-    with _recording(nvml) as recorder:
-        for index in range(8):
-            nvml.set_power(60.0, index=index)
-        time.sleep(10)
-        for _ in range(count):
-            time.sleep(1.5)
-            recorder.dense(True)
-            time.sleep(0.3)
-            for index in range(8):
-                nvml.set_power(LOAD_W, index=index)
-            start_ns = time.monotonic_ns()
-            time.sleep(5)
-            windows.append(Window(start_ns, time.monotonic_ns()))
-            for index in range(8):
-                nvml.set_power(60.0, index=index)
-            recorder.dense(False)
-        time.sleep(2)
-        trace = recorder.trace()
-    errors = []
-    for window in windows:
-        read = [energy_between(trace, window, domain.name).energy.value for domain in trace.domains]
-        truth = sum(nvml.true_energy_j(window, index=index) for index in range(8))
-        errors.append(float("inf") if None in read else sum(value or 0.0 for value in read) / truth - 1)
-    worst = max(map(abs, errors))
-    what = f"eight devices, 20 ms per call, idle to load: total, worst of {count} windows of 5 s"
-    return [_error_row(what, worst, EIGHT_ERROR)]
+def _proc_of(pids: Sequence[int]) -> Callable[[str], object]:
+    def read(_: str) -> object:
+        return [Path(f"/proc/{pid}/{name}").read_bytes() for pid in pids for name in ("stat", "statm")]
+
+    return read
+
+
+def cost(case: _Case, *, blocks: int) -> Row:
+    """Blocks between silences, as the harness has them: the recorder's share of a core, its driver's part,
+    and how many times as much as the bare calls take at the same moments.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        recorder = Recorder([case.meter], clock=time, directory=Path(directory))
+        with recorder:
+            time.sleep(1)
+            cpu_s, driver_s, start_ns = recorder.cpu_s, recorder.driver_cpu_s, time.monotonic_ns()
+            for _ in range(blocks):
+                _silence(recorder, more_s=0.0)
+                time.sleep(BLOCK_S)
+                _silence(recorder, more_s=recorder.quiet_s[1])
+            seconds = (time.monotonic_ns() - start_ns) / S
+            driver_s = recorder.driver_cpu_s - driver_s
+            spent_s = recorder.cpu_s - cpu_s
+        bare_s = _bare_s(recorder.trace(), case.bare, since_ns=start_ns)
+    own = (spent_s - driver_s) / seconds
+    figure = (
+        f"{own:.2%} of a core of its own, {driver_s / seconds:.2%} in the driver, "
+        f"{spent_s / bare_s:.1f} times the bare calls"
+    )
+    return Row(case.name, f"≤ {OWN_SHARE:.0%} of a core", figure, own <= OWN_SHARE)
+
+
+def _silence(recorder: Recorder, *, more_s: float) -> None:
+    if recorder.quiet_s[0]:
+        recorder.dense(True)
+        time.sleep(more_s)
+        since_ns = time.monotonic_ns()
+        while not recorder.quiet_enough(since_ns):
+            time.sleep(0.02)
+        recorder.dense(False)
+    recorder.look()
+
+
+def _bare_s(trace: Trace, ask: Callable[[str], object], *, since_ns: int) -> float:
+    """CPU seconds of threads that do nothing but ask at the moments at which the recorder read, one each."""
+    reads = {}
+    for (domain, quantity), series in trace.series.items():
+        if quantity in {"energy", "cpu_time", "power_instant"}:
+            reads[domain] = [int(at) for at in series.t_before_ns if at >= since_ns]
+    delay_ns = time.monotonic_ns() - since_ns
+    spent_s = []
+
+    def at_those(domain: str) -> None:
+        for at_ns in reads[domain]:
+            left_ns = at_ns + delay_ns - time.monotonic_ns()
+            if left_ns > 0:
+                time.sleep(left_ns / S)
+            ask(domain)
+        spent_s.append(time.thread_time())
+
+    threads = [threading.Thread(target=at_those, args=(domain,)) for domain in reads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(spent_s)
 
 
 def _memory(*, hours: int) -> Row:
@@ -210,7 +222,7 @@ def _memory(*, hours: int) -> Row:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     grown, peak = (int(number) for number in done.stdout.split())
     return Row(
-        f"a close look of {hours} h (virtual clock), with a trace of its last minute and the file's closing",
+        f"memory: {hours} h on the virtual clock, with a trace of its last minute and the file's closing",
         f"< {MEMORY_BYTES // 1_000_000} MB",
         f"{peak / 1e6:.0f} MB, of which {grown / 1e6:.0f} MB after its start",
         peak < MEMORY_BYTES,
@@ -218,9 +230,9 @@ def _memory(*, hours: int) -> Row:
 
 
 def day(hours: int) -> tuple[int, int]:
-    """Record for so long: by how much memory grew since the start, and its highest, in bytes."""
+    """Record so long, densely: by how much memory grew since the start, and its highest, in bytes."""
     clock = VirtualClock()
-    nvml = SimulatedNvml(clock, idle_w=LOAD_W, sensor=replace(SimulatedSensor(), step_jitter_s=0.001))
+    nvml = SimulatedNvml(clock, idle_w=LOAD_W)
     with tempfile.TemporaryDirectory() as directory:
         recorder = Recorder([NvmlMeter(nvml, clock=clock)], clock=clock, directory=Path(directory))
         recorder.start(threaded=False)
@@ -230,13 +242,8 @@ def day(hours: int) -> tuple[int, int]:
         while clock.monotonic_ns() < end_ns:
             clock.sleep_until(recorder.due_ns)
             recorder.poll()
-        with clock.every(recorder.tick_s, recorder.poll):
-            window = Window(end_ns - 61 * S, end_ns - S)
-            trace = recorder.trace(windows=[window])
-            error = abs((energy_between(trace, window, "gpu:GPU-simulated-0").energy.value or 0) / 24_000 - 1)
-            recorder.stop()
-    if error > ERRORS[5]:
-        raise ValueError(f"the last minute of the day is {error:.2%} off")
+        recorder.trace()
+        recorder.stop()
     return _peak_bytes() - before, _peak_bytes()
 
 
@@ -251,7 +258,7 @@ def main(arguments: Sequence[str]) -> int:
     found = rows(quick="--quick" in arguments)
     for row in found:
         verdict = {True: "met", False: "NOT MET", None: ""}[row.passed]
-        print(f"{verdict:8}{row.name}: {row.figure} (asked: {row.target})")
+        print(f"{verdict:8}{row.name}: {row.figure} (asked: {row.target})", flush=True)
     return int(any(row.passed is False for row in found))
 
 

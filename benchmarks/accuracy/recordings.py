@@ -8,8 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.accuracy.table import Row, render
-from llenergymeasure.energy.level import hold, power_between
-from llenergymeasure.energy.sensor import Sensor, characterise
-from llenergymeasure.records import Quantity, Series, Window
+from llenergymeasure.energy.joules.curve import most_lag_s
+from llenergymeasure.energy.joules.silence import block_energy
+from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -31,10 +30,13 @@ NAMES = ("a100-step", "a100-square", "rtx3090-step", "rtx4090-step")
 # When the load of a step recording began and ended.
 EDGES_S = (1.05, 7.02)
 SECTION = "Recorded sensors beside an external meter"
-# What is asked of the field that averages, by seconds of a window.
-LIMITS = {1.0: 0.035, 5.0: 0.015}
-# Where two figures are taken to be no worse than each other.
-_TIE = 1.02
+SQUARE_EDGES_S = (1.05, 9.02)
+# Where power is steady before the load, and in it.
+PLATEAUS_S = ((0.0, 0.95), (2.5, 6.5))
+# How long a silence is beyond what the field takes to forget the load.
+QUIET_S = 0.5
+# What is asked of fields that average, and of others.
+LIMITS = {True: 0.03, False: 0.01}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,15 +57,12 @@ class Recording:
     def edges_ns(self) -> tuple[int, ...]:
         return tuple(_ORIGIN_NS + round(edge * S) for edge in EDGES_S if "step" in self.name)
 
-    def sensor(self) -> Sensor | None:
-        """As a run finds it out: from the steps of its own load, whose times it knows."""
-        return characterise(self.series, self.edges_ns)
-
-    def windows(self, seconds: float, count: int) -> list[Window]:
-        draw = np.random.default_rng(1)
-        starts = draw.uniform(0.3, float(self.meter_s[-1]) - seconds - 0.3, count)
-        begins = [_ORIGIN_NS + round(float(start) * S) for start in starts]
-        return [Window(begin, begin + round(seconds * S)) for begin in begins]
+    def watts(self, start_s: float, end_s: float) -> tuple[float, float]:
+        """Mean power between two moments, as the field shows it and in truth."""
+        window = Window(_ns(start_s), _ns(end_s))
+        inside = (self.series.t_before_ns >= window.start_ns) & (self.series.t_after_ns <= window.end_ns)
+        shown = float(self.series.raw[inside].mean()) * self.series.quantity.scale
+        return shown, self.true_j(window) / window.duration_s
 
 
 def folder() -> Path | None:
@@ -85,7 +84,15 @@ def recordings(place: Path) -> Iterator[Recording]:
             if column.startswith("power"):
                 field = column.removesuffix("_w")
                 # nvidia-smi's names say the same as the driver's fields.
-                quantity = Quantity(field.replace("power_draw", "power"), f"nvidia-smi.{field}", "W", 1e-3)
+                shown_by = {"power_draw": "power_usage"}.get(field, field.replace("power_draw", "power"))
+                quantity = Quantity(
+                    shown_by,
+                    f"nvidia-smi.{field}",
+                    "W",
+                    1e-3,
+                    step_ns=S // 10,
+                    window_ns=round(_window_s(name, field) * S),
+                )
                 raw = np.asarray(np.round(shown[column] * 1000), dtype=np.int64)
                 yield Recording(name, field, Series(quantity, at_ns, at_ns, raw), ends_s, joules)
 
@@ -97,45 +104,67 @@ def _columns(path: Path) -> dict[str, Floats]:
     return dict(zip(head, table.T, strict=True))
 
 
-def errors(
-    recording: Recording, seconds: float, integral: Callable[[Window], float | None], *, count: int = 600
-) -> list[float]:
-    """Relative errors over random windows, the board's gain and offset fitted and taken out."""
-    windows = recording.windows(seconds, count)
-    true = np.array([recording.true_j(window) for window in windows])
-    found = np.array([integral(window) or 0.0 for window in windows])
-    design = np.column_stack((found, np.full(count, seconds)))
-    fit = np.linalg.lstsq(design / true[:, None], np.ones(count), rcond=None)[0]
-    return [float(error) for error in design @ fit / true - 1]
+def calibrated(recording: Recording, plateaus: Recording) -> Domain:
+    """The board with the gain and offset that its readings on two plateaus of `plateaus` show."""
+    (low, true_low), (high, true_high) = (plateaus.watts(*plateau) for plateau in PLATEAUS_S)
+    gain = (true_high - true_low) / (high - low)
+    offset_w = true_low - gain * low
+    return Domain("gpu:0", "gpu", (recording.series.quantity,), gain=gain, offset_w=offset_w)
 
 
 def rows() -> list[Row]:
-    """600 random windows of each field, beside sample-and-hold; a row that says why where there are none."""
+    """A block from edge to edge on each field; a row that says why where there are no recordings."""
     place = folder()
     if place is None:
         return [Row(SECTION, "recordings", "llem", 0, note="set LLEM_POWER_RECORDINGS to their folder")]
-    return [row for recording in recordings(place) for row in _rows(recording)]
+    found = list(recordings(place))
+    return [_row(recording, found) for recording in found]
 
 
-def _rows(recording: Recording) -> Iterator[Row]:
-    sensor = recording.sensor()
-    averages = sensor is not None and sensor.kind == "average"
-    for seconds, limit in LIMITS.items():
-        ours = errors(recording, seconds, lambda w: power_between(recording.series, w, sensor).integral)
-        held = errors(recording, seconds, lambda w: hold(recording.series, w).integral)
-        sd, sd_held = statistics.stdev(ours), statistics.stdev(held)
-        yield Row(
-            SECTION,
-            f"{recording.name}, {recording.field}, {seconds:.0f} s",
-            "llem",
-            len(ours),
-            mean=100 * statistics.fmean(ours),
-            sd=100 * sd,
-            worst=100 * max(map(abs, ours)),
-            target=f"sd ≤ {100 * limit:g} %" if averages else "sd no worse than sample-and-hold",
-            met=sd <= limit if averages else sd <= _TIE * sd_held,
-            note=f"{'not seen' if sensor is None else sensor.kind}; sample-and-hold {100 * sd_held:.2f} %",
-        )
+def _row(recording: Recording, others: Sequence[Recording]) -> Row:
+    # A square wave has no plateaus of its own; the same board under a step has.
+    steps = recording.name.replace("square", "step")
+    domain = calibrated(
+        recording, next(one for one in others if (one.name, one.field) == (steps, recording.field))
+    )
+    trace = Trace((domain,), {(domain.name, recording.series.quantity.name): recording.series})
+    edges = EDGES_S if "step" in recording.name else SQUARE_EDGES_S
+    block = Window(_ns(edges[0]), _ns(edges[1]))
+    silence_s = most_lag_s(recording.series.quantity) + QUIET_S
+    # Nothing ran before the recording began.
+    before = Window(_ns(edges[0] - 3.0), block.start_ns)
+    after = Window(block.end_ns, _ns(edges[1] + silence_s))
+    spent = block_energy(trace, domain.name, before=before, passes=[block], after=after)
+    true_j = recording.true_j(block)
+    error = (spent.joules or 0.0) / true_j - 1
+    averages = _window_s(recording.name, recording.field) == 1.0
+    limit = None if "square" in recording.name else LIMITS[averages]
+    held = abs(error) * true_j <= spent.half_width_j
+    target = f"worst ≤ {100 * limit:g} %, held" if limit else "held"
+    return Row(
+        SECTION,
+        f"{recording.name}, {recording.field}, {block.duration_s:.1f} s, silence after {silence_s:.1f} s",
+        "llem",
+        1,
+        mean=100 * error,
+        worst=100 * abs(error),
+        covered=float(held),
+        target=target,
+        met=held and (limit is None or abs(error) <= limit),
+        note=f"half-width {100 * spent.half_width_j / true_j:.2g} %: "
+        + ", ".join(f"{term.name} {100 * term.half_width_j / true_j:.2g}" for term in spent.terms),
+    )
+
+
+def _window_s(name: str, field: str) -> float:
+    """What the field averages over on that board under that driver (README of the recordings)."""
+    if field == "power_draw_average" or (name, field) == ("rtx3090-step", "power_draw"):
+        return 1.0
+    return 0.025 if name.startswith("a100") else 0.1
+
+
+def _ns(t: float) -> int:
+    return _ORIGIN_NS + round(t * S)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 class Row:
     """One tool in one case. `mean`, `sd` and `worst` (the largest absolute value) are in `unit`.
 
-    `covered` is the share of runs whose stated 95 % interval held the truth. `target` says in words what was
-    to be reached and `met` whether it was, None where nothing was asked. A row of no runs says why in `note`.
+    `covered` is the share of runs whose stated 95 % interval held the truth, `ratio` the stated half-width in
+    95th percentiles of the errors. `target` says in words what was to be reached and `met` whether it was,
+    None where nothing was asked. A row of no runs says why in `note`.
     """
 
     section: str
@@ -28,6 +29,7 @@ class Row:
     target: str | None = None
     met: bool | None = None
     note: str = ""
+    ratio: float | None = None
 
     def __post_init__(self) -> None:
         if self.runs == 0 and not self.note:

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 
-from llenergymeasure.analysis.statistics import correlated, relative_half_width, stein_passes, t_quantile
+from llenergymeasure.analysis.statistics import correlated, relative_half_width, stein_count, t_quantile
 
 TARGET = 0.02
-CYCLES = 5
+RUNS = 5
 
 Draw = Callable[[random.Random, int], list[float]]
 
@@ -70,20 +70,20 @@ def two_stages(draw: Draw, runs: int) -> tuple[float, float]:
     held, counts = 0, []
     for _ in range(runs):
         values = draw(source, 5)
-        wanted = min(stein_passes(values, target=TARGET, minimum=5), 2000)
+        wanted = min(stein_count(values, target=TARGET, minimum=5), 2000)
         values += draw(source, wanted - 5)
         held += covered(values, relative_half_width(values, first_stage=5))
         counts.append(wanted)
     return held / runs, sorted(counts)[runs // 2]
 
 
-def cycles(phi: float, runs: int) -> float:
+def over_runs(phi: float, runs: int) -> float:
     """Coverage over the means of a few fresh processes, whose passes correlate within."""
     source = random.Random(11)
     draw = correlating(0.03, phi)
     held = 0
     for _ in range(runs):
-        means = [fmean(draw(source, 5)) for _ in range(CYCLES)]
+        means = [fmean(draw(source, 5)) for _ in range(RUNS)]
         held += covered(means, relative_half_width(means))
     return held / runs
 
@@ -100,15 +100,15 @@ def main(runs: int) -> None:
         for count in (5, 10, 20, 30, 60):
             llem, plain, raised = fixed(correlating(0.03, phi), count, runs)
             print(f"| autocorrelation {phi} | {count} | {llem:.1%} | {plain:.1%} | {raised:.0%} |")
-    print("\n| two stages, target ± 2 %: scatter | holds the truth | median passes |")
+    print("\n| two stages, target ± 2 %: scatter | holds the truth | median count |")
     print("|---|---|---|")
     for scatter in (0.005, 0.01, 0.02, 0.05, 0.1):
         held, median = two_stages(normal(scatter), max(200, runs if scatter < 0.05 else runs // 5))
         print(f"| {scatter:.1%} | {held:.1%} | {median} |")
-    print(f"\n| {CYCLES} cycles of 5 correlated passes | holds the truth |")
+    print(f"\n| {RUNS} runs of 5 correlated passes | holds the truth |")
     print("|---|---|")
     for phi in (0.3, 0.6, 0.9):
-        print(f"| autocorrelation {phi} | {cycles(phi, runs):.1%} |")
+        print(f"| autocorrelation {phi} | {over_runs(phi, runs):.1%} |")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.cgroup import Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentTimeout
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
@@ -85,6 +86,21 @@ def test_a_whole_run_in_a_process_of_its_own(tmp_path: Path) -> None:
         assert go_ns <= block_[0].window.start_ns
         assert block_[-1].window.end_ns <= rest_ns
     assert not alive(pid)
+
+
+def test_a_worker_has_a_cgroup_of_its_own_where_it_may_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    if (probe := Cgroups().make()) is None:
+        pytest.skip("no cgroup can be made here")
+    probe.remove()
+    with worker(config(), tmp_path) as child:
+        child.open()
+        (pid,) = child.pids()
+        found = Cgroups().of_their_own([pid], [pid])
+        assert found is not None
+        assert found.pids() == {pid}
+        assert 0.0 < (found.used_s() or 0.0) < 30.0
+    assert not found.directory.exists()
+    assert not list(found.directory.parent.glob(f"llem-{os.getpid()}-*"))
 
 
 def test_walks_are_numbered_over_the_same_requests(tmp_path: Path) -> None:

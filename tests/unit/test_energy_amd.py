@@ -55,6 +55,14 @@ def test_the_accumulator_times_its_resolution_is_the_energy(tmp_path: Path) -> N
     assert np.all(trace.series["gpu:amd-0", "power_average"].raw == 90)
 
 
+def test_a_board_without_a_calibration_has_bounds() -> None:
+    with AmdMeter(_amd()) as meter:
+        (domain,) = meter.domains()
+    assert domain.systematic_gain is not None
+    assert domain.systematic_gain[0] < 1 < domain.systematic_gain[1]
+    assert domain.systematic_offset_w is not None
+
+
 def test_early_versions_of_the_library_and_both_generations_are_read() -> None:
     for key in ("energy_accumulator", "power"):
         for kind in ("MI200", "MI300"):

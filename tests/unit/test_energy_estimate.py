@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.energy.cgroup import Cgroups
+from llenergymeasure.energy import estimate
+from llenergymeasure.energy.cgroup import Cgroup, Cgroups
 from llenergymeasure.energy.cpu_power import microarchitectures, power_model
 from llenergymeasure.energy.estimate import EstimateMeter
 
@@ -115,39 +116,183 @@ def test_no_process_and_a_process_that_is_gone_read_nothing() -> None:
         assert [sample.raw for sample in meter.sample()] == [0, 0]
 
 
-class Cgroup:
-    """A cgroup with a process in it, as the kernel shows it; ours is another one."""
+# Each burns what its argument says in processes that no longer hang below their parent, then prints.
+ESCAPES = {
+    "double fork": "if not os.fork(): burn() if not os.fork() else os._exit(0)",
+    "double fork and setsid": "if not os.fork(): (os.setsid(), burn()) if not os.fork() else os._exit(0)",
+    "SIGCHLD ignored": "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\nif not os.fork(): burn()",
+    "grandchild of an exited child": (
+        "child = os.fork()\n"
+        "if not child: burn() if not os.fork() else (time.sleep(0.5), os._exit(0))\n"
+        "os.waitpid(child, 0)"
+    ),
+}
+ESCAPING = """
+import os, signal, sys, time
+from llenergymeasure.measure.launch import adopt_orphans
+def burn():
+    while time.process_time() < {seconds}: pass
+    os.write(write, b"x")
+    time.sleep({lingers})
+    os._exit(0)
+adopt_orphans()
+print("ready", flush=True)
+sys.stdin.readline()
+read, write = os.pipe()
+{escape}
+os.read(read, 1)
+print("done", flush=True)
+time.sleep(60)
+"""
+NOWHERE = Cgroups(Path("/nonexistent"))
 
-    def __init__(self, directory: Path, pid: int) -> None:
-        self.kernel = Cgroups(directory / "cgroup", directory / "proc")
-        self.place = directory / "cgroup" / "job"
-        self.place.mkdir(parents=True)
-        (directory / "cgroup" / "cpu.stat").write_text("usage_usec 99000000\n")
+
+def _escaping(how: str, *, seconds: float, lingers: float) -> subprocess.Popen[bytes]:
+    code = ESCAPING.format(escape=ESCAPES[how], seconds=seconds, lingers=lingers)
+    root = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert root.stdout is not None
+    assert root.stdout.readline() == b"ready\n"
+    return root
+
+
+def _go(root: subprocess.Popen[bytes]) -> None:
+    assert root.stdin is not None
+    root.stdin.write(b"\n")
+    root.stdin.flush()
+
+
+def _grown_by(meter: EstimateMeter, root: subprocess.Popen[bytes]) -> float:
+    before = _busy_s(meter)
+    _go(root)
+    while not _ready(root):
+        _busy_s(meter)
+        time.sleep(0.05)
+    return _busy_s(meter) - before
+
+
+@pytest.mark.parametrize("how", ESCAPES)
+def test_processes_that_lost_their_parent_are_counted_by_their_adopter(
+    how: str, processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_RESCAN_NS", 100_000_000)
+    root = _escaping(how, seconds=0.8, lingers=0.5)
+    processes.append(root)
+    with EstimateMeter(lambda: [root.pid], cgroups=NOWHERE) as meter:
+        assert _grown_by(meter, root) == pytest.approx(0.8, abs=0.15)
+        # The orphan ends, and what it had used stays.
+        time.sleep(0.7)
+        assert _busy_s(meter) >= 0.7
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Cgroup]:
+    made = Cgroups().make()
+    if made is None:
+        pytest.skip("no cgroup can be made here")
+    yield made
+    made.remove()
+    assert not made.directory.exists()
+
+
+@pytest.mark.parametrize("how", ESCAPES)
+def test_a_cgroup_of_their_own_counts_processes_that_nobody_saw(
+    how: str, processes: list[subprocess.Popen[bytes]], cgroup: Cgroup
+) -> None:
+    root = _escaping(how, seconds=0.4, lingers=0.0)
+    processes.append(root)
+    assert cgroup.take_in(root.pid)
+    with EstimateMeter(lambda: [root.pid]) as meter:
+        before = _busy_s(meter)
+        _go(root)
+        while not _ready(root):
+            time.sleep(0.02)
+        assert _busy_s(meter) - before == pytest.approx(0.4, abs=0.08)
+
+
+def test_a_cgroup_is_taken_away_with_all_that_is_in_it(
+    processes: list[subprocess.Popen[bytes]], cgroup: Cgroup
+) -> None:
+    root = _escaping("double fork and setsid", seconds=0.1, lingers=600)
+    processes.append(root)
+    cgroup.take_in(root.pid)
+    _go(root)
+    while not _ready(root):
+        time.sleep(0.02)
+    assert len(cgroup.pids()) == 2
+    cgroup.remove()
+    assert not cgroup.directory.exists()
+    assert cgroup.used_s() is None
+
+
+def test_what_a_killed_process_left_is_taken_away_by_the_next(cgroup: Cgroup) -> None:
+    left = cgroup.directory.with_name(f"llem-{2**22 + 1}-abc")
+    left.mkdir()
+    again = Cgroups().make()
+    assert again is not None
+    again.remove()
+    assert not left.exists()
+    assert cgroup.directory.exists()
+
+
+def test_where_no_cgroup_can_be_made_the_meter_says_what_it_does_not_see() -> None:
+    (note,) = EstimateMeter(list, cgroups=NOWHERE).notes
+    assert "SIGCHLD" in note
+
+
+class Kernel:
+    """A process in a cgroup, as the kernel shows both; version 2 or cpuacct of version 1."""
+
+    def __init__(self, directory: Path, pid: int, *, version: int) -> None:
+        point = directory / "cgroup"
+        self.cgroups = Cgroups(directory / "proc")
+        self._version = version
+        self._place = point / "job"
+        self._place.mkdir(parents=True)
+        for one in ("self", str(pid)):
+            (directory / "proc" / one).mkdir(parents=True)
+        kind = "cgroup2 none rw" if version == 2 else "cgroup none rw,cpu,cpuacct"
+        other = f"30 20 0:9 / {directory} rw - tmpfs tmpfs rw"
+        (directory / "proc" / "self" / "mountinfo").write_text(
+            f"{other}\n31 30 0:27 /slice {point} rw,nosuid shared:1 - {kind}\n"
+        )
+        line = "0::/slice/job" if version == 2 else "4:cpu,cpuacct:/slice/job"
+        (directory / "proc" / str(pid) / "cgroup").write_text(f"1:name=systemd:/x\n{line}\n")
         self.hold(pid)
         self.use(100.0)
-        (directory / "proc" / str(pid)).mkdir(parents=True)
-        (directory / "proc" / str(pid) / "cgroup").write_text("1:name=systemd:/x\n0::/job\n")
 
     def hold(self, *pids: int) -> None:
-        (self.place / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+        (self._place / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
 
     def use(self, seconds: float) -> None:
-        (self.place / "cpu.stat").write_text(f"usage_usec {round(seconds * 1e6)}\nuser_usec 1\n")
+        if self._version == 2:
+            (self._place / "cpu.stat").write_text(f"usage_usec {round(seconds * 1e6)}\nuser_usec 1\n")
+        else:
+            (self._place / "cpuacct.usage").write_text(f"{round(seconds * 1e9)}\n")
+
+    def forget(self) -> None:
+        for name in ("cpu.stat", "cpuacct.usage"):
+            (self._place / name).unlink(missing_ok=True)
 
 
-def test_a_cgroup_of_their_own_counts_what_no_look_at_processes_saw(
-    tmp_path: Path, processes: list[subprocess.Popen[bytes]]
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_cgroup_that_somebody_else_made_counts_where_nobody_else_is_in_it(
+    tmp_path: Path, processes: list[subprocess.Popen[bytes]], version: int
 ) -> None:
     root = _start("import sys; print(1, flush=True); sys.stdin.read()")
     processes.append(root)
     while not _ready(root):
         time.sleep(0.02)
-    cgroup = Cgroup(tmp_path, root.pid)
-    with EstimateMeter(lambda: [root.pid], cgroups=cgroup.kernel) as meter:
+    kernel = Kernel(tmp_path, root.pid, version=version)
+    with EstimateMeter(lambda: [root.pid], cgroups=kernel.cgroups) as meter:
         assert _busy_s(meter) < 0.05
-        cgroup.use(107.5)
+        kernel.use(107.5)
         assert _busy_s(meter) == pytest.approx(7.5, abs=0.05)
-        (cgroup.place / "cpu.stat").unlink()
+        kernel.forget()
         assert _busy_s(meter) == pytest.approx(7.5, abs=0.05)
 
 
@@ -156,11 +301,11 @@ def test_a_cgroup_that_is_shared_does_not_count(
 ) -> None:
     root = _start("import sys; sys.stdin.read()")
     processes.append(root)
-    cgroup = Cgroup(tmp_path, root.pid)
-    cgroup.hold(root.pid, os.getpid())
-    with EstimateMeter(lambda: [root.pid], cgroups=cgroup.kernel) as meter:
+    kernel = Kernel(tmp_path, root.pid, version=2)
+    kernel.hold(root.pid, os.getpid())
+    with EstimateMeter(lambda: [root.pid], cgroups=kernel.cgroups) as meter:
         _busy_s(meter)
-        cgroup.use(200)
+        kernel.use(200)
         assert _busy_s(meter) < 1
 
 

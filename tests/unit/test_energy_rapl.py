@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llenergymeasure.energy.counter import count_between
+from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.rapl import RaplMeter
 from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.records import Sample, Series, Window
+from llenergymeasure.records import Sample, Series, Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.rapl import SimulatedRapl, Zone, amd_zones, intel_zones
 from llenergymeasure.simulation.waveform import Waveform
@@ -55,6 +55,17 @@ def test_packages_and_memory_are_read_and_nothing_that_holds_them_twice(root: Pa
     assert (energy.source, energy.wrap, energy.unit, energy.scale) == ("rapl.dram-1", WRAP_UJ + 61, "J", 1e-6)
 
 
+def test_no_counter_passes_for_calibrated(root: Path) -> None:
+    gains: dict[tuple[str, str], object] = {}
+    for vendor in ("GenuineIntel", "AuthenticAMD"):
+        with RaplMeter(root, cpuinfo=f"vendor_id\t: {vendor}\n") as meter:
+            gains |= {(vendor, domain.kind): domain.systematic_gain for domain in meter.domains()}
+            assert all(domain.systematic_offset_w is not None for domain in meter.domains())
+    assert gains["GenuineIntel", "cpu"] == (0.95, 1.05)
+    assert gains["AuthenticAMD", "cpu"] == (0.9, 1.1)
+    assert gains["GenuineIntel", "dram"] == (0.7, 1.3)
+
+
 def test_counters_stay_open_and_closing_lets_them_go(root: Path) -> None:
     before = len(list(Path("/dev/fd").iterdir()))
     meter = RaplMeter(root)
@@ -81,13 +92,13 @@ def test_a_wrap_and_a_failed_read_across_it_are_exact_to_a_tick(tmp_path: Path) 
     contents = [str((first + t * 280_000_000) % WRAP_UJ) for t in range(11)]
     contents[5] = ""
     with RaplMeter(tmp_path, clock=clock) as meter:
-        (quantity,) = meter.domains()[0].quantities
+        (domain,) = meter.domains()
         samples = _drawn(meter, clock, counter, contents)
     assert len(samples) == 10
     at = np.array([sample.t_before_ns for sample in samples])
-    series = Series(quantity, at, at, np.array([sample.raw for sample in samples]))
-    counted = count_between(series, Window(S, 9 * S), outside=(None, None))
-    assert counted.amount == pytest.approx(8 * 280, abs=280 * 0.001)
+    series = Series(domain.quantities[0], at, at, np.array([sample.raw for sample in samples]))
+    spent = window_energy(Trace((domain,), {("cpu:0", "energy"): series}), "cpu:0", Window(S, 9 * S))
+    assert spent.joules == pytest.approx(8 * 280, abs=280 * 0.001)
 
 
 def _series(meter: RaplMeter, samples: Sequence[Sample], domain: str) -> Series:
@@ -117,12 +128,13 @@ def test_wraps_and_failed_reads_lose_no_tick_in_an_hour(tmp_path: Path, vendor: 
         draw = random.Random(vendor)
         spans = [(draw.uniform(21, 1800), draw.uniform(1900, 3679)) for _ in range(50)]
         for domain, power in zip(("cpu:0", "cpu:1"), packages, strict=True):
-            series = _series(meter, samples, domain)
+            facts = tuple(meter.domains())
+            trace = Trace(facts, {(domain, "energy"): _series(meter, samples, domain)})
             for start_s, end_s in spans:
                 window = Window(round(S * start_s), round(S * end_s))
-                counted = count_between(series, window, outside=(None, None))
+                spent = window_energy(trace, domain, window)
                 truth = power.energy_j(window.start_ns, window.end_ns)
-                assert counted.amount == pytest.approx(truth, abs=tick_j["package-0"])
+                assert spent.joules == pytest.approx(truth, abs=tick_j["package-0"])
     expected = ["cpu:0", "dram:0", "cpu:1", "dram:1"] if vendor == "intel" else ["cpu:0", "cpu:1"]
     assert sorted(names) == sorted(expected)
 

@@ -17,7 +17,7 @@ import pytest
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy import recorder as recorder_module
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.pacing import quiet_s
 from llenergymeasure.energy.recorder import Recorder
@@ -249,7 +249,6 @@ from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy import recorder as recorder_module
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.integrate import energy_between
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.simulation.device import SimulatedNvml
@@ -399,10 +398,11 @@ def test_a_trace_around_windows_is_as_good_as_the_whole_and_much_less(tmp_path: 
         whole = rig.recorder.trace()
         near = rig.recorder.trace(windows=[window])
         rig.recorder.stop()
-    few, all_ = (energy_between(trace, window, "gpu:GPU-a").energy for trace in (near, whole))
-    assert few.value == pytest.approx(all_.value, rel=1e-9)
-    assert few.low == pytest.approx(all_.low, rel=1e-9)
-    assert energy_between(rig.recorder.trace(windows=[window]), window, "gpu:GPU-a").energy.value is not None
+    few, all_ = (window_energy(trace, "gpu:GPU-a", window) for trace in (near, whole))
+    assert few.joules == pytest.approx(all_.joules, rel=1e-9)
+    assert few.half_width_j == pytest.approx(all_.half_width_j, rel=1e-9)
+    stored = rig.recorder.trace(windows=[window])
+    assert window_energy(stored, "gpu:GPU-a", window).joules == few.joules
     key = ("gpu:GPU-a", "energy")
     assert near.series[key].raw.size < 0.05 * whole.series[key].raw.size
     assert rig.recorder.trace(windows=[Window(900 * S, 901 * S)]).series == {}

@@ -5,20 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.accuracy.scenes import POLL_NS, polls, scene, sensor_of, stepped
+from benchmarks.accuracy.scenes import sensor_of, stepped
 
-from llenergymeasure.energy.sensor import Sensor, characterise, known_sensor
-from llenergymeasure.records import Quantity, Series, Window
-from llenergymeasure.simulation.polled import polled
+from llenergymeasure.energy.sensor import Sensor, characterise
+from llenergymeasure.records import Series, Window
+from llenergymeasure.simulation.polled import poll_times, polled
 from llenergymeasure.simulation.sensor import AVERAGE, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000
+POLL_NS = 17_000_000
 MS = 1_000_000
 
 
 def _series(power: Waveform, sensor: SimulatedSensor, seen: Window) -> Series:
-    return next(iter(polled(power, sensor, polls(seen)).series.values()))
+    return next(iter(polled(power, sensor, poll_times(seen, POLL_NS)).series.values()))
 
 
 def _loaded(*moments_s: float) -> Waveform:
@@ -65,8 +66,14 @@ def test_period_window_and_lag_are_those_of_the_sensor(lag_s: float, look_s: flo
 def test_a_mean_over_1_s_is_recognised_in_a_run_without_known_edges_and_under_bursts() -> None:
     draw = random.Random(3)
     for _ in range(20):
-        at = scene(draw, "edges", 5.0)
-        sensor = characterise(_series(at.power, sensor_of(draw, 0.1, AVERAGE), at.seen))
+        power = Waveform(60.0)
+        at_ns, high = 13 * S + draw.randrange(S), True
+        while at_ns < 18 * S:
+            power.set(at_ns, draw.uniform(350, 450) if high else draw.uniform(200, 300))
+            at_ns, high = at_ns + draw.randrange(10, 60) * MS, not high
+        power.set(at_ns, 60.0)
+        seen = Window(10 * S, at_ns + 3 * S)
+        sensor = characterise(_series(power, sensor_of(draw, 0.1, AVERAGE), seen))
         assert sensor is not None
         assert (sensor.kind, sensor.window_ns, sensor.lag_ns) == ("average", S, None)
 
@@ -94,26 +101,10 @@ def test_power_that_never_steps_says_nothing_of_its_sensor() -> None:
 _COLUMNS = ("t_before_ns", "t_after_ns", "raw")
 
 
-@pytest.mark.parametrize(
-    ("step_ms", "window_ms", "kind"),
-    [(100, 25, "part_time"), (100, 100, "instant"), (100, 1000, "average"), (20, 10, "part_time")],
-)
-def test_what_is_known_beforehand_is_not_looked_for(step_ms: int, window_ms: int, kind: str) -> None:
-    known = Quantity(
-        "power_usage", "x", "W", 1e-3, step_ns=step_ms * MS, window_ns=window_ms * MS, lag_ns=70 * MS
-    )
-    sensor = known_sensor(known)
-    assert sensor is not None
-    assert (sensor.kind, sensor.step_ns, sensor.window_ns) == (kind, step_ms * MS, window_ms * MS)
-    assert sensor.lag_ns == 70 * MS
-    assert known_sensor(replace(known, window_ns=None)) == replace(sensor, kind="instant", window_ns=None)
-    assert known_sensor(replace(known, step_ns=None)) is None
-
-
 def test_a_sensor_is_characterised_in_milliseconds_and_the_same_way_each_time() -> None:
-    at = scene(random.Random(1), "steady", 5.0)
-    series = _series(at.power, sensor_of(random.Random(2), 0.1, INSTANT), at.seen)
-    edges = (at.window.start_ns, at.window.end_ns)
+    seen = Window(10 * S, 21 * S)
+    series = _series(_loaded(13.0, 18.0), sensor_of(random.Random(2), 0.1, INSTANT), seen)
+    edges = (13 * S, 18 * S)
     found: set[Sensor | None] = {characterise(series, edges) for _ in range(3)}
     assert len(found) == 1
     assert np.all(np.diff(series.t_before_ns) == POLL_NS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
@@ -90,7 +90,7 @@ def test_a_trace_survives_stream_and_parquet_bit_by_bit(tmp_path: Path) -> None:
     assert _same(before, after)
     assert (after.domains, after.gaps) == ((GPU, HOST), (GAP,))
     window = Window(5 * S, 15 * S)
-    assert energy_between(before, window, GPU.name) == energy_between(after, window, GPU.name)
+    assert window_energy(before, GPU.name, window) == window_energy(after, GPU.name, window)
     assert [path.name for path in tmp_path.iterdir()] == [PARQUET_NAME]
 
 

@@ -80,7 +80,7 @@ def test_a_target_may_ask_for_more_runs_and_the_budget_for_fewer() -> None:
     assert (wide.runs, wide.most_runs) == (5, 20)
     assert wide.most_s > wide.seconds
     narrow = forecast_at(planned(repeats=asked, passes={"budget": {"seconds": 20.0}}), PACE)
-    assert (narrow.runs, narrow.most_runs) == (2, 2)
+    assert (narrow.runs, narrow.most_runs) == (4, 4)
     one = forecast_at(planned(passes={"budget": {"seconds": 5.0}}), PACE)
     assert (one.runs, seconds(one)["full"]) == (1, 6.0)
 
@@ -166,7 +166,7 @@ def test_the_plan_as_json_holds_the_steps_and_both_ends_of_the_time() -> None:
 
 
 def test_a_budget_that_is_too_small_is_named_in_the_plan() -> None:
-    config = planned(passes={"budget": {"passes": 4}})
+    config = planned(passes={"budget": {"passes": 2}})
     notes = {row.label: row.note for row in plan_rows(config, forecast_at(config, PACE))}
     assert "too small for 3" in notes["repeats"]
 

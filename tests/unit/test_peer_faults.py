@@ -18,8 +18,8 @@ from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
 from llenergymeasure.energy.cpu_power import power_model
 from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus
-from llenergymeasure.energy.idle import idle_power
-from llenergymeasure.energy.integrate import energy_between
+from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.nvml import NvmlMeter
 from llenergymeasure.energy.recorder import Recorder
 from llenergymeasure.energy.selection import choose_meters
@@ -83,7 +83,8 @@ def test_zeus_a_gpu_uuid_in_cuda_visible_devices_means_that_gpu(tmp_path: Path) 
 
 def test_zeus_measuring_loads_no_library_for_data_science() -> None:
     code = (
-        "import sys; from llenergymeasure.energy import nvml, recorder, integrate;"
+        "import sys; from llenergymeasure.energy import nvml, recorder;"
+        "from llenergymeasure.energy.joules import silence;"
         "print(*{'pandas', 'sklearn', 'scipy', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -106,8 +107,8 @@ def test_codecarbon_a_burst_that_nobody_announced_is_seen_in_time(tmp_path: Path
     start_ns = clock.monotonic_ns()
     trace = _recorded(tmp_path, nvml, clock, script)
     window = Window(start_ns + 2 * S, start_ns + 12 * S)
-    energy = energy_between(trace, window, trace.domains[0].name).energy
-    assert energy.value == pytest.approx(nvml.true_energy_j(window), rel=0.05)
+    spent = window_energy(trace, trace.domains[0].name, window)
+    assert spent.joules == pytest.approx(nvml.true_energy_j(window), rel=0.05)
 
 
 def test_codecarbon_what_a_model_of_power_says_is_marked_as_such(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,9 +145,9 @@ def test_perun_a_read_that_fails_is_never_0_w(tmp_path: Path) -> None:
     start_ns = clock.monotonic_ns()
     trace = _recorded(tmp_path, nvml, clock, script)
     assert all(series.raw.min() > 0 for series in trace.series.values() if series.quantity.unit == "W")
-    reading = energy_between(trace, Window(start_ns + 4 * S, start_ns + 9 * S), trace.domains[0].name)
-    assert "recorder_gap" in reading.flags
-    assert reading.energy.value is None or reading.energy.value == pytest.approx(500, rel=0.05)
+    spent = window_energy(trace, trace.domains[0].name, Window(start_ns + 4 * S, start_ns + 9 * S))
+    assert "recorder_gap" in spent.flags
+    assert spent.joules is None or spent.joules == pytest.approx(500, rel=0.05)
     (gap,) = [gap for gap in trace.gaps if gap.domain == trace.domains[0].name]
     assert gap.window.duration_s == pytest.approx(10, abs=0.5)
 
@@ -160,8 +161,8 @@ def test_ai_energy_score_missing_energy_is_no_zero_in_the_file() -> None:
 
 def test_ai_energy_score_joules_are_not_rounded_to_kilowatt_hours() -> None:
     result = example_result(energy="measured")
-    stored = json.loads(result.model_dump_json())["energy"]["total"]["value"]
-    assert stored == result.energy.total.value
+    stored = json.loads(result.model_dump_json())["energy"]["net"]["value"]
+    assert stored == result.energy.net.value
     assert 36 * round(stored / 36) != stored
 
 
@@ -173,7 +174,8 @@ def test_optimum_benchmark_the_parent_does_not_keep_a_core_busy() -> None:
             "n": 2,
             "dataset": {"name": "synthetic", "prompt_tokens": 4},
             "max_output_tokens": 4,
-            "passes": {"seconds": 1.0, "minimum": 1, "budget": {"passes": 1}},
+            "repeats": {"count": 1},
+            "passes": {"seconds": 1.0, "count": 1},
             "baseline": {"seconds": 1.0},
             "warmup": {"max_seconds": 1.0},
         }

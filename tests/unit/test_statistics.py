@@ -41,16 +41,39 @@ def coverage(count: int, phi: float, *, runs: int = 1500) -> float:
     ("degrees", "expected"),
     [
         (1, 12.706205),
+        (1.5, 6.016663),
         (2, 4.302653),
+        (2.5, 3.574655),
         (3, 3.182446),
         (4, 2.776445),
+        (7.7, 2.321737),
         (9, 2.262157),
         (30, 2.042272),
         (120, 1.979930),
+        (math.inf, 1.959964),
     ],
 )
-def test_t_quantile_agrees_with_printed_tables(degrees: int, expected: float) -> None:
+def test_t_quantile_agrees_with_printed_tables(degrees: float, expected: float) -> None:
     assert t_quantile(0.975, degrees) == pytest.approx(expected, abs=2e-6)
+
+
+@given(st.floats(0.51, 0.9999), st.sampled_from([1, 2, 4]))
+def test_t_quantile_agrees_with_the_closed_forms(probability: float, degrees: int) -> None:
+    t = t_quantile(probability, degrees)
+    root = t / math.sqrt(degrees + t * t)
+    below = {
+        1: 0.5 + math.atan(t) / math.pi,
+        2: 0.5 + root / 2,
+        4: 0.5 + 0.75 * (root - root**3 / 3),
+    }
+    assert below[degrees] == pytest.approx(probability, abs=1e-12)
+
+
+def test_t_quantile_falls_without_a_step_where_its_formula_changes() -> None:
+    degrees = (2.0, 2.5, 3.0, 50.0, 5e5, 999_999.0, 1e6, 1e9, math.inf)
+    quantiles = [t_quantile(0.975, one) for one in degrees]
+    assert quantiles == sorted(quantiles, reverse=True)
+    assert quantiles[5] == pytest.approx(quantiles[6], rel=1e-9)
 
 
 def test_t_quantile_of_the_middle_is_zero() -> None:

@@ -3,95 +3,213 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
 from llenergymeasure.analysis.differences import KEYS, Difference, Setting, differences, settings
+from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.exceptions import ConfigError, ResultError
-from llenergymeasure.records import Estimate
-from llenergymeasure.results.models import Energy, ExperimentResult
+from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
+from llenergymeasure.results.models import ExperimentResult
 
-Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within the sensors' doubt", "unknown"]
+FigureName: TypeAlias = Literal[
+    "energy_per_output_token", "output_tokens_per_second", "ttft_s", "tpot_s", "peak_bytes"
+]
+Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within systematic uncertainty"]
+MethodName: TypeAlias = Literal["welch_satterthwaite", "intervals", "within_process", "too_few_runs"]
 
-ENERGY = "energy_per_output_token"
+ENERGY: FigureName = "energy_per_output_token"
+# Runs on each side from which a ratio gets an interval, and the key that makes do with fewer.
+REPLICATES = 3
+SINGLE_PROCESS = "single_process"
+_NORMAL = 1.959963984540054
+
+_JOULES: tuple[FigureName, ...] = (ENERGY,)
+_TOKENS: tuple[FigureName, ...] = (ENERGY, "output_tokens_per_second", "tpot_s")
+_ALL: tuple[FigureName, ...] = (*_TOKENS, "ttft_s")
+# Which figures a warning leaves without a verdict. What is not here widens an interval, holds for energy that
+# is not compared (idle, net), or names a state that both sides may share, such as a power limit.
+WITHHELD: Mapping[WarningCode, tuple[FigureName, ...]] = {
+    "counter_power_mismatch": _JOULES,
+    "counter_reset": _JOULES,
+    "sensor_stuck": _JOULES,
+    "recorder_gap": _JOULES,
+    "mig_shared": _JOULES,
+    "foreign_gpu_process": _ALL,
+    "host_busy": _ALL,
+    "swap_active": _ALL,
+    "suspended": _ALL,
+    "not_steady": _ALL,
+    "thermal_throttle": _ALL,
+    "clock_changed": _ALL,
+    "schedule_lag": ("ttft_s",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of one side: what is shown of it, and what each of its runs gave alone.
+
+    `processes` counts the measured runs, which a result of version 0.8 has without figures. `resolution` and
+    `common` are relative standard uncertainties: the scatter of the runs contains the first, and the second
+    is the same in every run and does not cancel in a ratio. `offset` is how far the value may be off,
+    relative to it, by an error that both sides share in watts and not in proportion.
+    """
+
+    estimate: Estimate
+    runs: tuple[float, ...] = ()
+    processes: int = 0
+    resolution: float = 0.0
+    common: float = 0.0
+    offset: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def replicates(self) -> int:
+        return len(self.runs) or self.processes
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the interval of a ratio came about: `degrees` of freedom, None where they are unlimited or unknown,
+    and how many runs of A and of B it is from.
+
+    `intervals` propagates the intervals of both figures, where the runs of one side have no figures of their
+    own; `within_process` does so where single processes were allowed. `too_few_runs` gives none.
+    """
+
+    name: MethodName
+    degrees: float | None
+    replicates: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One figure of both, and B / A. `verdict` says what the interval of the ratio shows of B."""
+    """One figure of both, and B / A. `verdict` is what the interval of the ratio shows about B, None where
+    there is no interval; `withheld` says why it was withheld.
+    """
 
-    name: str
+    name: FigureName
     label: str
     a: Estimate
     b: Estimate
     ratio: Estimate
-    verdict: Verdict
+    method: Method | None
+    verdict: Verdict | None
+    withheld: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A or B. `modelled`: its energy, or a part of it, is estimated and not measured."""
+
+    experiment_id: str
+    runs: int
+    modelled: bool
+    warnings: tuple[MeasurementWarning, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`allowed` are the differences that were let pass, `settings` what the ratios are about.
+    """`allowed` are the differences that were accepted, `settings` what the ratios are about.
 
-    `same_board` says whether the sensors' own error cancels, `not_valid` why an energy must not be relied on.
+    `cancels` says whether the systematic errors of the energies cancel, None where one has no energy.
     """
 
-    a: str
-    b: str
+    a: Side
+    b: Side
     allowed: tuple[Difference, ...]
     settings: tuple[Setting, ...]
-    same_board: bool
+    cancels: bool | None
     ratios: tuple[Ratio, ...]
-    not_valid: tuple[str, ...]
 
 
 def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] = ()) -> Comparison:
     """B against A, figure by figure.
 
-    ConfigError where they differ in something that is not in `allow`, which holds keys of `KEYS`; it names
-    each difference.
+    `allow` holds keys of `KEYS`, and `single_process` to judge by intervals within single processes.
+    ConfigError where A and B are the same result, and where they differ in something that is not in `allow`;
+    it names each difference.
     """
-    if unknown := sorted(set(allow) - set(KEYS)):
+    keys = (*KEYS, SINGLE_PROCESS)
+    if unknown := sorted(set(allow) - set(keys)):
         raise ConfigError(
-            f"there is no difference named {', '.join(unknown)}", hint=f"one of: {', '.join(KEYS)}"
+            f"there is no difference named {', '.join(unknown)}", hint=f"one of: {', '.join(keys)}"
+        )
+    if (a.experiment_id, a.started_at) == (b.experiment_id, b.started_at):
+        raise ConfigError(
+            f"A and B are the same result: {a.experiment_id}",
+            hint="give two results; a copy of one is no second measurement",
         )
     found = differences(a, b)
     refused = [difference for difference in found if difference.key not in allow]
     if refused:
         lines = [f"  {one.key}: {KEYS[one.key]}: {one.a} against {one.b}" for one in refused]
         raise ConfigError(
-            "\n".join(["these results can't be compared, since they differ in", *lines]),
-            hint="to compare them all the same: " + " ".join(f"--allow {one.key}" for one in refused),
+            "\n".join(["these results cannot be compared, because they differ in", *lines]),
+            hint="to compare them anyway: " + " ".join(f"--allow {one.key}" for one in refused),
         )
-    board = same_board(a, b)
+    energies = a.energy.per_output_token.value, b.energy.per_output_token.value
+    cancels = None if None in energies else errors_cancel(a, b)
     return Comparison(
-        a=a.experiment_id,
-        b=b.experiment_id,
+        a=_side(a),
+        b=_side(b),
         allowed=found,
         settings=settings(a, b),
-        same_board=board,
-        ratios=tuple(_ratios(a, b, board=board)),
-        not_valid=tuple(
-            f"{name}: {reason}"
-            for name, result in (("A", a), ("B", b))
-            if not result.energy.valid
-            for reason in result.energy.reasons
-        ),
+        cancels=cancels,
+        ratios=tuple(_ratios(a, b, cancels=bool(cancels), single=SINGLE_PROCESS in allow)),
     )
 
 
-def same_board(a: ExperimentResult, b: ExperimentResult) -> bool:
-    """Whether the same sensors on the same boards gave both energies: their gain then cancels in a ratio.
+def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
+    """Whether the systematic errors of both energies are the same and cancel in a ratio.
 
-    A GPU is known by its UUID; a package or a host by its name and its CPU as well. It does not cancel where
-    a calibration came in between.
+    The gain of a sensor does on the same board, a GPU known by its UUID, a package or a host by its name and
+    its CPU, unless one of them was calibrated in between. The error of a model of power depends on the work:
+    it cancels only where engine, precision and machine are the same.
     """
     sensors = [{(reading.domain, reading.source) for reading in result.energy.readings} for result in (a, b)]
     hosts = [(result.environment.hostname, result.environment.cpu) for result in (a, b)]
-    named = all(domain.startswith(("gpu:", "module:")) for domain, _ in sensors[0])
+    work = [(result.config.backend, result.config.precision) for result in (a, b)]
     calibrated = [result.energy.per_output_token.systematic is None for result in (a, b)]
-    same = sensors[0] == sensors[1] and calibrated[0] == calibrated[1] and (named or hosts[0] == hosts[1])
-    return bool(sensors[0]) and same
+    named = all(domain.startswith(("gpu:", "module:")) for domain, _ in sensors[0])
+    same = bool(sensors[0]) and sensors[0] == sensors[1] and calibrated[0] == calibrated[1]
+    return same and (named or hosts[0] == hosts[1]) and (not _modelled(a) or work[0] == work[1])
+
+
+def judge(
+    name: FigureName,
+    label: str,
+    a: Figure,
+    b: Figure,
+    *,
+    cancels: bool,
+    single: bool = False,
+    withheld: tuple[str, ...] = (),
+) -> Ratio:
+    """B / A of one figure: with an interval and a verdict where both have three runs and nothing is withheld.
+
+    `single` accepts fewer runs, and then takes the intervals of the estimates.
+    """
+    found, method = ratio(a.estimate, b.estimate, cancels=cancels), None
+    if cancels and found.value is not None:
+        found = _with_offset(found, found.value, a.offset, b.offset)
+    counts = (a.replicates, b.replicates)
+    few = min(counts) < REPLICATES
+    if found.value is None:
+        withheld = ()
+    elif few and not single:
+        withheld += (_too_few(counts),)
+        method = Method("too_few_runs", None, counts)
+    if withheld:
+        found = Estimate(found.value, "1", systematic=found.systematic, reason="; ".join(withheld))
+    elif found.value is not None and not few and a.runs and b.runs:
+        found, degrees = _welch(found, found.value, a, b)
+        method = Method("welch_satterthwaite", degrees, counts)
+    elif found.low is not None:
+        method = Method("within_process" if few else "intervals", None, counts)
+    return Ratio(name, label, a.estimate, b.estimate, found, method, _verdict(found), withheld)
 
 
 def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
@@ -102,46 +220,110 @@ def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
     the range that both systematic ranges allow, None where there is none or it `cancels`.
     """
     if not a.value or not b.value or min(a.value, b.value) < 0:
-        return Estimate.missing("1", _no_value(a, b))
-    value, hidden = b.value / a.value, None
+        return Estimate.missing("1", _why_no_ratio(a, b))
+    if a.unit != b.unit:
+        return Estimate.missing("1", f"unlike units: {a.unit} and {b.unit}")
+    value, systematic = b.value / a.value, None
     if not cancels and (a.systematic or b.systematic):
-        (a_low, a_high), (b_low, b_high) = _hidden(a, a.value), _hidden(b, b.value)
-        if a_low <= 0:
-            return Estimate.missing("1", "what the sensor of A may hide reaches down to 0")
-        hidden = b_low / a_high, b_high / a_low
+        (a_low, a_high), (b_low, b_high) = a.systematic or (a.value,) * 2, b.systematic or (b.value,) * 2
+        if min(a_low, b_low) <= 0:
+            side = "A" if a_low <= 0 else "B"
+            return Estimate.missing("1", f"the systematic range of {side} includes 0")
+        systematic = b_low / a_high, b_high / a_low
     if a.low is None or a.high is None or b.low is None or b.high is None:
-        return Estimate(value, "1", systematic=hidden, reason=_first_reason(a, b))
+        return Estimate(value, "1", systematic=systematic, reason=_first_reason(a, b))
     if min(a.low, b.low) <= 0:
-        return Estimate(value, "1", systematic=hidden, reason="an interval reaches down to 0")
+        return Estimate(value, "1", systematic=systematic, reason="an interval includes 0")
     up = math.hypot(math.log(b.high / b.value), math.log(a.value / a.low))
     down = math.hypot(math.log(b.value / b.low), math.log(a.high / a.value))
-    return Estimate(value, "1", value * math.exp(-down), value * math.exp(up), hidden)
+    return Estimate(value, "1", value * math.exp(-down), value * math.exp(up), systematic)
+
+
+def _with_offset(found: Estimate, value: float, a: tuple[float, float], b: tuple[float, float]) -> Estimate:
+    """The ratio with the systematic range that an error common to both sides leaves in it: that of two
+    different powers, since one offset in watts is a larger part of the smaller power.
+    """
+    if min(*a, *b) <= -1:
+        return Estimate.missing("1", "the systematic range of A or B includes 0")
+    ends = [value * (1 + of_b) / (1 + of_a) for of_a, of_b in zip(a, b, strict=True)]
+    if all(math.isclose(end, value, rel_tol=1e-4) for end in ends):
+        return found
+    return replace(found, systematic=(min(*ends, value), max(*ends, value)))
+
+
+def _welch(found: Estimate, value: float, a: Figure, b: Figure) -> tuple[Estimate, float | None]:
+    """The ratio with its interval over runs, and the degrees of freedom.
+
+    The relative variances of both means add in a ratio: u² = Σ s² / (n · mean²). What is common to all runs
+    adds its own, with unlimited degrees. The degrees of u are those of Welch and Satterthwaite,
+    ν = u⁴ / Σ (u_i⁴ / ν_i) (JCGM 100:2008, 5.1.6 and G.4; Welch 1947); the interval is value · exp(± t · u).
+    Simulated up to a scatter of 30 %, means of logarithms and Fieller's theorem have the same coverage and
+    width to a point.
+    """
+    variances = [
+        (max(stdev(side.runs) ** 2 / len(side.runs) / fmean(side.runs) ** 2, side.resolution**2), side)
+        for side in (a, b)
+    ]
+    whole = sum(variance + side.common**2 for variance, side in variances)
+    spent = sum(variance**2 / (len(side.runs) - 1) for variance, side in variances)
+    degrees = whole**2 / spent if spent else math.inf
+    reach = math.exp(t_quantile(0.975, degrees) * math.sqrt(whole))
+    bounded = Estimate(value, "1", value / reach, value * reach, found.systematic)
+    return bounded, degrees if math.isfinite(degrees) else None
 
 
 def regression(comparison: Comparison, percent: float) -> str | None:
-    """In one sentence that B costs over `percent` more joules per output token, beyond the interval, or None.
+    """In one sentence that B uses over `percent` more joules per output token, beyond the interval and the
+    systematic range, or None.
 
-    ResultError where that can't be judged: an energy is not valid, or there is no interval.
+    ConfigError where there are too few runs to judge, ResultError where it can't be judged for another
+    reason.
     """
     energy = next(one for one in comparison.ratios if one.name == ENERGY)
-    if comparison.not_valid:
-        raise ResultError(
-            f"a regression can't be judged: energy is not valid; {'; '.join(comparison.not_valid)}"
-        )
-    if energy.ratio.low is None or energy.ratio.value is None:
-        raise ResultError(f"a regression can't be judged: {energy.ratio.reason}")
-    if energy.ratio.low <= 1 + percent / 100:
+    found = energy.ratio
+    low, _ = _ends(found)
+    if found.value is None or low is None:
+        message = f"a regression cannot be judged:\n  {found.reason}"
+        if energy.method is not None and energy.method.name == "too_few_runs" and len(energy.withheld) == 1:
+            raise ConfigError(
+                message,
+                hint=f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}",
+            )
+        raise ResultError(message)
+    if low <= 1 + percent / 100:
         return None
     return (
-        f"B costs {energy.ratio.value - 1:.1%} more joules per output token than A, at least "
-        f"{energy.ratio.low - 1:.1%}; {percent:g} % were allowed"
+        f"B uses {100 * (found.value - 1):.1f} % more J/token than A, "
+        f"at least {100 * (low - 1):.1f} %; {percent:g} % is allowed"
     )
 
 
-def _no_value(a: Estimate, b: Estimate) -> str:
+def _verdict(found: Estimate) -> Verdict | None:
+    if found.low is None or found.high is None:
+        return None
+    # Equal figures differ by rounding.
+    if found.low <= 1 + 1e-9 and found.high >= 1 - 1e-9:
+        return "no difference shown"
+    low, high = _ends(found)
+    if low is not None and high is not None and low <= 1 <= high:
+        return "within systematic uncertainty"
+    return "higher" if found.low > 1 else "lower"
+
+
+def _ends(found: Estimate) -> tuple[float | None, float | None]:
+    """The interval and the systematic range together: the root of both squares of logarithms on each side."""
+    if found.systematic is None or not found.value or found.low is None or found.high is None:
+        return found.low, found.high
+    below, above = found.systematic
+    down = math.hypot(math.log(found.value / found.low), math.log(found.value / below))
+    up = math.hypot(math.log(found.high / found.value), math.log(above / found.value))
+    return found.value * math.exp(-down), found.value * math.exp(up)
+
+
+def _why_no_ratio(a: Estimate, b: Estimate) -> str:
     if a.value is None or b.value is None:
         return _first_reason(a, b)
-    return f"{'A' if a.value <= 0 else 'B'} is not above 0, and a ratio of it says nothing"
+    return f"{'A' if a.value <= 0 else 'B'} is not above 0"
 
 
 def _first_reason(a: Estimate, b: Estimate) -> str:
@@ -151,56 +333,105 @@ def _first_reason(a: Estimate, b: Estimate) -> str:
     return f"{name}: {one.reason}"
 
 
-def _hidden(one: Estimate, value: float) -> tuple[float, float]:
-    return one.systematic or (value, value)
+def _too_few(counts: tuple[int, int]) -> str:
+    if max(counts) <= 1:
+        return "from one process each: another run may differ by more"
+    return f"runs of A: {counts[0]}, of B: {counts[1]}; an interval needs {REPLICATES} of each"
 
 
-def _sound(energy: Energy) -> Estimate:
-    """The cost in joules; where energy is not valid, without an interval that would not hold."""
-    cost = energy.per_output_token
-    if energy.valid or cost.value is None:
-        return cost
-    return Estimate(cost.value, cost.unit, reason="energy is not valid")
+def _side(result: ExperimentResult) -> Side:
+    return Side(result.experiment_id, len(result.measured), _modelled(result), result.warnings)
 
 
-def _verdict(found: Estimate) -> Verdict:
-    if found.low is None or found.high is None:
-        return "unknown"
-    if found.low <= 1 <= found.high:
-        return "no difference shown"
-    if found.systematic is not None and found.systematic[0] <= 1 <= found.systematic[1]:
-        return "within the sensors' doubt"
-    return "higher" if found.low > 1 else "lower"
+def _modelled(result: ExperimentResult) -> bool:
+    return result.energy.method in ("modelled", "mixed")
 
 
-def _ratios(a: ExperimentResult, b: ExperimentResult, *, board: bool) -> Iterator[Ratio]:
-    rows = (
-        (ENERGY, "Energy per output token", _sound(a.energy), _sound(b.energy)),
-        (
-            "output_tokens_per_second",
-            "Output throughput",
-            a.performance.output_tokens_per_second,
-            b.performance.output_tokens_per_second,
-        ),
-        ("ttft_s", "Time to first token, median", a.performance.ttft_s.p50, b.performance.ttft_s.p50),
-        ("tpot_s", "Time per output token, median", a.performance.tpot_s.p50, b.performance.tpot_s.p50),
-        ("peak_bytes", "Peak memory", *_peaks(a, b)),
+def _ratios(a: ExperimentResult, b: ExperimentResult, *, cancels: bool, single: bool) -> Iterator[Ratio]:
+    rows: tuple[tuple[FigureName, str], ...] = (
+        (ENERGY, "Energy per output token"),
+        ("output_tokens_per_second", "Output throughput"),
+        ("ttft_s", "Time to first token, median"),
+        ("tpot_s", "Time per output token, median"),
     )
-    for name, label, of_a, of_b in rows:
-        found = ratio(of_a, of_b, cancels=board)
-        yield Ratio(name, label, of_a, of_b, found, _verdict(found))
+    figures = _figures(a), _figures(b)
+    for name, label in rows:
+        withheld = (*_withheld("A", a, name), *_withheld("B", b, name))
+        of_a, of_b = (side[name] for side in figures)
+        yield judge(name, label, of_a, of_b, cancels=cancels, single=single, withheld=withheld)
+    yield _peaks(a, b)
 
 
-def _peaks(a: ExperimentResult, b: ExperimentResult) -> tuple[Estimate, Estimate]:
-    sources = a.memory.source, b.memory.source
-    alone = "one figure per run: it has no interval"
-    if sources[0] != sources[1] and None not in sources:
-        alone = f"read in two ways: {sources[0]} and {sources[1]}"
-    return _peak(a, alone), _peak(b, alone)
+def _figures(result: ExperimentResult) -> dict[FigureName, Figure]:
+    speed, cost = result.performance, result.energy.per_output_token
+    alone = [run.figures for run in result.measured if run.figures is not None]
+
+    def figure(estimate: Estimate, runs: list[float | None]) -> Figure:
+        return Figure(estimate, tuple(value for value in runs if value is not None), len(result.measured))
+
+    return {
+        ENERGY: _budgeted(figure(cost, [one.energy_per_output_token_j for one in alone]), result),
+        "output_tokens_per_second": figure(
+            speed.output_tokens_per_second, [one.output_tokens_per_second for one in alone]
+        ),
+        "ttft_s": figure(speed.ttft_s.p50, [one.ttft_p50_s for one in alone]),
+        "tpot_s": figure(speed.tpot_s.p50, [one.tpot_p50_s for one in alone]),
+    }
 
 
-def _peak(result: ExperimentResult, alone: str) -> Estimate:
-    peak = result.memory.peak_bytes
-    if peak is None:
-        return Estimate.missing("bytes", result.memory.reason or "peak memory is not known")
-    return Estimate(float(peak), "bytes", reason=alone)
+def _budgeted(figure: Figure, result: ExperimentResult) -> Figure:
+    """The figure with what its uncertainty budget leaves in a ratio."""
+    budget, value = result.energy.uncertainty, result.energy.per_output_token.value
+    if budget is None or not value:
+        return figure
+    terms = [term for term in budget.per_output_token if not term.cancels_in_ratio]
+    ends = [
+        (term.low - value, term.high - value)
+        for term in terms
+        if term.low is not None and term.high is not None
+    ]
+
+    def combined(*, common: bool) -> float:
+        chosen = [term for term in terms if (term.common if common else term.within_chance)]
+        return math.hypot(*(term.half_width or 0.0 for term in chosen)) / _NORMAL / abs(value)
+
+    return replace(
+        figure,
+        resolution=combined(common=False),
+        common=combined(common=True),
+        offset=(sum(low for low, _ in ends) / value, sum(high for _, high in ends) / value),
+    )
+
+
+def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:
+    """Why this side gets no verdict on a figure."""
+    codes = [warning.code for warning in result.warnings]
+    if not result.steady:
+        codes.append("not_steady")
+    touching = [code for code in dict.fromkeys(codes) if name in WITHHELD.get(code, ())]
+    yield from (f"{code} in {side}" for code in touching)
+    if name == ENERGY and not result.energy.valid:
+        yield from (
+            f"energy of {side} is not valid: {reason}"
+            for reason in result.energy.reasons
+            if reason.partition(":")[0] not in touching
+        )
+    if result.tokens.disputed and name in _TOKENS:
+        yield f"token counts of {side} are disputed"
+
+
+def _peaks(a: ExperimentResult, b: ExperimentResult) -> Ratio:
+    sources = {result.memory.source for result in (a, b) if result.memory.source is not None}
+    alone = "one figure, without interval"
+    if len(sources) > 1:
+        alone = f"read in different ways: {' and '.join(sorted(sources))}"
+    of_a, of_b = (
+        Estimate.missing("bytes", result.memory.reason or "peak memory is not known")
+        if result.memory.peak_bytes is None
+        else Estimate(float(result.memory.peak_bytes), "bytes", reason=alone)
+        for result in (a, b)
+    )
+    found = ratio(of_a, of_b)
+    if found.value is not None:
+        found = Estimate(found.value, "1", reason=alone)
+    return Ratio("peak_bytes", "Peak memory", of_a, of_b, found, None, None, ())

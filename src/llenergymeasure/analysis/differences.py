@@ -1,4 +1,4 @@
-"""In what do two results differ, and which of that would a ratio of their costs compare as well?"""
+"""In what do two results differ, and which of that would a ratio of their costs compare too?"""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ from pydantic import JsonValue
 
 from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
 from llenergymeasure.config.models import BUILTIN_BACKENDS
-from llenergymeasure.records import GpuFacts
+from llenergymeasure.records import Estimate, GpuFacts
 from llenergymeasure.results.models import ExperimentResult
 
 Key: TypeAlias = Literal[
-    "simulated", "method", "boundary", "model", "workload", "tokens", "driver", "power_limit", "clocks"
+    "unit",
+    "simulated",
+    "method",
+    "boundary",
+    "model",
+    "workload",
+    "tokens",
+    "driver",
+    "power_limit",
+    "clocks",
 ]
 
 # What each key stands for, in the order in which differences are named.
 KEYS: Mapping[Key, str] = {
+    "unit": "units",
     "simulated": "where the numbers come from",
     "method": "how energy is known",
     "boundary": "what the energy takes in",
@@ -28,19 +38,19 @@ KEYS: Mapping[Key, str] = {
     "tokens": "tokens per request",
     "driver": "driver",
     "power_limit": "power limit",
-    "clocks": "clocks in the passes",
+    "clocks": "clocks during the passes",
 }
 UNKNOWN = "unknown"
 # Settings that say how well a cost is known, or where it is put, and not what it is of.
 _MEASURING = frozenset(
-    {"passes", "cycles", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir"}
+    {"passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir"}
 )
 _ENGINES = frozenset({*BUILTIN_BACKENDS, "options"})
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something in which the two differ, so that a ratio would compare it as well."""
+    """Something in which the two differ, so that a ratio would compare it too."""
 
     key: Key
     a: str
@@ -49,7 +59,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Something that was asked for or loaded otherwise in A than in B: what a ratio of them is about."""
+    """Something that was configured or loaded differently in A and B: what a ratio of them is about."""
 
     name: str
     a: JsonValue
@@ -62,37 +72,37 @@ def differences(a: ExperimentResult, b: ExperimentResult) -> tuple[Difference, .
 
 
 def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
-    """What the two were told to do differently, by dotted names, and the bytes of weights that they loaded.
+    """What was configured differently, by dotted names, and the bytes of weights where they differ.
 
-    Options of one engine have nothing to be held against in another one: of two engines those are told that
-    were given, and both batch sizes.
+    The options of two engines have nothing in common: of those the given ones are listed, and both batch
+    sizes.
     """
     same_engine = a.config.backend == b.config.backend
-    of_a, of_b = (_told(result, options=same_engine) for result in (a, b))
+    of_a, of_b = (_configured(result, options=same_engine) for result in (a, b))
     names = dict.fromkeys((*of_a, *of_b))
-    told = [
+    found = [
         Setting(name, of_a.get(name), of_b.get(name)) for name in names if of_a.get(name) != of_b.get(name)
     ]
     weights = a.memory.weights_bytes, b.memory.weights_bytes
     known = [one for one in weights if one is not None]
     # Engines count small buffers among the weights or not.
     if len(known) == 1 or (len(known) == 2 and not math.isclose(*known, rel_tol=1e-3)):
-        told.append(Setting("weights_bytes", *weights))
-    return tuple(told)
+        found.append(Setting("weights_bytes", *weights))
+    return tuple(found)
 
 
-def _told(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
+def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
     config = result.config
     left_out = _MEASURING if options else _MEASURING | _ENGINES
     asked = config.model_dump(mode="json", exclude=set(left_out))
     if not options:
         given = config.model_dump(mode="json", include=set(_ENGINES), exclude_defaults=True)
         asked |= {name: part for name, part in given.items() if part}
-    told = dict(pair for name, part in asked.items() for pair in _flat(name, part))
+    flat = dict(pair for name, part in asked.items() for pair in _flat(name, part))
     if not options:
-        told = {name: value for name, value in told.items() if not name.endswith(".batch_size")}
-        told["batch_size"] = config.batch_size
-    return told
+        flat = {name: value for name, value in flat.items() if not name.endswith(".batch_size")}
+        flat["batch_size"] = config.batch_size
+    return flat
 
 
 def _flat(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
@@ -104,12 +114,16 @@ def _flat(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
 
 
 def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference]:
-    said = _said(a), _said(b)
-    for key in said[0]:
-        implied = key == "boundary" and said[0]["method"] != said[1]["method"]
-        if said[0][key] != said[1][key] and not implied:
-            yield Difference(key, said[0][key], said[1][key])
-    # Where only one of them counts a GPU, the boundary or the method has said so.
+    pairs = zip(_figures(a), _figures(b), strict=True)
+    units = [(of_a.unit, of_b.unit) for of_a, of_b in pairs if None not in (of_a.value, of_b.value)]
+    if unlike := [pair for pair in units if pair[0] != pair[1]]:
+        yield Difference("unit", *(", ".join(side) for side in zip(*unlike, strict=True)))
+    of_a, of_b = _identical(a), _identical(b)
+    for key in of_a:
+        implied = key == "boundary" and of_a["method"] != of_b["method"]
+        if of_a[key] != of_b[key] and not implied:
+            yield Difference(key, of_a[key], of_b[key])
+    # Where only one of them counts a GPU, the boundary or the method differs already.
     if not _gpus(a) or not _gpus(b):
         return
     drivers = _drivers(a), _drivers(b)
@@ -123,7 +137,17 @@ def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Differenc
         yield Difference("clocks", *(_listed(found, "MHz") for found in clocks))
 
 
-def _said(result: ExperimentResult) -> dict[Key, str]:
+def _figures(result: ExperimentResult) -> tuple[Estimate, ...]:
+    speed = result.performance
+    return (
+        result.energy.per_output_token,
+        speed.output_tokens_per_second,
+        speed.ttft_s.p50,
+        speed.tpot_s.p50,
+    )
+
+
+def _identical(result: ExperimentResult) -> dict[Key, str]:
     """What must be the same to the letter."""
     tokens, energy = result.tokens, result.energy
     config = result.config

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 ENOUGH_FOR_BATCHES = 30
 
@@ -33,39 +33,51 @@ def is_steady(durations: Sequence[float], *, count: int, variation: float) -> bo
     return not (abs(slope) * (count - 1) > variation * mean and abs(slope) > 2 * error)
 
 
-@lru_cache(maxsize=256)
-def t_quantile(probability: float, degrees: int) -> float:
+@lru_cache(maxsize=1024)
+def t_quantile(probability: float, degrees: float) -> float:
     """Student's t: the value that a draw with `degrees` of freedom stays below with `probability`.
 
-    Bisection on the closed-form distribution function for whole degrees of freedom (Abramowitz and Stegun,
-    26.7.3 and 26.7.4). ValueError outside 0.5 ≤ probability < 1 or below one degree.
+    The degrees need not be whole, as those of Welch and Satterthwaite are not. Newton's steps from 0: the
+    distribution function is concave above 0, so that they never pass the quantile. From a million degrees on
+    the first term of its expansion in 1 / degrees is exact to 12 digits (Abramowitz and Stegun, 26.7.5).
+    ValueError outside 0.5 ≤ probability < 1 or below one degree.
     """
-    if not 0.5 <= probability < 1 or degrees < 1:
+    if not 0.5 <= probability < 1 or not degrees >= 1:
         raise ValueError(f"no t quantile for probability {probability} and {degrees} degrees of freedom")
-    low, high = 0.0, 1.0
-    while _t_below(high, degrees) < probability:
-        high *= 2
+    if degrees >= 1e6:
+        z = NormalDist().inv_cdf(probability)
+        return z + (z**3 + z) / (4 * degrees)
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    t = 0.0
     for _ in range(200):
-        middle = (low + high) / 2
-        if _t_below(middle, degrees) < probability:
-            low = middle
-        else:
-            high = middle
-    return high
+        above = _beta_share(degrees / (degrees + t * t), degrees / 2) / 2
+        step = (probability - 1 + above) / (scale * (1 + t * t / degrees) ** (-(degrees + 1) / 2))
+        t += max(0.0, step)
+        if step <= 1e-14 * t:
+            break
+    return t
 
 
-def _t_below(t: float, degrees: int) -> float:
-    theta = math.atan(t / math.sqrt(degrees))
-    cosine, sine = math.cos(theta), math.sin(theta)
-    if degrees == 1:
-        return 0.5 + theta / math.pi
-    term = total = 1.0 if degrees % 2 == 0 else cosine
-    for k in range(2 if degrees % 2 == 0 else 3, degrees - 1, 2):
-        term *= (k - 1) / k * cosine**2
-        total += term
-    if degrees % 2 == 0:
-        return 0.5 + sine * total / 2
-    return 0.5 + (theta + sine * total) / math.pi
+def _beta_share(x: float, a: float, b: float = 0.5) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return min(1.0, max(0.0, x))
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_share(1 - x, b, a)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # The fraction 1 / (1 + d1 / (1 + d2 / ...)) from its head on (Lentz's method).
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 10_000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for part in (even, odd):
+            d = 1 / (1 + part * d)
+            c = 1 + part / c
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return math.exp(log_front) * fraction / a
 
 
 def stein_count(costs: Sequence[float], *, target: float, minimum: int) -> int:
@@ -73,8 +85,8 @@ def stein_count(costs: Sequence[float], *, target: float, minimum: int) -> int:
 
     `costs` are the costs per output token of the first stage's passes or runs; s is their standard deviation
     relative to their mean and t its 97.5 % quantile. Fixing the number after the first stage keeps the
-    interval honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no relative scatter:
-    `minimum`. ValueError for fewer than two costs, and for one that is not finite.
+    interval honest, as stopping at the first narrow one does not (Stein 1945). Costs of 0 have no
+    relative scatter: `minimum`. ValueError for fewer than two costs, and for one that is not finite.
     """
     _require_finite(costs)
     if len(costs) < 2:

@@ -25,8 +25,10 @@ HANG_S = 3600.0
 class SimulatedBackend:
     """Requested lengths and times on the clock it is given; a virtual one costs no real time."""
 
-    def __init__(self, clock: Clock = time) -> None:
+    def __init__(self, clock: Clock = time, *, run: int | None = None) -> None:
+        """`run` is what the scatter of times is drawn by besides the seed; the process where it is None."""
         self._clock = clock
+        self._run = os.getpid() if run is None else run
 
     def why_unavailable(self) -> str | None:
         return None
@@ -40,7 +42,7 @@ class SimulatedBackend:
         fault = config.simulated.fault
         if fault is not None and fault.at == "open":
             _strike(fault, self._clock)
-        yield SimulatedSession(config, self._clock)
+        yield SimulatedSession(config, self._clock, run=self._run)
 
 
 class SimulatedSession:
@@ -54,10 +56,11 @@ class SimulatedSession:
     `reset_peak` is called between warm-up and the first pass; it is how faults tell the two apart.
     """
 
-    def __init__(self, config: ExperimentConfig, clock: Clock) -> None:
+    def __init__(self, config: ExperimentConfig, clock: Clock, *, run: int = 1) -> None:
         self._config = config
         self._clock = clock
-        self._scatter = random.Random(config.random_seed)  # noqa: S311  a simulation wants a seed, not secrecy
+        # Another process does the same work in other times.
+        self._scatter = random.Random(f"{config.random_seed} {run}")  # noqa: S311  a simulation, not a secret
         self._stage = "warmup"
         self._batches_of_stage = 0
 

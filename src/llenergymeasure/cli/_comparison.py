@@ -3,41 +3,134 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from llenergymeasure.cli._format import amount, columns, plain
-from llenergymeasure.records import Estimate
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from llenergymeasure.analysis.compare import Comparison, Ratio
+    from llenergymeasure.analysis.compare import Comparison, FigureName, MethodName, Ratio, Side
+
+_WIDTH = 80
+_VERBS: dict[FigureName, str] = {
+    "energy_per_output_token": "uses",
+    "output_tokens_per_second": "gives",
+    "ttft_s": "takes",
+    "tpot_s": "takes",
+    "peak_bytes": "takes",
+}
+_METHODS: dict[MethodName, str] = {
+    "welch_satterthwaite": "Intervals: 95 %, Welch-Satterthwaite over runs, each a process of its own",
+    "intervals": "Intervals: 95 %, from those of both figures",
+    "within_process": "Intervals: 95 % within single processes; another run may differ by more",
+    "too_few_runs": "For intervals and verdicts run each three times: --set repeats.count=3",
+}
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """Both columns and B / A with its interval, then what the ratios hold in spite of."""
-    yield f"A  {comparison.a}"
-    yield f"B  {comparison.b}"
+    """The warnings of both sides, each figure with its verdict, then what the verdicts rest on."""
+    sides = {"A": comparison.a, "B": comparison.b}
+    yield from columns((name, side.experiment_id, _runs(side.runs)) for name, side in sides.items())
     yield ""
-    rows = [("", "A", "B", "B / A")]
-    modelled = any("modelled" in (one.a, one.b) for one in comparison.allowed if one.key == "method")
-    rows += [(one.label, amount(one.a), amount(one.b), _ratio(one)) for one in comparison.ratios]
-    yield from columns(rows)
+    if warnings := list(_warnings(sides)):
+        yield from (*warnings, "")
+    rows = [("", "A", "B")]
+    for one in comparison.ratios:
+        of_a, of_b = (
+            amount(estimate, modelled=side.modelled and one.name == "energy_per_output_token")
+            for estimate, side in ((one.a, sides["A"]), (one.b, sides["B"]))
+        )
+        rows.append((one.label, of_a, of_b))
+    head, *lines = columns(rows)
+    yield head
+    for line, one in zip(lines, comparison.ratios, strict=True):
+        yield line
+        yield from _wrapped(_sentence(one), indent="  ")
     yield ""
+    for note in _notes(comparison):
+        yield from _wrapped(note)
+
+
+def _warnings(sides: dict[str, Side]) -> Iterator[str]:
+    """Each warning once, with the sides that it is about."""
+    seen = {
+        (warning.code, warning.message): [name for name, side in sides.items() if warning in side.warnings]
+        for side in sides.values()
+        for warning in side.warnings
+    }
+    for (code, message), names in seen.items():
+        yield from _wrapped(f"Warning, {' and '.join(names)}: {message} ({code})")
+
+
+def _sentence(one: Ratio) -> str:
+    """`B uses 12 % less, 9.3 to 15 %`, or why that cannot be said."""
+    found, verb = one.ratio, _VERBS[one.name]
+    if found.value is None:
+        return f"no ratio: {found.reason}"
+    if one.verdict is None or found.low is None or found.high is None:
+        few = one.method is not None and one.method.name == "too_few_runs"
+        withheld = "no verdict: " if one.withheld and not few else ""
+        return f"B / A {found.value:.3f}, {withheld}{found.reason}{_systematic(one)}"
+    within = ""
+    if one.method is not None and one.method.name == "within_process":
+        within = ", within one process each"
+    if one.verdict == "no difference shown":
+        shown = f"no difference shown: B / A {found.value:.3f}, {found.low:.3f} to {found.high:.3f}"
+    else:
+        shown = f"B {verb} {_change(found.value, found.low, found.high)}"
+    if one.verdict == "within systematic uncertainty":
+        shown = f"no verdict: {shown}"
+    return f"{shown}{within}{_systematic(one)}"
+
+
+def _change(value: float, low: float, high: float) -> str:
+    if value >= 2:  # as percentages these are easily misread
+        return f"{value:.3g} times as much, {low:.3g} to {high:.3g}"
+    if value >= 1:
+        return f"{_percent(value - 1)} % more, {_percent(low - 1)} to {_percent(high - 1)} %"
+    return f"{_percent(1 - value)} % less, {_percent(1 - high)} to {_percent(1 - low)} %"
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.2g}"
+
+
+def _systematic(one: Ratio) -> str:
+    """What the systematic errors of both allow, where they do not cancel."""
+    if one.ratio.systematic is None:
+        return ""
+    low, high = one.ratio.systematic
+    return f"; systematic range of B / A {low:.3f} to {high:.3f}"
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
     for setting in comparison.settings:
         both = " against ".join(_shown(setting.name, value) for value in (setting.a, setting.b))
         yield f"They differ in {setting.name}: {both}"
     for difference in comparison.allowed:
-        yield f"In spite of {difference.key}: {difference.a} against {difference.b}"
+        yield f"Allowed difference, {difference.key}: {difference.a} against {difference.b}"
+    modelled = [name for name, side in (("A", comparison.a), ("B", comparison.b)) if side.modelled]
     if modelled:
-        yield "One of the energies is estimated, not measured: their ratio is no measurement"
-    if comparison.same_board:
-        yield "The same sensors gave both energies: their own error cancels in the ratio"
-    else:
-        yield "Different sensors gave the energies: what each may hide is not in the interval"
-    for reason in comparison.not_valid:
-        yield f"Energy is not valid: {reason}"
+        yield f"≈ The energy of {' and '.join(modelled)} is estimated, not measured"
+    if comparison.cancels and modelled:
+        yield "The same model of power gave both energies: its error cancels in the ratio"
+    elif comparison.cancels:
+        yield "The same sensors gave both energies: their gain cancels in the ratio"
+    elif comparison.cancels is not None:
+        why = (
+            "engine, precision or machine differ" if modelled else "the energies come from different sensors"
+        )
+        yield f"The systematic errors do not cancel: {why}"
+    for name in dict.fromkeys(one.method.name for one in comparison.ratios if one.method is not None):
+        yield _METHODS[name]
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
 
 
 def _shown(name: str, value: JsonValue) -> str:
@@ -46,21 +139,12 @@ def _shown(name: str, value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _ratio(one: Ratio) -> str:
-    found = one.ratio
-    if found.value is None:
-        return f"–  {found.reason}"
-    if found.low is None or found.high is None:
-        return f"{found.value:.3f}  {found.reason}"
-    words = {
-        "higher": f"B is {found.value - 1:.1%} higher",
-        "lower": f"B is {1 - found.value:.1%} lower",
-        "no difference shown": "no difference shown",
-        "within the sensors' doubt": f"within what the sensors may hide {_span(found)}",
-        "unknown": "",
-    }
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})  {words[one.verdict]}"
-
-
-def _span(found: Estimate) -> str:
-    return "" if found.systematic is None else f"({found.systematic[0]:.2f} to {found.systematic[1]:.2f})"
+def _wrapped(text: str, *, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

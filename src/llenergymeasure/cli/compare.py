@@ -25,8 +25,9 @@ def compare(
         typer.Option(
             "--allow",
             metavar="KEY",
-            help="Compare although they differ in this: simulated, method, boundary, model, workload, "
-            "tokens, driver, power_limit or clocks; may be repeated",
+            help="Compare although they differ in this: unit, simulated, method, boundary, model, "
+            "workload, tokens, driver, power_limit or clocks; or single_process: judge by the intervals "
+            "within single processes; may be repeated",
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -38,14 +39,14 @@ def compare(
             "--fail-above",
             metavar="PERCENT",
             min=0,
-            help="End with exit code 4 where B costs over PERCENT more joules per output token, beyond "
-            "the interval",
+            help="End with exit code 4 where B uses over PERCENT more joules per output token, beyond "
+            "the interval and systematic errors; needs three runs of each",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
 ) -> None:
-    """Compare two results: B / A with its interval, or why they can't be compared."""
+    """Compare two results: B / A with its interval, or why they cannot be compared."""
     with reported(verbose=verbose):
         from llenergymeasure.analysis import compare as analysis
 

@@ -24,6 +24,13 @@ _ACCUMULATORS = ("energy_accumulator", "power")
 # MI300 tells the current, MI200 the average power; what a generation does not tell reads "N/A".
 _POWERS = ("current_socket_power", "average_socket_power", "socket_power")
 
+# On MI250X and MI300A the accumulator agrees with the power measured before the board (McDaniel et al. 2026,
+# arXiv 2604.06056), which gives no bounds; other boards count wrongly (ROCm/amdsmi issue 38). Until bounds
+# are published those of the same kind of sensor on NVIDIA's boards are taken (Yang et al., arXiv 2312.02741):
+# the way back from gains of 0.873 to 1.065 and offsets of −24 to +16 W.
+_SYSTEMATIC_GAIN = (1 / 1.065, 1 / 0.873)
+_SYSTEMATIC_OFFSET_W = (-16 / 0.873, 24 / 0.873)
+
 
 class _Board:
     """One GPU, or one die of it that counts for itself."""
@@ -216,6 +223,8 @@ class AmdMeter:
                     "gpu",
                     board.quantities,
                     resolution_j=next((one.scale for one in board.quantities if one.unit == "J"), None),
+                    systematic_gain=_SYSTEMATIC_GAIN,
+                    systematic_offset_w=_SYSTEMATIC_OFFSET_W,
                 ),
                 known.get(board.uuid),
             )

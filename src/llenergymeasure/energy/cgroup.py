@@ -1,54 +1,136 @@
-"""Does the kernel account the CPU time of a run's processes by themselves?"""
+"""Can the kernel account the CPU time of a run's processes by themselves?"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+import secrets
+import signal
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+_PREFIX = "llem-"
+_EMPTY_WITHIN_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A cgroup that accounts the CPU time of all that ever ran in it, by version 2 or by cpuacct of 1."""
+
+    directory: Path
+
+    def used_s(self) -> float | None:
+        """CPU seconds; None once it is gone."""
+        try:
+            usage = (self.directory / "cpuacct.usage").read_text(encoding="ascii")
+            return int(usage) / 1e9
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):
+            return None
+        try:
+            lines = (self.directory / "cpu.stat").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) / 1e6 for line in lines if line.startswith("usage_usec ")), None)
+
+    def pids(self) -> set[int]:
+        """Those in it and below it; empty where one of the lists can't be read."""
+        found: set[int] = set()
+        try:
+            for listing in self.directory.rglob("cgroup.procs"):
+                found.update(int(pid) for pid in listing.read_text(encoding="ascii").split())
+        except (OSError, ValueError):
+            return set()
+        return found
+
+    def take_in(self, pid: int) -> bool:
+        """Move a process, and with it what it will start, in here; whether that was allowed."""
+        try:
+            (self.directory / "cgroup.procs").write_text(str(pid), encoding="ascii")
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Kill whoever is left in it, and take it away."""
+        until = time.monotonic() + _EMPTY_WITHIN_S
+        while time.monotonic() < until:
+            for pid in self.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                for below in sorted(self.directory.rglob("*/"), reverse=True):
+                    below.rmdir()
+                self.directory.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """The tree of cgroup v2 that is mounted at `root`, and the processes under `proc`."""
+    """The cgroups that are mounted, as the processes under `proc` see them."""
 
-    root: Path = Path("/sys/fs/cgroup")
     proc: Path = Path("/proc")
 
-    def of_their_own(self, roots: Sequence[int], members: Collection[int]) -> Path | None:
+    def of_their_own(self, roots: Sequence[int], members: Collection[int]) -> Cgroup | None:
         """The cgroup in which all of `roots` are and nobody but `members`; None where there is none."""
-        places = {self._place(str(pid)) for pid in roots}
-        if len(places) != 1 or None in places:
-            return None
-        directory = self.root / str(places.pop()).lstrip("/")
-        if directory == self.root or not (directory / "cpu.stat").is_file():
-            return None
-        inside = _processes(directory)
-        return directory if inside and inside <= set(members) else None
-
-    def _place(self, pid: str) -> str | None:
-        try:
-            lines = (self.proc / pid / "cgroup").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return None
-        return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)
-
-
-def used_s(cgroup: Path) -> float | None:
-    """CPU seconds of all that ever ran in it; None once it is gone."""
-    try:
-        lines = (cgroup / "cpu.stat").read_text(encoding="ascii").splitlines()
-    except OSError:
+        for controller, point, top in self._mounted():
+            places = {self._place(str(pid), controller, point, top) for pid in roots}
+            place = places.pop() if len(places) == 1 else None
+            if place is not None and place != point and (found := Cgroup(place)).used_s() is not None:
+                inside = found.pids()
+                if inside and inside <= set(members):
+                    return found
         return None
-    fields = dict(line.split(maxsplit=1) for line in lines if " " in line)
-    return int(fields["usage_usec"]) / 1e6 if "usage_usec" in fields else None
 
+    def make(self) -> Cgroup | None:
+        """An empty one below that of this process; None where it may not make any.
 
-def _processes(directory: Path) -> set[int]:
-    """The pids in it and below it; empty where one of the lists can't be read."""
-    found: set[int] = set()
-    try:
-        for listing in directory.rglob("cgroup.procs"):
-            found.update(int(pid) for pid in listing.read_text(encoding="ascii").split())
-    except (OSError, ValueError):
-        return set()
-    return found
+        What a killed process has left of its own goes.
+        """
+        for controller, point, top in self._mounted():
+            place = self._place("self", controller, point, top)
+            if place is None:
+                continue
+            for stale in place.glob(f"{_PREFIX}*"):
+                if not (self.proc / stale.name.split("-")[1]).exists():
+                    with suppress(OSError):
+                        stale.rmdir()
+            made = Cgroup(place / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
+            try:
+                made.directory.mkdir()
+            except OSError:
+                continue
+            if made.used_s() is not None:
+                return made
+            made.remove()
+        return None
+
+    def _mounted(self) -> Iterator[tuple[str, Path, str]]:
+        """Of each mounted hierarchy that accounts CPU time: its controller ("" is version 2), where it is
+        mounted, and which of its cgroups that is.
+        """
+        found = []
+        with suppress(OSError):
+            for line in (self.proc / "self" / "mountinfo").read_text(encoding="utf-8").splitlines():
+                mount, _, system = line.partition(" - ")
+                kind, _, options = system.split(maxsplit=2)
+                top, point = mount.split()[3:5]
+                if kind == "cgroup2":
+                    found.append(("", Path(point), top))
+                elif kind == "cgroup" and "cpuacct" in options.split(","):
+                    found.append(("cpuacct", Path(point), top))
+        yield from sorted(found)
+
+    def _place(self, pid: str, controller: str, point: Path, top: str) -> Path | None:
+        with suppress(OSError):
+            for line in (self.proc / pid / "cgroup").read_text(encoding="utf-8").splitlines():
+                _, controllers, path = line.split(":", maxsplit=2)
+                if controller in controllers.split(",") and Path(path).is_relative_to(top):
+                    return point / Path(path).relative_to(top)
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 from llenergymeasure.records import PowerModel
@@ -49,6 +50,12 @@ _AMD = {
     (26, 2): "EPYC 5th generation",
     (26, 17): "EPYC 5th generation",
 }
+
+
+def read_cpuinfo() -> str:
+    """What Linux says of the processors; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def power_model(cpuinfo: str) -> PowerModel:

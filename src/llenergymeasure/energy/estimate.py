@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
-from llenergymeasure.energy.cgroup import Cgroups, used_s
-from llenergymeasure.energy.cpu_power import power_model
+from llenergymeasure.energy.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.cpu_power import power_model, read_cpuinfo
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
 _SOURCE = "cpu-time-model"
@@ -20,9 +21,13 @@ _SOURCE = "cpu-time-model"
 _CPU_TIME = Quantity("cpu_time", _SOURCE, "s", 1e-9, step_ns=10_000_000)
 _RESIDENT = Quantity("resident", _SOURCE, "bytes", 1.0)
 
-# A look at all processes costs milliseconds; a child that comes and goes between two looks is still counted,
-# through the time its parent reaped.
+# A child that comes and goes between two looks for new processes is still counted, through the time that its
+# parent reaped.
 _RESCAN_NS = 1_000_000_000
+_NOT_SEEN = (
+    "no cgroup can be made here, so that CPU time of processes that end within a second is not counted where "
+    "their parent ignores SIGCHLD"
+)
 
 
 @dataclass(slots=True)
@@ -33,7 +38,7 @@ class _Known:
     """
 
     process: psutil.Process
-    parent: int | None
+    parent: int
     own_s: float = 0.0
     reaped_s: float = 0.0
     own_from_s: float = 0.0
@@ -60,11 +65,13 @@ class EstimateMeter:
     """CPU seconds and resident memory of the process trees rooted at the pids that `processes` returns.
 
     CPU time is user and system time of every process of the trees, with what exited children had used; it
-    never falls, and it leaves out what was used before the meter was opened. Where the trees are alone in a
-    cgroup, what the kernel accounts to that counts if it is more. Memory is cheap and
-    near: the private pages (resident − shared) of each process, and the largest shared part once, since the
-    pages that processes share, such as mapped weights, are mostly the same. Joules are made of both later, by
-    the power model of the domain `host`.
+    never falls, and it leaves out what was used before the meter was opened. A process that lost its parent
+    is found where a root adopts it (the worker is a subreaper) and in the session that a root leads. Where
+    the trees are alone in a cgroup, what the kernel accounts to that counts, whoever reaped whom.
+
+    Memory is cheap and near: the private pages (resident − shared) of each process, and the largest shared
+    part once, since the pages that processes share, such as mapped weights, are mostly the same. Joules are
+    made of both later, by the power model of the domain `host`.
     """
 
     # CPU time changes slowly, and what matters is read at the edges of the work.
@@ -86,11 +93,22 @@ class EstimateMeter:
         self._roots: tuple[int, ...] = ()
         self._next_scan_ns = 0
         self._older: frozenset[int] = frozenset()
-        self._cgroup: Path | None = None
+        self._seen: frozenset[int] = frozenset()
+        self._resident = 0
+        self._cgroup: Cgroup | None = None
         self._cgroup_from_s = 0.0
 
     def why_unavailable(self) -> str | None:
         return None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not seen on this machine."""
+        made = self._cgroups.make()
+        if made is None:
+            return (_NOT_SEEN,)
+        made.remove()
+        return ()
 
     def __enter__(self) -> Self:
         # Their start could be compared with the time as well, but that is wall-clock time, which may jump.
@@ -107,76 +125,77 @@ class EstimateMeter:
         self._cgroup = None
 
     def domains(self) -> Sequence[Domain]:
-        return [Domain("host", "host", (_CPU_TIME, _RESIDENT), model=power_model(_cpuinfo()))]
+        return [Domain("host", "host", (_CPU_TIME, _RESIDENT), model=power_model(read_cpuinfo()))]
 
     def sample(self) -> Sequence[Sample]:
         before_ns = self._clock.monotonic_ns()
         roots = tuple(self._processes())
-        if before_ns >= self._next_scan_ns or roots != self._roots:
-            self._scan(roots)
-            if roots != self._roots:
-                self._find_cgroup(roots)
-            self._roots, self._next_scan_ns = roots, before_ns + _RESCAN_NS
-        resident = self._read()
-        busy_s = self._busy_s()
-        self._highest_ns = max(self._highest_ns, round(busy_s * 1e9))
+        if moved := roots != self._roots:
+            self._roots, self._cgroup, self._seen = roots, None, frozenset()
+        if scan := before_ns >= self._next_scan_ns or moved:
+            self._next_scan_ns = before_ns + _RESCAN_NS
+            self._scan()
+        if scan or self._cgroup is None:
+            self._resident = self._read()
+        if moved and roots:
+            self._find_cgroup()
+        self._highest_ns = max(self._highest_ns, round(self._busy_s() * 1e9))
         after_ns = self._clock.monotonic_ns()
         return [
             Sample("host", _CPU_TIME.name, before_ns, after_ns, self._highest_ns),
-            Sample("host", _RESIDENT.name, before_ns, after_ns, resident),
+            Sample("host", _RESIDENT.name, before_ns, after_ns, self._resident),
         ]
 
     def _busy_s(self) -> float:
         seen_s = self._left_s + sum(known.total_s for known in self._known.values())
-        accounted_s = used_s(self._cgroup) if self._cgroup is not None else None
+        accounted_s = None if self._cgroup is None else self._cgroup.used_s()
         return seen_s if accounted_s is None else max(seen_s, accounted_s - self._cgroup_from_s)
 
-    def _find_cgroup(self, roots: Sequence[int]) -> None:
+    def _find_cgroup(self) -> None:
         """From here on a cgroup that holds just these trees counts for them, starting from what they have."""
-        self._cgroup = self._cgroups.of_their_own(roots, self._known.keys()) if roots else None
-        if self._cgroup is not None:
-            self._read()
-            seen_s = self._left_s + sum(known.total_s for known in self._known.values())
-            self._cgroup_from_s = (used_s(self._cgroup) or 0.0) - seen_s
+        found = self._cgroups.of_their_own(self._roots, self._known.keys())
+        if found is not None:
+            had_s = max(self._busy_s(), self._highest_ns / 1e9)
+            self._cgroup, self._cgroup_from_s = found, (found.used_s() or 0.0) - had_s
 
-    def _scan(self, roots: Sequence[int]) -> None:
-        """Find processes that joined. One that another parent adopts stays in the tree it was born in."""
-        children: dict[int, list[psutil.Process]] = {}
-        present: dict[int, psutil.Process] = {}
-        for process in psutil.process_iter():
-            try:
-                children.setdefault(process.ppid(), []).append(process)
-            except psutil.Error:
-                continue
-            present[process.pid] = process
-        for root in roots:
-            if root in present:
-                self._join(present[root], parent=None)
-        unvisited = list(self._known)
-        while unvisited:
-            parent = unvisited.pop()
-            joined = [child for child in children.get(parent, ()) if self._join(child, parent=parent)]
-            unvisited += [child.pid for child in joined]
+    def _scan(self) -> None:
+        """Find processes that joined: a new one whose parent is known or whose session a root leads."""
+        for known in self._known.values():
+            with suppress(psutil.Error):
+                # Another one once its parent is gone: who adopted it reaps it.
+                known.parent = known.process.ppid()
+        for root in self._roots:
+            self._join(root)
+        present = frozenset(psutil.pids())
+        new, self._seen = present - self._seen, present
+        while joined := {pid for pid in new if self._belongs(pid) and self._join(pid)}:
+            new -= joined
 
-    def _join(self, process: psutil.Process, *, parent: int | None) -> bool:
-        known = self._known.get(process.pid)
-        if known is not None and known.process == process:
+    def _belongs(self, pid: int) -> bool:
+        with suppress(OSError, psutil.Error):
+            return psutil.Process(pid).ppid() in self._known or os.getsid(pid) in self._roots
+        return False
+
+    def _join(self, pid: int) -> bool:
+        try:
+            process = psutil.Process(pid)
+            known = self._known.get(pid)
+            if known is not None and known.process == process:
+                return False
+            joining = _Known(process, process.ppid())
+            joining.read()
+        except psutil.Error:
             return False
         if known is not None:
             self._leave(known)
-        joining = _Known(process, parent)
-        try:
-            if process.pid in self._older:
-                joining.read()
-                joining.own_from_s, joining.reaped_from_s = joining.own_s, joining.reaped_s
-        except psutil.Error:
-            return False
-        self._known[process.pid] = joining
+        if pid in self._older:
+            joining.own_from_s, joining.reaped_from_s = joining.own_s, joining.reaped_s
+        self._known[pid] = joining
         return True
 
     def _leave(self, known: _Known) -> None:
         del self._known[known.process.pid]
-        parent = self._known.get(known.parent) if known.parent is not None else None
+        parent = self._known.get(known.parent)
         if parent is None:
             self._left_s += known.total_s
         else:
@@ -200,9 +219,3 @@ class EstimateMeter:
             private += own
             shared = max(shared, in_common)
         return private + shared
-
-
-def _cpuinfo() -> str:
-    """Empty outside Linux."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

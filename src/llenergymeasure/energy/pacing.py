@@ -33,23 +33,24 @@ _INSTANT_WINDOW_NS = 100_000_000
 _AVERAGE_WINDOW_NS = 1_000_000_000
 
 
-def next_read_ns(
-    call: Window, domains: Sequence[Domain], *, period_s: float | None, dense: bool, devices: int
-) -> int:
-    """When to read a part again after `call`: after its own period, or at one of the moments that are common
-    to all of the `devices`, so that the processor wakes up once for all of them.
-    """
-    rest_ns = call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
-    if period_s is not None:
-        return max(rest_ns, call.start_ns + round(period_s * 1e9))
+def gap_ns(domains: Sequence[Domain], *, dense: bool, devices: int) -> int:
+    """From one read of these domains to the next. From afar several `devices` share what there is."""
     counts = any(quantity.unit == "J" for domain in domains for quantity in domain.quantities)
     if dense:
-        gap_ns = _COUNTER_NS if counts else _POWER_NS
-    else:
-        gap_ns = max(_FAR_NS if counts else _FAR_POWER_NS, devices * _FAR_SHARED_NS)
-    number = call.start_ns // gap_ns + 1
-    uneven = 0.0 if dense else number * _GOLDEN % 1 / 2
-    return max(rest_ns, round((number + uneven) * gap_ns))
+        return _COUNTER_NS if counts else _POWER_NS
+    return max(_FAR_NS if counts else _FAR_POWER_NS, devices * _FAR_SHARED_NS)
+
+
+def rested_ns(call: Window) -> int:
+    """When a device has had time enough for its workload after `call`."""
+    return call.start_ns + round((call.end_ns - call.start_ns) / _SHARE_OF_TIME)
+
+
+def moment_ns(after_ns: int, gap_ns: int, *, even: bool) -> int:
+    """The next of the moments that are common to all devices, so that the processor wakes up once for all."""
+    number = after_ns // gap_ns + 1
+    uneven = 0.0 if even else number * _GOLDEN % 1 / 2
+    return round((number + uneven) * gap_ns)
 
 
 def steps(quantity: Quantity) -> bool:

@@ -14,7 +14,7 @@ from typing import Self
 
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.pacing import next_read_ns, quiet_s
+from llenergymeasure.energy.pacing import gap_ns, moment_ns, quiet_s, rested_ns
 from llenergymeasure.energy.trace import (
     PARQUET_NAME,
     STREAM_NAME,
@@ -300,13 +300,15 @@ class Recorder:
             one.was_read.set()
         one.looked_ns = call.start_ns
         if one.due_ns:
-            one.due_ns = next_read_ns(
-                call,
-                one.domains,
-                period_s=one.part.period_s,
-                dense=self._dense,
-                devices=self._devices,
-            )
+            one.due_ns = max(rested_ns(call), self._wanted_ns(one, call.start_ns))
+
+    def _wanted_ns(self, one: Watched, start_ns: int) -> int:
+        """When a part that was read at `start_ns` should be read again."""
+        if one.part.period_s is not None:
+            return start_ns + round(one.part.period_s * 1e9)
+        after_ns = max(start_ns, one.next_event_ns) if self._dense else start_ns
+        gap = gap_ns(one.domains, dense=self._dense, devices=self._devices)
+        return moment_ns(after_ns, gap, even=self._dense)
 
     def _open_gaps(self) -> tuple[Gap, ...]:
         now_ns = self._clock.monotonic_ns()

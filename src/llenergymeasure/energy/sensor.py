@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llenergymeasure.energy.steptimes import timed
-from llenergymeasure.records import Quantity, Series
+from llenergymeasure.energy.joules.curve import PART_TIME
+from llenergymeasure.records import Series
 
 Floats: TypeAlias = NDArray[np.float64]
 SensorKind: TypeAlias = Literal["instant", "part_time", "average"]
@@ -36,14 +36,10 @@ _AVERAGE_S = 1.0
 # Means over 1 s of loads that step were never seen to bend by more than 0.062, and of power that wanders by
 # less than 0.062 (found by simulation).
 _STRAIGHT = 0.065
-# A window of more than so many periods is a running mean.
-_AVERAGING_SHARE_OF_STEP = 3
 # Windows that a sensor may look through, as parts of its update period.
 _PARTS = np.array([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-# Less than this part of its period, and a sensor is part-time.
-PART_TIME = 0.75
 # In the middle between a quarter of a period and all of it.
-UNTOLD_PART = 0.625
+_UNTOLD_PART = 0.625
 # How much likelier one answer must be than the other.
 _SURE = 20.0
 _LARGEST_LAG_S = 0.3
@@ -59,7 +55,7 @@ class Sensor:
 
     `part_time` looks at less than its period, `instant` at about all of it, `average` at about 1 s.
     `window_ns` is None where what was seen does not tell the first two apart; `kind` is then the likelier,
-    and `lag_ns` is meant for a window of `UNTOLD_PART` of a period. The lag is known to ± `lag_sd_ns` (sd),
+    and `lag_ns` is meant for a window of `_UNTOLD_PART` of a period. The lag is known to ± `lag_sd_ns` (sd),
     and is None where no step of known time was seen.
     """
 
@@ -68,18 +64,6 @@ class Sensor:
     window_ns: int | None
     lag_ns: int | None = None
     lag_sd_ns: int = 0
-
-
-def known_sensor(quantity: Quantity) -> Sensor | None:
-    """The sensor as it was found out beforehand, or None."""
-    if quantity.step_ns is None:
-        return None
-    kind: SensorKind = "instant"
-    if quantity.window_ns is not None:
-        share = quantity.window_ns / quantity.step_ns
-        kind = "average" if share > _AVERAGING_SHARE_OF_STEP else "part_time" if share < PART_TIME else kind
-    lag_sd_ns = max(quantity.step_ns // 20, round(_UNTOLD_S * 1e9))
-    return Sensor(kind, quantity.step_ns, quantity.window_ns, quantity.lag_ns, lag_sd_ns)
 
 
 def characterise(series: Series, edges_ns: Sequence[int] = ()) -> Sensor | None:
@@ -240,7 +224,12 @@ def _response(step: _Step, edges_s: Floats, read: tuple[Floats, Floats], step_s:
     time, level = read
     first, last = np.searchsorted(time, (edge_s - 30 * step_s, edge_s + 30 * step_s))
     moved = np.flatnonzero(np.diff(level[first:last])) + first + 1
-    times = timed(time[moved - 1], time[moved], np.array([edge_s])).time
+    seen = (time[moved - 1] + time[moved]) / 2
+    if seen.size < 3:
+        return None
+    # Updates come evenly, and reads are up to a period of theirs late: halfway between both.
+    number = np.round((seen - seen[0]) / step_s)
+    times = (seen + np.polyval(np.polyfit(number, seen, 1), number)) / 2
     near = (times > edge_s - step_s) & (times < step.time[-1])
     part = np.interp(time[moved[near]], step.time, step.part)
     return _Response(times[near] - edge_s, part, step.scatter)
@@ -269,7 +258,7 @@ def _fitted(responses: Sequence[_Response], step_s: float) -> Sensor:
     middle = lags + _PARTS[:, None] * step_s / 2
     mean_s = float(np.sum(likely * middle) / likely.sum())
     spread_s = math.sqrt(float(np.sum(likely * (middle - mean_s) ** 2) / likely.sum())) + _UNTOLD_S
-    mean_s = max(0.0, mean_s - (UNTOLD_PART * step_s if window_s is None else window_s) / 2)
+    mean_s = max(0.0, mean_s - (_UNTOLD_PART * step_s if window_s is None else window_s) / 2)
     window_ns = None if window_s is None else round(window_s * 1e9)
     return Sensor(kind, round(step_s * 1e9), window_ns, round(mean_s * 1e9), round(spread_s * 1e9))
 

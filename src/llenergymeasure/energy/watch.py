@@ -16,6 +16,7 @@ BLOCKED_NS = 1_000_000_000
 # An event is usable when it is known to ± 3 ms; so many of them make a silence.
 _USABLE_NS = 6_000_000
 _ENOUGH_EVENTS = 3
+_NO_STEP_FOR = 0.45
 # A trace keeps whole numbers of 64 bits with a sign.
 _TOO_LARGE = 2**63
 
@@ -38,19 +39,32 @@ class Bell:
 
 @dataclass(slots=True)
 class Events:
-    """The last moments at which a counter was seen to step: the read before each that is usable."""
+    """The last moments at which a counter was seen to step: the read before each that is usable.
+
+    For a part of the shortest time between two of them no next one is to be expected. The part is no simple
+    fraction, so that a distance of several steps is found out.
+    """
 
     raw: int | None = None
     before_ns: int = 0
     seen_ns: deque[int] = field(default_factory=lambda: deque([-1] * _ENOUGH_EVENTS, maxlen=_ENOUGH_EVENTS))
+    apart_ns: int = 0
 
     def saw(self, sample: Sample) -> None:
         if self.raw not in {None, sample.raw} and sample.t_after_ns - self.before_ns <= _USABLE_NS:
+            if self.seen_ns[-1] >= 0:
+                apart_ns = self.before_ns - self.seen_ns[-1]
+                self.apart_ns = min(self.apart_ns or apart_ns, apart_ns)
             self.seen_ns.append(self.before_ns)
         self.raw, self.before_ns = sample.raw, sample.t_before_ns
 
     def enough_since(self, t_ns: int) -> bool:
         return self.seen_ns[0] >= t_ns
+
+    @property
+    def next_ns(self) -> int:
+        """No step is expected before."""
+        return self.seen_ns[-1] + round(_NO_STEP_FOR * self.apart_ns)
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +106,11 @@ class Watched:
                 if (events := self.events.get((one.domain, one.quantity))) is not None:
                     events.saw(one)
         return samples, Window(start_ns, end_ns), reason
+
+    @property
+    def next_event_ns(self) -> int:
+        """No counter of it is expected to step before."""
+        return min((events.next_ns for events in self.events.values()), default=0)
 
     def _checked(self, samples: object) -> Sequence[Sample]:
         """What a meter gave, if it is what a meter gives; EnergyError says what else it was."""

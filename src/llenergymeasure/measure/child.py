@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.cgroup import Cgroup, Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.launch import (
@@ -88,6 +89,7 @@ class ChildWorker:
         self._launched: Launch | None = None
         self._worker_pid: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._cgroup: Cgroup | None = None
         self._reader: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -148,9 +150,10 @@ class ChildWorker:
 
     def _start(self) -> None:
         self._launched = self._launch()
+        self._cgroup = Cgroups().make()
         before_ns = time.monotonic_ns()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 self._launched.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -158,6 +161,10 @@ class ChildWorker:
                 env={**os.environ, **self._launched.variables},
                 start_new_session=True,
             )
+        if self._cgroup is not None:
+            # Before anybody hears of the process: its CPU time is looked up where it is.
+            self._cgroup.take_in(process.pid)
+        self._process = process
         self._reader = threading.Thread(target=_read, args=(self._process, self._inbox), daemon=True)
         self._reader.start()
         hello = self._wait(Hello, at_most_s=HELLO_S)
@@ -284,6 +291,8 @@ class ChildWorker:
             try:
                 self._take_away()
             finally:
+                if self._cgroup is not None:
+                    self._cgroup.remove()
                 self._drain(process)
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:

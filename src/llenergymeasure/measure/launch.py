@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -52,6 +53,13 @@ def is_worker(pid: int) -> bool:
         return WORKER_MODULE in psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
+
+
+def adopt_orphans() -> None:
+    """From here on processes below this one become its own children when their parent is gone (Linux)."""
+    if sys.platform == "linux":
+        # PR_SET_CHILD_SUBREAPER of linux/prctl.h; kernels before 3.4 refuse it.
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
 def has_ended(process: subprocess.Popen[bytes], within_s: float) -> bool:

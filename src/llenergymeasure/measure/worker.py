@@ -19,7 +19,7 @@ from typing import BinaryIO
 from llenergymeasure.backends import load_backend
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.measure.bench import Bench, Position
-from llenergymeasure.measure.launch import kill_session
+from llenergymeasure.measure.launch import adopt_orphans, kill_session
 from llenergymeasure.measure.protocol import (
     COMMANDS,
     PROTOCOL_VERSION,
@@ -75,6 +75,7 @@ class Channel:
 
 def main() -> int:
     channel = Channel()
+    adopt_orphans()
     channel.say(Hello(PROTOCOL_VERSION, os.getpid(), time.monotonic_ns()))
     first = channel.hear()
     if not isinstance(first, Open):

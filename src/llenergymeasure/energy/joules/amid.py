@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from llenergymeasure.energy.joules.curve import Curve, aliasing_j, curve
-from llenergymeasure.energy.joules.sources import gap_in, measured
+from llenergymeasure.energy.joules.sources import gap_in, measured, method_of
 from llenergymeasure.energy.joules.spent import Spent, Term
-from llenergymeasure.records import Domain, Method, Trace, Window
+from llenergymeasure.records import Domain, Trace, Window
 
 _DELAYS = 7
 
@@ -34,11 +34,9 @@ def window_energy(trace: Trace, domain: str, window: Window) -> Spent:
 def between(source: Curve, windows: Sequence[Window]) -> Spent:
     """The energy of windows that follow one another, by interpolation alone."""
     quantity = source.quantity
-    method: Method = "counter" if quantity.unit == "J" else "sampled"
     start, end = source.seconds(Window(windows[0].start_ns, windows[-1].end_ns))
     if (fault := source.why_not(start, end)) is not None:
-        flag, reason = fault
-        return Spent(quantity.source, method, None, flags=(flag,) if flag else (), reason=reason)
+        return missing(source, fault)
     edges = [start, *(source.seconds(window)[1] for window in windows)]
     delays = np.linspace(*source.delays_s, _DELAYS)
     totals = np.array([[source.at(edge + delay) for edge in edges] for delay in delays])
@@ -49,15 +47,14 @@ def between(source: Curve, windows: Sequence[Window]) -> Spent:
     terms = [
         Term("edges", math.hypot(hidden[0], hidden[-1])),
         Term("lag", float(np.max(np.abs(whole - whole[middle]))), common=True),
+        Term("aliasing", aliasing_j(source, start, end)),
     ]
-    if quantity.unit == "W":
-        terms.append(Term("aliasing", aliasing_j(source, start, end)))
     lagging = np.max(np.abs(shares - shares[middle]), axis=0)
     return Spent(
         quantity.source,
-        method,
+        method_of(quantity),
         float(whole[middle]),
-        tuple(terms),
+        tuple(term for term in terms if term.half_width_j),
         shares=tuple(map(float, shares[middle])),
         share_half_widths=tuple(
             math.hypot(hidden[number], hidden[number + 1]) + float(lagging[number])
@@ -65,6 +62,13 @@ def between(source: Curve, windows: Sequence[Window]) -> Spent:
         ),
         flags=("recorder_gap",) if source.blind(start, end) else (),
     )
+
+
+def missing(source: Curve, fault: tuple[str, str]) -> Spent:
+    """No energy, with the flag and the reason of `fault`."""
+    flag, reason = fault
+    quantity = source.quantity
+    return Spent(quantity.source, method_of(quantity), None, flags=(flag,) if flag else (), reason=reason)
 
 
 def modelled_energy(trace: Trace, facts: Domain, windows: Sequence[Window]) -> Spent:

@@ -40,6 +40,8 @@ _KNOWN_LAG_S = 0.02
 _MARGIN_S = 5.0
 _BLIND_S = 1.0
 _STILL_STEPS = 10
+# What is taken for granted of an update period that was not seen (arXiv 2312.02741).
+_USUAL_STEP_S = 0.1
 # Less than this part of its period, and a sensor is part-time.
 PART_TIME = 0.75
 # How far from a moment the highest power is looked for that may hide beside it.
@@ -54,10 +56,13 @@ def memory_s(quantity: Quantity) -> float:
 
 
 def sees_everything(quantity: Quantity) -> bool:
-    """Whether a power field is known to look at all of the time, so that it can't alias with a rhythm."""
+    """Whether a power field is known to look at all of the time, so that it can't alias with a rhythm.
+
+    The field that is named an average does; the others differ by board and driver (arXiv 2312.02741).
+    """
     if quantity.window_ns is not None and quantity.step_ns:
         return quantity.window_ns >= PART_TIME * quantity.step_ns
-    return quantity.name != "power_instant"
+    return quantity.name == "power_average"
 
 
 def most_lag_s(quantity: Quantity) -> float:
@@ -140,31 +145,37 @@ class Curve:
         return math.hypot(step * max(abs(part * (1 - part)) * gap, memory_s(self.quantity) / 4), timing)
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
-        """The events from `start` to `end` whose moments are known well."""
-        inside = np.flatnonzero((self.time >= start) & (self.time <= end))
+        """The events that surely lie from `start` to `end` and whose moments are known well."""
+        inside = np.flatnonzero((self.time - self.half >= start) & (self.time + self.half <= end))
         if not inside.size:
             return inside
         limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))
         return inside[self.half[inside] <= limit]
 
-    def why_not(self, start: float, end: float) -> tuple[str, str] | None:
-        """Why it says nothing of what lies between two moments, as flag and reason; None where it does."""
+    def why_not(
+        self, start: float, end: float, *, around: tuple[float, float] | None = None
+    ) -> tuple[str, str] | None:
+        """Why it says nothing of what lies between two moments, as flag and reason; None where it does.
+
+        `around` are the ends of the silences beside, where the source should go on counting.
+        """
         if self.reads.size < 2 or self.reads[0] > start or self.reads[-1] < end:
             return "", "the trace does not reach from before the window to after it"
-        if np.any((self.resets >= start) & (self.resets <= end)):
+        first, last = around or (start, end)
+        first, last = max(first, float(self.reads[0])), min(last, float(self.reads[-1]))
+        if np.any((self.resets >= first) & (self.resets <= last)):
             return "counter_reset", "the counter was reset within the window"
-        if self.quantity.unit == "J" and self.time.size:
-            inside = self.time[(self.time > start) & (self.time < end)]
-            moments = np.concatenate(([start], inside, [end]))
-            still = np.diff(moments)
-            usual = float(np.median(np.diff(self.time))) if self.time.size > 2 else 0.0
-            reads = np.diff(np.searchsorted(self.reads, moments))
-            if not inside.size:
-                return "sensor_stuck", "the counter never moved within the window"
-            # No board draws nothing: ten of its usual steps without one are a fault.
-            if np.any((still > max(_BLIND_S, _STILL_STEPS * usual)) & (reads > _STILL_STEPS)):
-                return "sensor_stuck", "the counter stood still within the window"
-        return None if self.time.size > 1 else ("sensor_stuck", "the counter never moved")
+        if self.quantity.unit != "J":
+            return None
+        inside = self.time[(self.time > first) & (self.time < last)]
+        moments = np.concatenate(([first], inside, [last]))
+        reads = np.diff(np.searchsorted(self.reads, moments))
+        usual = float(np.median(np.diff(self.time))) if self.time.size > 2 else 0.0
+        # No board draws nothing: ten of its usual steps without one are a fault.
+        still = np.diff(moments) > max(_BLIND_S, _STILL_STEPS * usual)
+        if not inside.size or self.time.size < 2 or np.any(still & (reads > _STILL_STEPS)):
+            return "sensor_stuck", "the counter stood still within the window or the silence beside it"
+        return None
 
     def blind(self, start: float, end: float) -> bool:
         """Whether more than a second between two moments was not read."""
@@ -219,12 +230,14 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
 
 
 def _by_last_step(found: Curve, high: Floats) -> Curve:
-    """Where reads are further apart than the counter's steps they show the last step: it was not long ago."""
+    """A read shows the last step before it, however long ago the read before was."""
+    between = np.diff(found.time)
     close = found.half <= _USABLE_S
-    pairs = close[1:] & close[:-1]
-    if np.count_nonzero(pairs) < 2:
+    one_by_one = between[close[1:] & close[:-1]]
+    if between.size == 0:
         return found
-    step_s = float(np.median(np.diff(found.time)[pairs]))
+    # Reads from afar may miss steps, so that those that were seen lie further apart.
+    step_s = float(np.median(one_by_one)) if one_by_one.size > 1 else 2 * float(np.median(between))
     low = np.maximum(found.time - found.half, high - step_s)
     return replace(found, time=(low + high) / 2, half=(high - low) / 2)
 
@@ -242,26 +255,29 @@ def _held(series: Series, domain: Domain, span: Window, before: Floats, after: F
 
 
 def aliasing_j(source: Curve, start: float, end: float) -> float:
-    """What the held readings of a power field may be off by between two moments (95 %).
+    """What the held readings of a power field may be off by for work between two moments (95 %).
 
-    Each change was seen up to the time between two reads late. A field that looks at a part of the time only
-    samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat counts too.
+    Each change was seen up to the time between two reads late, and its neighbours alike, since reads and
+    updates drift past each other slowly: twice the variance of independent ones. A field that looks at a part
+    of the time only samples power: the sd of its mean, from means of 1, 2, 4 … readings, so that a slow beat
+    counts too.
     """
     if source.levels is None:
         return 0.0
-    inside = np.flatnonzero((source.time > start) & (source.time < end))
-    levels, since = source.levels[inside], source.time[inside]
-    if levels.size < 2:
-        return 0.0
-    steps, gaps = np.diff(levels), np.diff(since)
-    late = math.sqrt(float(np.sum((steps * gaps) ** 2)) / 12)
+    lag = source.lag_s
+    seen = np.flatnonzero((source.time > start) & (source.time < end + lag))
+    # What is not looked at of a period hides the moment of a change as well.
+    step_s = _USUAL_STEP_S if source.quantity.step_ns is None else source.quantity.step_ns * 1e-9
+    unseen_s = 0.0 if sees_everything(source.quantity) else PART_TIME * step_s
+    late = np.diff(source.levels[seen]) * np.hypot(np.diff(source.time[seen]), unseen_s)
+    late_j = math.sqrt(2 * float(np.sum(late**2)) / 12)
     if sees_everything(source.quantity):
-        return 1.96 * late
-    readings = levels[np.concatenate(([True], steps != 0))]
-    spread, size = 0.0, 1
-    while size <= max(1, readings.size // 4):
+        return 1.96 * late_j
+    inside = source.levels[(source.time > min(start + lag, end)) & (source.time < end)]
+    readings = inside[np.diff(inside, prepend=np.nan) != 0]
+    spread_w, size = 0.0, 1
+    while size <= readings.size // 4:
         means = readings[: readings.size // size * size].reshape(-1, size).mean(axis=1)
-        if means.size > 1:
-            spread = max(spread, float(means.std(ddof=1)) / math.sqrt(means.size))
+        spread_w = max(spread_w, float(means.std(ddof=1)) / math.sqrt(means.size))
         size *= 2
-    return 1.96 * math.hypot(late, spread * (end - start))
+    return 1.96 * math.hypot(late_j, spread_w * (end - start))

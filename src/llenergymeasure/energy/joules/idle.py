@@ -5,7 +5,7 @@ from __future__ import annotations
 from llenergymeasure.energy.joules.amid import between, modelled_energy
 from llenergymeasure.energy.joules.curve import Curve
 from llenergymeasure.energy.joules.quiet import quiet
-from llenergymeasure.energy.joules.sources import SHORTEST_S, measured
+from llenergymeasure.energy.joules.sources import SHORTEST_S, measured, method_of
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Estimate, Trace, Window
 
@@ -38,14 +38,14 @@ def _idle(source: Curve, window: Window) -> Spent:
     start, end = source.seconds(window)
     # What the source shows at first may belong to what was before.
     later = start + source.lag_s
-    found = quiet(source, later, end) if end - later > SHORTEST_S else quiet(source, start, end)
+    found = quiet(source, later if end - later > SHORTEST_S else start, end, before=True)
     if found is None or source.why_not(start, end) is not None:
         return between(source, [window])
     seconds = end - start
     half_w = max(found.half_w, abs(found.bend_w) / 2)
     return Spent(
         source.quantity.source,
-        "counter" if source.quantity.unit == "J" else "sampled",
+        method_of(source.quantity),
         found.power_w * seconds,
         (Term("quiet power", half_w * seconds),),
         quiet_w=(found.power_w, found.power_w),

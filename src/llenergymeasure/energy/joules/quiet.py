@@ -1,9 +1,9 @@
-"""How much power does a domain draw while nothing happens, and how does that change at an edge?"""
+"""How much power does a domain draw while nothing happens, and what had been counted at the edge of that?"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from llenergymeasure.energy.joules.curve import UNIFORM95, Curve
 
 # A tail that falls faster than this (time constant 0.2 s) is over before it can be seen.
 _FASTEST_PER_S = 5.0
+# A trend is believed when the halves differ by this much more than noise explains.
+_SURE = 1.4
 # Where a silence shows no halves, the power of one may differ from that of the other by this part of it.
 _WANDERS = 0.1
 # Quiet power that rises by more than this part of it is work, not a board that settles.
@@ -20,15 +22,16 @@ _RISE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """Quiet power `power_w` between the events `first` and `last` of a curve.
+    """Quiet power `power_w` over `seconds`, from the events of a curve in a silence.
 
-    `early_w` and `late_w` are the powers of its halves, around the moments `early_s` and `late_s`;
-    `noise_w` is what they may differ by when power does not change (95 %), None where there are no halves.
-    `first_j` and `last_j` are what the moments of those events leave open (95 %).
+    `anchor_s` is the event next to the block, at which `anchor_total` had been counted. `early_w` and
+    `late_w` are the powers of the halves, around the moments `early_s` and `late_s`; `noise_w` is what they
+    differ by when power is constant (95 %), None where there are no halves. `anchor_j` and `other_j` are what
+    the moments of the first and the last event leave open (95 %).
     """
 
-    first: int
-    last: int
+    anchor_s: float
+    anchor_total: float
     seconds: float
     power_w: float
     early_w: float
@@ -36,13 +39,13 @@ class Quiet:
     early_s: float
     late_s: float
     noise_w: float | None
-    first_j: float
-    last_j: float
+    anchor_j: float
+    other_j: float
 
     @property
     def half_w(self) -> float:
         """95 % half-width of the mean power, from the moments of the events."""
-        return math.hypot(self.first_j, self.last_j) / self.seconds
+        return math.hypot(self.anchor_j, self.other_j) / self.seconds
 
     @property
     def bend_w(self) -> float:
@@ -50,46 +53,62 @@ class Quiet:
 
     @property
     def bends(self) -> bool:
-        """Whether the halves differ by more than the moments of their events explain."""
-        return self.noise_w is not None and abs(self.bend_w) > self.noise_w
+        return self.noise_w is not None and abs(self.bend_w) > _SURE * self.noise_w
 
     @property
     def rises(self) -> bool:
         return self.bends and self.bend_w > max(2 * (self.noise_w or 0.0), _RISE * self.power_w)
 
-    def joules(self, start: float, end: float) -> float:
-        """At constant quiet power."""
-        return self.power_w * (end - start)
+    @property
+    def floor_w(self) -> float:
+        """What power comes to: where it falls, by as much again as from the one half to the other."""
+        return self.late_w + min(0.0, self.bend_w) if self.bends else self.power_w
 
-    def trend_j(self, start: float, end: float, *, floor_w: float | None = None) -> float:
-        """What a trend that the halves show adds to that.
+    def total(self, t: float) -> float:
+        """What would have been counted at `t` at constant quiet power, from the anchor on or back."""
+        return self.anchor_total + self.power_w * (t - self.anchor_s)
 
-        The trend is a straight line, or for power that falls to `floor_w` an exponential law.
-        """
+    def trend_j(self, t: float, floor_w: float | None = None) -> float:
+        """What the trend of the halves adds to that: a straight line, or an exponential fall to `floor_w`."""
         if not self.bends:
             return 0.0
         if floor_w is None or self.late_w <= floor_w or self.bend_w >= 0:
-            return self._straight_j(start, end, self.bend_w)
+            return self._straight_j(t, self.bend_w)
         apart = self.late_s - self.early_s
         rate = min(math.log((self.early_w - floor_w) / (self.late_w - floor_w)) / apart, _FASTEST_PER_S)
         # The mean of an exponential law over the early half is above its value in the middle of it.
         excess = (self.early_w - floor_w) * (rate * apart / 2) / math.sinh(rate * apart / 2)
-        since, until = (math.exp(-rate * (t - self.early_s)) for t in (start, end))
-        return (floor_w - self.power_w) * (end - start) + excess * (since - until) / rate
+        since, until = (math.exp(-rate * (s - self.early_s)) for s in (self.anchor_s, t))
+        return (floor_w - self.power_w) * (t - self.anchor_s) + excess * (since - until) / rate
 
-    def untold_j(self, start: float, end: float) -> float:
-        """What a trend may add that is too small to be seen beside the noise of the halves."""
+    def timing_j(self, t: float) -> float:
+        """What the moment of the anchor leaves open of the total at `t` (95 %)."""
+        return self.anchor_j * (1 + abs(t - self.anchor_s) / self.seconds)
+
+    def unseen_j(self, t: float) -> float:
+        """What the mean power, and a trend that noise hides, leave open (95 %)."""
         noise_w = _WANDERS * self.power_w if self.noise_w is None else self.noise_w
-        return abs(self._straight_j(start, end, noise_w))
+        moment_j = self.other_j * (t - self.anchor_s) / self.seconds
+        return math.hypot(moment_j, self._straight_j(t, noise_w))
 
-    def _straight_j(self, start: float, end: float, bend_w: float) -> float:
+    def fall_j(self, t: float) -> float:
+        """What a fall adds that is seen, but may be noise.
+
+        Power that falls was falling before, and faster than in a straight line: half as much again.
+        """
+        return 0.0 if self.bends else abs(self._straight_j(t, 1.5 * min(0.0, self.bend_w)))
+
+    def _straight_j(self, t: float, bend_w: float) -> float:
         apart = (self.late_s - self.early_s) or self.seconds / 2
-        middle = (self.late_s + self.early_s) / 2
-        return bend_w / apart * ((start + end) / 2 - middle) * (end - start)
+        centre = (self.late_s + self.early_s) / 2
+        return bend_w / apart * ((t + self.anchor_s) / 2 - centre) * (t - self.anchor_s)
 
 
-def quiet(curve: Curve, start: float, end: float) -> Quiet | None:
-    """The quiet power of a curve from `start` to `end`; None where fewer than two events are well known."""
+def quiet(curve: Curve, start: float, end: float, *, before: bool) -> Quiet | None:
+    """The quiet power of a curve from `start` to `end`, `before` a block or after it.
+
+    None where fewer than two events are well known.
+    """
     events = curve.usable(start, end)
     if events.size < 2:
         return None
@@ -103,9 +122,10 @@ def quiet(curve: Curve, start: float, end: float) -> Quiet | None:
         late = float((total[-1] - total[middle]) / spans[1])
         moments = half[0] / spans[0], half[middle] * (1 / spans[0] + 1 / spans[1]), half[-1] / spans[1]
         noise = math.hypot(UNIFORM95 * power * math.hypot(*map(float, moments)), _scatter_w(curve, events))
+    anchor, other = (-1, 0) if before else (0, -1)
     return Quiet(
-        first=int(events[0]),
-        last=int(events[-1]),
+        anchor_s=float(time[anchor]),
+        anchor_total=float(total[anchor]),
         seconds=float(time[-1] - time[0]),
         power_w=power,
         early_w=early,
@@ -113,8 +133,30 @@ def quiet(curve: Curve, start: float, end: float) -> Quiet | None:
         early_s=float(time[0] + time[middle]) / 2,
         late_s=float(time[middle] + time[-1]) / 2,
         noise_w=noise,
-        first_j=UNIFORM95 * power * float(half[0]),
-        last_j=UNIFORM95 * power * float(half[-1]),
+        anchor_j=UNIFORM95 * power * float(half[anchor]),
+        other_j=UNIFORM95 * power * float(half[other]),
+    )
+
+
+def borrowed(other: Quiet | None, curve: Curve, start: float, end: float, *, before: bool) -> Quiet | None:
+    """For a silence of a counter that shows one event: that event, and the quiet power of the `other` one."""
+    events = curve.usable(start, end)
+    if other is None or not events.size or curve.quantity.unit != "J":
+        return None
+    event = int(events[-1 if before else 0])
+    moment, power = float(curve.time[event]), other.power_w
+    unsure_j = UNIFORM95 * power * float(curve.half[event])
+    return replace(
+        other,
+        anchor_s=moment,
+        anchor_total=float(curve.total[event]),
+        early_w=power,
+        late_w=power,
+        early_s=moment,
+        late_s=moment,
+        noise_w=None,
+        anchor_j=unsure_j,
+        other_j=unsure_j,
     )
 
 

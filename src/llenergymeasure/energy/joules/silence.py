@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llenergymeasure.energy.joules.amid import between, modelled_energy
+from llenergymeasure.energy.joules.amid import between, missing, modelled_energy
 from llenergymeasure.energy.joules.curve import Curve, aliasing_j
-from llenergymeasure.energy.joules.quiet import Quiet, quiet
-from llenergymeasure.energy.joules.sources import measured
+from llenergymeasure.energy.joules.quiet import Quiet, borrowed, quiet
+from llenergymeasure.energy.joules.sources import measured, method_of
 from llenergymeasure.energy.joules.spent import Spent, Term
-from llenergymeasure.records import Method, Trace, Window
+from llenergymeasure.records import Trace, Window
 
-# The lag shows in what is left to count at the end of a block: power over this long, when it is this much
-# above quiet (relative), tells it to this.
+# The lag shows in what is left to count at the end of a block, judged by the power over this long.
 _LAG_OVER_S = 0.8
-_LAG_STANDS_OUT = 0.25
-_LAG_HALF_S = 0.03
+_LEAST_EVENTS = 4
+_LEAST_UNSURE_S = 0.005
 
 
 def block_energy(
@@ -53,145 +53,107 @@ class _Block:
     before: Quiet
     after: Quiet
 
-    def total_at_start(self, delay: float, *, trends: bool = True) -> float:
-        """What the source shows `delay` after the start: from the last event before it on, at quiet power."""
-        first, until = self.before.last, self.start + delay
-        since = float(self.source.time[first])
-        trend_j = self.before.trend_j(since, until) if trends else 0.0
-        return float(self.source.total[first]) + self.before.joules(since, until) + trend_j
-
-    def total_at_end(self, delay: float, *, trends: bool = True) -> float:
-        """What it shows `delay` after the end: back from the first event in the silence, at quiet power."""
-        last, since = self.after.first, self.end + delay
-        until = float(self.source.time[last])
-        trend_j = self.after.trend_j(since, until, floor_w=self.before.power_w) if trends else 0.0
-        return float(self.source.total[last]) - self.after.joules(since, until) - trend_j
+    def ends(self, delay: float, *, trends: bool = True) -> tuple[float, float]:
+        """What the source has counted of all before the block and of all up to its end, `delay` later."""
+        start, end = self.start + delay, self.end + delay
+        first, last = self.before.total(start), self.after.total(end)
+        if trends:
+            first += self.before.trend_j(start)
+            last += self.after.trend_j(end, self.before.floor_w)
+        return first, last
 
     def joules(self, delay: float, *, trends: bool = True) -> float:
-        return self.total_at_end(delay, trends=trends) - self.total_at_start(delay, trends=trends)
+        first, last = self.ends(delay, trends=trends)
+        return last - first
 
-    def delay_s(self) -> float | None:
-        """By how much the source is behind, as the end of the block shows; None where it does not.
+    def delay_s(self) -> tuple[float, float] | None:
+        """By how much the source is behind ± what, as the end of the block shows; None where it does not.
 
-        What the source still counts after the end, over the power by which the end of the block stands out.
+        It is what the source still counts after the end, over the power by which the end stands out.
         """
         least, most = self.source.delays_s
         since = max(self.start + self.source.lag_s, self.end - _LAG_OVER_S)
         inside = slice(*np.searchsorted(self.source.time, (since, self.end)))
         time, total = self.source.time[inside] - self.end, self.source.total[inside]
-        if time.size < 3:
+        if time.size < _LEAST_EVENTS:
             return None
-        power, total_at_end = np.polyfit(time, total, 1)
-        if power - self.after.power_w < _LAG_STANDS_OUT * self.after.power_w:
+        (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
+        # A line through n points that scatter by s is known to 2 s / √n at its end.
+        squares = float(left[0]) / (time.size - 2) if left.size else 0.0
+        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
+        above_w = float(power) - self.after.power_w
+        unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
+        if above_w <= 0 or unsure_j / above_w + _LEAST_UNSURE_S > (most - least) / 2:
             return None
-        seen = (self.total_at_end(0.0, trends=False) - total_at_end) / (power - self.after.power_w)
-        return float(np.clip(seen, least, most))
+        seen = (self.after.total(self.end) - float(total_at_end)) / above_w
+        return float(np.clip(seen, least, most)), unsure_j / above_w + _LEAST_UNSURE_S
 
 
 def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Window) -> Spent:
-    method: Method = "counter" if source.quantity.unit == "J" else "sampled"
-    (before_s, _), (_, after_s) = source.seconds(before), source.seconds(after)
+    (silent_s, _), (_, over_s) = source.seconds(before), source.seconds(after)
     start, end = source.seconds(Window(passes[0].start_ns, passes[-1].end_ns))
-    if (fault := source.why_not(start, end)) is not None:
-        flag, reason = fault
-        return Spent(source.quantity.source, method, None, flags=(flag,) if flag else (), reason=reason)
+    if (fault := source.why_not(start, end, around=(silent_s, over_s))) is not None:
+        return missing(source, fault)
     # What the source shows at first in a silence belongs to what was before it.
-    first = quiet(source, before_s + source.lag_s, start) or quiet(source, before_s, start)
-    second = quiet(source, end + source.lag_s, after_s)
+    first = quiet(source, silent_s + source.lag_s, start, before=True)
+    second = quiet(source, end + source.lag_s, over_s, before=False)
+    first = first or borrowed(second, source, silent_s, start, before=True)
+    second = second or borrowed(first, source, end + source.lag_s, over_s, before=False)
     if first is None or second is None:
-        return _without(source, passes, (before_s, after_s))
+        return between(source, passes)
     block = _Block(source, start, end, first, second)
-    if fault := source.why_not(float(source.time[block.before.last]), float(source.time[block.after.first])):
-        return Spent(source.quantity.source, method, None, flags=(fault[0],), reason=fault[1])
-    return _between_silences(block, passes)
+    return _shared(block, _whole(block), passes)
 
 
-def _without(source: Curve, passes: Sequence[Window], silences: tuple[float, float]) -> Spent:
-    """A block with a silence in which the source says too little."""
-    spent = between(source, passes)
-    start, end = silences
-    beside = np.flatnonzero((source.time >= start) & (source.time <= end))
-    if spent.joules is None or source.quantity.unit == "W" or beside.size == 0:
-        return spent
-    last_read = float(source.reads[-1])
-    if min(end, last_read) - float(source.time[beside[-1]]) > 1.0:
-        return replace(
-            spent,
-            joules=None,
-            terms=(),
-            shares=(),
-            share_half_widths=(),
-            flags=("sensor_stuck",),
-            reason="the counter stopped in the silence after the block",
-        )
-    return spent
-
-
-def _between_silences(block: _Block, passes: Sequence[Window]) -> Spent:
-    source, quiets = block.source, (block.before, block.after)
-    delays = np.linspace(*source.delays_s, 5)
-    by_delay = [block.joules(float(delay)) for delay in delays]
-    middle = float(delays[2])
-    joules = by_delay[2]
-    away = (
-        block.start + middle - float(source.time[block.before.last]),
-        float(source.time[block.after.first]) - block.end - middle,
-    )
-    anchors = (block.before.last_j, block.after.first_j)
-    others = (block.before.first_j, block.after.last_j)
-    sides = tuple(zip(quiets, anchors, others, away, strict=True))
-    untold = (
-        block.before.untold_j(block.start + middle - away[0], block.start + middle),
-        block.after.untold_j(block.end + middle, block.end + middle + away[1]),
-    )
-    tail = abs(joules - block.joules(middle, trends=False))
+def _whole(block: _Block) -> Spent:
+    source, sides = block.source, (block.before, block.after)
+    delays = [float(delay) for delay in np.linspace(*source.delays_s, 5)]
+    by_delay = [block.joules(delay) for delay in delays]
+    flat = [block.joules(delay, trends=False) for delay in delays]
+    joules, edges = by_delay[2], (block.start + delays[2], block.end + delays[2])
+    at_edges = tuple(zip(sides, edges, strict=True))
+    trend_j = max(abs(one - other) for one, other in zip(by_delay, flat, strict=True))
     terms = [
-        Term("timing", math.hypot(*(anchor * (1 + gap / at.seconds) for at, anchor, _, gap in sides))),
-        Term("quiet power", math.hypot(*(other * gap / at.seconds for at, _, other, gap in sides), *untold)),
+        Term("timing", math.hypot(*(side.timing_j(edge) for side, edge in at_edges))),
+        Term("quiet power", math.hypot(*(side.unseen_j(edge) for side, edge in at_edges))),
         Term("lag", max(abs(one - joules) for one in by_delay), common=True),
-        Term("tail", tail, common=True),
+        Term("tail", trend_j + sum(side.fall_j(edge) for side, edge in at_edges), common=True),
+        Term("aliasing", aliasing_j(source, block.start, block.end)),
     ]
-    if source.quantity.unit == "W":
-        terms.append(Term("aliasing", aliasing_j(source, block.start, block.end)))
     flags = ("recorder_gap",) if source.blind(block.start, block.end) else ()
-    if any(at.rises for at in quiets):
+    if any(side.rises for side in sides):
         flags = (*flags, "silence_broken")
         terms.append(Term("edges", math.hypot(source.hidden(block.start), source.hidden(block.end))))
-    spent = Spent(
+    return Spent(
         source.quantity.source,
-        "counter" if source.quantity.unit == "J" else "sampled",
+        method_of(source.quantity),
         joules,
         tuple(term for term in terms if term.half_width_j),
         quiet_w=(block.before.power_w, block.after.power_w),
         flags=flags,
     )
-    return _shared(block, spent, passes)
 
 
 def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
     """With the share of each pass: between the events around its edges, moved by the lag."""
-    seen = block.delay_s()
     least, most = block.source.delays_s
-    delay = (least + most) / 2 if seen is None else seen
-    unsure = (most - least) / 2 if seen is None else min(_LAG_HALF_S, most - least)
+    seen = block.delay_s()
+    delay, unsure = ((least + most) / 2, (most - least) / 2) if seen is None else seen
     inner = [block.source.seconds(one)[1] for one in passes[:-1]]
-    joules = spent.joules or 0.0
+    lengths = np.array([one.duration_s for one in passes])
 
-    def at(delay: float) -> list[float]:
-        inside = [block.source.at(edge + delay) for edge in inner]
-        totals = [block.total_at_start(delay), *inside, block.total_at_end(delay)]
-        off = (joules - (totals[-1] - totals[0])) / (block.end - block.start)
-        lengths = [one.duration_s for one in passes]
-        return [float(j) + off * s for j, s in zip(np.diff(totals), lengths, strict=True)]
+    def at(delay: float) -> NDArray[np.float64]:
+        first, last = block.ends(delay)
+        joules = np.diff([first, *(block.source.at(edge + delay) for edge in inner), last])
+        left = (spent.joules or 0.0) - float(joules.sum())
+        return np.asarray(joules + left * lengths / lengths.sum(), dtype=np.float64)
 
     shares = at(delay)
-    moved = [
-        max(abs(a - b), abs(c - b))
-        for a, b, c in zip(at(delay - unsure), shares, at(delay + unsure), strict=True)
-    ]
-    hidden = [0.0, *(block.source.hidden(edge + delay) for edge in inner), 0.0]
+    moved = np.maximum(*(np.abs(at(delay + off) - shares) for off in (-unsure, unsure)))
+    hidden = np.array([0.0, *(block.source.hidden(edge + delay) for edge in inner), 0.0])
     whole = spent.half_width_j / len(passes)
-    halves = [
-        math.hypot(hidden[number], hidden[number + 1], moved[number], whole) for number in range(len(passes))
-    ]
-    return replace(spent, shares=tuple(shares), share_half_widths=tuple(halves), lag_s=seen)
+    halves = np.sqrt(hidden[:-1] ** 2 + hidden[1:] ** 2 + moved**2 + whole**2)
+    lag_s = None if seen is None else delay
+    return replace(
+        spent, shares=tuple(shares.tolist()), share_half_widths=tuple(halves.tolist()), lag_s=lag_s
+    )

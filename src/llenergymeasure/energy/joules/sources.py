@@ -19,6 +19,10 @@ _MISMATCH_W = 5.0
 _POWER_FIELDS = ("power_instant", "power_usage", "power_average")
 
 
+def method_of(quantity: Quantity) -> Method:
+    return "counter" if quantity.unit == "J" else "sampled"
+
+
 def measured(
     trace: Trace, facts: Domain, windows: Sequence[Window], span: Window, spent_of: Callable[[Curve], Spent]
 ) -> Spent:
@@ -37,7 +41,7 @@ def measured(
     for quantity in (counter, power):
         if quantity is None:
             continue
-        method: Method = "counter" if quantity is counter else "sampled"
+        method = method_of(quantity)
         series = trace.series.get((facts.name, quantity.name))
         if seconds < SHORTEST_S:
             reason = f"{seconds:.3g} s are too short for a sensor; it takes {SHORTEST_S:.0f} s"
