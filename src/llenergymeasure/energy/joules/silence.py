@@ -85,10 +85,13 @@ class _Block:
         timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
         above_w = float(power) - self.after.power_w
         unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
-        if above_w <= 0 or unsure_j / above_w + _LEAST_UNSURE_S > (most - least) / 2:
+        if above_w <= 0:
             return None
         seen = (self.ends(0.0)[1] - float(total_at_end)) / above_w
-        return float(np.clip(seen, least, most)), unsure_j / above_w + _LEAST_UNSURE_S
+        unsure = unsure_j / above_w + _LEAST_UNSURE_S
+        if unsure > (most - least) / 2 or not least - unsure <= seen <= most + unsure:
+            return None
+        return float(np.clip(seen, least, most)), unsure
 
     def delays_s(self) -> tuple[float, float]:
         """By how much the source may be behind, as far as the block or else what is known of sensors says."""
