@@ -23,10 +23,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # Of a uniform law of half-width 1 the standard deviation is 1/√3: its 95 % half-width as part of a sum.
 UNIFORM95 = 1.96 / 3**0.5
-# An event is usable when its moment is known to ± 3 ms; where a recorder never looked that closely, to
-# a little more than the closest look that there was.
-_USABLE_S = 0.003
-_USABLE_OF_CLOSEST = 1.2
+# An event is usable when its moment is known to ± 3 ms; where reads came late, those known less well are
+# better than none.
+_USABLE_S = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1)
+_ENOUGH = 3
 # How far a counter may be behind. GPU boards: 40 to 120 ms (arXiv 2312.02741); what steps every few
 # milliseconds, as RAPL does every one (Intel SDM 3B, 16.10), is behind by no more than two of its steps.
 _COUNTER_LAG_S = 0.15
@@ -146,11 +146,13 @@ class Curve:
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
         """The events that surely lie from `start` to `end` and whose moments are known well."""
-        inside = np.flatnonzero((self.time - self.half >= start) & (self.time + self.half <= end))
-        if not inside.size:
-            return inside
-        limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))
-        return inside[self.half[inside] <= limit]
+        surely = (self.time - self.half >= start) & (self.time + self.half <= end)
+        events = np.flatnonzero(surely)
+        for limit in _USABLE_S:
+            events = np.flatnonzero(surely & (self.half <= limit))
+            if events.size >= _ENOUGH:
+                break
+        return events
 
     def why_not(
         self, start: float, end: float, *, around: tuple[float, float] | None = None
@@ -232,7 +234,7 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
 def _by_last_step(found: Curve, high: Floats) -> Curve:
     """A read shows the last step before it, however long ago the read before was."""
     between = np.diff(found.time)
-    close = found.half <= _USABLE_S
+    close = found.half <= _USABLE_S[0]
     one_by_one = between[close[1:] & close[:-1]]
     if between.size == 0:
         return found

@@ -22,7 +22,7 @@ from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Trace, Window
 
 # The lag shows in what is left to count at the end of a block, judged by the power over this long.
-_LAG_OVER_S = 0.8
+_LAG_OVER_S = 1.5
 _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
 
