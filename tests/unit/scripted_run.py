@@ -52,19 +52,29 @@ def blocks_of(passes: Sequence[Pass]) -> tuple[Block, ...]:
     )
 
 
-def result_of(trace: Trace, passes: Sequence[Pass] = PASSES, **changes: Any) -> ExperimentResult:
+def single_run(**passes: Any) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {
+            "model": "any",
+            "backend": "simulated",
+            "n": 1,
+            "max_output_tokens": 50,
+            "repeats": {"count": 1},
+            "passes": passes,
+        }
+    )
+
+
+def with_target(target: float = 0.02) -> ExperimentConfig:
+    """A single run that aims at a target over its passes."""
+    return single_run(target=target)
+
+
+def measured(trace: Trace, passes: Sequence[Pass] = PASSES, **changes: Any) -> Measurement:
     whole = Measurement(
         experiment_id="id",
         index=1,
-        config=ExperimentConfig.model_validate(
-            {
-                "model": "any",
-                "backend": "simulated",
-                "n": 1,
-                "max_output_tokens": 50,
-                "repeats": {"count": 1},
-            }
-        ),
+        config=single_run(),
         origins={},
         started=Start("2026-01-01T00:00:00+00:00", 0, None),
         environment=Environment(
@@ -79,11 +89,16 @@ def result_of(trace: Trace, passes: Sequence[Pass] = PASSES, **changes: Any) -> 
         trace=trace,
         overhead=Overhead(0.1, 100, 1.0),
     )
-    return metrics([replace(whole, **changes)])
+    return replace(whole, **changes)
+
+
+def result_of(trace: Trace, passes: Sequence[Pass] = PASSES, **changes: Any) -> ExperimentResult:
+    return metrics([measured(trace, passes, **changes)])
 
 
 def codes(result: ExperimentResult) -> set[str]:
-    return {warning.code for warning in result.warnings}
+    """All but that it is a single run, which every scripted one is."""
+    return {str(warning.code) for warning in result.warnings} - {"single_process"}
 
 
 def message(result: ExperimentResult, code: WarningCode) -> str:

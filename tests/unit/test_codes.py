@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from scripted_run import S, codes, message, one_pass, result_of
-from test_conditions import Kernel
+from scripted_run import S, message, one_pass, result_of
+from test_conditions import Kernel, Worker
 from test_metrics import host_trace
 from test_validity import POWER, WATTS, constant, device, steps
 from test_validity_device import AT_REST_S, HIDDEN_PID, IN_A_PASS_S, LOST, THERMAL, Machine, Script
@@ -50,7 +50,7 @@ def board(*scripts: tuple[float, Script], sensor: SimulatedSensor | None = None)
 
 def run(**changes: object) -> Make:
     """The whole method on the simulated engine and device, in virtual time."""
-    return lambda directory: virtual_result(directory, **changes)  # type: ignore[arg-type]
+    return lambda _: virtual_result(**changes)  # type: ignore[arg-type]
 
 
 def scripted(trace: Trace, *, seconds: float = 6.0, **changes: object) -> Make:
@@ -67,8 +67,19 @@ def host(happens: Callable[[Kernel], object]) -> Make:
         conditions = kernel.conditions()
         conditions.enter("bare")
         happens(kernel)
-        conditions.enter("pass")
+        conditions.enter("full")
         return result_of(device(), warnings=conditions.warnings())
+
+    return make
+
+
+def silences(first: float, second: float) -> Make:
+    """A worker that uses so many cores in the halves of a silence."""
+
+    def make(_: Path) -> ExperimentResult:
+        worker = Worker()
+        worker.silence(first, second)
+        return result_of(device(), warnings=worker.conditions.warnings())
 
     return make
 
@@ -91,7 +102,13 @@ def over_passes(*watts: float) -> Make:
 
 IN_PASS, AT_REST = IN_A_PASS_S, AT_REST_S
 PART_TIME = replace(POWER, window_ns=S // 40)
-FAST = {"passes": {"seconds": 2.0, "minimum": 3}, "baseline": {"seconds": 0}}
+FAST = {"passes": {"seconds": 2.0}, "baseline": {"seconds": 0}}
+ONE: dict[str, object] = {"repeats": {"count": 1}, "baseline": {"seconds": 0}}
+TARGET: dict[str, object] = {
+    "repeats": {"count": 3, "target": 0.02, "max": 4},
+    "passes": {"seconds": 2.0, "count": 1},
+    "baseline": {"seconds": 0},
+}
 
 CASES: dict[WarningCode, Case] = {
     "no_energy_source": Case(scripted(Trace((), {})), scripted(device())),
@@ -147,12 +164,11 @@ CASES: dict[WarningCode, Case] = {
         run(**FAST, warmup={"max_seconds": 1.0}, simulated={"scatter": 0.001}),
     ),
     "target_not_met": Case(
-        run(simulated={"scatter": 0.1}, passes={"minimum": 5, "budget": {"passes": 6}}),
-        run(simulated={"scatter": 0.001}, passes={"minimum": 5, "budget": {"passes": 6}}),
+        run(**TARGET, simulated={"run_scatter": 0.2}), run(**TARGET, simulated={"scatter": 0.001})
     ),
-    "single_pass": Case(
-        run(passes={"seconds": 5, "budget": {"seconds": 1}}), run(passes={"seconds": 5, "minimum": 3})
-    ),
+    "single_pass": Case(run(**ONE, passes={"count": 1}), run(**ONE, passes={"count": 2})),
+    "single_process": Case(run(**ONE), run(**FAST, repeats={"count": 2})),
+    "silence_broken": Case(silences(0.0, 1.0), silences(1.0, 1.0)),
     "tokens_disputed": Case(
         run(**FAST, bend=with_tokens(1, 0)),  # 17 of 16
         run(**FAST, bend=with_tokens(1, 0), dataset={"name": "synthetic", "prompt_tokens": 128}),
@@ -176,7 +192,12 @@ CASES: dict[WarningCode, Case] = {
     "passes_correlated": Case(
         over_passes(100, 102, 104, 106, 108, 110, 112), over_passes(100, 112, 102, 110, 104, 108, 106)
     ),
+    "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
+
+
+def codes(result: ExperimentResult) -> set[str]:
+    return {warning.code for warning in result.warnings}
 
 
 def test_every_code_of_the_closed_list_has_its_case() -> None:
@@ -209,10 +230,9 @@ def test_a_run_like_it_does_not_raise_the_code(code: WarningCode, tmp_path: Path
     [(128, 1, False, False), (64, 1, True, False), (16, 1, True, True), (16, -16, True, True)],
 )
 def test_counts_are_told_beyond_one_per_cent_and_disputed_beyond_five(
-    tmp_path: Path, prompt_tokens: int, more: int, *, told: bool, disputed: bool
+    prompt_tokens: int, more: int, *, told: bool, disputed: bool
 ) -> None:
     result = virtual_result(
-        tmp_path,
         bend=with_tokens(more, 0),
         dataset={"name": "synthetic", "prompt_tokens": prompt_tokens},
         **FAST,
@@ -224,29 +244,27 @@ def test_counts_are_told_beyond_one_per_cent_and_disputed_beyond_five(
     assert result.tokens.disputed == disputed
 
 
-def test_output_that_the_tokenizer_counts_otherwise_is_told_with_both_counts(tmp_path: Path) -> None:
-    counted = virtual_result(tmp_path, bend=lambda done: replace(done, local_output_tokens=30), **FAST)
+def test_output_that_the_tokenizer_counts_otherwise_is_told_with_both_counts() -> None:
+    counted = virtual_result(bend=lambda done: replace(done, local_output_tokens=30), **FAST)
     requests = counted.tokens.requests
     assert (counted.tokens.output, counted.tokens.local_output) == (32 * requests, 30 * requests)
     assert f"{32 * requests:,} and the tokenizer {30 * requests:,}" in message(counted, "tokens_disputed")
 
 
 @pytest.mark.parametrize(("late_s", "told"), [(0.004, False), (0.006, True)])
-def test_a_client_is_late_beyond_what_a_timer_is(tmp_path: Path, late_s: float, *, told: bool) -> None:
-    assert ("schedule_lag" in codes(virtual_result(tmp_path, bend=late_by(late_s), **FAST))) == told
+def test_a_client_is_late_beyond_what_a_timer_is(late_s: float, *, told: bool) -> None:
+    assert ("schedule_lag" in codes(virtual_result(bend=late_by(late_s), **FAST))) == told
 
 
-def test_a_lag_is_weighed_against_the_time_to_a_first_token(tmp_path: Path) -> None:
+def test_a_lag_is_weighed_against_the_time_to_a_first_token() -> None:
     slow = {"prefill_s_per_token": 0.02}  # 16 tokens: 0.32 s
-    within = virtual_result(tmp_path / "a", bend=late_by(0.015), simulated=slow, **FAST)
-    beyond = virtual_result(tmp_path / "b", bend=late_by(0.025), simulated=slow, **FAST)
+    within = virtual_result(bend=late_by(0.015), simulated=slow, **FAST)
+    beyond = virtual_result(bend=late_by(0.025), simulated=slow, **FAST)
     assert "schedule_lag" not in codes(within)
     assert "schedule_lag" in codes(beyond)
 
 
-def test_one_late_request_in_fifty_is_no_lag_of_the_client(tmp_path: Path) -> None:
+def test_one_late_request_in_fifty_is_no_lag_of_the_client() -> None:
     late = late_by(1.0)
-    result = virtual_result(
-        tmp_path, bend=lambda done: late(done) if done.index == 0 else done, **{**FAST, "n": 50}
-    )
+    result = virtual_result(bend=lambda done: late(done) if done.index == 0 else done, **{**FAST, "n": 50})
     assert "schedule_lag" not in codes(result)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from llenergymeasure.config.engines import RunnerConfig
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, ExperimentError, PreFlightError
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.container import (
@@ -37,6 +37,7 @@ from llenergymeasure.measure.container import (
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
 from llenergymeasure.measure.mounts import Mount, mounts
 from llenergymeasure.measure.preflight import preflight
+from llenergymeasure.measure.protocol import PROTOCOL_VERSION
 from llenergymeasure.records import GpuFacts
 
 SECRET = "hf_a-secret-of-this-user"
@@ -68,7 +69,8 @@ def config(**changes: Any) -> ExperimentConfig:
             "dataset": {"name": "synthetic", "prompt_tokens": 16},
             "max_output_tokens": 8,
             "preset": "smoke",
-            "passes": {"seconds": 1.0, "minimum": 1, "budget": {"passes": 1}},
+            "repeats": {"count": 1},
+            "passes": {"seconds": 1.0, "count": 1},
             "baseline": {"seconds": 0.5},
             "warmup": {"max_seconds": 1.0},
             "simulated": {"load_s": 0.0, "decode_s_per_step": 1e-3},
@@ -358,13 +360,15 @@ def test_a_killed_client_leaves_no_container(host: Path, tmp_path: Path) -> None
 
 
 def test_each_fresh_worker_is_a_container_of_its_own(host: Path, tmp_path: Path) -> None:
-    with worker(config(), tmp_path) as child:
-        child.open()
-        (first,) = child.pids()
-        child.fresh().open()
-        (second,) = child.pids()
-        assert not alive(first)
-    assert not alive(second)
+    pids = []
+    for number in (1, 2):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with worker(config(), directory) as child:
+            child.open()
+            pids += child.pids()
+        assert not alive(pids[-1])
+    assert len(set(pids)) == 2
     names = {option for one in calls(host) for option in one if option.startswith("--name=")}
     assert len(names) == 2
 
@@ -391,7 +395,7 @@ def test_an_image_without_llem_says_so(host: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "pid", "says"),
-    [(0, "os.getpid()", "same version of llem"), (1, "1", "none of this host's workers")],
+    [(0, "os.getpid()", "same version of llem"), (PROTOCOL_VERSION, "1", "none of this host's workers")],
 )
 def test_a_worker_of_another_version_or_among_other_processes_is_refused(
     tmp_path: Path, version: int, pid: str, says: str

@@ -16,13 +16,13 @@ from example_result import example_result
 from llenergymeasure.api import run_experiment
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
-from llenergymeasure.energy.cpu_power import power_model
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import choose_meters
+from llenergymeasure.energy.meters.cpu_power import power_model
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.meters.selection import choose_meters
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.models.formulas import parameters
 from llenergymeasure.models.shapes import SHAPES
@@ -37,7 +37,7 @@ TWELVE = [f"GPU-{number:02d}" for number in range(12)]
 S = 1_000_000_000
 
 SEEN = """
-from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.meters.nvml import NvmlMeter
 meter = NvmlMeter()
 print(meter.why_unavailable())
 with meter:
@@ -83,7 +83,8 @@ def test_zeus_a_gpu_uuid_in_cuda_visible_devices_means_that_gpu(tmp_path: Path) 
 
 def test_zeus_measuring_loads_no_library_for_data_science() -> None:
     code = (
-        "import sys; from llenergymeasure.energy import nvml, recorder;"
+        "import sys; from llenergymeasure.energy.meters import nvml;"
+        "from llenergymeasure.energy.recording import recorder;"
         "from llenergymeasure.energy.joules import silence;"
         "print(*{'pandas', 'sklearn', 'scipy', 'torch'} & set(sys.modules))"
     )
@@ -161,8 +162,8 @@ def test_ai_energy_score_missing_energy_is_no_zero_in_the_file() -> None:
 
 def test_ai_energy_score_joules_are_not_rounded_to_kilowatt_hours() -> None:
     result = example_result(energy="measured")
-    stored = json.loads(result.model_dump_json())["energy"]["total"]["value"]
-    assert stored == result.energy.total.value
+    stored = json.loads(result.model_dump_json())["energy"]["net"]["value"]
+    assert stored == result.energy.net.value
     assert 36 * round(stored / 36) != stored
 
 
@@ -174,7 +175,8 @@ def test_optimum_benchmark_the_parent_does_not_keep_a_core_busy() -> None:
             "n": 2,
             "dataset": {"name": "synthetic", "prompt_tokens": 4},
             "max_output_tokens": 4,
-            "passes": {"seconds": 1.0, "minimum": 1, "budget": {"passes": 1}},
+            "repeats": {"count": 1},
+            "passes": {"seconds": 1.0, "count": 1},
             "baseline": {"seconds": 1.0},
             "warmup": {"max_seconds": 1.0},
         }

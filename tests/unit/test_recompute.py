@@ -24,7 +24,7 @@ Stored = tuple[Path, ExperimentResult, tuple[Measurement, ...]]
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
-    """An experiment in virtual time, with the events that a child would have sent in front of each run's last."""
+    """An experiment in virtual time, with the events of its blocks as a child would have sent them."""
     with repeat(
         config(passes={"seconds": 2.0}),
         origins={"n": "flag"},

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from test_metrics import GPU, gpu_trace, measurement, one_pass
+from test_metrics import GPU, blocks_of, gpu_trace, measurement, one_pass
 
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.peaks import peak_of
@@ -55,28 +56,45 @@ def test_an_unknown_gpu_has_none(device: str | None) -> None:
 
 def test_mfu_is_operations_over_peak_operations() -> None:
     run = on(H100)
-    total = flops(run).total
+    total = flops([run]).total
     assert total is not None
-    assert mfu(run).value == pytest.approx(total / (18 * 989.4e12))
+    assert mfu([run]).value == pytest.approx(total / (18 * 989.4e12))
 
 
 def test_mbu_worked_by_hand() -> None:
     # A batch decodes 49 steps in 5.9 s: 49 times the weights, and each of two caches from 100 to 149 tokens.
     per_token = 2 * 16 * 8 * 64 * 2
     moved = 49 * 2_471_628_800 + 2 * (49 * 100 + 50 * 49 // 2) * per_token
-    assert mbu(on(H100)).value == pytest.approx(moved / (5.9 * 3.35e12))
+    assert mbu([on(H100)]).value == pytest.approx(moved / (5.9 * 3.35e12))
+
+
+def test_of_several_runs_both_are_over_all_of_them_and_their_interval_is_over_runs() -> None:
+    def slower(seconds: float) -> Measurement:
+        return on(H100, blocks=blocks_of([one_pass(20 + 10 * at, seconds) for at in range(2)]))
+
+    runs = [slower(6.0), slower(7.0), slower(8.0)]
+    total = flops(runs).total
+    assert total is not None
+    assert total == pytest.approx(2 * (flops([on(H100)]).total or 0))
+    found = mfu(runs)
+    assert found.value == pytest.approx(total / (42 * 989.4e12))
+    each = [mfu([run]).value or 0 for run in runs]
+    half = 4.302653 * stdev(each) / fmean(each) / 3**0.5
+    assert found.high == pytest.approx((found.value or 0) * (1 + half), rel=1e-6)
+    assert mbu(runs).low is not None
+    assert mbu(runs[:2]).low is None
 
 
 def test_an_empty_output_moves_nothing_and_takes_nothing_off() -> None:
     def tell(output: int) -> Measurement:
         passes = [one_pass(20 + 10 * at, 6, output=output) for at in range(3)]
         mixed = [replace(one, generation=emptied(one.generation, index=1)) for one in passes]
-        return on(H100, passes=mixed)
+        return on(H100, blocks=blocks_of(mixed))
 
     per_token = 2 * 16 * 8 * 64 * 2
     moved = 49 * 2_471_628_800 + (49 * 100 + 50 * 49 // 2) * per_token
-    assert mbu(tell(50)).value == pytest.approx(moved / (5.9 * 3.35e12))
-    nothing = mbu(tell(0))
+    assert mbu([tell(50)]).value == pytest.approx(moved / (5.9 * 3.35e12))
+    nothing = mbu([tell(0)])
     assert (nothing.value, nothing.reason) == (None, "no token was made in decode")
 
 
@@ -87,20 +105,20 @@ def emptied(generation: Generation, *, index: int) -> Generation:
 
 
 def test_without_a_peak_both_are_missing_and_name_the_device() -> None:
-    for found in (mfu(on("Some GPU")), mbu(on("Some GPU"))):
+    for found in (mfu([on("Some GPU")]), mbu([on("Some GPU")])):
         assert found.value is None
         assert found.reason == "no published peak figure with a source is known for Some GPU"
 
 
 def test_without_a_shape_there_is_no_arithmetic() -> None:
     run = on(H100, architecture=None)
-    assert flops(run).total is None
-    assert mfu(run).value is None
-    assert mbu(run).value is None
+    assert flops([run]).total is None
+    assert mfu([run]).value is None
+    assert mbu([run]).value is None
 
 
 def test_a_mixture_has_no_bandwidth_figure() -> None:
-    found = mbu(on(H100, architecture=SHAPES["mixtral-8x7b"]))
+    found = mbu([on(H100, architecture=SHAPES["mixtral-8x7b"])])
     assert found.value is None
     assert found.reason == "which experts a batch reads is not known"
 
@@ -122,12 +140,12 @@ def asked(**section: Any) -> ExperimentConfig:
 )
 def test_work_that_tokens_do_not_show_leaves_no_figure_of_work(section: dict[str, Any], part: str) -> None:
     run = on(H100, config=asked(**section))
-    found = flops(run)
+    found = flops([run])
     assert (found.prefill, found.decode, found.total, found.method) == (None, None, None, None)
-    for reason in (found.reason, mfu(run).reason, mbu(run).reason):
+    for reason in (found.reason, mfu([run]).reason, mbu([run]).reason):
         assert reason is not None
         assert part in reason
-    itl = metrics(run).performance.itl_s.mean.reason
+    itl = metrics([run]).performance.itl_s.mean.reason
     assert itl is not None
     assert itl.startswith("bundled") == (part == "guessed ahead")
 
@@ -143,7 +161,7 @@ def test_without_first_tokens_there_is_no_time_per_token_for_that_reason() -> No
         )
         for one in run.passes
     ]
-    told = metrics(replace(run, passes=untold)).performance
+    told = metrics([replace(run, blocks=blocks_of(untold))]).performance
     assert told.ttft_s.mean.reason == told.tpot_s.mean.reason == "no first-token times"
     assert told.e2e_s.mean.value is not None
 
@@ -158,15 +176,15 @@ def test_batches_side_by_side_have_the_bandwidth_of_one_device_each() -> None:
         ),
         facts=replace(two.facts, weights_bytes=2 * 2_471_628_800, gpu_uuids=("GPU-a", "GPU-b")),
     )
-    assert mbu(both).value == pytest.approx(mbu(alone).value)
+    assert mbu([both]).value == pytest.approx(mbu([alone]).value)
 
 
 def test_an_adapter_beside_the_weights_is_named_as_not_counted() -> None:
-    beside = flops(on(H100, config=asked(lora={"path": "x"})))
-    merged = flops(on(H100, config=asked(lora={"path": "x", "merged": True})))
+    beside = flops([on(H100, config=asked(lora={"path": "x"}))])
+    merged = flops([on(H100, config=asked(lora={"path": "x", "merged": True}))])
     assert beside.method is not None
     assert beside.method.endswith("nor the adapter's products")
-    assert merged.method == flops(on(H100)).method
+    assert merged.method == flops([on(H100)]).method
 
 
 def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
@@ -177,9 +195,11 @@ def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
         return replace(generation, completions=(first, late))
 
     run = on(H100)
-    mixed = replace(run, passes=[replace(one, generation=staggered(one.generation)) for one in run.passes])
-    assert mbu(mixed).reason == "continuous batching: how many steps read the weights is not told"
-    assert mfu(mixed).value == mfu(run).value
+    mixed = replace(
+        run, blocks=blocks_of([replace(one, generation=staggered(one.generation)) for one in run.passes])
+    )
+    assert mbu([mixed]).reason == "continuous batching: how many steps read the weights is not told"
+    assert mfu([mixed]).value == mfu([run]).value
 
 
 @pytest.mark.parametrize(
@@ -193,7 +213,7 @@ def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
 def test_an_engine_of_its_own_mind_has_no_figure_of_work(section: dict[str, Any], reason: str) -> None:
     run = on(H100)
     config = ExperimentConfig.model_validate({"model": "any", "backend": "vllm", "n": 2, "vllm": section})
-    done = flops(replace(run, config=config))
+    done = flops([replace(run, config=config)])
     assert done.total is None
     assert done.reason is not None
     assert done.reason.startswith(reason)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +9,32 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from docs.generate import warnings_page
 from numpy.typing import NDArray
-from scripted_run import BARE, LOADED, S, codes, message, one_pass, result_of
+from scripted_run import (
+    BARE,
+    LOADED,
+    S,
+    codes,
+    measured,
+    message,
+    one_pass,
+    result_of,
+    single_run,
+    with_target,
+)
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
+from llenergymeasure.analysis.estimates import half_width
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.config.models import EnergyConfig, ExperimentConfig, RepeatsConfig
 from llenergymeasure.records import (
     REMEDIES,
     Domain,
     Gap,
     Idle,
     MeasurementWarning,
+    Pass,
     PowerModel,
     Quantity,
     Series,
@@ -126,9 +139,9 @@ def together(*traces: Trace) -> Trace:
 # A clean run
 
 
-def test_a_clean_run_is_told_nothing_and_its_energy_is_valid() -> None:
+def test_a_clean_run_is_told_nothing_but_that_it_is_one_and_its_energy_is_valid() -> None:
     result = result_of(device())
-    assert result.warnings == ()
+    assert [warning.code for warning in result.warnings] == ["single_process"]
     assert (result.energy.valid, result.energy.reasons) == (True, ())
     assert not any("unknown" in note for note in result.notes)
 
@@ -290,10 +303,17 @@ def test_a_module_is_in_the_state_of_the_gpu_on_it() -> None:
     board = device(health={"throttle_thermal": grows(31, 35, 2.0)})
     module = device("module:GPU-a", health=dict.fromkeys(CLEAN))
     asked = ExperimentConfig.model_validate(
-        {"model": "any", "backend": "simulated", "n": 1, "max_output_tokens": 50, "energy": {"gpus": "all"}}
+        {
+            "model": "any",
+            "backend": "simulated",
+            "n": 1,
+            "max_output_tokens": 50,
+            "energy": {"gpus": "all"},
+            "repeats": {"count": 1},
+        }
     )
     result = result_of(together(board, module), config=asked)
-    assert [warning.code for warning in result.warnings] == ["thermal_throttle"]
+    assert [warning.code for warning in result.warnings] == ["thermal_throttle", "single_process"]
     assert [state.domain for state in result.devices] == ["gpu:GPU-a"]
 
 
@@ -494,34 +514,27 @@ def test_warm_up_at_its_cap_is_told() -> None:
     assert codes(result_of(device(), warm_up=restless)) == {"not_steady"}
 
 
-def test_one_pass_is_told_as_one_and_not_as_a_missed_target() -> None:
-    assert codes(result_of(device(), (one_pass(20),))) == {"single_pass"}
+def test_one_run_of_one_pass_says_both() -> None:
+    once = result_of(device(), (one_pass(20),), config=single_run(count=1))
+    assert [warning.code for warning in once.warnings] == ["single_process", "single_pass"]
+    assert "repeats.count=3" in once.warnings[0].remedy
+    assert "passes.count" in once.warnings[1].remedy
 
 
-def test_one_pass_that_was_asked_for_names_the_setting_and_one_of_a_budget_does_not() -> None:
-    config = ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50)
-    asked = config.model_copy(update={"passes": config.passes.model_copy(update={"minimum": 1})})
-    said = message(result_of(device(), (one_pass(20),), config=asked), "single_pass")
-    assert said == "one pass, as passes.minimum=1 asks: chance can't be judged"
-    assert "passes.minimum" in REMEDIES["single_pass"]
-    assert "minimum" not in message(result_of(device(), (one_pass(20),)), "single_pass")
+def test_fewer_passes_or_runs_than_asked_for_are_told_with_both_numbers() -> None:
+    passes = result_of(device(), config=single_run(count=5))
+    assert message(passes, "target_not_met") == "3 of 5 passes were measured"
+    runs = result_of(device(), config=single_run().model_copy(update={"repeats": RepeatsConfig(count=4)}))
+    assert message(runs, "target_not_met") == "1 of 4 repeats were measured"
+    assert "and 4 were asked for" in message(runs, "single_process")
 
 
-def test_passes_of_one_process_meet_no_target_where_cycles_were_wanted() -> None:
-    config = ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50)
-    said = message(
-        result_of(device(), config=config.model_copy(update={"cycles": 5})),
-        "target_not_met",
-    )
-    assert said == (
-        "the interval is from passes in one process, and cycles were wanted; "
-        "the budget ended it in cycle 1 of 5"
-    )
-
-
-def test_passes_that_scatter_miss_the_target() -> None:
-    uneven = result_of(device(watts=steps((0, WATTS), (28, 1.2 * WATTS), (38, 0.9 * WATTS), (48, WATTS))))
-    assert codes(uneven) == {"target_not_met"}
+def test_passes_that_scatter_miss_a_target_and_equal_ones_meet_it() -> None:
+    uneven = device(watts=steps((0, WATTS), (28, 1.2 * WATTS), (38, 0.9 * WATTS), (48, WATTS)))
+    missed, met = result_of(uneven, config=with_target()), result_of(device(), config=with_target())
+    assert codes(missed) == {"target_not_met"}
+    assert "± 2 % was wanted" in message(missed, "target_not_met")
+    assert codes(met) == codes(result_of(uneven)) == set()
 
 
 def test_an_output_of_another_length_is_told_where_it_was_pinned() -> None:
@@ -533,10 +546,96 @@ def test_what_was_noticed_in_the_run_stands_first_and_a_suspend_makes_the_energy
     slept = MeasurementWarning.of("suspended", "the machine slept for 42.0 s in the run")
     swapped = MeasurementWarning.of("swap_active", "1.0 MB were swapped in the run")
     result = result_of(device(), warnings=(swapped, slept))
-    assert [warning.code for warning in result.warnings] == ["swap_active", "suspended"]
+    assert [warning.code for warning in result.warnings] == ["swap_active", "suspended", "single_process"]
     assert not result.energy.valid
     assert any("42.0 s" in reason for reason in result.energy.reasons)
     assert result_of(device(), warnings=(swapped,)).energy.valid
+
+
+# Silences, drift and several runs
+
+
+@pytest.mark.parametrize(
+    ("watts", "told"),
+    [
+        (steps((0, WATTS), (19.5, 2 * WATTS)), True),  # somebody begins in the silence before the first pass
+        (steps((0, WATTS), (46.6, 2 * WATTS)), True),  # and in the one after the last
+        (steps((0, WATTS), (20, 3 * WATTS), (46, WATTS)), False),
+        (steps((0, WATTS), (46, 2 * WATTS), (46.6, WATTS)), False),  # a tail: a board that settles
+        (steps((0, WATTS), (17, 2 * WATTS), (18.5, WATTS)), False),
+    ],
+)
+def test_power_that_rises_within_a_silence_breaks_it(watts: Shape, *, told: bool) -> None:
+    """Read every 4 ms there, as the recorder does."""
+    trace = device(energy=series(ENERGY, counter(watts), period_s=0.004))
+    result = result_of(trace)
+    assert ("silence_broken" in codes(result)) == told
+    assert result.energy.valid
+
+
+def test_a_silence_that_was_broken_makes_the_interval_wider() -> None:
+    def width(watts: Shape) -> float:
+        total = result_of(device(energy=series(ENERGY, counter(watts), period_s=0.004))).energy.total
+        return half_width(total) or 0.0
+
+    assert width(steps((0, WATTS), (19.5, 2 * WATTS), (20, WATTS))) > 2 * width(constant(WATTS))
+
+
+def in_a_row(*watts: float) -> tuple[Trace, tuple[Pass, ...]]:
+    """A pass of 5 s at each of these powers, a second apart."""
+    starts = [15 + 6 * number for number in range(len(watts))]
+    powers = steps(*((start - 0.5, power) for start, power in zip(starts, watts, strict=True)))
+    return device(watts=powers), tuple(one_pass(start, 5.0) for start in starts)
+
+
+def test_costs_that_move_over_the_passes_are_a_drift_by_so_much() -> None:
+    moved = result_of(*in_a_row(100, 98, 96, 94.1, 92))
+    still = result_of(*in_a_row(100, 98, 101, 98, 100))
+    assert "drift" in codes(moved)
+    assert "joules per output token falls by 8" in message(moved, "drift")
+    assert "drift" not in codes(still)
+
+
+def test_without_energy_the_time_of_a_token_may_drift() -> None:
+    passes = tuple(one_pass(15 + 8 * at, seconds) for at, seconds in enumerate((5.0, 5.1, 5.2, 5.31, 5.4)))
+    result = result_of(Trace((), {}), passes)
+    assert "time per output token rises" in message(result, "drift")
+
+
+def runs_of(*traces: Trace) -> ExperimentResult:
+    """A run on each of them."""
+    config = single_run().model_copy(update={"repeats": RepeatsConfig(count=len(traces))})
+    return metrics(
+        [measured(trace, index=number, config=config) for number, trace in enumerate(traces, start=1)]
+    )
+
+
+def test_what_one_run_of_several_shows_is_said_once_with_its_number() -> None:
+    hot = device(health={"throttle_thermal": grows(31, 35, 2.0, base=12.0)})
+    hotter = device(health={"throttle_thermal": grows(31, 35, 3.0, base=12.0)})
+    once, all_of_them = runs_of(device(), hot, device()), runs_of(hot, hotter, hot)
+    assert codes(once) == codes(all_of_them) == {"thermal_throttle"}
+    assert message(once, "thermal_throttle").endswith("in run 2")
+    assert message(all_of_them, "thermal_throttle").endswith("in every run")
+    assert len(all_of_them.warnings) == 1
+
+
+def test_one_invalid_run_makes_the_energy_of_all_invalid_and_says_which() -> None:
+    foreign = device(health={"foreign_processes": steps((0, 0.0), (32, 2.0), (34, 0.0))})
+    result = runs_of(device(), foreign, device())
+    assert not result.energy.valid
+    assert any("foreign_gpu_process" in reason for reason in result.energy.reasons)
+    assert message(result, "foreign_gpu_process").endswith("in run 2")
+
+
+def test_the_state_of_a_device_is_over_all_runs() -> None:
+    hot = device(health={"throttle_thermal": grows(31, 35, 2.0), "temperature": constant(80.0)})
+    (state,) = runs_of(hot, hot, device()).devices
+    assert state.throttled_thermal_s == pytest.approx(4.0)
+    assert state.temperature_c == pytest.approx((80 + 80 + 60) / 3)
+    silent = device(health={"throttle_thermal": None})
+    (unknown,) = runs_of(hot, silent).devices
+    assert unknown.throttled_thermal_s is None
 
 
 def test_the_same_measurement_gives_the_same_warnings() -> None:
@@ -556,12 +655,8 @@ def test_every_code_has_a_meaning_and_a_remedy() -> None:
 
 def test_the_page_of_warnings_is_what_the_codes_say() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "warnings.md"
-    made = subprocess.run(
-        [sys.executable, "-m", "llenergymeasure.analysis.codes"], capture_output=True, text=True, check=True
-    ).stdout
-    assert page.read_text(encoding="utf-8") == made, (
-        "run: python -m llenergymeasure.analysis.codes > docs/reference/warnings.md"
-    )
+    made = warnings_page()
+    assert page.read_text(encoding="utf-8") == made, "run: python docs/generate.py"
     for code, remedy in REMEDIES.items():
         section = made.partition(f"## `{code}`\n")[2].partition("\n## ")[0]
         assert remedy in section

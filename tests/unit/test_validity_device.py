@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from scripted_run import PASSES, S, codes, message, result_of
 
-from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.calibration import SensorFiles
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.calibration import SensorFiles
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Window
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.clock import VirtualClock
@@ -32,17 +31,17 @@ Script = Callable[[SimulatedNvml], object]
 
 
 class Machine:
-    """Two boards in virtual time, the first at 400 W from 14 to 46 s and else idle, and a script for them."""
+    """Two boards in virtual time, at 400 W in the passes and else idle, and a script for them."""
 
     def __init__(self, directory: Path, *, sensor: SimulatedSensor | None = None) -> None:
         self.clock = VirtualClock()
         self.nvml = SimulatedNvml(self.clock, idle_w=95.0, sensor=sensor, uuids=("GPU-a", "GPU-b"))
         for gpu in self.nvml.gpus:
             gpu.offer_health()
-        self.script: list[tuple[float, Script]] = [
-            (14.0, lambda nvml: nvml.set_power(400.0)),
-            (46.0, lambda nvml: nvml.set_power(95.0)),
-        ]
+        self.script: list[tuple[float, Script]] = []
+        for one in PASSES:
+            self.at(one.window.start_ns / S, lambda nvml: nvml.set_power(400.0))
+            self.at(one.window.end_ns / S, lambda nvml: nvml.set_power(95.0))
         self._directory = directory
 
     def at(self, at_s: float, do: Script) -> Machine:
@@ -63,8 +62,7 @@ class Machine:
                 do(self.nvml)
             self.clock.sleep_until(65 * S)
         recorder.stop()
-        config = ExperimentConfig(model="any", backend="simulated", n=1, max_output_tokens=50)
-        return result_of(recorder.trace(), PASSES, config=config)
+        return result_of(recorder.trace(), PASSES)
 
 
 @pytest.fixture
@@ -82,7 +80,8 @@ def test_a_clean_board_is_told_nothing_of(machine: Machine) -> None:
     result = machine.result()
     assert codes(result) == set()
     assert result.energy.valid
-    assert result.energy.total.value == pytest.approx(18 * 400.0, rel=2e-3)
+    assert result.energy.total.value == pytest.approx(18 * 400.0, rel=1e-3)
+    assert result.energy.net.value == pytest.approx(18 * 305.0, rel=1e-3)
 
 
 def test_heat_and_the_power_limit_are_told_by_their_own_counters(machine: Machine) -> None:

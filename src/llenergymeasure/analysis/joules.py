@@ -69,7 +69,9 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         readings=readings,
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
         repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
-        uncertainty=uncertainty(energies, gross, per_token, _costs(spent, groups)),
+        uncertainty=uncertainty(
+            energies, gross, per_token, _costs(spent, groups), first_stage=_first_stage(energies)
+        ),
     )
 
 
@@ -116,16 +118,12 @@ def _per(
         return Estimate.missing(unit, gross.reason or "the energy of a single pass is unknown")
     if sum(counts) == 0:
         return Estimate.missing(unit, "nothing was produced")
-    config = energies[0].measurement.config
-    two_stages = config.repeats.target is not None if len(energies) > 1 else config.passes.target is not None
     independent, common = _left_open(energies, gross.value)
     ratio = ratio_over_passes(
         spent,
         counts,
         unit=unit,
-        first_stage=(config.repeats.count if len(energies) > 1 else config.passes.count)
-        if two_stages
-        else None,
+        first_stage=_first_stage(energies),
         resolution=independent,
         common=common,
     )
@@ -133,6 +131,13 @@ def _per(
         return ratio
     low, high = (ratio.value * end / gross.value for end in gross.systematic)
     return Estimate(ratio.value, unit, ratio.low, ratio.high, (min(low, high), max(low, high)), ratio.reason)
+
+
+def _first_stage(energies: Sequence[RunEnergy]) -> int | None:
+    """How many runs (or passes of a single one) fixed their number by Stein's rule; None without a target."""
+    config = energies[0].measurement.config
+    asked = config.repeats if len(energies) > 1 else config.passes
+    return None if asked.target is None else asked.count
 
 
 def _left_open(energies: Sequence[RunEnergy], joules_: float) -> tuple[float, float]:

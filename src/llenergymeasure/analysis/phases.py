@@ -56,8 +56,16 @@ def prefill_and_decode(energies: Sequence[RunEnergy]) -> Phases:
     width_p = (open_p[0] * scale_p, open_p[1] * scale_p)
     independent = math.hypot(open_f[0] / full.walks, open_p[0] / prefill.walks) * scale_d
     common = abs(open_f[1] / full.walks - open_p[1] / prefill.walks) * scale_d
-    systematic_p = _systematic(energies, prefill.joules, value_p)
-    systematic_d = _systematic(energies, prefill.joules, value_d)
+    range_f, range_p = (_systematic(energies, kind) for kind in KINDS)
+    systematic_p = systematic_d = None
+    if range_f is not None and range_p is not None:
+        # The same error of a sensor is in both kinds of walk.
+        ends = [
+            full_j / full.walks - prefill_j / prefill.walks
+            for full_j, prefill_j in zip(range_f, range_p, strict=True)
+        ]
+        systematic_p = range_p[0] * scale_p, range_p[1] * scale_p
+        systematic_d = min(ends) * scale_d, max(ends) * scale_d
     return Phases(
         _estimate(value_p, chance_p, width_p, systematic_p, why_not),
         _estimate(value_d, chance_d, (independent, common), systematic_d, why_not),
@@ -191,15 +199,13 @@ def _left_open(energies: Sequence[RunEnergy], kind: BlockKind) -> tuple[float, f
     return independent, math.fsum(term.half_width_j for term in terms if term.common)
 
 
-def _systematic(energies: Sequence[RunEnergy], joules: float, value: float) -> tuple[float, float] | None:
-    """In proportion to what may be hidden of the prefill blocks' joules."""
-    spent = _spent(energies, "prefill")
-    known = [one.systematic for one in spent if one.systematic is not None]
-    if not known or joules <= 0:
+def _systematic(energies: Sequence[RunEnergy], kind: BlockKind) -> tuple[float, float] | None:
+    """The joules of all blocks of that kind at both ends of what is systematic; None where nothing is."""
+    spent = _spent(energies, kind)
+    if all(one.systematic is None for one in spent):
         return None
-    rest = math.fsum(one.joules or 0.0 for one in spent if one.systematic is None)
-    ends = [value * (math.fsum(part[at] for part in known) + rest) / joules for at in (0, 1)]
-    return min(ends), max(ends)
+    ranges = [one.systematic or (one.joules or 0.0, one.joules or 0.0) for one in spent]
+    return math.fsum(low for low, _ in ranges), math.fsum(high for _, high in ranges)
 
 
 def _estimate(

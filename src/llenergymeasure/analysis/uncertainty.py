@@ -14,10 +14,18 @@ from llenergymeasure.results.models import Closure, Term, Uncertainty
 
 
 def uncertainty(
-    energies: Sequence[RunEnergy], gross: Estimate, per_token: Estimate, costs: Sequence[float] | None
+    energies: Sequence[RunEnergy],
+    gross: Estimate,
+    per_token: Estimate,
+    costs: Sequence[float] | None,
+    *,
+    first_stage: int | None = None,
 ) -> Uncertainty | None:
     """The budget of the total and of the cost of an output token, whose replicates cost `costs`; None where
     there is no energy.
+
+    The scatter of the replicates holds what is independent of the sensor's errors, so that of the two the
+    larger counts and the other is marked. `first_stage` replicates give the scatter of Stein's rule.
     """
     if gross.value is None:
         return None
@@ -25,17 +33,21 @@ def uncertainty(
     tokens: list[Term] = []
     if per_token.value is not None and gross.value:
         factor = per_token.value / gross.value
-        tokens = [_scaled(term, factor) for term in whole]
-        chance = relative_half_width(costs) if costs is not None else None
+        chance = None if costs is None else relative_half_width(costs, first_stage=first_stage)
+        independent = math.hypot(*(term.half_width or 0.0 for term in whole if not term.common))
+        within = chance is not None and chance * abs(gross.value) >= independent
+        tokens = [_scaled(term, factor, within=within) for term in whole]
         if chance is not None and costs is not None:
+            stage = first_stage if first_stage is not None and first_stage >= 3 else len(costs)
             tokens.append(
                 Term(
                     name="chance",
                     kind="A",
                     half_width=abs(per_token.value) * chance,
-                    degrees=len(costs) - 1,
+                    degrees=min(stage, len(costs)) - 1,
                     common=False,
                     cancels_in_ratio=False,
+                    within_chance=not within,
                 )
             )
     return Uncertainty(
@@ -97,8 +109,8 @@ def _added(ends: Sequence[float], more: Sequence[float]) -> list[float]:
     return [one + other for one, other in zip(ends, more, strict=True)]
 
 
-def _scaled(term: Term, factor: float) -> Term:
-    """A term of the total as one of the cost: what is independent is in the scatter of replicates already."""
+def _scaled(term: Term, factor: float, *, within: bool) -> Term:
+    """A term of the total as one of the cost; `within`: replicates already scatter by what is independent."""
 
     def times(value: float | None) -> float | None:
         return None if value is None else value * factor
@@ -108,7 +120,7 @@ def _scaled(term: Term, factor: float) -> Term:
             "half_width": times(term.half_width),
             "low": times(term.low),
             "high": times(term.high),
-            "within_chance": not term.common,
+            "within_chance": within and not term.common,
         }
     )
 

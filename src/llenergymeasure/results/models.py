@@ -95,7 +95,8 @@ class Term(Part):
     `kind` is A where repetition showed it, B where it is from knowledge (JCGM 100). A `common` error is the
     same in every pass and run, so that repetition does not narrow it. `low` and `high` are given instead of
     `half_width` where the error is not symmetric: the ends of the range that the figure may have.
-    `within_chance` rows are part of the scatter that chance already holds, and are not added again.
+    `within_chance` rows are not added to the others: of the scatter of replicates (chance) and what it holds
+    already, the larger counts.
     """
 
     name: str
