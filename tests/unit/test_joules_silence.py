@@ -167,7 +167,8 @@ def _raw(change: Callable[[Series], Integers]) -> Callable[[Trace], Trace]:
 
 def test_a_counter_that_stops_in_the_silence_is_stuck_and_not_an_energy() -> None:
     def stops(series: Series) -> Integers:
-        return np.minimum(series.raw, series.raw[np.searchsorted(series.t_before_ns, END + S // 20)])
+        last = int(np.searchsorted(series.t_before_ns, END + S // 20))
+        return np.asarray(np.minimum(series.raw, series.raw[last]), dtype=np.int64)
 
     spent = _block(_steps((0.0, 300.0)), SimulatedSensor(fields=COUNTED), after_s=2.0, change=_raw(stops))
     assert spent.joules is None
