@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import sensor_lines
+from llenergymeasure.doctor.characterise import Characterised, FoundSensor, characterise_simulated, kept
 from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, recall
 from llenergymeasure.energy.sensor import NO_STEP
-from llenergymeasure.measure.characterise import Characterised, FoundSensor, characterise_simulated, kept
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.sensor import SimulatedSensor

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import examination_lines
 from llenergymeasure.cli._format import columns
+from llenergymeasure.doctor.examine import Examination, examine
+from llenergymeasure.doctor.load import MatrixLoad
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.doctor import Examination, examine
-from llenergymeasure.measure.load import MatrixLoad
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.nvml_names import Code
 
@@ -178,7 +178,7 @@ def test_a_load_works_only_between_start_and_stop_and_leaves_nothing() -> None:
 def test_a_load_ends_with_its_parent() -> None:
     program = (
         "import os, sys\n"
-        "from llenergymeasure.measure.load import MatrixLoad\n"
+        "from llenergymeasure.doctor.load import MatrixLoad\n"
         "load = MatrixLoad(None).__enter__()\n"
         "load.start()\n"
         "print(load.pid, flush=True)\n"

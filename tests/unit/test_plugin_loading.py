@@ -12,8 +12,8 @@ from llenergymeasure.backends import backend_names, load_backend, why_not
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import examination_lines
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.doctor.examine import examine
 from llenergymeasure.exceptions import BackendError, ConfigError
-from llenergymeasure.measure.doctor import examine
 from llenergymeasure.measure.preflight import why_too_large
 
 WHOLE = """

@@ -9,8 +9,8 @@ from llenergymeasure.cli._format import columns, duration, plain
 from llenergymeasure.records import Domain, GpuFacts
 
 if TYPE_CHECKING:
-    from llenergymeasure.measure.characterise import Characterised, FoundSensor
-    from llenergymeasure.measure.doctor import Examination, MeterReport, RecorderReport
+    from llenergymeasure.doctor.characterise import Characterised, FoundSensor
+    from llenergymeasure.doctor.examine import Examination, MeterReport, RecorderReport
 
 _KINDS = {"gpu": "GPU", "module": "module", "cpu": "CPU package", "dram": "memory", "host": "this host"}
 

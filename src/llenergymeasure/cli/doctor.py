@@ -39,7 +39,7 @@ def doctor(
 
 
 def _examine(*, simulated: bool, as_json: bool) -> None:
-    from llenergymeasure.measure.doctor import Examination, examine, simulated_driver
+    from llenergymeasure.doctor.examine import Examination, examine, simulated_driver
 
     found = examine(nvml=simulated_driver() if simulated else None)
     with reader_may_leave():
@@ -53,7 +53,7 @@ def _examine(*, simulated: bool, as_json: bool) -> None:
 
 
 def _characterise(*, simulated: bool, as_json: bool) -> None:
-    from llenergymeasure.measure.characterise import (
+    from llenergymeasure.doctor.characterise import (
         Characterised,
         characterise_gpus,
         characterise_simulated,

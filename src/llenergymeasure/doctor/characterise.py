@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from llenergymeasure.doctor.load import Load, MatrixLoad, SimulatedLoad
 from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, remember
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.sensor import NO_STEP, characterise
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.gpus import gpu_facts
-from llenergymeasure.measure.load import Load, MatrixLoad, SimulatedLoad
 from llenergymeasure.records import Clock, Domain, GpuFacts, Progress, Sample, Series
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml

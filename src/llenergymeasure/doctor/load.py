@@ -12,9 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager, ExitStack
+from typing import IO, Any, Protocol, Self
 
+from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.launch import close_pipe
 from llenergymeasure.simulation.device import SimulatedNvml
 
 # A product of two such matrices takes milliseconds on a recent GPU: short against every sensor's period, long
@@ -24,12 +27,8 @@ READY_S = 120.0
 ANSWER_S = 10.0
 
 
-class Load(Protocol):
+class Load(AbstractContextManager[Any], Protocol):
     """Work for a device that can be switched. A context manager, which ends it for good."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
 
     def start(self) -> None: ...
 
@@ -67,31 +66,35 @@ class MatrixLoad:
 
     def __init__(self, uuid: str | None) -> None:
         self._uuid = uuid
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._process: subprocess.Popen[str] | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         """Returns once the device is ready to work. EnergyError where it can't."""
         visible = {} if self._uuid is None else {"CUDA_VISIBLE_DEVICES": self._uuid}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "llenergymeasure.measure.load", "cpu" if self._uuid is None else "cuda"],
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, "cpu" if self._uuid is None else "cuda"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
             # Ctrl-C is for the parent alone, which then ends this one.
             start_new_session=True,
             env={**os.environ, **visible},
         )
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
-        try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.pid = process.pid
+        self._commands: IO[bytes] = process.stdin
+        self._answers: IO[bytes] = process.stdout
+        with ExitStack() as stack:
+            stack.callback(close_pipe, self._answers)
+            stack.callback(close_pipe, self._commands)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
             self._expect("ready", READY_S)
-        except BaseException:
-            self._end()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
+        self._stack.close()
 
     def start(self) -> None:
         self._ask("start", "started")
@@ -100,47 +103,18 @@ class MatrixLoad:
         """Returns once the device has finished its work."""
         self._ask("stop", "stopped")
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def _ask(self, command: str, answer: str) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
+            self._commands.write(f"{command}\n".encode())
+            self._commands.flush()
         except BrokenPipeError as error:
             raise EnergyError("the load of its own has ended by itself") from error
         self._expect(answer, ANSWER_S)
 
     def _expect(self, wanted: str, seconds: float) -> None:
-        try:
-            said = self._lines.get(timeout=seconds)
-        except queue.Empty:
-            raise EnergyError(f"the load of its own did not answer within {seconds:.0f} s") from None
+        said = bounded(self._answers.readline, seconds, what="the load of its own").decode().strip()
         if said != wanted:
             raise EnergyError(f"no load of its own can be run: {said or 'its process died'}")
-
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            self._lines.put(line.strip())
-        self._lines.put("")
-
-    def _end(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -161,15 +135,11 @@ def main(arguments: Sequence[str]) -> None:
         _say("started")
         while commands.empty():
             torch.mm(left, right, out=out)
-            _finish(torch, device)
+            if device == "cuda":
+                torch.cuda.synchronize()
         if commands.get() != "stop":
             return
         _say("stopped")
-
-
-def _finish(torch: Any, device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _listen(commands: queue.SimpleQueue[str]) -> None:

@@ -1,0 +1,1 @@
+"""What can this machine measure, and what are its sensors like?"""
