@@ -199,7 +199,7 @@ def odd(directory: Path, change: str) -> Callable[[], Launch]:
 
 
 def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> None:
-    hangs = odd(tmp_path, "worker.BlockDone = lambda *_: time.sleep(3600)")
+    hangs = odd(tmp_path, "worker.protocol.BlockDone = lambda *_: time.sleep(3600)")
     silences: list[str] = []
     with ChildWorker(config(timeout_s=3.0), run_id="run", directory=tmp_path, launch=hangs) as child:
         child.open()
@@ -215,9 +215,9 @@ def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("worker.Edge = worker.Rest", "where Edge was due"),
-        ("worker.Rest = worker.Edge", "where Rest was due"),
-        ("worker.PROTOCOL_VERSION = 1", "speaks protocol 1, not 2"),
+        ("worker.protocol.Edge = worker.protocol.Rest", "where Edge was due"),
+        ("worker.protocol.Rest = worker.protocol.Edge", "where Rest was due"),
+        ("worker.protocol.PROTOCOL_VERSION = 1", "speaks protocol 1, not 2"),
     ],
 )
 def test_a_worker_that_speaks_out_of_turn_is_ended(tmp_path: Path, change: str, says: str) -> None:

@@ -9,12 +9,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import IO, Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cgroup import Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
+from llenergymeasure.measure import protocol
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.launch import (
     Launch,
@@ -25,29 +27,6 @@ from llenergymeasure.measure.launch import (
     local,
     signal_group,
 )
-from llenergymeasure.measure.protocol import (
-    MESSAGES,
-    PROTOCOL_VERSION,
-    BlockDone,
-    Cancel,
-    Close,
-    Closed,
-    Command,
-    Edge,
-    Failed,
-    Go,
-    Hello,
-    Message,
-    Open,
-    Ready,
-    Report,
-    Rest,
-    StartBlock,
-    StartWarmUp,
-    Warm,
-    WarmUpBatch,
-    encode_command,
-)
 from llenergymeasure.records import BlockKind, FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
 
 HELLO_S = 60.0
@@ -55,7 +34,7 @@ CANCEL_S = 10.0
 TERMINATE_S = 5.0
 LOG_TAIL_LINES = 20
 
-Answer = TypeVar("Answer", Hello, Ready, Warm, Edge, Rest, BlockDone, Closed)
+Answer = TypeVar("Answer")
 
 
 class ChildWorker:
@@ -85,88 +64,95 @@ class ChildWorker:
         self._closed = False
         self._blocks = 0
         self._launch = launch
-        self._launched: Launch | None = None
-        self._worker_pid: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._cgroup: Cgroup | None = None
-        self._reader: threading.Thread | None = None
+        self._pid: int | None = None
+        self._stack = ExitStack()
+        self._stack.callback(self._events.close)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
-            self._end()
-        finally:
-            self._events.close()
+        """No process of the worker's session is alive after this, and none is left unreaped."""
+        self._stack.close()
 
     def pids(self) -> tuple[int, ...]:
         """The worker's process, once there is one; its tree hangs below it.
 
         Until the worker has said hello, that of the command that starts it.
         """
-        if self._process is None:
-            return ()
-        return (self._process.pid if self._worker_pid is None else self._worker_pid,)
+        return () if self._pid is None else (self._pid,)
 
-    def open(self) -> Ready:
+    def open(self) -> protocol.Ready:
         self._start()
-        self._send(Open(self._config))
-        return self._wait(Ready)
+        self._send(protocol.Open(self._config))
+        return self._wait(protocol.Ready)
 
     def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         self._stage = "warmup"
-        self._send(StartWarmUp())
-        while isinstance(message := self._receive(None), WarmUpBatch):
+        self._send(protocol.StartWarmUp())
+        while isinstance(message := self._receive(None), protocol.WarmUpBatch):
             if began is not None:
                 began(message.number, message.last_s)
-        return self._wanted(message, Warm).warm_up
+        return self._wanted(message, protocol.Warm).warm_up
 
     def run_block(
         self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
     ) -> tuple[Pass, ...]:
         self._stage = "measure"
         self._blocks += 1
-        self._send(StartBlock(self._blocks, kind, passes))
-        self._wait(Edge)
+        self._send(protocol.StartBlock(self._blocks, kind, passes))
+        self._wait(protocol.Edge)
         before()
-        self._send(Go())
-        self._wait(Rest)
+        self._send(protocol.Go())
+        self._wait(protocol.Rest)
         after()
-        self._send(Report())
-        return self._wait(BlockDone).passes
+        self._send(protocol.Report())
+        return self._wait(protocol.BlockDone).passes
 
     def close(self) -> SessionFacts:
-        self._send(Close())
-        facts = self._wait(Closed).facts
+        self._send(protocol.Close())
+        facts = self._wait(protocol.Closed).facts
         self._closed = True
         return facts
 
     def _start(self) -> None:
-        self._launched = self._launch()
-        self._cgroup = Cgroups().make()
+        launched = self._launch()
         before_ns = time.monotonic_ns()
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                self._launched.command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **self._launched.variables},
-                start_new_session=True,
-            )
-        if self._cgroup is not None:
+        with ExitStack() as around:
+            around.callback(self._take_away, launched)
+            cgroup = Cgroups().make()
+            if cgroup is not None:
+                around.callback(cgroup.remove)
+            with self._log.open("ab") as log:
+                process = subprocess.Popen(
+                    launched.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env={**os.environ, **launched.variables},
+                    start_new_session=True,
+                )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            reader = threading.Thread(target=_read, args=(process.stdout, self._inbox), daemon=True)
+            # What is here is undone from the last to the first.
+            self._stack.callback(_drain, reader, process.stdin, process.stdout)
+            self._stack.enter_context(around.pop_all())
+        self._stack.callback(process.wait)
+        self._stack.callback(kill_session, process.pid)
+        self._stack.callback(self._cancel, process)
+        if cgroup is not None:
             # Before anybody hears of the process: its CPU time is looked up where it is.
-            self._cgroup.take_in(process.pid)
-        self._process = process
-        self._reader = threading.Thread(target=_read, args=(self._process, self._inbox), daemon=True)
-        self._reader.start()
-        hello = self._wait(Hello, at_most_s=HELLO_S)
-        self._launched.greeted()
-        if hello.version != PROTOCOL_VERSION:
+            cgroup.take_in(process.pid)
+        self._process, self._pid = process, process.pid
+        self._commands: IO[bytes] = process.stdin
+        reader.start()
+        hello = self._wait(protocol.Hello, at_most_s=HELLO_S)
+        launched.greeted()
+        if hello.version != protocol.PROTOCOL_VERSION:
             raise self._error(
                 "error",
-                f"the worker speaks protocol {hello.version}, not {PROTOCOL_VERSION}: "
+                f"the worker speaks protocol {hello.version}, not {protocol.PROTOCOL_VERSION}: "
                 "install the same version of llem where it runs as here",
             )
         if not before_ns <= hello.t_ns <= time.monotonic_ns():
@@ -179,30 +165,28 @@ class ChildWorker:
                 f"the worker says that it is process {hello.pid}, which is none of this host's workers; "
                 "it must share this host's process numbers, or neither its work nor its GPUs can be seen",
             )
-        self._worker_pid = hello.pid
+        self._pid = hello.pid
 
-    def _send(self, command: Command) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        line = encode_command(command)
+    def _send(self, command: protocol.Command) -> None:
+        line = protocol.encode_command(command)
         self._events.write("parent", line)
         try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
+            self._commands.write(line)
+            self._commands.flush()
         except BrokenPipeError as error:
             raise self._died() from error
 
     def _wait(self, wanted: type[Answer], *, at_most_s: float | None = None) -> Answer:
         return self._wanted(self._receive(at_most_s), wanted)
 
-    def _wanted(self, message: Message, wanted: type[Answer]) -> Answer:
-        if isinstance(message, Failed):
+    def _wanted(self, message: protocol.Message, wanted: type[Answer]) -> Answer:
+        if isinstance(message, protocol.Failed):
             raise self._failed(message.failure)
         if not isinstance(message, wanted):
             raise self._error("error", f"the worker said {message!r} where {wanted.__name__} was due")
         return message
 
-    def _receive(self, at_most_s: float | None) -> Message:
+    def _receive(self, at_most_s: float | None) -> protocol.Message:
         left_s = self._deadline_s - time.monotonic()
         try:
             line = self._inbox.get(timeout=max(0.0, min(left_s, at_most_s or left_s)))
@@ -213,7 +197,7 @@ class ChildWorker:
         if line is None:
             raise self._died()
         self._events.write("worker", line)
-        return MESSAGES.validate_json(line)
+        return protocol.MESSAGES.validate_json(line)
 
     def _timed_out(self) -> ExperimentTimeout:
         message = (
@@ -226,7 +210,6 @@ class ChildWorker:
         )
 
     def _died(self) -> ExperimentError:
-        assert self._process is not None
         try:
             code = self._process.wait(timeout=TERMINATE_S)
         except subprocess.TimeoutExpired:
@@ -271,37 +254,7 @@ class ChildWorker:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(lines) or None
 
-    def _end(self) -> None:
-        """No process of the worker's session is alive after this, and none is left unreaped."""
-        process = self._process
-        if process is None:
-            self._take_away()
-            return
-        try:
-            self._cancel(process)
-        finally:
-            kill_session(process.pid)
-            process.wait()
-            try:
-                self._take_away()
-            finally:
-                if self._cgroup is not None:
-                    self._cgroup.remove()
-                self._drain(process)
-
-    def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        if process.stdin is not None:
-            close_pipe(process.stdin)
-        if self._reader is not None:
-            self._reader.join(timeout=TERMINATE_S)
-            # A process that got away keeps the pipe open, and closing it would wait for its reader.
-            if process.stdout is not None and not self._reader.is_alive():
-                close_pipe(process.stdout)
-
-    def _take_away(self) -> None:
-        if self._launched is None:
-            return
-        launched, self._launched = self._launched, None
+    def _take_away(self, launched: Launch) -> None:
         if (why := launched.ended()) is not None:
             raise self._error("error", f"the worker may still run: {why}")
 
@@ -310,7 +263,7 @@ class ChildWorker:
             return
         if not self._closed:
             try:
-                self._send(Cancel())
+                self._send(protocol.Cancel())
             except ExperimentError:
                 return
         if has_ended(process, CANCEL_S):
@@ -319,8 +272,15 @@ class ChildWorker:
         has_ended(process, TERMINATE_S)
 
 
-def _read(process: subprocess.Popen[bytes], inbox: queue.SimpleQueue[bytes | None]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
+def _read(stream: IO[bytes], inbox: queue.SimpleQueue[bytes | None]) -> None:
+    for line in stream:
         inbox.put(line)
     inbox.put(None)
+
+
+def _drain(reader: threading.Thread, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    close_pipe(stdin)
+    reader.join(timeout=TERMINATE_S)
+    # A process that got away keeps the pipe open, and closing it would wait for its reader.
+    if not reader.is_alive():
+        close_pipe(stdout)

@@ -18,29 +18,9 @@ from typing import BinaryIO
 
 from llenergymeasure.backends import load_backend
 from llenergymeasure.exceptions import ConfigError, LLEMError
+from llenergymeasure.measure import protocol
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.launch import adopt_orphans, kill_session
-from llenergymeasure.measure.protocol import (
-    COMMANDS,
-    PROTOCOL_VERSION,
-    BlockDone,
-    Close,
-    Closed,
-    Command,
-    Edge,
-    Failed,
-    Go,
-    Hello,
-    Message,
-    Open,
-    Report,
-    Rest,
-    StartBlock,
-    StartWarmUp,
-    Warm,
-    WarmUpBatch,
-    encode_message,
-)
 from llenergymeasure.records import FailureKind, RunFailure
 
 
@@ -53,12 +33,12 @@ class Channel:
         self._commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def say(self, message: Message) -> None:
-        self._out.write(encode_message(message))
+    def say(self, message: protocol.Message) -> None:
+        self._out.write(protocol.encode_message(message))
         self._out.flush()
 
-    def hear(self) -> Command:
-        return COMMANDS.validate_json(self._commands.get())
+    def hear(self) -> protocol.Command:
+        return protocol.COMMANDS.validate_json(self._commands.get())
 
     def _listen(self) -> None:
         """Pass commands on; a cancel interrupts whatever the main thread does; the parent's end ends all."""
@@ -76,9 +56,9 @@ class Channel:
 def main() -> int:
     channel = Channel()
     adopt_orphans()
-    channel.say(Hello(PROTOCOL_VERSION, os.getpid(), time.monotonic_ns()))
+    channel.say(protocol.Hello(protocol.PROTOCOL_VERSION, os.getpid(), time.monotonic_ns()))
     first = channel.hear()
-    if not isinstance(first, Open):
+    if not isinstance(first, protocol.Open):
         raise RuntimeError(f"open comes first, got {first}")
     position = Position()
     with Bench(first.config, load=load_backend, clock=time, position=position) as bench:
@@ -87,7 +67,7 @@ def main() -> int:
         # The top of the worker: whatever an engine throws becomes a RunFailure, and a cancel comes as SIGINT.
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
             traceback.print_exc()
-            channel.say(Failed(_failure(error, position)))
+            channel.say(protocol.Failed(_failure(error, position)))
             return 1
     return 0
 
@@ -97,19 +77,23 @@ def _serve(channel: Channel, bench: Bench) -> None:
     channel.say(bench.open())
     while True:
         match channel.hear():
-            case StartWarmUp():
-                channel.say(Warm(bench.warm_up(lambda *batch: channel.say(WarmUpBatch(*batch)))))
-            case StartBlock() as asked:
+            case protocol.StartWarmUp():
+                channel.say(
+                    protocol.Warm(bench.warm_up(lambda *batch: channel.say(protocol.WarmUpBatch(*batch))))
+                )
+            case protocol.StartBlock() as asked:
                 channel.say(_block(bench, channel, asked))
-            case Close():
-                channel.say(Closed(bench.close()))
+            case protocol.Close():
+                channel.say(protocol.Closed(bench.close()))
                 return
             case other:
                 raise RuntimeError(f"a command out of turn: {other}")
 
 
-def _block(bench: Bench, channel: Channel, asked: StartBlock) -> BlockDone:
-    def wait_after(message: Edge | Rest, wanted: type[Go | Report]) -> None:
+def _block(bench: Bench, channel: Channel, asked: protocol.StartBlock) -> protocol.BlockDone:
+    def wait_after(
+        message: protocol.Edge | protocol.Rest, wanted: type[protocol.Go | protocol.Report]
+    ) -> None:
         channel.say(message)
         answer = channel.hear()
         if not isinstance(answer, wanted):
@@ -118,10 +102,10 @@ def _block(bench: Bench, channel: Channel, asked: StartBlock) -> BlockDone:
     passes = bench.run_block(
         asked.kind,
         asked.passes,
-        before=lambda: wait_after(Edge(asked.number), Go),
-        after=lambda: wait_after(Rest(asked.number), Report),
+        before=lambda: wait_after(protocol.Edge(asked.number), protocol.Go),
+        after=lambda: wait_after(protocol.Rest(asked.number), protocol.Report),
     )
-    return BlockDone(asked.number, asked.kind, passes)
+    return protocol.BlockDone(asked.number, asked.kind, passes)
 
 
 def _failure(error: BaseException, position: Position) -> RunFailure:
