@@ -4,9 +4,8 @@ second of waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
@@ -16,13 +15,11 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
-from llenergymeasure.measure.budget import Turn
-from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
-from llenergymeasure.measure.lock import DomainLocks
+from llenergymeasure.measure.meters import FollowedDevice
 from llenergymeasure.measure.repeats import repeat
 from llenergymeasure.measure.replay import write_measurement
-from llenergymeasure.measure.simulate import FollowedDevice
+from llenergymeasure.measure.runner import Job
 from llenergymeasure.records import (
     Block,
     Clock,
@@ -72,17 +69,8 @@ class VirtualRuns:
     seen: list[Observations] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
 
-    def __call__(
-        self,
-        config: ExperimentConfig,
-        *,
-        experiment: str,
-        origins: Mapping[str, str],
-        turn: Turn,
-        directory: Path,
-        locks: DomainLocks,  # noqa: ARG002  a board that nobody else has
-        tell: Tracker,
-    ) -> Measurement:
+    def __call__(self, config: ExperimentConfig, job: Job) -> Measurement:
+        turn, directory, tell = job.turn, job.directory, job.tell
         stage = self.stage(config, turn.number)
         self.stages.append(stage)
         self.phases.append([])
@@ -120,7 +108,7 @@ class VirtualRuns:
             recorder.stop()
         self.seen.append(seen)
         found = replace(
-            _measurement(config, experiment, turn.number, seen, recorder.trace()), origins=origins
+            _measurement(config, job.experiment, turn.number, seen, recorder.trace()), origins=job.origins
         )
         write_requests(directory / "requests.parquet", seen.blocks)
         write_measurement(directory, found)

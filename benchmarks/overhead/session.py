@@ -10,8 +10,8 @@ from benchmarks.overhead.turns import Row, ratio, turns
 from llenergymeasure.backends import load_backend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.bench import Position
-from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.records import Request
+from llenergymeasure.workload.prepared import prepared
 
 # Pairs of turns, each a walk over the requests.
 PAIRS = (75, 12)

@@ -23,8 +23,8 @@ from tests.backends.engines import (
 from llenergymeasure.backends import Session, load_backend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.records import Generation, Request
+from llenergymeasure.workload.prepared import prepared
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

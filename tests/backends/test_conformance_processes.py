@@ -21,7 +21,7 @@ from pydantic import JsonValue
 from tests.backends.engines import Engine, configured
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.measure.prepared import prepared
+from llenergymeasure.workload.prepared import prepared
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 

@@ -26,9 +26,9 @@ from llenergymeasure.config.engines import LlamacppConfig
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
-from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.models.resolve import resolve
 from llenergymeasure.records import Generation, Request, SessionFacts
+from llenergymeasure.workload.prepared import prepared
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 real = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")

@@ -24,8 +24,8 @@ from llenergymeasure.backends._vllm_processes import shared_memory
 from llenergymeasure.backends.vllm import VllmBackend, VllmSession
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.records import Request
+from llenergymeasure.workload.prepared import prepared
 
 WHY = VllmBackend().why_unavailable()
 pytestmark = [

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
@@ -19,10 +18,9 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.budget import Turn, passes_that_fit, why_too_few
-from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.harness import MEMORY_S, Observations, Phase, Rig, conduct
-from llenergymeasure.measure.lock import DomainLocks
-from llenergymeasure.measure.repeats import Run, repeat
+from llenergymeasure.measure.repeats import repeat
+from llenergymeasure.measure.runner import Job, Run
 from llenergymeasure.records import (
     FailedRun,
     Measurement,
@@ -57,7 +55,11 @@ class Experiment:
 
 
 def experiment(
-    asked: ExperimentConfig, *, runs: VirtualRuns | None = None, make: Run | None = None, strict: bool = False
+    asked: ExperimentConfig,
+    *,
+    runs: VirtualRuns | None = None,
+    make: Run | None = None,
+    strict: bool = False,
 ) -> Experiment:
     made = runs or VirtualRuns()
     remarks: list[str] = []
@@ -507,29 +509,11 @@ class Failing:
     error: Exception = field(default_factory=lambda: ExperimentError("the worker was killed"))
     tried: list[int] = field(default_factory=list)
 
-    def __call__(
-        self,
-        config: ExperimentConfig,
-        *,
-        experiment: str,
-        origins: Mapping[str, str],
-        turn: Turn,
-        directory: Path,
-        locks: DomainLocks,
-        tell: Tracker,
-    ) -> Measurement:
-        self.tried.append(turn.number)
-        if turn.number in self.fails:
+    def __call__(self, config: ExperimentConfig, job: Job) -> Measurement:
+        self.tried.append(job.turn.number)
+        if job.turn.number in self.fails:
             raise self.error
-        return self.runs(
-            config,
-            experiment=experiment,
-            origins=origins,
-            turn=turn,
-            directory=directory,
-            locks=locks,
-            tell=tell,
-        )
+        return self.runs(config, job)
 
 
 def test_one_failing_run_of_three_leaves_a_value_without_an_interval_and_says_why() -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.measure.prepared import prepared
+from llenergymeasure.workload.prepared import prepared
 
 SMALL = {"model": "smollm2-135m", "n": 3, "max_input_tokens": 64, "max_output_tokens": 4}
 WITHOUT_TRANSFORMERS = """
 import sys
 sys.modules["transformers"] = None
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.measure.prepared import prepared
+from llenergymeasure.workload.prepared import prepared
 print(prepared(ExperimentConfig.model_validate_json(sys.argv[1])).hash)
 """
 

@@ -11,8 +11,7 @@ from virtual_result import config
 
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.events import EventLog
-from llenergymeasure.measure.protocol import BlockDone, encode_message
+from llenergymeasure.measure.protocol import BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
 from llenergymeasure.measure.replay import read_measurements, write_measurement
 from llenergymeasure.records import FailedRun, Measurement

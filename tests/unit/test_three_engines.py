@@ -9,7 +9,7 @@ import pytest
 
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig, identity
-from llenergymeasure.measure.prepared import prepared
+from llenergymeasure.workload.prepared import prepared
 
 FOLDER = Path(__file__).parents[2] / "examples" / "three-engines"
 # The same in every engine's environment, with torch and without: tests/backends/test_llamacpp.py.

@@ -13,7 +13,6 @@ from llenergymeasure.analysis.statistics import is_steady
 from llenergymeasure.backends import Backend, Session
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.measure.prepared import prepared
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import (
     BlockKind,
@@ -27,6 +26,7 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
+from llenergymeasure.workload.prepared import prepared
 
 
 class Position:

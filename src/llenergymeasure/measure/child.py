@@ -17,7 +17,6 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.cgroup import Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
 from llenergymeasure.measure import protocol
-from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.launch import (
     Launch,
     close_pipe,
@@ -57,7 +56,7 @@ class ChildWorker:
         self._config = config
         self._run_id = run_id
         self._log = directory / "worker.log"
-        self._events = EventLog(directory / EVENTS_NAME)
+        self._events = protocol.EventLog(directory / protocol.EVENTS_NAME)
         self._deadline_s = time.monotonic() + config.timeout_s if deadline_s is None else deadline_s
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stage: Stage = "load"

@@ -19,8 +19,7 @@ from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts
-from llenergymeasure.measure.meters import meters_for
-from llenergymeasure.measure.simulate import FollowedDevice
+from llenergymeasure.measure.meters import FollowedDevice, meters_for
 from llenergymeasure.models.resolve import ResolvedModel, require_available, resolve
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import GpuFacts

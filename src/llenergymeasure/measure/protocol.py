@@ -1,8 +1,11 @@
-"""The messages between parent and worker: one JSON object a line."""
+"""The messages between parent and worker, one JSON object a line, and the log of all that passed."""
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
@@ -11,6 +14,7 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import BlockKind, Pass, RunFailure, SessionFacts, WarmUp, Window
 
 PROTOCOL_VERSION = 2
+EVENTS_NAME = "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +153,19 @@ def encode_command(command: Command) -> bytes:
 
 def encode_message(message: Message) -> bytes:
     return MESSAGES.dump_json(message) + b"\n"
+
+
+class EventLog:
+    """Every message as it passed, so that a result can be computed again: one JSON object a line, with
+    `t_ns` when the parent sent or received it, `from`, and the `message`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, sender: Literal["parent", "worker"], line: bytes) -> None:
+        head = json.dumps({"t_ns": time.monotonic_ns(), "from": sender})
+        self._file.write(head[:-1].encode() + b', "message": ' + line.strip() + b"}\n")
+
+    def close(self) -> None:
+        self._file.close()

@@ -6,8 +6,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 from llenergymeasure.analysis.run_energy import run_cost, run_joules
 from llenergymeasure.analysis.statistics import stein_count
@@ -17,27 +15,11 @@ from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.lock import DomainLocks
-from llenergymeasure.measure.runner import experiment_id, run, started_now
+from llenergymeasure.measure.runner import Job, Run, experiment_id, run, started_now
 from llenergymeasure.measure.scratch import Files, scratch
 from llenergymeasure.records import FailedRun, Measurement, Progress
 from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.store import RUNS
-
-
-class Run(Protocol):
-    """Makes one run, with its files in `directory`."""
-
-    def __call__(
-        self,
-        config: ExperimentConfig,
-        *,
-        experiment: str,
-        origins: Mapping[str, str],
-        turn: Turn,
-        directory: Path,
-        locks: DomainLocks,
-        tell: Tracker,
-    ) -> Measurement: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +59,7 @@ def repeat(
             directory.mkdir(parents=True)
             tracker.begin_run(turn.number, turn.runs)
             try:
-                one = run(
-                    config,
-                    experiment=experiment,
-                    origins=origins,
-                    turn=turn,
-                    directory=directory,
-                    locks=locks,
-                    tell=tracker,
-                )
+                one = run(config, Job(experiment, origins, turn, directory, locks, tracker))
             except ExperimentInterrupted:
                 raise
             except LLEMError as error:

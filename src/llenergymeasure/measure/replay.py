@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.events import EVENTS_NAME, EventLog
+from llenergymeasure.measure.protocol import EVENTS_NAME, EventLog
 from llenergymeasure.records import (
     Architecture,
     Block,

@@ -6,10 +6,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
@@ -24,11 +25,10 @@ from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
 from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
-from llenergymeasure.measure.meters import meters_for
+from llenergymeasure.measure.meters import FollowedDevice, meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.scratch import temporary_in
-from llenergymeasure.measure.simulate import FollowedDevice
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import (
     Block,
@@ -43,33 +43,26 @@ from llenergymeasure.records import (
 from llenergymeasure.results.store import write_requests
 
 
-def run(
-    config: ExperimentConfig,
-    *,
-    experiment: str,
-    origins: Mapping[str, str],
-    turn: Turn,
-    directory: Path,
-    locks: DomainLocks,
-    tell: Tracker,
-) -> Measurement:
-    """One run in a process of its own, with its files in `directory`. Whatever ends it, no process or thread
-    of it is left.
-    """
-    started = started_now()
-    with temporary_in(directory) as temporary:
-        measurement = _measure(
-            config,
-            started,
-            experiment=experiment,
-            turn=turn,
-            directory=directory,
-            locks=locks,
-            tell=tell,
-            start_local=partial(local, temporary=temporary),
-        )
-    measurement = replace(measurement, origins=origins)
-    write_measurement(directory, measurement)
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of an experiment: its turn, the folder for its files, and what it shares with the others."""
+
+    experiment: str
+    origins: Mapping[str, str]
+    turn: Turn
+    directory: Path
+    locks: DomainLocks
+    tell: Tracker
+
+
+Run: TypeAlias = Callable[[ExperimentConfig, Job], Measurement]
+
+
+def run(config: ExperimentConfig, job: Job) -> Measurement:
+    """One run in a process of its own. Whatever ends it, no process or thread of it is left."""
+    with temporary_in(job.directory) as temporary:
+        measurement = _measure(config, job, start_local=partial(local, temporary=temporary))
+    write_measurement(job.directory, measurement)
     return measurement
 
 
@@ -77,19 +70,12 @@ def started_now() -> Start:
     return Start(datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic_ns(), boot_id())
 
 
-def _measure(
-    config: ExperimentConfig,
-    started: Start,
-    *,
-    experiment: str,
-    turn: Turn,
-    directory: Path,
-    locks: DomainLocks,
-    tell: Tracker,
-    start_local: Callable[[], Launch],
-) -> Measurement:
-    device = FollowedDevice(config, clock=time, run=turn.number) if config.backend == "simulated" else None
-    gpus = gpu_facts(None if device is None else device.nvml)
+def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], Launch]) -> Measurement:
+    started, tell, directory = started_now(), job.tell, job.directory
+    is_simulated = config.backend == "simulated"
+    device = FollowedDevice(config, clock=time, run=job.turn.number) if is_simulated else None
+    nvml = None if device is None else device.nvml
+    gpus = gpu_facts(nvml)
     launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
 
     def enter(phase: Phase) -> None:
@@ -98,18 +84,23 @@ def _measure(
             device.enter(phase)
         tell.enter(phase)
 
-    with ChildWorker(config, run_id=experiment, directory=directory, launch=launch) as child:
+    with ChildWorker(config, run_id=job.experiment, directory=directory, launch=launch) as child:
         conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
         tell("checking")
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
-        locks.take(run_domains(cleared.meters.domains, config))
+        seen_domains = cleared.meters.domains
+        job.locks.take(run_domains(seen_domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.backend == "llamacpp")
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
             rig = Rig(
-                worker=_placed(child, device, claim=partial(_claim, locks, cleared.meters.domains)),
+                worker=PlacedWorker(
+                    child,
+                    used=lambda: used_gpus(child.pids(), nvml),
+                    claim=partial(_claim, job.locks, seen_domains),
+                ),
                 recorder=recorder,
                 clock=time,
                 enter=enter,
@@ -119,13 +110,13 @@ def _measure(
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )
-            seen = conduct(config, rig, turn)
+            seen = conduct(config, rig, job.turn)
     write_requests(directory / "requests.parquet", seen.blocks)
     return Measurement(
-        experiment_id=experiment,
-        index=turn.number,
+        experiment_id=job.experiment,
+        index=job.turn.number,
         config=config,
-        origins={},
+        origins=job.origins,
         started=started,
         environment=here,
         facts=seen.facts,
@@ -137,7 +128,7 @@ def _measure(
         trace=recorder.trace(),
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
-        simulated=config.backend == "simulated",
+        simulated=is_simulated,
         notes=_notes(cleared),
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
@@ -156,17 +147,6 @@ def _costs(
 def _watts(recorder: Recorder, windows: Sequence[Window]) -> Sequence[float | None]:
     trace = recorder.trace(windows=windows)
     return [idle_watts(trace, window) for window in windows]
-
-
-def _placed(
-    child: ChildWorker, device: FollowedDevice | None, *, claim: Callable[[Sequence[str]], None]
-) -> PlacedWorker:
-    """The worker, whose GPUs are those of every process of its tree; `claim` hears of them."""
-
-    def used() -> Sequence[str]:
-        return used_gpus(child.pids(), None if device is None else device.nvml)
-
-    return PlacedWorker(child, used, claim)
 
 
 def _claim(locks: DomainLocks, seen: Sequence[Domain], gpu_uuids: Sequence[str]) -> None:

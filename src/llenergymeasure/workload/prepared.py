@@ -12,7 +12,6 @@ from typing import Any
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
-from llenergymeasure.measure.tokenizer import tokenizer_for, tokenizer_identity
 from llenergymeasure.records import Request
 from llenergymeasure.workload import (
     Prompt,
@@ -22,6 +21,7 @@ from llenergymeasure.workload import (
     load_prompts,
     workload_hash,
 )
+from llenergymeasure.workload.tokenizer import tokenizer_for, tokenizer_identity
 
 # Part of the key: another way to make token ids needs another number.
 _SCHEMA = 1
