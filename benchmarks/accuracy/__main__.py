@@ -43,7 +43,7 @@ def main() -> int:
         rows += found
     print(f"computing, after {_since(began)} s …", file=sys.stderr)
     if "virtual" in options.only:
-        rows += virtual.rows(100 if options.quick else 2000)
+        rows += virtual.rows(20 if options.quick else 200)
     if "recordings" in options.only:
         rows += recordings.rows()
     if "recorder" in options.only:

@@ -228,7 +228,7 @@ def polls(draw: np.random.Generator, at: Scene, habits: Habits, *, far_s: float 
     )
     for until, gap in spans:
         some = times + np.cumsum(
-            gap * draw.uniform(*(_UNEVEN[gap == _FAR_S]), int(max(0.0, until - times) / (0.5 * gap)) + 2)
+            gap * draw.uniform(*_UNEVEN[gap > _CLOSE_S], int(max(0.0, until - times) / (0.5 * gap)) + 2)
         )
         parts.append(some[some < until])
         times = until
@@ -311,6 +311,7 @@ def waited(
     *,
     passes: int = 1,
     board: int | None = None,
+    far_s: float = _FAR_S,
 ) -> tuple[Scene, Trace]:
     """A scene and its trace, with silences that last until three events were seen in each."""
     for more in range(27):
@@ -318,7 +319,7 @@ def waited(
         at = scene(
             draw, shape, seconds, passes=passes, silences=(BEFORE_S + longer, AFTER_S + longer), board=board
         )
-        trace = seen(draw, at, habits)
+        trace = seen(draw, at, habits, far_s=far_s)
         if enough(at, trace):
             break
     return at, trace

@@ -21,11 +21,15 @@ _LIBRARY_NOT_FOUND = 12
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A window, in seconds from the scenario's start, and the row that it counts for."""
+    """A window, in seconds from the scenario's start, and the row that it counts for.
+
+    `between_silences` is whether power is constant before it and after it, as llem has it for a block.
+    """
 
     case: str
     begin_s: float
     end_s: float
+    between_silences: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ def _job(shape: str, step_s: float, counts: Mapping[float, int], *, draw: random
         for _ in range(count):
             # Work does not last a whole number of the counter's steps.
             end_s = at_s + seconds + draw.uniform(0, 0.1)
-            windows.append(Timed(f"{_LABELS[shape]}, {seconds:g} s", at_s, end_s))
+            windows.append(Timed(f"{_LABELS[shape]}, {seconds:g} s", at_s, end_s, shape != "amid"))
             at_s = end_s + draw.uniform(1.2, 1.7)
     board = Board(
         "GPU-5af7c1e0-0001",

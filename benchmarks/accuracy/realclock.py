@@ -109,7 +109,11 @@ def _run(job: Job, tool: Tool, directory: Path, lead_s: float) -> list[Measured]
     scenario = Scenario(time.monotonic_ns() + round(lead_s * 1e9), job.boards, job.init_fails_with)
     write_scenario(place / "scenario.json", scenario)
     spans = [
-        [scenario.start_ns + round(one.begin_s * 1e9), round((one.end_s - one.begin_s) * 1e9)]
+        [
+            scenario.start_ns + round(one.begin_s * 1e9),
+            round((one.end_s - one.begin_s) * 1e9),
+            one.between_silences,
+        ]
         for one in job.windows
     ]
     (place / "plan.json").write_text(json.dumps(spans))

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llenergymeasure.energy import Meter
-from llenergymeasure.energy.amd import AmdMeter
-from llenergymeasure.energy.estimate import EstimateMeter
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.rapl import RaplMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.amd import AmdMeter
+from llenergymeasure.energy.meters.cgroup import Cgroups
+from llenergymeasure.energy.meters.estimate import EstimateMeter
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.meters.rapl import RaplMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Trace
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
@@ -88,8 +89,20 @@ def _cases() -> Iterator[_Case]:
         return amdsmi.amdsmi_get_energy_count(board), amdsmi.amdsmi_get_power_info(board)
 
     yield _Case("AMD, one board", AmdMeter(amdsmi), asked)
+    nowhere = Cgroups(Path("/nonexistent"))
     with _tree(8) as pids:
-        yield _Case("CPU model, a tree of nine processes", EstimateMeter(lambda: pids[:1]), _proc_of(pids))
+        meter = EstimateMeter(lambda: pids[:1], cgroups=nowhere)
+        yield _Case("CPU model, a tree of nine processes", meter, _proc_of(pids))
+        if (cgroup := Cgroups().make()) is None:
+            return
+        for pid in pids:
+            cgroup.take_in(pid)
+        yield _Case(
+            "CPU model, nine processes in a cgroup",
+            EstimateMeter(lambda: pids[:1]),
+            lambda _: cgroup.used_s(),
+        )
+        cgroup.remove()
 
 
 def _nvml_case(name: str, nvml: SimulatedNvml) -> _Case:

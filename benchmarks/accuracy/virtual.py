@@ -36,7 +36,7 @@ from llenergymeasure.energy.joules.curve import most_lag_s
 from llenergymeasure.energy.joules.pool import added
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent
-from llenergymeasure.energy.nvml import SYSTEMATIC_GAIN, SYSTEMATIC_OFFSET_W
+from llenergymeasure.energy.meters.nvml import SYSTEMATIC_GAIN, SYSTEMATIC_OFFSET_W
 from llenergymeasure.energy.sensor import characterise
 from llenergymeasure.records import Quantity, Series, Trace
 from llenergymeasure.simulation.polled import DOMAIN, ENERGY, POWER_AVERAGE, POWER_INSTANT
@@ -50,6 +50,8 @@ FAULTS = "Sensors recognised, faults named (virtual clock)"
 
 SECONDS = (1.0, 5.0, 20.0)
 STEPS_S = (0.02, 0.05, 0.1)
+# Reads from afar: as the recorder makes them, and twice as many.
+FAR_S = (0.1, 0.05)
 SOUND_LIMITS = dict(zip(SECONDS, (1.2, 0.35, 0.1), strict=True))
 FAULTY_LIMITS = dict(zip(SECONDS, (1.5, 0.4, 0.12), strict=True))
 # Tails of which nothing is asked but that the interval holds.
@@ -175,18 +177,20 @@ def pooled_row(shape: str, names: tuple[str, ...], *, pools: int) -> Row:
     )
 
 
-def share_row(shape: str, step_s: float, *, runs: int) -> Row:
+def share_row(shape: str, step_s: float, far_s: float, *, runs: int) -> Row:
     draw = random.Random(f"share {shape} {step_s}")
     found, unseen = [], 0
     for _ in range(runs):
-        at, trace = waited(draw, shape, 20.0, habits_of(draw, ["lag of 0 to 120 ms"], step_s), passes=4)
+        habits = habits_of(draw, ["lag of 0 to 120 ms"], step_s)
+        at, trace = waited(draw, shape, 20.0, habits, passes=4, far_s=far_s)
         spent = spent_of(at, trace)
         unseen += spent.lag_s is None
         number = draw.randrange(4)
         true_j = at.true_j(at.edges[number], at.edges[number + 1])
         found.append(Judged.of(spent.shares[number], spent.share_half_widths[number], true_j))
     note = f"lag not seen in {unseen}" if unseen else ""
-    case = f"{shape}, lag of 0 to 120 ms, T = {1000 * step_s:.0f} ms"
+    reads = f"reads every {1000 * far_s:.0f} ms"
+    case = f"{shape}, lag of 0 to 120 ms, T = {1000 * step_s:.0f} ms, {reads}"
     return row((SHARES, case), found, limit=1.5, held=0.93, note=note)
 
 
@@ -370,7 +374,8 @@ def _cells(runs: int) -> Iterator[partial[Row]]:
     pools = max(20, runs * 3 // 10)
     yield from (partial(pooled_row, shape, (), pools=pools) for shape in (*SHAPES, *TAILS))
     yield from (partial(pooled_row, "bursts", names, pools=pools) for names in COMBINED)
-    yield from (partial(share_row, shape, step_s, runs=runs) for shape, step_s in product(SHAPES, STEPS_S))
+    for shape, step_s, far_s in product(SHAPES, STEPS_S, FAR_S):
+        yield partial(share_row, shape, step_s, far_s, runs=runs)
     for known, name in product((False, True), FIELDS):
         yield partial(field_row, name, seconds=5.0, known=known, runs=runs)
     yield from (partial(rapl_row, seconds, runs=runs) for seconds in SECONDS)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.overhead [--quick] [--only parent session recorder] [--threads N]
 
-The parent is stopped and continued in turns while the worker of a real run works; llem's sessions and the bare
-engines take turns in one process, those that are installed; and the recorder reads every kind of meter over
-silences and blocks. Run it on a machine that is left alone: ratios are taken in turns, but a busy machine
-makes their intervals wide. About a quarter of an hour, quick four minutes.
+The parent is stopped and continued in turns while the worker of a real run works; llem's sessions and the
+bare engines take turns in one process, those that are installed; and the recorder reads every kind of meter
+over silences and blocks. Run it on a machine that is left alone: ratios are taken in turns, but a busy
+machine makes their intervals wide. About half an hour, quick ten minutes.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def _bare_pytorch(session: Any, requests: Sequence[Request], _: int | None) -> B
     """The model that the session has loaded, by one call of `generate`."""
     import torch
 
-    model = session._loaded.model  # noqa: SLF001  one copy of the weights for both
+    loaded = session._loaded  # noqa: SLF001  one copy of the weights for both
+    model = loaded.model
     ids = torch.tensor([request.prompt for request in requests])
     mask = torch.ones_like(ids)
 
@@ -90,7 +91,8 @@ def _bare_pytorch(session: Any, requests: Sequence[Request], _: int | None) -> B
                 do_sample=False,
                 min_new_tokens=OUTPUT,
                 max_new_tokens=OUTPUT,
-                pad_token_id=0,
+                eos_token_id=list(loaded.eos_token_ids),
+                pad_token_id=loaded.pad_token_id,
             )
         return [tuple(row[ids.shape[1] :]) for row in output.tolist()]
 

@@ -19,7 +19,7 @@ from llenergymeasure import ExperimentResult
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.energy.joules.pool import added, estimate
 from llenergymeasure.energy.joules.silence import block_energy
-from llenergymeasure.energy.trace import read_trace
+from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.measure.launch import is_worker
 from llenergymeasure.measure.replay import read_measurements
 from llenergymeasure.records import FailedRun

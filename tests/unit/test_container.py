@@ -22,10 +22,9 @@ from pydantic import ValidationError
 
 from llenergymeasure.config.engines import RunnerConfig
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, ExperimentError, PreFlightError
 from llenergymeasure.measure.child import ChildWorker
-from llenergymeasure.measure.protocol import PROTOCOL_VERSION
 from llenergymeasure.measure.container import (
     Container,
     Found,
@@ -38,6 +37,7 @@ from llenergymeasure.measure.container import (
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
 from llenergymeasure.measure.mounts import Mount, mounts
 from llenergymeasure.measure.preflight import preflight
+from llenergymeasure.measure.protocol import PROTOCOL_VERSION
 from llenergymeasure.records import GpuFacts
 
 SECRET = "hf_a-secret-of-this-user"

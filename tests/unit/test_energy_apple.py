@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llenergymeasure.energy.apple import AppleMeter
+from llenergymeasure.energy.meters.apple import AppleMeter
 from llenergymeasure.exceptions import EnergyError
 
 

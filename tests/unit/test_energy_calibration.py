@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.energy.calibration import (
+from llenergymeasure.energy.meters.calibration import (
     Calibration,
     Characteristics,
     SensorFiles,

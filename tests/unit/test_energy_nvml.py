@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.energy.calibration import Characteristics, SensorFiles, remember
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus, why_unsure
-from llenergymeasure.energy.nvml import NvmlMeter, gpus_of
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, remember
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
+from llenergymeasure.energy.meters.nvml import NvmlMeter, gpus_of
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Domain
 from llenergymeasure.simulation.clock import VirtualClock

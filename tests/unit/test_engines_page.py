@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docs.generate import FACTS, SECTIONS, SETTINGS, with_tables
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.backends import BACKENDS, load_backend
 from llenergymeasure.backends._vllm_arguments import why_refused as vllm_refusal
-from llenergymeasure.backends.support import FACTS, SECTIONS, SETTINGS, with_tables
 from llenergymeasure.config.loader import load_experiment_config, parse_assignments
 from llenergymeasure.config.suggest import is_free, known_keys, section_of
 from llenergymeasure.exceptions import ConfigError
@@ -26,7 +26,7 @@ CELLS = [
 
 def test_the_page_holds_what_the_code_says() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert with_tables(page) == page, "run python -m llenergymeasure.backends.support docs/guides/engines.md"
+    assert with_tables(page) == page, "run python docs/generate.py"
 
 
 def test_a_page_without_its_mark_is_not_overwritten() -> None:

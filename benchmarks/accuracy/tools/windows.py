@@ -32,7 +32,12 @@ class Seen:
 def planned() -> list[tuple[int, int, int]]:
     """Number, begin (CLOCK_MONOTONIC) and length in ns of the windows in the plan on the command line."""
     plan = json.loads(Path(sys.argv[1]).read_text())
-    return [(index, begin_ns, length_ns) for index, (begin_ns, length_ns) in enumerate(plan)]
+    return [(index, begin_ns, length_ns) for index, (begin_ns, length_ns, _) in enumerate(plan)]
+
+
+def between_silences() -> list[bool]:
+    """By the number of each window, whether power is constant before it and after it."""
+    return [bool(silent) for _, _, silent in json.loads(Path(sys.argv[1]).read_text())]
 
 
 def timely(windows: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:

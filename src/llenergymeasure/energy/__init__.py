@@ -9,11 +9,11 @@ from typing import Protocol, Self
 from llenergymeasure.records import Domain, Sample
 
 METERS = {
-    "nvml": "llenergymeasure.energy.nvml:NvmlMeter",
-    "amd": "llenergymeasure.energy.amd:AmdMeter",
-    "rapl": "llenergymeasure.energy.rapl:RaplMeter",
-    "apple": "llenergymeasure.energy.apple:AppleMeter",
-    "estimate": "llenergymeasure.energy.estimate:EstimateMeter",
+    "nvml": "llenergymeasure.energy.meters.nvml:NvmlMeter",
+    "amd": "llenergymeasure.energy.meters.amd:AmdMeter",
+    "rapl": "llenergymeasure.energy.meters.rapl:RaplMeter",
+    "apple": "llenergymeasure.energy.meters.apple:AppleMeter",
+    "estimate": "llenergymeasure.energy.meters.estimate:EstimateMeter",
 }
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.launch import (

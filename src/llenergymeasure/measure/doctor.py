@@ -18,8 +18,8 @@ from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.energy.meters.selection import Selection, choose_meters
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError, LLEMError
 from llenergymeasure.measure.environment import environment, suspended_ns
 from llenergymeasure.measure.gpus import ANSWER_S, gpu_facts
@@ -181,14 +181,13 @@ def _why_not(name: str) -> str | None:
 
 
 def _recorder(meters: Sequence[Meter]) -> RecorderReport:
-    """What recording costs here, found out by recording."""
+    """What recording costs here beside a model that runs, found out by recording."""
     if not meters:
         return RecorderReport(None, None, "no meter can be read")
     try:
         with tempfile.TemporaryDirectory(prefix="llem-") as folder:
             recorder = Recorder(meters, clock=time, directory=Path(folder))
             with recorder:
-                recorder.dense(True)
                 before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
                 time.sleep(RECORDED_S)
                 spent_s, read = recorder.cpu_s - before_s, recorder.samples - before

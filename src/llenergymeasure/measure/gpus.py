@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.nvml import gpus_of
+from llenergymeasure.energy.meters.nvml import gpus_of
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready

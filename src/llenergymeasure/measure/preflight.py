@@ -15,7 +15,7 @@ from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Arguments
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts

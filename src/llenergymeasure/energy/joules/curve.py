@@ -23,10 +23,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # Of a uniform law of half-width 1 the standard deviation is 1/√3: its 95 % half-width as part of a sum.
 UNIFORM95 = 1.96 / 3**0.5
-# An event is usable when its moment is known to ± 3 ms; where a recorder never looked that closely, to
-# a little more than the closest look that there was.
-_USABLE_S = 0.003
-_USABLE_OF_CLOSEST = 1.2
+# An event is usable when its moment is known to ± 3 ms; where reads came late, those known less well are
+# better than none.
+_USABLE_S = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1)
+_ENOUGH = 3
 # How far a counter may be behind. GPU boards: 40 to 120 ms (arXiv 2312.02741); what steps every few
 # milliseconds, as RAPL does every one (Intel SDM 3B, 16.10), is behind by no more than two of its steps.
 _COUNTER_LAG_S = 0.15
@@ -146,11 +146,13 @@ class Curve:
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
         """The events that surely lie from `start` to `end` and whose moments are known well."""
-        inside = np.flatnonzero((self.time - self.half >= start) & (self.time + self.half <= end))
-        if not inside.size:
-            return inside
-        limit = max(_USABLE_S, _USABLE_OF_CLOSEST * float(self.half[inside].min()))
-        return inside[self.half[inside] <= limit]
+        surely = (self.time - self.half >= start) & (self.time + self.half <= end)
+        events = np.flatnonzero(surely)
+        for limit in _USABLE_S:
+            events = np.flatnonzero(surely & (self.half <= limit))
+            if events.size >= _ENOUGH:
+                break
+        return events
 
     def why_not(
         self, start: float, end: float, *, around: tuple[float, float] | None = None
@@ -198,22 +200,18 @@ def curve(series: Series, domain: Domain, span: Window) -> Curve:
     if kept.raw.size < 2:
         nothing = np.zeros(0)
         return Curve(kept.quantity, span.start_ns, nothing, nothing, nothing, nothing, nothing)
-    build = _held if kept.quantity.unit in {"W", "bytes"} else _counted
-    return build(kept, domain, span, before, after)
+    if kept.quantity.unit in {"W", "bytes"}:
+        return _held(kept, span, (before + after) / 2)
+    return _counted(kept, span, before, after, most_per_s=MOST_W[domain.kind] / kept.quantity.scale)
 
 
 def _seconds(t_ns: Integers, span: Window) -> Floats:
     return np.asarray((t_ns - span.start_ns) * 1e-9, dtype=np.float64)
 
 
-def _counted(series: Series, domain: Domain, span: Window, before: Floats, after: Floats) -> Curve:
-    quantity = series.quantity
-    counts, fell = unwrap(
-        series.raw,
-        quantity.wrap,
-        seconds=(before + after) / 2,
-        most_per_s=MOST_W[domain.kind] / quantity.scale,
-    )
+def _counted(series: Series, span: Window, before: Floats, after: Floats, *, most_per_s: float) -> Curve:
+    quantity, reads = series.quantity, (before + after) / 2
+    counts, fell = unwrap(series.raw, quantity.wrap, seconds=reads, most_per_s=most_per_s)
     if quantity.unit == "s":
         # CPU time runs on between reads, and stands still where nothing works: every read is a point.
         moved = np.arange(1, counts.size)
@@ -224,7 +222,6 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
         if quantity.step_ns is not None:
             low = np.maximum(low, before[moved] - quantity.step_ns * 1e-9)
     total = np.asarray(counts[moved] * quantity.scale, dtype=np.float64)
-    reads = (before + after) / 2
     found = Curve(quantity, span.start_ns, (low + high) / 2, (high - low) / 2, total, reads, reads[1:][fell])
     return found if quantity.unit == "s" or quantity.step_ns is not None else _by_last_step(found, high)
 
@@ -232,7 +229,7 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
 def _by_last_step(found: Curve, high: Floats) -> Curve:
     """A read shows the last step before it, however long ago the read before was."""
     between = np.diff(found.time)
-    close = found.half <= _USABLE_S
+    close = found.half <= _USABLE_S[0]
     one_by_one = between[close[1:] & close[:-1]]
     if between.size == 0:
         return found
@@ -242,10 +239,8 @@ def _by_last_step(found: Curve, high: Floats) -> Curve:
     return replace(found, time=(low + high) / 2, half=(high - low) / 2)
 
 
-def _held(series: Series, domain: Domain, span: Window, before: Floats, after: Floats) -> Curve:
+def _held(series: Series, span: Window, reads: Floats) -> Curve:
     """Each level from half-way between the reads around its change. Equal neighbours are data: they hold."""
-    del domain
-    reads = (before + after) / 2
     levels = np.asarray(series.raw * series.quantity.scale, dtype=np.float64)
     since = np.concatenate((reads[:1], (reads[1:] + reads[:-1]) / 2))
     total = np.concatenate(([0.0], np.cumsum(levels[:-1] * np.diff(since))))

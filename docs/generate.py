@@ -1,18 +1,19 @@
-"""What does each engine take and tell?
-
-Run as a module with the path of `docs/guides/engines.md` it writes the tables of that page anew.
-"""
+"""Write the parts of these pages that follow from code: the engines' tables and the list of warnings."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.config.engines import LlamacppConfig, PytorchConfig, TensorrtConfig, VllmConfig
 from llenergymeasure.config.models import TAKEN_BY
 from llenergymeasure.config.section import Section
+from llenergymeasure.records import REMEDIES, WarningCode
+
+ENGINES = Path(__file__).parent / "guides" / "engines.md"
+WARNINGS = Path(__file__).parent / "reference" / "warnings.md"
 
 SECTIONS: Mapping[str, type[Section]] = {
     "pytorch": PytorchConfig,
@@ -20,9 +21,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "llamacpp": LlamacppConfig,
     "tensorrt": TensorrtConfig,
 }
-MADE_BELOW = (
-    "<!-- The rest is made by: python -m llenergymeasure.backends.support docs/guides/engines.md -->\n"
-)
+MADE_BELOW = "<!-- The rest is made by: python docs/generate.py -->\n"
 
 _ALL = dict.fromkeys(SECTIONS, "yes")
 _OPTIONS = (
@@ -142,6 +141,21 @@ FACTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+_INTRODUCTION = """# Warnings
+
+A result lists what weakens its numbers: `warnings[].code` is one of the codes below, with what was seen and
+what to do about it. The list is closed. This page is made by `python docs/generate.py`.
+
+Those that say so also set `energy.valid` to false and stand in `energy.reasons`, since they make the joules
+wrong by an amount that can't be stated. The numbers stay in the file, and `llem compare --fail-above` refuses
+to judge by them. All others leave the energy valid: they widen it, name the state that it holds for, or say
+what could not be checked.
+
+A field that a driver does not give is unknown, which is not the same as nothing found. What is unknown of a
+device stands in `notes`; an unknown list of processes raises `cannot_exclude_foreign_processes`.
+"""
+
+
 def tables() -> str:
     """The part of the page that is made from code, as Markdown."""
     parts = [
@@ -210,6 +224,17 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def warnings_page() -> str:
+    return _INTRODUCTION + "".join(_warning(code, remedy) for code, remedy in REMEDIES.items())
+
+
+def _warning(code: WarningCode, remedy: str) -> str:
+    parts = [f"## `{code}`", MEANINGS[code]]
+    if code in INVALIDATING:
+        parts.append("With it the energy is not valid.")
+    return "\n" + "\n\n".join([*parts, f"What to do: {remedy}."]) + "\n"
+
+
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    ENGINES.write_text(with_tables(ENGINES.read_text(encoding="utf-8")), encoding="utf-8")
+    WARNINGS.write_text(warnings_page(), encoding="utf-8")

@@ -12,8 +12,8 @@ from typing import Self
 
 import psutil
 
-from llenergymeasure.energy.cgroup import Cgroup, Cgroups
-from llenergymeasure.energy.cpu_power import power_model, read_cpuinfo
+from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cpu_power import power_model, read_cpuinfo
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
 _SOURCE = "cpu-time-model"

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from llenergymeasure.energy import Part
-from llenergymeasure.energy.calibration import SensorFiles, calibrated, calibrations
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus
+from llenergymeasure.energy.meters.calibration import SensorFiles, calibrated, calibrations
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 

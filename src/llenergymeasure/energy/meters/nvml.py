@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from llenergymeasure.energy import Part
-from llenergymeasure.energy.calibration import (
+from llenergymeasure.energy.meters.calibration import (
     Calibration,
     SensorFiles,
     calibrated,
@@ -18,9 +18,9 @@ from llenergymeasure.energy.calibration import (
     characterised,
     recall,
 )
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus, why_unsure
-from llenergymeasure.energy.gpu_health import HealthPart, Question, in_trees, questions
-from llenergymeasure.energy.nvml_board import ENERGY, Board
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
+from llenergymeasure.energy.meters.gpu_health import HealthPart, Question, in_trees, questions
+from llenergymeasure.energy.meters.nvml_board import ENERGY, Board
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Sample
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from llenergymeasure.energy import Part
-from llenergymeasure.energy.cpu_power import read_cpuinfo
+from llenergymeasure.energy.meters.cpu_power import read_cpuinfo
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, DomainKind, Quantity, Sample
 
