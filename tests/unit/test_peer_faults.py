@@ -29,6 +29,7 @@ from llenergymeasure.models.shapes import SHAPES
 from llenergymeasure.records import Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
+from llenergymeasure.simulation.nvml_names import Code
 from llenergymeasure.simulation.scenario import Board, Scenario, write_scenario
 
 STAND_IN = Path(__file__).parents[2] / "src/llenergymeasure/simulation/pynvml"
@@ -138,7 +139,7 @@ def test_perun_a_read_that_fails_is_never_0_w(tmp_path: Path) -> None:
 
     def script() -> None:
         clock.sleep(2.0)
-        nvml.gpus[0].fails_with = nvml.NVML_ERROR_UNKNOWN
+        nvml.gpus[0].fails_with = Code.UNKNOWN
         clock.sleep(10.0)
         nvml.gpus[0].fails_with = None
         clock.sleep(2.0)

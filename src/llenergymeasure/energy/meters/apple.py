@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+from contextlib import ExitStack
+from typing import NoReturn
 
+from llenergymeasure.energy.meters.device import DeviceMeter
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.records import Domain, Sample
 
 
-class AppleMeter:
+class AppleMeter(DeviceMeter):
     """Says why not: macOS shows power to root only, by `powermetrics`, and documents no other way.
 
     The private library IOReport shows it without root, but its calls are undocumented and change with the
-    system; a measurement that may break or mislead with any update is none. `system` is `platform.system()`.
+    system: any update may break it, or make it mislead. `system` is `platform.system()`.
     """
 
     def __init__(self, *, system: str | None = None) -> None:
+        super().__init__()
         self._system = system or platform.system()
 
-    def why_unavailable(self) -> str:
+    def _open(self, stack: ExitStack) -> NoReturn:  # noqa: ARG002  what every meter's takes
         if self._system != "Darwin":
-            return f"this is no Mac but {self._system}"
-        return (
+            raise EnergyError(f"Apple power readings need macOS; this machine runs {self._system}")
+        raise EnergyError(
             "macOS shows the power of its chips to root only (sudo powermetrics), and llem does not run as "
-            "root; the model of power stands in: --meter estimate"
+            "root; use the power model instead: --meter estimate"
         )
-
-    def __enter__(self) -> Self:
-        raise EnergyError(self.why_unavailable())
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Nothing was opened."""
-
-    def domains(self) -> Sequence[Domain]:
-        return ()
-
-    def sample(self) -> Sequence[Sample]:
-        return ()

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from llenergymeasure.energy import Part
 from llenergymeasure.energy.meters.cpu_power import read_cpuinfo
+from llenergymeasure.energy.meters.device import Device, DeviceMeter, Question
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.records import Clock, Domain, DomainKind, Quantity, Sample
+from llenergymeasure.records import Clock, Domain, DomainKind, Quantity
 
 # RAPL counters move about once a millisecond (Intel SDM, volume 3, "RAPL interfaces").
 _STEP_NS = 1_000_000
@@ -43,131 +42,69 @@ class _Zone:
     package: str
     range_uj: int
 
-    @property
-    def wrap_uj(self) -> int:
-        """The range that the kernel states is that of the highest count; the wrap takes one tick more."""
-        return round(self.range_uj * _COUNTER_STATES / (_COUNTER_STATES - 1))
+    def opened(self, stack: ExitStack) -> int:
+        """The descriptor of its counter, which can be read."""
+        path = self.path / "energy_uj"
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            _read(descriptor)
+        except PermissionError as error:
+            raise EnergyError(
+                f"{path} can be read by root only",
+                hint=f"sudo chmod a+r {self.path.parent}/intel-rapl:*/energy_uj  (until the next boot)",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise EnergyError(f"{path} can't be read: {error}") from error
+        return descriptor
 
     def domain(self, *, amd: bool) -> Domain:
-        source = f"rapl.{'package' if self.kind == 'cpu' else 'dram'}-{self.package}"
-        energy = Quantity("energy", source, "J", 1e-6, wrap=self.wrap_uj, step_ns=_STEP_NS)
-        package = self.kind == "cpu"
+        is_package = self.kind == "cpu"
+        # The range that the kernel states is that of the highest count; the wrap takes one tick more.
+        wrap = round(self.range_uj * _COUNTER_STATES / (_COUNTER_STATES - 1))
+        source = f"rapl.{'package' if is_package else 'dram'}-{self.package}"
         return Domain(
             f"{self.kind}:{self.package}",
             self.kind,
-            (energy,),
+            (Quantity("energy", source, "J", 1e-6, wrap=wrap, step_ns=_STEP_NS),),
             resolution_j=1e-6,
-            systematic_gain=(_AMD_PACKAGE if amd else _INTEL_PACKAGE) if package else _DRAM,
-            systematic_offset_w=_PACKAGE_OFFSET_W if package else (0.0, 0.0),
+            systematic_gain=(_AMD_PACKAGE if amd else _INTEL_PACKAGE) if is_package else _DRAM,
+            systematic_offset_w=_PACKAGE_OFFSET_W if is_package else (0.0, 0.0),
         )
 
 
-class _Counters:
-    """Open counters, which are read together: the one `Part` of the meter."""
-
-    period_s: float | None = None
-
-    def __init__(self, opened: Sequence[tuple[int, Domain]], *, clock: Clock) -> None:
-        self.domains = tuple(domain.name for _, domain in opened)
-        self.driver_cpu_ns = 0
-        self._opened = tuple(opened)
-        self._clock = clock
-
-    def sample(self) -> Sequence[Sample]:
-        """Each counter that can be read. EnergyError with the reason where none can."""
-        samples = []
-        failure: Exception | None = None
-        cpu_ns = time.thread_time_ns()
-        for descriptor, domain in self._opened:
-            before_ns = self._clock.monotonic_ns()
-            try:
-                raw = _read(descriptor)
-            except (OSError, ValueError) as error:
-                failure = error
-                continue
-            samples.append(Sample(domain.name, "energy", before_ns, self._clock.monotonic_ns(), raw))
-        self.driver_cpu_ns += time.thread_time_ns() - cpu_ns
-        if failure is not None and not samples:
-            raise EnergyError(f"no RAPL counter can be read any more: {failure}")
-        return samples
-
-
-class RaplMeter:
+class RaplMeter(DeviceMeter):
     """Packages and their memory under Linux's powercap tree `root`, for Intel and AMD.
 
     Neither psys nor cores (both are contained in or contain a package) nor the MMIO mirror of a package is
     read, nor a die that shows the very count of another one. Files stay open, so that a poll is one `pread`
-    each; a read that fails is left out. `cpuinfo` is that of this machine: it tells whose counters they are.
+    each; a read that fails is left out. `cpuinfo` is that of this machine, which decides the bounds.
     """
 
     def __init__(self, root: Path | None = None, *, cpuinfo: str | None = None, clock: Clock = time) -> None:
+        super().__init__()
         self._amd = "AuthenticAMD" in (read_cpuinfo() if cpuinfo is None else cpuinfo)
         self._root = root or Path("/sys/class/powercap")
         self._clock = clock
-        self._stack = ExitStack()
-        self._domains: tuple[Domain, ...] = ()
-        self._counters = _Counters((), clock=clock)
 
-    def why_unavailable(self) -> str | None:
-        try:
-            with self:
-                return None
-        except EnergyError as error:
-            return f"{error.message}; {error.hint}" if error.hint else error.message
-
-    def __enter__(self) -> Self:
-        """Open every counter. EnergyError where there is none, or one can't be read."""
-        zones = tuple(_zones(self._root))
-        if not zones:
+    def _open(self, stack: ExitStack) -> tuple[Sequence[Device], Sequence[Domain]]:
+        """Every counter, read together. EnergyError where there is none, or one can't be read."""
+        found = [(zone.opened(stack), zone.domain(amd=self._amd)) for zone in _zones(self._root)]
+        if not found:
             raise EnergyError(
                 f"there is no RAPL package under {self._root} (a VM, a container or another CPU)"
             )
-        with ExitStack() as stack:
-            opened: list[tuple[int, Domain]] = []
-            for zone in zones:
-                try:
-                    descriptor = os.open(zone.path / "energy_uj", os.O_RDONLY | os.O_CLOEXEC)
-                    stack.callback(os.close, descriptor)
-                    _read(descriptor)
-                except PermissionError as error:
-                    raise EnergyError(
-                        f"{zone.path / 'energy_uj'} can be read by root only",
-                        hint=f"sudo chmod a+r {self._root}/intel-rapl:*/energy_uj  (until the next boot)",
-                    ) from error
-                except (OSError, ValueError) as error:
-                    raise EnergyError(f"{zone.path / 'energy_uj'} can't be read: {error}") from error
-                opened.append((descriptor, zone.domain(amd=self._amd)))
-            try:
-                opened = _without_mirrors(opened)
-            except (OSError, ValueError) as error:
-                raise EnergyError(f"a counter under {self._root} can't be read: {error}") from error
-            self._domains = tuple(domain for _, domain in opened)
-            self._counters = _Counters(opened, clock=self._clock)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._domains = ()
-        self._counters = _Counters((), clock=self._clock)
-        self._stack.close()
-
-    def domains(self) -> Sequence[Domain]:
-        return self._domains
-
-    def parts(self) -> Sequence[Part]:
-        return [self._counters]
-
-    def sample(self) -> Sequence[Sample]:
         try:
-            return self._counters.sample()
-        except EnergyError:
-            # All are left out; by its part the recorder is told why.
-            return []
+            found = _without_mirrors(found)
+        except (OSError, ValueError) as error:
+            raise EnergyError(f"a counter under {self._root} can't be read: {error}") from error
+        counters = Device(
+            [Question(domain.name, domain.quantities[0], partial(_read, at)) for at, domain in found],
+            errors=(OSError, ValueError),
+            silent="no RAPL counter can be read any more",
+            clock=self._clock,
+        )
+        return [counters], [domain for _, domain in found]
 
 
 def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Domain]]:
