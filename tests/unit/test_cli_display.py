@@ -17,11 +17,6 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.vram import VramEstimate, VramPart
 
 
-@pytest.fixture(autouse=True)
-def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-
 HEADER_FIELDS = [
     "model",
     "backend",

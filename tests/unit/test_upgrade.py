@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,9 @@ def test_it_is_stored_again_as_a_result_of_today(loaded: ExperimentResult, tmp_p
 
 
 def test_it_is_comparable(loaded: ExperimentResult) -> None:
-    assert compare(loaded, loaded) is not None
+    later = loaded.model_copy(update={"started_at": replace(loaded.started_at, boot_id="another")})
+    energy = compare(loaded, later).ratios[0]
+    assert (energy.verdict, energy.ratio.value) == ("no difference shown", 1.0)
 
 
 def test_its_files_are_three_runs_whose_joules_agree_with_the_stored_ones(loaded: ExperimentResult) -> None:
