@@ -68,8 +68,8 @@ class Watcher(Protocol):
     """What the harness wants of the recorder.
 
     `quiet_s` is how long a silence is at the least, and for how long before that a meter may still show what
-    was before it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at `since_ns` may
-    end, `dense` that one begins or ends, and `look` that all should be read once now.
+    was before it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at
+    `since_ns` may end, `dense` that one begins or ends, and `look` that all should be read once now.
     """
 
     @property
