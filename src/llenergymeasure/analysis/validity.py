@@ -196,7 +196,8 @@ def _costs(one: RunEnergy, *, leads: int) -> list[float]:
     passes = one.measurement.passes
     spent = one.shares or [each.window.duration_s for each in passes]
     costs = [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
-    parts = [part for block in one.of("full") for part in block.spent.values()]
+    shared = [block for block in one.of("full") if len(block.block.passes) > 1]
+    parts = [part for block in shared for part in block.spent.values()]
     unclear = any(part.method == "counter" and part.lag_s is None for part in parts)
     return costs[1:-1] if unclear else costs[leads:]
 
