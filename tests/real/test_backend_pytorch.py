@@ -31,7 +31,7 @@ from tiny_models import (
 )
 
 from llenergymeasure.backends import load_backend
-from llenergymeasure.backends._pytorch_session import opened
+from llenergymeasure.backends.pytorch.session import opened
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import resolve, weights_path
 from llenergymeasure.records import Request

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from llenergymeasure.backends._pytorch_session import opened
 from llenergymeasure.backends.pytorch import PytorchBackend
+from llenergymeasure.backends.pytorch.session import opened
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError
 from llenergymeasure.records import Completion, Generation, Request

@@ -151,6 +151,16 @@ def test_a_fault_while_loading_is_a_failure_of_its_kind(
     assert not alive(pid)
 
 
+def test_the_way_out_of_an_error_comes_back_beside_its_message(tmp_path: Path) -> None:
+    asked = config(simulated={"fault": {"kind": "error", "at": "open"}})
+    with worker(asked, tmp_path) as child, pytest.raises(ExperimentError) as caught:
+        child.open()
+    assert caught.value.hint == "take simulated.fault out of the configuration"
+    assert caught.value.failure is not None
+    assert caught.value.failure.hint == caught.value.hint
+    assert "hint" not in caught.value.failure.message
+
+
 def test_a_crash_in_the_middle_of_a_pass_names_the_stage(tmp_path: Path) -> None:
     with worker(config(simulated={"fault": {"kind": "crash", "at": "pass"}}), tmp_path) as child:
         child.open()

@@ -12,7 +12,7 @@ from docs.generate import FACTS, SECTIONS, SETTINGS, with_tables
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.backends import BACKENDS, load_backend
-from llenergymeasure.backends._vllm_arguments import why_refused as vllm_refusal
+from llenergymeasure.backends.vllm.arguments import why_refused as vllm_refusal
 from llenergymeasure.config.loader import load_experiment_config, parse_assignments
 from llenergymeasure.config.suggest import is_free, known_keys, section_of
 from llenergymeasure.exceptions import ConfigError
@@ -46,7 +46,9 @@ def refusal(name: str, setting: str) -> str | None:
     # The backend of vLLM answers only where vLLM is installed, as some answers rest on its source.
     asked = vllm_refusal if name == "vllm" else load_backend(name).why_refused
     try:
-        return asked(load_experiment_config(cli_overrides=values | parse_assignments([setting]), environ={}))
+        config = load_experiment_config(cli_overrides=values | parse_assignments([setting]), environ={})
+        why = asked(config)
+        return None if why is None else str(why)
     except (ConfigError, ValidationError) as error:
         return str(error)
 

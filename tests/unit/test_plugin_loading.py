@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llenergymeasure.backends import backend_names, load_backend, why_not
+from llenergymeasure.backends import Refusal, backend_names, load_backend, why_not
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import examination_lines
 from llenergymeasure.config.models import ExperimentConfig
@@ -55,7 +55,7 @@ def test_a_plug_in_is_loaded_and_asked_by_its_name(tmp_path: Path, monkeypatch: 
     assert callable(load_backend("other").open)
     assert why_not("other") is None
     assert why_not("other", configured(speed=3)) is None
-    assert why_not("other", configured(speed=4)) == "options.speed: too high"
+    assert why_not("other", configured(speed=4)) == Refusal("options.speed: too high")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
-"""What an engine must offer to be measured, and which engines there are."""
+"""What an engine must offer to be measured, which engines there are, and what is the same for all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, cast
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.util import find_spec
+from typing import Protocol, TypeAlias, cast
+
+from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
-from llenergymeasure.records import Generation, Request, SessionFacts
+from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
 
 BACKENDS = {
     "pytorch": "llenergymeasure.backends.pytorch:PytorchBackend",
@@ -20,13 +26,23 @@ BACKENDS = {
     "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
 }
 
-
 _GROUP = "llenergymeasure.backends"
 _ASK = "install a version that fits this llem, or ask its author; -v shows the traceback"
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an engine does not run a configuration here, and what to change; neither ends in a full stop."""
+
+    reason: str
+    way_out: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.way_out}" if self.way_out else self.reason
+
+
 class Observer(Protocol):
-    """What a session tells while it works. Cheap, and the place where a cancelled run ends."""
+    """What a session reports to while it works. Cheap, and the place where a cancelled run ends."""
 
     def batch(self, requests: Sequence[Request], t_ns: int) -> None:
         """Call just before `requests` go to the engine, at monotonic `t_ns`; let what it raises pass."""
@@ -39,7 +55,7 @@ class Session(Protocol):
         """One walk over all requests; the backend batches and stamps times with `time.monotonic_ns`.
 
         Completions come in the order of the requests, with `walk=0`; the caller numbers walks. BackendError,
-        before any of them is handed over, where a request can't be answered (`_limits.check_requests`).
+        before any of them is handed over, where a request can't be answered. `run_batches` does all of that.
         """
 
     def synchronize(self) -> None:
@@ -56,8 +72,8 @@ class Backend(Protocol):
     def why_unavailable(self) -> str | None:
         """One sentence with the way out, or None when it can run; imports nothing heavy."""
 
-    def why_refused(self, config: ExperimentConfig) -> str | None:
-        """One sentence why it can't run this configuration here, or None; imports nothing heavy."""
+    def why_refused(self, config: ExperimentConfig) -> Refusal | str | None:
+        """Why it can't run this configuration here, or None; imports nothing heavy."""
 
     def open(self, config: ExperimentConfig) -> AbstractContextManager[Session]:
         """Load the model; leaving the context frees it. BackendError where it can't be loaded."""
@@ -87,15 +103,16 @@ def load_backend(name: str) -> Backend:
     return cast("Backend", backend)
 
 
-def why_not(name: str, config: ExperimentConfig | None = None) -> str | None:
+def why_not(name: str, config: ExperimentConfig | None = None) -> Refusal | None:
     """Why the backend can't run at all, or can't run `config`; None where it can.
 
     ConfigError and BackendError as `load_backend` says; BackendError where a plug-in breaks when asked.
     """
     backend = load_backend(name)
 
-    def asked() -> str | None:
-        return backend.why_unavailable() or (None if config is None else backend.why_refused(config))
+    def asked() -> Refusal | None:
+        why = backend.why_unavailable() or (None if config is None else backend.why_refused(config))
+        return why if why is None or isinstance(why, Refusal) else Refusal(why)
 
     if name in BACKENDS:
         return asked()
@@ -131,3 +148,152 @@ def _blamed(point: EntryPoint, what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         raise BackendError(f"{_named(point)} {what}: {said}", hint=_ASK) from error
+
+
+# What engines share
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request.
+
+    `tokens` are its output, end-of-sequence included and padding not, or their number where the engine gives
+    no ids. `prompt_tokens` is the engine's own count of the prompt, where it has one.
+    """
+
+    tokens: Sequence[int] | int
+    first_ns: int | None
+    end_ns: int
+    finish: FinishReason
+    prompt_tokens: int | None = None
+
+
+HandOver: TypeAlias = Callable[[], int]
+
+
+def run_batches(
+    requests: Sequence[Request],
+    observe: Observer,
+    answer: Callable[[Sequence[Request], HandOver], Sequence[Answer]],
+    *,
+    size: int,
+    context: int | None = None,
+    clock: Clock = time,
+) -> Generation:
+    """One walk over all requests in batches of `size`, in their order.
+
+    `answer` gets a batch, and calls what it gets beside it once, right before the batch goes to the engine: a
+    call that tells the observer and returns that monotonic time. BackendError before anything is handed over
+    where a request has no prompt, or more tokens than `context` holds.
+    """
+    _check(requests, context)
+    done: list[Completion] = []
+    ids: list[tuple[int, ...]] = []
+    for batch, start in enumerate(range(0, len(requests), size)):
+        members = requests[start : start + size]
+        sent_ns: list[int] = []
+
+        def hand_over(members: Sequence[Request] = members, sent_ns: list[int] = sent_ns) -> int:
+            sent_ns.append(clock.monotonic_ns())
+            observe.batch(members, sent_ns[0])
+            return sent_ns[0]
+
+        for request, one in zip(members, answer(members, hand_over), strict=True):
+            if not isinstance(one.tokens, int):
+                ids.append(tuple(one.tokens))
+            done.append(
+                Completion(
+                    index=request.index,
+                    walk=0,
+                    batch=batch,
+                    prompt_tokens=len(request.prompt) if one.prompt_tokens is None else one.prompt_tokens,
+                    output_tokens=one.tokens if isinstance(one.tokens, int) else len(one.tokens),
+                    t_scheduled_ns=sent_ns[0],
+                    t_sent_ns=sent_ns[0],
+                    t_first_ns=one.first_ns,
+                    t_end_ns=one.end_ns,
+                    finish=one.finish,
+                )
+            )
+    return Generation(tuple(done), output_ids=tuple(ids) if len(ids) == len(done) else None)
+
+
+def _check(requests: Sequence[Request], context: int | None) -> None:
+    """Asked before anything is handed over: past its position table a model indexes foreign memory, which on
+    CUDA poisons the whole process, and engines cut, extend or drop what does not suit them.
+    """
+    for request in requests:
+        if not request.prompt:
+            raise BackendError(
+                f"request {request.index} has no prompt tokens", hint="every prompt needs one token at least"
+            )
+        if context is not None and len(request.prompt) + request.max_output_tokens > context:
+            raise BackendError(
+                f"request {request.index} has {len(request.prompt)} prompt tokens and wants "
+                f"{request.max_output_tokens} more, but the context holds {context} tokens",
+                hint="lower max_input_tokens or max_output_tokens",
+            )
+
+
+def refuse(why: Refusal | None, kind: type[LLEMError] = BackendError) -> None:
+    """Raise the refusal, if it is one, with its way out as the hint."""
+    if why is not None:
+        raise kind(why.reason, hint=why.way_out)
+
+
+def why_missing(backend: str, *modules: str) -> str | None:
+    """Which of these modules are not installed and how to install them; found without importing any."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"the {backend} backend needs {' and '.join(missing)}: run pip install 'llenergymeasure[{backend}]'"
+    )
+
+
+def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:
+    """Why an engine's argument can't be given: llem decides it, by the field that `decided` names."""
+    name = next((name for name in given if name in decided), None)
+    return None if name is None else Refusal(f"{where}.{name} is decided by {decided[name]}", "take it out")
+
+
+def why_unknown(reason: str, name: str, known: Collection[str], *, otherwise: str) -> Refusal | None:
+    """The refusal of a name that the engine does not know, with the one that is nearest as the way out."""
+    if name in known:
+        return None
+    near = nearest(name, sorted(known))
+    return Refusal(reason, f"did you mean {near}?" if near else otherwise)
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """By distribution; those that are not installed are left out."""
+    found: dict[str, str] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def decoding_in_force(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """The arguments of an engine that decodes just as `config.decoder` says."""
+    decoder = config.decoder
+    sampled = decoder.temperature > 0
+    return {
+        "temperature": decoder.temperature if sampled else None,
+        "top_p": decoder.top_p if sampled else None,
+        "top_k": decoder.top_k if sampled else None,
+        "repetition_penalty": decoder.repetition_penalty,
+        "random_seed": config.random_seed,
+    }
+
+
+def summary_of(error: BaseException) -> str:
+    """What an error says in one line; pydantic's first line only counts its errors."""
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            ": ".join(part for part in (".".join(map(str, one["loc"])), one["msg"]) if part)
+            for one in error.errors()
+        )
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,14 +9,12 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 
-from llenergymeasure.backends import Observer
-from llenergymeasure.backends._limits import check_requests
+from llenergymeasure.backends import Answer, HandOver, Observer, installed_versions, run_batches
 from llenergymeasure.config.engines import SimulatedFault
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
+from llenergymeasure.records import Clock, FinishReason, Generation, Request, SessionFacts
 
 GPU_UUID = "GPU-simulated-0"
 HANG_S = 3600.0
@@ -65,38 +63,26 @@ class SimulatedSession:
         self._batches_of_stage = 0
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        check_requests(requests, context=None)
         lengths = random.Random(self._config.random_seed)  # noqa: S311  the same
-        size = self._config.simulated.batch_size
-        done: list[Completion] = []
-        for batch, start in enumerate(range(0, len(requests), size)):
-            members = requests[start : start + size]
+
+        def answer(members: Sequence[Request], hand_over: HandOver) -> list[Answer]:
             outputs = [
                 _output_length(request, lengths, eos_probability=self._config.simulated.eos_probability)
                 for request in members
             ]
             longest = max(tokens for tokens, _ in outputs)
-            sent_ns = self._clock.monotonic_ns()
-            observe.batch(members, sent_ns)
+            hand_over()
             self._strike_if_due()
             first_ns, last_ns = self._run(members, longest)
             self._batches_of_stage += 1
-            for request, (tokens, finish) in zip(members, outputs, strict=True):
-                done.append(
-                    Completion(
-                        index=request.index,
-                        walk=0,
-                        batch=batch,
-                        prompt_tokens=len(request.prompt),
-                        output_tokens=tokens,
-                        t_scheduled_ns=sent_ns,
-                        t_sent_ns=sent_ns,
-                        t_first_ns=first_ns,
-                        t_end_ns=first_ns + (last_ns - first_ns) * (tokens - 1) // max(longest - 1, 1),
-                        finish=finish,
-                    )
-                )
-        return Generation(tuple(done))
+            decode_ns, steps = last_ns - first_ns, max(longest - 1, 1)
+            return [
+                Answer(tokens, first_ns, first_ns + decode_ns * (tokens - 1) // steps, finish)
+                for tokens, finish in outputs
+            ]
+
+        size = self._config.simulated.batch_size
+        return run_batches(requests, observe, answer, size=size, clock=self._clock)
 
     def synchronize(self) -> None:
         """Nothing is ever left on the device: a batch sleeps until it is done."""
@@ -113,7 +99,7 @@ class SimulatedSession:
                 "eos_probability": asked.eos_probability,
                 "random_seed": self._config.random_seed,
             },
-            versions={"llenergymeasure": version("llenergymeasure")},
+            versions=installed_versions("llenergymeasure"),
             gpu_uuids=(GPU_UUID,),
         )
 

@@ -175,9 +175,10 @@ def _timed(meter: Meter) -> float:
 
 def _why_not(name: str) -> str | None:
     try:
-        return why_not(name)
+        why = why_not(name)
     except LLEMError as error:
         return error.message
+    return None if why is None else str(why)
 
 
 def _recorder(meters: Sequence[Meter]) -> RecorderReport:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
@@ -223,12 +224,10 @@ class ChildWorker:
         return self._error("crash", f"the worker died of {how} in its {self._stage} stage")
 
     def _failed(self, failure: RunFailure) -> ExperimentError | ConfigError:
-        whole = RunFailure(
-            self._run_id, failure.stage, failure.kind, failure.message, failure.traceback, self._tail()
-        )
-        message, _, hint = failure.message.partition("\nhint: ")
+        whole = replace(failure, run_id=self._run_id, log_tail=self._tail())
+        message, hint = failure.message, failure.hint
         if failure.kind == "config":
-            return ConfigError(message, hint=hint or None)
+            return ConfigError(message, hint=hint)
         if failure.kind == "interrupted":
             return ExperimentInterrupted(message, failure=whole)
         if failure.kind == "oom":
@@ -237,7 +236,7 @@ class ChildWorker:
                 or "lower the batch size, max_input_tokens or max_output_tokens, or take a smaller precision"
             )
             message = f"out of memory in the {failure.stage} stage: {message}"
-        return ExperimentError(message, hint=hint or None, failure=whole)
+        return ExperimentError(message, hint=hint, failure=whole)
 
     def _error(self, kind: FailureKind, message: str) -> ExperimentError:
         tail = self._tail()

@@ -111,9 +111,7 @@ def _block(bench: Bench, channel: Channel, asked: protocol.StartBlock) -> protoc
 def _failure(error: BaseException, position: Position) -> RunFailure:
     where = f" (batch {position.batches} of the {position.stage} stage)" if position.batches else ""
     message = str(error) or type(error).__name__
-    if isinstance(error, LLEMError):
-        where += f"\nhint: {error.hint}" if error.hint else ""
-    else:
+    if not isinstance(error, LLEMError):
         message = f"{type(error).__name__}: {message}"
     return RunFailure(
         run_id="",
@@ -121,6 +119,7 @@ def _failure(error: BaseException, position: Position) -> RunFailure:
         kind=_kind(error),
         message=message + where,
         traceback="".join(traceback.format_exception(error)),
+        hint=error.hint if isinstance(error, LLEMError) else None,
     )
 
 

@@ -101,6 +101,7 @@ class RunFailure:
     message: str
     traceback: str | None = None
     log_tail: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from llenergymeasure.backends import Refusal, why_missing
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.gguf import read_gguf
@@ -32,63 +33,63 @@ _GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "opencl", "sycl", "vulkan", "c
 def why_unavailable() -> str | None:
     if find_spec("llama_cpp") is None:
         return f"the llamacpp backend needs llama-cpp-python: run {INSTALL} (it is compiled, for minutes)"
-    missing = [name for name in ("transformers", "gguf") if find_spec(name) is None]
-    if missing:
-        return f"the llamacpp backend needs {' and '.join(missing)} for token ids: run {INSTALL}"
-    return None
+    return why_missing("llamacpp", "transformers", "gguf")
 
 
-def why_refused(config: ExperimentConfig) -> str | None:
-    """The first reason that shows without the library, then `; ` and the way out; `open` finds the others."""
+def why_refused(config: ExperimentConfig) -> Refusal | None:
+    """The first reason that shows without the library; `open` finds the others."""
     return _why_not_the_options(config) or _why_not_the_model(config)
 
 
-def _why_not_the_options(config: ExperimentConfig) -> str | None:
+def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
     asked = config.llamacpp
     if asked.cache_type_v in QUANTISED and not asked.flash_attn:
-        return (
-            f"llamacpp.cache_type_v {asked.cache_type_v} needs flash attention; "
-            "--set llamacpp.flash_attn=true, or leave cache_type_v at f16"
+        return Refusal(
+            f"llamacpp.cache_type_v {asked.cache_type_v} needs flash attention",
+            "--set llamacpp.flash_attn=true, or leave cache_type_v at f16",
         )
     if asked.n_ubatch is not None and asked.n_ubatch > asked.n_batch:
-        return (
-            f"llamacpp.n_ubatch {asked.n_ubatch} is more than n_batch {asked.n_batch}, which it divides; "
-            "lower n_ubatch or raise n_batch"
+        return Refusal(
+            f"llamacpp.n_ubatch {asked.n_ubatch} is more than n_batch {asked.n_batch}, which it divides",
+            "lower n_ubatch or raise n_batch",
         )
     wanted = config.max_input_tokens + config.max_output_tokens
     if asked.context is not None and asked.context < wanted:
-        return (
+        return Refusal(
             f"llamacpp.context {asked.context} is less than max_input_tokens {config.max_input_tokens} and "
-            f"max_output_tokens {config.max_output_tokens} together; leave context out, or lower one of them"
+            f"max_output_tokens {config.max_output_tokens} together",
+            "leave context out, or lower one of them",
         )
     if asked.gpu_layers and _is_cpu_build():
-        return (
-            f"llamacpp.gpu_layers is {asked.gpu_layers}, but this llama-cpp-python is built without GPUs; "
+        return Refusal(
+            f"llamacpp.gpu_layers is {asked.gpu_layers}, but this llama-cpp-python is built without GPUs",
             "build it for your GPU (CMAKE_ARGS=-DGGML_CUDA=on pip install --no-cache-dir --force-reinstall "
-            "llama-cpp-python), or leave gpu_layers out"
+            "llama-cpp-python), or leave gpu_layers out",
         )
     return None
 
 
-def _why_not_the_model(config: ExperimentConfig) -> str | None:
+def _why_not_the_model(config: ExperimentConfig) -> Refusal | None:
     try:
         resolved = resolve(config.model, revision=config.revision)
     except PreFlightError:
         return None  # preflight resolves the model too, and says this in full
     if resolved.kind != "gguf" or resolved.path is None:
         what = {"directory": "a directory", "random": "a shape of random weights"}
-        return (
+        return Refusal(
             f"the llamacpp backend takes a GGUF file, and {config.model} is "
-            f"{what.get(resolved.kind, 'a model of the hub')}; name a .gguf file{_nearby(resolved.path)}"
+            f"{what.get(resolved.kind, 'a model of the hub')}",
+            f"name a .gguf file{_nearby(resolved.path)}",
         )
     kind = read_gguf(resolved.path).metadata.get("general.file_type")
     own = _PRECISIONS.get(kind) if isinstance(kind, int) else None
     # bf16 is the default, and can't be told from being asked for.
     if config.precision not in {"bf16", own}:
         holds = f"holds {own}" if own else "holds none of llem's precisions"
-        return (
+        return Refusal(
             f"precision is {config.precision}, but llama.cpp computes with what the file has, and "
-            f"{resolved.path.name} {holds}; leave precision out, or name a file that is quantised so"
+            f"{resolved.path.name} {holds}",
+            "leave precision out, or name a file that is quantised so",
         )
     return None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from llenergymeasure.backends import Refusal
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.resolve import ResolvedModel
 
@@ -55,58 +56,61 @@ def way(config: ExperimentConfig) -> str | None:
     return "torchao" if torchao_alone else "bitsandbytes"
 
 
-def why_not_quantised(config: ExperimentConfig, device: str) -> str | None:
-    """Why this precision can't be had on that device ("cpu", "cuda" or "mps"), then `; ` and the way out."""
+def why_not_quantised(config: ExperimentConfig, device: str) -> Refusal | None:
+    """Why this precision can't be had on that device ("cpu", "cuda" or "mps")."""
     chosen, asked = way(config), config.pytorch.quantization
     if chosen is None:
         if asked == "auto":
             return None
-        return (
-            f"pytorch.quantization is {asked}, but precision is {config.precision}; "
-            "--precision int8 or int4, or leave pytorch.quantization out"
+        return Refusal(
+            f"pytorch.quantization is {asked}, but precision is {config.precision}",
+            "--precision int8 or int4, or leave pytorch.quantization out",
         )
     if not is_installed(_MODULES[chosen]):
-        return (
+        return Refusal(
             f"{config.precision} needs the package {_DISTRIBUTIONS.get(chosen, chosen)}, which is not "
-            "installed; pip install 'llenergymeasure[quantization]', or --precision bf16"
+            "installed",
+            "pip install 'llenergymeasure[quantization]', or --precision bf16",
         )
     return _why_not_here(chosen, config.precision, device)
 
 
-def _why_not_here(chosen: str, precision: str, device: str) -> str | None:
+def _why_not_here(chosen: str, precision: str, device: str) -> Refusal | None:
     if device == "mps" and chosen != "quanto":
-        return f"{chosen} does not quantise on Apple GPUs; --set pytorch.quantization=quanto"
+        return Refusal(f"{chosen} does not quantise on Apple GPUs", "--set pytorch.quantization=quanto")
     if (chosen, precision, device) == ("torchao", "int4", "cpu"):
-        return "torchao packs 4-bit weights for GPUs only; --set pytorch.quantization=bitsandbytes"
+        return Refusal("torchao packs 4-bit weights for GPUs only", "--set pytorch.quantization=bitsandbytes")
     if (chosen, precision) == ("quanto", "int4") and not _can_build():
-        return (
-            "quanto builds its 4-bit kernels on first use, which takes ninja and a C++ compiler on the path; "
-            "install both, or --set pytorch.quantization=bitsandbytes"
+        return Refusal(
+            "quanto builds its 4-bit kernels on first use, which takes ninja and a C++ compiler on the path",
+            "install both, or --set pytorch.quantization=bitsandbytes",
         )
     return None
 
 
-def why_no_checkpoint(config: ExperimentConfig, model: ResolvedModel) -> str | None:
+def why_no_checkpoint(config: ExperimentConfig, model: ResolvedModel) -> Refusal | None:
     """Why weights that come quantised can't be loaded as asked, from the checkpoint's own description."""
     method = _method(model)
     if method is None:
         return None
     if config.precision in BITS:
-        return (
+        return Refusal(
             f"{config.model} is quantised already ({method}), so precision {config.precision} can't be made "
-            "of it; --precision bf16, which is what it computes in"
+            "of it",
+            "--precision bf16, which is what it computes in",
         )
     missing = [module for module in _CHECKPOINT_MODULES.get(method, ()) if not is_installed(module)]
     if not missing:
         return None
     names = " and ".join(_distribution(module) for module in missing)
-    return (
+    return Refusal(
         f"{config.model} is quantised with {method}, which transformers loads with {names}, not installed "
-        f"here; pip install {names.replace(' and ', ' ')}, or name a checkpoint that is not quantised"
+        f"here",
+        f"pip install {names.replace(' and ', ' ')}, or name a checkpoint that is not quantised",
     )
 
 
-def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -> str | None:
+def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -> Refusal | None:
     """Why this shape's matrices can't be packed: where a CPU multiplies 4-bit weights by itself bitsandbytes
     packs 64 inputs and 32 outputs together, and fails at the first step if that leaves a rest.
     """
@@ -115,9 +119,10 @@ def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -
         return None
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     if any(width % 64 for width in (shape.hidden, queries, shape.ffn)) or keys % 32:
-        return (
+        return Refusal(
             f"{config.model} has matrices whose inputs are no multiples of 64 or whose outputs are none of "
-            "32, which bitsandbytes can't pack into int4 on a CPU; --precision int8"
+            "32, which bitsandbytes can't pack into int4 on a CPU",
+            "--precision int8",
         )
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from llenergymeasure.backends._process_memory import reset_resident_peak, resident_peak
+from llenergymeasure.backends.memory import reset_resident_peak, resident_peak
 
 # What allocators other than CUDA's say in a plain RuntimeError.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")

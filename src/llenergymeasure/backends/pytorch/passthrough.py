@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from llenergymeasure.backends import Refusal, refuse, why_unknown
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 
@@ -38,16 +38,17 @@ OURS: Mapping[str, str] = {
 _POPPED = re.compile(r'kwargs\.pop\(\s*"([a-z]\w*)"')
 
 
-def why_no_passthrough(config: ExperimentConfig) -> str | None:
+def why_no_passthrough(config: ExperimentConfig) -> Refusal | None:
     """Why these arguments can't be handed on, as far as their names tell without transformers."""
     given = config.passthrough_kwargs
     for name in given:
         if name in OURS:
-            return f"passthrough_kwargs.{name} is set by llem itself; use {OURS[name]}"
+            return Refusal(f"passthrough_kwargs.{name} is set by llem itself", f"use {OURS[name]}")
     if given and config.model.startswith("random:"):
-        return (
+        return Refusal(
             f"passthrough_kwargs {', '.join(given)} are for weights that are loaded, and {config.model} "
-            "makes its own; leave them out"
+            "makes its own",
+            "leave them out",
         )
     return None
 
@@ -67,13 +68,9 @@ def check_names(given: Mapping[str, JsonValue], model_config: Any) -> None:
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     }
     known = named | set(_POPPED.findall(inspect.getsource(function))) | set(model_config.to_dict())
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known - set(OURS), n=1)
-            raise BackendError(
-                f"transformers' from_pretrained has no argument {name}, nor this model's config such a field",
-                hint=f"did you mean {near[0]}?" if near else "leave it out of passthrough_kwargs",
-            )
+    for name in given.keys() - known:
+        reason = f"transformers' from_pretrained has no argument {name}, nor this model's config such a field"
+        refuse(why_unknown(reason, name, known - set(OURS), otherwise="leave it out of passthrough_kwargs"))
 
 
 def taken(given: Mapping[str, JsonValue], model_config: Any) -> dict[str, JsonValue]:

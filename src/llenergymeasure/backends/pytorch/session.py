@@ -6,17 +6,22 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
-from llenergymeasure.backends import Observer
-from llenergymeasure.backends._limits import check_requests
-from llenergymeasure.backends._pytorch_adapter import adapter_in_force
-from llenergymeasure.backends._pytorch_decoding import Stamps, Steps, decoding, settled
-from llenergymeasure.backends._pytorch_loading import Loaded, load
-from llenergymeasure.backends._pytorch_memory import (
+from llenergymeasure.backends import (
+    Answer,
+    HandOver,
+    Observer,
+    decoding_in_force,
+    installed_versions,
+    run_batches,
+)
+from llenergymeasure.backends.pytorch.adapter import adapter_in_force
+from llenergymeasure.backends.pytorch.loading import ALONE, Loaded, Place, load
+from llenergymeasure.backends.pytorch.memory import (
     cache_bytes,
     gpu_uuids,
     memory_errors,
@@ -25,11 +30,102 @@ from llenergymeasure.backends._pytorch_memory import (
     reset_peak,
     weight_bytes,
 )
-from llenergymeasure.backends._pytorch_place import ALONE, Place
-from llenergymeasure.backends._pytorch_quantisation import builds_kernels, in_force, is_countable
+from llenergymeasure.backends.pytorch.quantisation import builds_kernels, in_force, is_countable
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
+from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What one batch produced: per request its tokens, and when the tokens of each place were there.
+
+    `stamps_ns` is None where only the end is told, `end_ns`: beam search settles its tokens at the end.
+    Tokens that came together have the same stamp.
+    """
+
+    tokens: list[list[int]]
+    stamps_ns: list[int] | None
+    end_ns: int
+
+
+class Stamps:
+    """A transformers streamer: handed the prompt once, then the tokens of all rows at every step.
+
+    On CUDA and CPU generate() copies a step's tokens to the host before it hands them over, and waits at this
+    very place anyway to see whether all rows have ended: the stamp costs no further synchronisation, and
+    unlike one in a stopping criterion it is not taken while the step is still queued. On MPS the hand-over
+    runs one step behind: the stamp is taken once that step has ended and the next one is queued.
+    """
+
+    def __init__(self) -> None:
+        self._puts: list[Any] = []
+        self._stamps_ns: list[int] = []
+
+    def put(self, tokens: Any) -> None:
+        self._stamps_ns.append(time.monotonic_ns())
+        self._puts.append(tokens)
+
+    def end(self) -> None:
+        """Called by transformers when the batch is done; its last step has a stamp already."""
+
+    def steps(self) -> Steps:
+        """Rows of tokens. A step is one token of every row, or several of the only row (1 × tokens)."""
+        import torch
+
+        columns = [put if put.ndim == 2 else put[:, None] for put in self._puts[1:]]
+        stamps_ns = [
+            stamp_ns
+            for column, stamp_ns in zip(columns, self._stamps_ns[1:], strict=True)
+            for _ in range(column.shape[1])
+        ]
+        return Steps(torch.cat(columns, dim=1).tolist(), stamps_ns, stamps_ns[-1])
+
+
+def settled(output: Any, *, width: int) -> Steps:
+    """The best beam of every row, once they have all come to the host."""
+    sequences = getattr(output, "sequences", output)
+    tokens = sequences[:, width:].tolist()
+    return Steps(tokens, None, time.monotonic_ns())
+
+
+def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: ExperimentConfig) -> Any:
+    """The GenerationConfig for a batch padded to `width`: as many steps as its longest request wants."""
+    import transformers
+
+    decoder, asked = config.decoder, config.pytorch
+    new_tokens = max(request.max_output_tokens for request in members)
+    settings: dict[str, Any] = {}
+    if loaded.eos_token_ids and all(request.exact for request in members):
+        settings["min_new_tokens"] = new_tokens
+    if decoder.temperature > 0:
+        settings |= {"temperature": decoder.temperature, "top_p": decoder.top_p, "top_k": decoder.top_k}
+    if asked.compile or asked.cache_implementation == "static":
+        # One size for all batches: a cache of another shape would be compiled again.
+        longest = max(config.max_input_tokens + config.max_output_tokens, width + new_tokens)
+        settings |= {"cache_implementation": "static", "max_cache_len": longest}
+    elif asked.cache_implementation is not None:
+        settings["cache_implementation"] = asked.cache_implementation
+    if asked.compile:
+        compiling = transformers.CompileConfig(**({"mode": asked.compile_mode} if asked.compile_mode else {}))
+        # Without it transformers compiles on CUDA only, and elsewhere says so in its log alone.
+        compiling._compile_all_devices = True  # noqa: SLF001  there is no public switch
+        settings["compile_config"] = compiling
+    return transformers.GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=decoder.temperature > 0,
+        num_beams=asked.num_beams,
+        prompt_lookup_num_tokens=asked.prompt_lookup_num_tokens,
+        repetition_penalty=decoder.repetition_penalty,
+        eos_token_id=list(loaded.eos_token_ids) or None,
+        pad_token_id=loaded.pad_token_id,
+        # A static cache alone makes transformers compile on CUDA, asked or not.
+        disable_compile=not asked.compile,
+        # The cache comes back to be sized. On MPS that would change how generate() waits.
+        return_dict_in_generate=loaded.model.device.type != "mps",
+        **settings,
+    )
+
 
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
 
@@ -75,38 +171,13 @@ class PytorchSession:
         self._peak_was_reset = False
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """MemoryError when the device runs out of memory; BackendError as `check_requests` says."""
+        """MemoryError when the device runs out of memory; BackendError as `run_batches` says."""
         import torch
 
-        check_requests(requests, context=self._open().context)
         # Every walk starts from the seed: passes replay the same work, sampled or not.
         torch.manual_seed(self._config.random_seed)
-        size = self._config.pytorch.batch_size
-        done: list[Completion] = []
-        ids: list[tuple[int, ...]] = []
-        for batch, start in enumerate(range(0, len(requests), size)):
-            members = requests[start : start + size]
-            sent_ns = time.monotonic_ns()
-            observe.batch(members, sent_ns)
-            steps = self._run(members)
-            for request, tokens in zip(members, steps.tokens, strict=True):
-                count, finish = self._output(request, tokens)
-                ids.append(tuple(tokens[:count]))
-                done.append(
-                    Completion(
-                        index=request.index,
-                        walk=0,
-                        batch=batch,
-                        prompt_tokens=len(request.prompt),
-                        output_tokens=count,
-                        t_scheduled_ns=sent_ns,
-                        t_sent_ns=sent_ns,
-                        t_first_ns=steps.stamps_ns[0] if steps.stamps_ns else None,
-                        t_end_ns=steps.stamps_ns[count - 1] if steps.stamps_ns else steps.end_ns,
-                        finish=finish,
-                    )
-                )
-        return Generation(tuple(done), output_ids=tuple(ids))
+        size, context = self._config.pytorch.batch_size, self._open().context
+        return run_batches(requests, observe, self._answers, size=size, context=context)
 
     def synchronize(self) -> None:
         import torch
@@ -124,7 +195,7 @@ class PytorchSession:
         return SessionFacts(
             device=", ".join(str(device) for device in self._devices),
             arguments=self._arguments(loaded),
-            versions=_versions(),
+            versions=installed_versions(*PACKAGES),
             gpu_uuids=gpu_uuids(self._devices),
             parameters=parameter_count(loaded.model) if is_countable(loaded.model) else None,
             weights_bytes=sum(weight_bytes(model) for model in models),
@@ -210,20 +281,33 @@ class PytorchSession:
         if seen is not None:
             self._cache_bytes = max(seen, self._cache_bytes or 0)
 
-    def _output(self, request: Request, tokens: Sequence[int]) -> tuple[int, FinishReason]:
-        """How many of a row's tokens are output: up to end-of-sequence, never the padding after it."""
-        own = tokens[: request.max_output_tokens]
+    def _answers(self, members: Sequence[Request], hand_over: HandOver) -> list[Answer]:
+        hand_over()
+        steps = self._run(members)
+        answers = []
+        for request, row in zip(members, steps.tokens, strict=True):
+            tokens, finish = self._output(request, row)
+            stamps_ns = steps.stamps_ns
+            answers.append(
+                Answer(tokens, None, steps.end_ns, finish)
+                if stamps_ns is None
+                else Answer(tokens, stamps_ns[0], stamps_ns[len(tokens) - 1], finish)
+            )
+        return answers
+
+    def _output(self, request: Request, row: Sequence[int]) -> tuple[Sequence[int], FinishReason]:
+        """The tokens of a row that are output: up to end-of-sequence, never the padding after it."""
+        own = row[: request.max_output_tokens]
         ends = self._open().eos_token_ids
         for position, token in enumerate(own):
             if token in ends:
-                return position + 1, "eos"
-        return len(own), "length"
+                return own[: position + 1], "eos"
+        return own, "length"
 
     def _arguments(self, loaded: Loaded) -> dict[str, JsonValue]:
         import torch
 
-        model, decoder, asked = loaded.model, self._config.decoder, self._config.pytorch
-        sampled = decoder.temperature > 0
+        model, asked = loaded.model, self._config.pytorch
         placed = getattr(model, "hf_device_map", None)
         return {
             "batch_size": asked.batch_size,
@@ -245,22 +329,8 @@ class PytorchSession:
             "assistant_model": asked.assistant_model,
             "threads": torch.get_num_threads(),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "do_sample": sampled,
-            "temperature": decoder.temperature if sampled else None,
-            "top_p": decoder.top_p if sampled else None,
-            "top_k": decoder.top_k if sampled else None,
-            "repetition_penalty": decoder.repetition_penalty,
+            "do_sample": self._config.decoder.temperature > 0,
             "eos_token_ids": list(loaded.eos_token_ids),
             "pad_token_id": loaded.pad_token_id,
-            "random_seed": self._config.random_seed,
+            **decoding_in_force(self._config),
         }
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -14,15 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-from pydantic import ValidationError
 
-from llenergymeasure.backends._vllm_arguments import (
+from llenergymeasure.backends import refuse, summary_of
+from llenergymeasure.backends.vllm.arguments import (
     engine_arguments,
     request_arguments,
     vllm_errors,
     why_refused,
 )
-from llenergymeasure.backends._vllm_processes import (
+from llenergymeasure.backends.vllm.processes import (
     ENDED_HINT,
     Said,
     Watch,
@@ -70,9 +70,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
 
     BackendError where vLLM can't load it or refuses an argument; MemoryError where it does not fit.
     """
-    if why := why_refused(config):
-        reason, _, hint = why.partition("; ")
-        raise BackendError(reason, hint=hint)
+    refuse(why_refused(config))
     resolved = fetched(resolve(config.model, revision=config.revision))
     with _folder(resolved) as folder, _on_this_machine(config, resolved):
         # A value that vLLM refuses is told before a minute of loading.
@@ -242,7 +240,7 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
         return vllm.LLM(model=str(folder), **arguments)
     except python + vllm_errors() as error:
         cause = said.root_cause() if isinstance(error, RuntimeError) else None
-        message = cause or _first_line(error)
+        message = cause or summary_of(error)
         if is_out_of_memory(message):
             raise MemoryError(f"loading {config.model} into vLLM: {message}") from error
         hint = None
@@ -254,13 +252,3 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
             given = ", ".join(f"vllm.engine.{name}={value}" for name, value in config.vllm.engine.items())
             hint = f"look at what was given to it ({given})"
         raise BackendError(f"vLLM can't load {config.model}: {message}", hint=hint) from error
-
-
-def _first_line(error: BaseException) -> str:
-    """What an error says in one line; pydantic's first line only counts its errors."""
-    if isinstance(error, ValidationError):
-        return "; ".join(
-            ": ".join((".".join(map(str, one["loc"])), str(one["msg"])) if one["loc"] else (str(one["msg"]),))
-            for one in error.errors()
-        )
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,11 +6,11 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llenergymeasure.backends import Refusal, installed_versions, why_decided
 from llenergymeasure.config.models import ExperimentConfig
 
 PACKAGE = "tensorrt_llm"
@@ -52,7 +52,7 @@ def why_unavailable(root: Path = Path("/")) -> str | None:
         missing.append("Linux")
     if find_spec(PACKAGE) is None:
         missing.append(f"the package {PACKAGE} ({INSTALL})")
-    elif (found := _installed()) is not None and release(found) < OLDEST:
+    elif (found := installed_versions(PACKAGE).get(PACKAGE)) is not None and release(found) < OLDEST:
         missing.append(f"{PACKAGE} {'.'.join(map(str, OLDEST))} or newer, not {found} ({INSTALL})")
     if not any((root / name).exists() for name in ("dev/nvidiactl", "dev/dxg")):
         missing.append("the NVIDIA driver")
@@ -67,19 +67,18 @@ def release(found: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1]) if len(numbers) > 1 else 0
 
 
-def why_refused(config: ExperimentConfig) -> str | None:
-    """The first reason that shows without the package, then `; ` and the way out; `open` finds the others."""
+def why_refused(config: ExperimentConfig) -> Refusal | None:
+    """The first reason that shows without the package; `open` finds the others."""
     asked = config.tensorrt
-    for section, given, decided in (
-        ("engine", asked.engine, _ENGINE),
-        ("sampling", asked.sampling, _SAMPLING),
+    if why := why_decided("tensorrt.engine", asked.engine, _ENGINE) or why_decided(
+        "tensorrt.sampling", asked.sampling, _SAMPLING
     ):
-        for name in given:
-            if name in decided:
-                return f"tensorrt.{section}.{name} is decided by {decided[name]}; take it out"
+        return why
     early = [name for name in _ENDS_EARLY if name in asked.sampling]
     if early and config.output_length == "exact":
-        return f"tensorrt.sampling.{early[0]} ends outputs early, but output_length is exact; make it natural"
+        return Refusal(
+            f"tensorrt.sampling.{early[0]} ends outputs early, but output_length is exact", "make it natural"
+        )
     return _why_no_engine(config) or _why_too_small(config)
 
 
@@ -88,7 +87,7 @@ def uses_engine(config: ExperimentConfig) -> bool:
     return config.tensorrt.engine_dir is not None or config.tensorrt.engine.get("backend") == "tensorrt"
 
 
-def why_penalties_ignored(config: ExperimentConfig, found: str) -> str | None:
+def why_penalties_ignored(config: ExperimentConfig, found: str) -> Refusal | None:
     """The sampler of the PyTorch engine took penalties and passed over them in silence until 1.3
     (NVIDIA/TensorRT-LLM pull request 16485); pre-releases of 1.3 differ, so none of them is trusted.
     """
@@ -100,37 +99,41 @@ def why_penalties_ignored(config: ExperimentConfig, found: str) -> str | None:
         return None
     if config.tensorrt.engine.get("sampler_type") == "TRTLLMSampler":
         return None
-    return (
-        f"{asked[0]} has no effect with the sampler of {PACKAGE} {found}; "
-        "--set tensorrt.engine.sampler_type=TRTLLMSampler"
+    return Refusal(
+        f"{asked[0]} has no effect with the sampler of {PACKAGE} {found}",
+        "--set tensorrt.engine.sampler_type=TRTLLMSampler",
     )
 
 
-def _why_no_engine(config: ExperimentConfig) -> str | None:
+def _why_no_engine(config: ExperimentConfig) -> Refusal | None:
     asked = config.tensorrt
     if config.precision in QUANTISED and asked.engine_dir is None and not uses_engine(config):
-        return (
-            f"TensorRT-LLM's PyTorch engine does not quantise to {config.precision} itself; "
+        return Refusal(
+            f"TensorRT-LLM's PyTorch engine does not quantise to {config.precision} itself",
             "--set tensorrt.engine.backend=tensorrt builds an engine that is, or name a checkpoint that is "
-            "quantised already and leave precision at bf16"
+            "quantised already and leave precision at bf16",
         )
     if config.precision in QUANTISED and "quant_config" in asked.engine:
-        return f"precision {config.precision} and tensorrt.engine.quant_config are both given; leave one out"
+        return Refusal(
+            f"precision {config.precision} and tensorrt.engine.quant_config are both given", "leave one out"
+        )
     if asked.engine_dir is None:
         return None
     described = _described(asked.engine_dir)
     if described is None:
-        return (
-            f"tensorrt.engine_dir {asked.engine_dir} holds no engine; it needs the config.json and "
-            "rank0.engine that trtllm-build or LLM.save wrote"
+        return Refusal(
+            f"tensorrt.engine_dir {asked.engine_dir} holds no engine",
+            "it needs the config.json and rank0.engine that trtllm-build or LLM.save wrote",
         )
     built = described["pretrained_config"].get("dtype")
     if config.precision in DTYPES and built is not None and built != DTYPES[config.precision]:
-        return f"the engine in {asked.engine_dir} is built for {built}; precision {config.precision} is not"
+        return Refusal(
+            f"the engine in {asked.engine_dir} is built for {built}", f"precision {config.precision} is not"
+        )
     return None
 
 
-def _why_too_small(config: ExperimentConfig) -> str | None:
+def _why_too_small(config: ExperimentConfig) -> Refusal | None:
     """Why requests of the asked lengths can't fit, by the engine's own build or by what is asked of it."""
     tokens = config.max_input_tokens + config.max_output_tokens
     asked = config.tensorrt
@@ -143,7 +146,9 @@ def _why_too_small(config: ExperimentConfig) -> str | None:
     ):
         limit = limits.get(name)
         if isinstance(limit, int) and limit < needed:
-            return f"{name} of the engine is {limit}, but requests need {needed} tokens; lower {field}"
+            return Refusal(
+                f"{name} of the engine is {limit}, but requests need {needed} tokens", f"lower {field}"
+            )
     return None
 
 
@@ -155,10 +160,3 @@ def _described(engine_dir: Path) -> Mapping[str, Any] | None:
         return None
     whole = isinstance(described, dict) and {"pretrained_config", "build_config"} <= described.keys()
     return described if whole and (engine_dir / "rank0.engine").is_file() else None
-
-
-def _installed() -> str | None:
-    try:
-        return version(PACKAGE)
-    except PackageNotFoundError:
-        return None

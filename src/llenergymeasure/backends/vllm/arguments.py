@@ -1,18 +1,134 @@
-"""Which arguments does the installed vLLM take, and what is it told for an experiment?"""
+"""Which arguments does the installed vLLM take, and which does it get?
+
+For the first vLLM is read, not imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from llenergymeasure.backends._vllm_declared import Part, accepted, why_wrong_type
+from llenergymeasure.backends import Refusal, why_decided, why_unknown
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Request
+
+Part: TypeAlias = Literal["engine", "sampling", "beam_search"]
+
+# Where vLLM declares them: fields of these classes; LLM's constructor names some of EngineArgs' and its own.
+_DECLARED: Mapping[Part, tuple[str, str]] = {
+    "engine": ("engine/arg_utils.py", "EngineArgs"),
+    "sampling": ("sampling_params.py", "SamplingParams"),
+    "beam_search": ("sampling_params.py", "BeamSearchParams"),
+}
+_LLM = ("entrypoints/llm.py", "LLM")
+
+# Which values each type takes. Of what is made up of others only the outermost counts.
+_TAKES: Mapping[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "dict": (dict,),
+    "list": (list,),
+    "set": (list,),
+    "tuple": (list,),
+}
+
+
+def accepted(part: Part) -> frozenset[str]:
+    """The argument names that the installed vLLM's own source declares."""
+    return frozenset(_annotations(part))
+
+
+def _why_wrong_type(part: Part, name: str, value: JsonValue) -> Refusal | None:
+    """Why an accepted argument does not take a value of that type.
+
+    None where it does, and where vLLM declares a type of its own, which only vLLM can tell.
+    """
+    annotation = _annotations(part)[name]
+    taken = None if annotation is None else _types(annotation)
+    # What may be absent is declared with a plain type at times.
+    if annotation is None or taken is None or value is None:
+        return None
+    # To Python true is an int as well.
+    if isinstance(value, taken) and (bool in taken or not isinstance(value, bool)):
+        return None
+    return Refusal(
+        f"vllm.{part}.{name} takes {ast.unparse(annotation)}, not {value!r}",
+        "give it a value of that type, or take it out",
+    )
+
+
+def _types(annotation: ast.expr) -> tuple[type, ...] | None:
+    """The types of values that an annotation takes; None where it names one that is not plain."""
+    match annotation:
+        case ast.Constant(value=None):
+            return ()
+        case ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name)) if name in _TAKES:
+            return _TAKES[name]
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return _types(inner)
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=parts)):
+            return _all_types(parts)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _all_types([left, right])
+        case _:
+            return None
+
+
+def _all_types(parts: list[ast.expr]) -> tuple[type, ...] | None:
+    found: tuple[type, ...] = ()
+    for part in parts:
+        types = _types(part)
+        if types is None:
+            return None
+        found += types
+    return found
+
+
+@cache
+def _annotations(part: Part) -> Mapping[str, ast.expr | None]:
+    """The arguments with their types; those of LLM's constructor come before the fields that they fill."""
+    fields = {name: kind for name, kind in _fields(*_DECLARED[part]) if not name.startswith("_")}
+    return fields | dict(_constructor(*_LLM)) if part == "engine" else fields
+
+
+def _tree(file: str, kind: str) -> ast.ClassDef:
+    spec = find_spec("vllm")
+    assert spec is not None, "asked only where vLLM is installed"
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder) / file
+        if path.is_file():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and node.name == kind:
+                    return node
+    raise BackendError(
+        f"the installed vLLM declares no {kind} in {file}, so its arguments can't be checked",
+        hint="install a version that fits this llem: vllm>=0.10",
+    )
+
+
+def _fields(file: str, kind: str) -> Iterator[tuple[str, ast.expr]]:
+    for node in _tree(file, kind).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id, node.annotation
+
+
+def _constructor(file: str, kind: str) -> Iterator[tuple[str, ast.expr | None]]:
+    for node in _tree(file, kind).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            for argument in (*node.args.args, *node.args.kwonlyargs):
+                if argument.arg != "self":
+                    yield argument.arg, argument.annotation
+
 
 # What llem decides, and by which field: said twice, one of the two would be passed over in silence.
 _LENGTHS = "max_output_tokens and output_length"
@@ -50,13 +166,14 @@ _ENDINGS = ("min_tokens", "stop", "stop_token_ids")
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
-def why_refused(config: ExperimentConfig) -> str | None:
-    """The first reason that shows without vLLM, then `; ` and the way out; `open` finds the others."""
+def why_refused(config: ExperimentConfig) -> Refusal | None:
+    """The first reason that shows without vLLM; `open` finds the others."""
     asked = config.vllm
     if config.precision not in _DTYPES:
-        return (
-            f"the vllm backend does not quantise to {config.precision} by precision; leave it at bf16 and "
-            "say how: --set vllm.engine.quantization=…, or name a checkpoint that is quantised already"
+        return Refusal(
+            f"the vllm backend does not quantise to {config.precision} by precision",
+            "leave it at bf16 and "
+            "say how: --set vllm.engine.quantization=…, or name a checkpoint that is quantised already",
         )
     parts: tuple[tuple[Part, Mapping[str, JsonValue]], ...] = (
         ("engine", asked.engine),
@@ -65,17 +182,17 @@ def why_refused(config: ExperimentConfig) -> str | None:
     )
     for part, given in parts:
         for name, value in given.items():
-            if why := _why_not_taken(part, name) or why_wrong_type(part, name, value):
+            if why := _why_not_taken(part, name) or _why_wrong_type(part, name, value):
                 return why
     if why := _why_too_short(config):
         return why
     if config.lora is not None and config.lora.merged:
-        return "vLLM keeps an adapter apart from the weights, but lora.merged is true; take it out"
+        return Refusal("vLLM keeps an adapter apart from the weights, but lora.merged is true", "take it out")
     ending = next((name for name in _ENDINGS if name in asked.sampling), None)
     if ending is not None and config.output_length == "exact":
-        return (
-            f"vllm.sampling.{ending} would end outputs that are to have an exact length; "
-            "--set output_length=natural"
+        return Refusal(
+            f"vllm.sampling.{ending} would end outputs that are to have an exact length",
+            "--set output_length=natural",
         )
     return None if asked.beam_search is None else _why_no_beams(config)
 
@@ -102,7 +219,7 @@ def engine_arguments(config: ExperimentConfig, *, is_cpu: bool, has_tokenizer: b
         "dtype": _DTYPES[config.precision],
         "seed": config.random_seed,
         "disable_log_stats": False,
-        "worker_extension_cls": "llenergymeasure.backends._vllm_probe.Probe",
+        "worker_extension_cls": "llenergymeasure.backends.vllm.probe.Probe",
     }
     return chosen | given | decided
 
@@ -184,17 +301,15 @@ def _public(params: Any) -> dict[str, JsonValue]:
     }
 
 
-def _why_not_taken(part: Part, name: str) -> str | None:
-    if name not in accepted(part):
-        near = nearest(name, accepted(part))
-        meant = f"did you mean {near}?" if near else "its documentation lists those it has"
-        return f"vllm.{part}.{name}: the installed vLLM has no such argument; {meant}"
-    if field := _DECIDED[part].get(name):
-        return f"vllm.{part}.{name} is decided by {field}; take it out"
-    return None
+def _why_not_taken(part: Part, name: str) -> Refusal | None:
+    where = f"vllm.{part}"
+    reason = f"{where}.{name}: the installed vLLM has no such argument"
+    return why_unknown(
+        reason, name, accepted(part), otherwise="its documentation lists those it has"
+    ) or why_decided(where, [name], _DECIDED[part])
 
 
-def _why_too_short(config: ExperimentConfig) -> str | None:
+def _why_too_short(config: ExperimentConfig) -> Refusal | None:
     context, tokens = (
         config.vllm.engine.get("max_model_len"),
         config.max_input_tokens + config.max_output_tokens,
@@ -202,19 +317,20 @@ def _why_too_short(config: ExperimentConfig) -> str | None:
     # -1 asks vLLM for as many as fit.
     if not isinstance(context, int) or not 0 <= context < tokens:
         return None
-    return (
+    return Refusal(
         f"vllm.engine.max_model_len {context} is less than max_input_tokens {config.max_input_tokens} and "
-        f"max_output_tokens {config.max_output_tokens} together; raise it to {tokens}, or lower one of them"
+        f"max_output_tokens {config.max_output_tokens} together",
+        f"raise it to {tokens}, or lower one of them",
     )
 
 
-def _why_no_beams(config: ExperimentConfig) -> str | None:
+def _why_no_beams(config: ExperimentConfig) -> Refusal | None:
     if config.vllm.sampling:
-        return "vLLM's beam search takes none of vllm.sampling; take one of the two out"
+        return Refusal("vLLM's beam search takes none of vllm.sampling", "take one of the two out")
     decoder = config.decoder
     if (decoder.top_p, decoder.top_k, decoder.repetition_penalty) != (1.0, 0, 1.0):
-        return (
-            "vLLM's beam search takes no decoder.top_p, top_k or repetition_penalty; "
-            "take them or vllm.beam_search out"
+        return Refusal(
+            "vLLM's beam search takes no decoder.top_p, top_k or repetition_penalty",
+            "take them or vllm.beam_search out",
         )
     return None

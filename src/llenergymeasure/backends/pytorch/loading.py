@@ -1,4 +1,4 @@
-"""How does a model come into memory on PyTorch, and what can keep it from it?"""
+"""Where and how does a model come into memory on PyTorch, and what can keep it from it?"""
 
 from __future__ import annotations
 
@@ -10,16 +10,79 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from llenergymeasure.backends._pytorch_adapter import adapted
-from llenergymeasure.backends._pytorch_memory import memory_errors
-from llenergymeasure.backends._pytorch_passthrough import check_names, taken
-from llenergymeasure.backends._pytorch_place import Place, computing, device_of
-from llenergymeasure.backends._pytorch_quantisation import quantising
-from llenergymeasure.backends._pytorch_refusals import FLASH_PACKAGES, refusal, refuse, why_no_cache
+from llenergymeasure.backends import refuse, summary_of
+from llenergymeasure.backends.pytorch.adapter import adapted
+from llenergymeasure.backends.pytorch.memory import memory_errors
+from llenergymeasure.backends.pytorch.passthrough import check_names, taken
+from llenergymeasure.backends.pytorch.quantisation import BITS, quantising, way
+from llenergymeasure.backends.pytorch.refusals import FLASH_PACKAGES, why_no_cache, why_refused
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of the `size` processes of a run this one is."""
+
+    rank: int = 0
+    size: int = 1
+
+
+ALONE = Place()
+
+
+def device_of(config: ExperimentConfig, place: Place) -> str:
+    """A device of PyTorch's; BackendError where it is not there, or not one for every process."""
+    import torch
+
+    asked = config.pytorch.device
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if asked == "auto":
+        asked = "cuda" if cuda else "mps" if mps else "cpu"
+    if asked == "cuda" and cuda and place.size > 1:
+        if torch.cuda.device_count() < place.size:
+            raise BackendError(
+                f"{place.size} processes want a GPU each, and PyTorch sees {torch.cuda.device_count()}",
+                hint="lower pytorch.num_processes, or check CUDA_VISIBLE_DEVICES",
+            )
+        return f"cuda:{place.rank}"
+    if asked == "cuda" and not cuda:
+        raise BackendError(
+            f"pytorch.device is cuda, but PyTorch {torch.__version__} sees no CUDA device",
+            hint="check nvidia-smi and CUDA_VISIBLE_DEVICES, and that this PyTorch is not a CPU build; "
+            "or --set pytorch.device=cpu",
+        )
+    if asked == "mps" and not mps:
+        raise BackendError(
+            f"pytorch.device is mps, but PyTorch {torch.__version__} sees no Apple GPU",
+            hint="mps needs an Apple GPU and macOS 12.3 or newer; or --set pytorch.device=cpu",
+        )
+    return asked
+
+
+def computing(config: ExperimentConfig, device: str) -> Any:
+    """The type that is computed in, whatever the weights are stored as."""
+    import torch
+
+    kind, precision = device.partition(":")[0], config.precision
+    emulated = kind == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision in BITS:
+        # bitsandbytes multiplies 8-bit weights in fp16, and would cast at every matrix.
+        half = emulated or (way(config), precision) == ("bitsandbytes", "int8")
+        return torch.float16 if half else torch.bfloat16
+    if precision == "bf16":
+        if emulated:
+            raise BackendError(
+                f"{torch.cuda.get_device_name()} can't compute in bf16", hint="--precision fp16 or fp32"
+            )
+        if kind == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+            raise BackendError(
+                "bf16 on an Apple GPU needs macOS 14 or newer", hint="--precision fp16 or fp32"
+            )
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
 
 # Weights of that spread keep activations of a deep model finite and free of denormals.
 RANDOM_WEIGHTS_SD = 0.02
@@ -62,7 +125,7 @@ def load(config: ExperimentConfig, place: Place) -> Loaded:
     """
     import transformers
 
-    refuse(config)
+    refuse(why_refused(config))
     device = device_of(config, place)
     dtype = computing(config, device)
     _check_options(config, device)
@@ -117,8 +180,7 @@ def _assistant(config: ExperimentConfig, target: _Target) -> Any:
 def _check_options(config: ExperimentConfig, device: str) -> None:
     """Refuse what transformers would only warn about, and then measure something else."""
     asked, kind = config.pytorch, device.partition(":")[0]
-    if why := why_no_cache(config, kind):
-        raise refusal(why)
+    refuse(why_no_cache(config, kind))
     if asked.attn_implementation in FLASH_PACKAGES and kind != "cuda":
         raise BackendError(
             f"{asked.attn_implementation} runs on CUDA devices, not on {kind}",
@@ -233,15 +295,11 @@ def _explained(model: str) -> Iterator[None]:
         yield
     except broken as error:
         raise BackendError(
-            f"the weights of {model} are truncated or corrupt: {_first_line(error)}",
+            f"the weights of {model} are truncated or corrupt: {summary_of(error)}",
             hint="fetch or convert the checkpoint again",
         ) from error
     except refused as error:
         hint = None
         if "trust_remote_code" in str(error):
             hint = "--set pytorch.trust_remote_code=true runs the code that comes with it; read it first"
-        raise BackendError(f"{model} can't be loaded: {_first_line(error)}", hint=hint) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackendError(f"{model} can't be loaded: {summary_of(error)}", hint=hint) from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llenergymeasure.backends._tensorrt_refusals import DTYPES, PACKAGE, QUANTISED, uses_engine
+from llenergymeasure.backends import refuse, why_unknown
+from llenergymeasure.backends.tensorrt.refusals import DTYPES, PACKAGE, QUANTISED, uses_engine
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError
 from llenergymeasure.records import Request
 
@@ -111,14 +111,12 @@ def _engine_names(package: Any, config: ExperimentConfig) -> set[str]:
     return own | set(getattr(package.llmapi, fields).model_fields)
 
 
-def _check_names(asked: Mapping[str, Any], known: Any, *, what: str, of: str) -> None:
+def _check_names(asked: Mapping[str, Any], known: Collection[str], *, what: str, of: str) -> None:
     for name in asked:
-        if name not in known:
-            near = nearest(name, sorted(known))
-            raise ConfigError(
-                f"{what}.{name}: {PACKAGE}'s {of} takes no such argument",
-                hint=f"did you mean {near}?" if near else f"it takes {', '.join(sorted(known))}",
-            )
+        reason = f"{what}.{name}: {PACKAGE}'s {of} takes no such argument"
+        refuse(
+            why_unknown(reason, name, known, otherwise=f"it takes {', '.join(sorted(known))}"), ConfigError
+        )
 
 
 def _as_object(package: Any, name: str, value: Any) -> Any:

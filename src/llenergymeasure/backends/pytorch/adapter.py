@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from llenergymeasure.backends._pytorch_quantisation import BITS, is_installed
+from llenergymeasure.backends import Refusal
+from llenergymeasure.backends.pytorch.quantisation import BITS, is_installed
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 
@@ -18,25 +19,27 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 DESCRIPTION = "adapter_config.json"
 
 
-def why_no_adapter(config: ExperimentConfig) -> str | None:
-    """Why the adapter can't be used, then `; ` and the way out; only names and the description are read."""
+def why_no_adapter(config: ExperimentConfig) -> Refusal | None:
+    """Why the adapter can't be used; only names and the description are read."""
     if config.lora is None:
         return None
     folder = Path(config.lora.path).expanduser()
     if not is_installed("peft"):
-        return "lora needs the package peft, which is not installed; pip install 'llenergymeasure[lora]'"
+        return Refusal(
+            "lora needs the package peft, which is not installed", "pip install 'llenergymeasure[lora]'"
+        )
     absent = not folder.is_dir() or _first(folder, (DESCRIPTION,)) is None or _first(folder, WEIGHTS) is None
     if absent:
-        return (
-            f"lora.path {config.lora.path} is no directory with {DESCRIPTION} and {WEIGHTS[0]}; "
-            "name the one that peft saved the adapter to"
+        return Refusal(
+            f"lora.path {config.lora.path} is no directory with {DESCRIPTION} and {WEIGHTS[0]}",
+            "name the one that peft saved the adapter to",
         )
     kind = _described(folder).get("peft_type")
     if kind != "LORA":
-        return f"{folder} holds an adapter of type {kind}, not LORA; name a LoRA adapter"
+        return Refusal(f"{folder} holds an adapter of type {kind}, not LORA", "name a LoRA adapter")
     if config.lora.merged and config.precision in BITS:
-        return (
-            f"merging into {config.precision} weights would round the adapter away; --set lora.merged=false"
+        return Refusal(
+            f"merging into {config.precision} weights would round the adapter away", "--set lora.merged=false"
         )
     return None
 
