@@ -218,7 +218,7 @@ def test_a_driver_that_goes_away_leaves_a_gap_with_its_reason_and_the_run_goes_o
         lost_ns = clock.monotonic_ns()
         calls = next(nvml.gpus[0]._calls)
         clock.sleep(2)
-        assert next(nvml.gpus[0]._calls) - calls < 40
+        assert next(nvml.gpus[0]._calls) - calls < 50
         recorder.stop()
     trace = recorder.trace()
     (gap,) = trace.gaps

@@ -135,7 +135,7 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, name: str) -> None:
         read_trace(path)
     for content in (b"", b"PAR1", b"nonsense" * 100):
         path.write_bytes(content)
-        with pytest.raises(ResultError, match="no trace, or is damaged"):
+        with pytest.raises(ResultError, match="not a trace, or is damaged"):
             read_trace(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import psutil
@@ -51,8 +52,27 @@ def swapped_bytes() -> int:
     return int(swap.sin + swap.sout)
 
 
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Seconds of time, of busy and of all processors, and of the run's own processes (None is unknown)."""
+
+    time: float
+    busy: float
+    total: float
+    own: float | None
+
+    def since(self, before: _Spent) -> _Spent:
+        own = None if self.own is None or before.own is None else self.own - before.own
+        return _Spent(self.time - before.time, self.busy - before.busy, self.total - before.total, own)
+
+    @property
+    def cores(self) -> float:
+        """What the run's own processes used of the processors."""
+        return self.own / self.time if self.own is not None and self.time > 0 else 0.0
+
+
 class Conditions:
-    """Told each phase, it compares the kernel's counters at its edges.
+    """Compares the kernel's counters at the edges of each phase, of which it hears.
 
     The arguments are where it reads: how long the machine has slept, busy and total processor seconds and
     swapped bytes, all since boot, and the processor seconds of the run's own processes. None of them is the
@@ -68,75 +88,60 @@ class Conditions:
         own_s: Callable[[], float] | None = None,
         clock: Clock = time,
     ) -> None:
+        self.spinning_cores: float | None = None
         self._own_s = own_s
         self._clock = clock
-        self._silence: list[tuple[float, float]] = []
-        self._broken: list[str] = []
-        self._loaded: tuple[float, float] | None = None
-        self.spinning_cores: float | None = None
-        self._pass: tuple[float, float, float] | None = None
-        self._others_s, self._passes_s = 0.0, 0.0
         self._slept_ns, self._processors_s, self._swap_bytes = slept_ns, processors_s, swap_bytes
         self._slept_before_ns = slept_ns()
         self._swapped_before = swap_bytes()
-        self._bare: tuple[float, float] | None = None
         self._busy_share: float | None = None
+        self._others_s, self._passes_s = 0.0, 0.0
+        self._broken: list[str] = []
+        self._phase: tuple[Phase, _Spent] | None = None
+        self._silence: list[_Spent] = []
 
     def enter(self, phase: Phase) -> None:
-        self._watch_pass(phase)
-        self._watch_loaded(phase)
-        if phase == "bare":
-            self._bare = self._processors_s()
-        elif self._bare is not None and self._busy_share is None:
-            (busy, total), (busy_before, total_before) = self._processors_s(), self._bare
-            if total - total_before > SHORTEST_TOTAL_S:
-                self._busy_share = (busy - busy_before) / (total - total_before)
-
-    def _watch_pass(self, phase: Phase) -> None:
-        """Add up what others took of the processors while passes ran, where the run's own share is known."""
-        if self._own_s is None:
-            return
-        if phase in {"full", "prefill"}:
-            self._pass = (*self._processors_s(), self._own_s())
-        elif self._pass is not None:
-            (busy, total), own = self._processors_s(), self._own_s()
-            busy_before, total_before, own_before = self._pass
-            self._others_s += max(0.0, busy - busy_before - (own - own_before))
-            self._passes_s += total - total_before
-            self._pass = None
+        now = self._spent()
+        if self._phase is not None:
+            ended, began = self._phase
+            self._judge_phase(ended, now.since(began))
+        self._phase = (phase, now)
 
     def mark(self) -> None:
         """The beginning, the middle or the end of a silence."""
         if self._own_s is None:
             return
-        self._silence.append(self._used())
+        self._silence.append(self._spent())
         if len(self._silence) == 3:
-            self._judge(self._silence)
+            self._judge_silence(*(after.since(before) for before, after in pairwise(self._silence)))
             self._silence = []
 
-    def _used(self) -> tuple[float, float]:
-        """The time, and the processor seconds of the run's own processes."""
-        return self._clock.monotonic_ns() / 1e9, 0.0 if self._own_s is None else self._own_s()
+    def _spent(self) -> _Spent:
+        own = None if self._own_s is None else self._own_s()
+        return _Spent(self._clock.monotonic_ns() / 1e9, *self._processors_s(), own)
 
-    def _watch_loaded(self, phase: Phase) -> None:
-        """What the run's own processes use of the processors while the loaded model is left alone."""
-        if self._own_s is None:
+    def _judge_phase(self, phase: Phase, spent: _Spent) -> None:
+        """The host's work while idle, the worker's while its model rests, and that of others in passes."""
+        if phase == "bare" and spent.total > SHORTEST_TOTAL_S:
+            self._busy_share = spent.busy / spent.total
+        if spent.own is None:
             return
-        if self._loaded is not None:
-            self.spinning_cores = _rate(self._loaded, self._used())
-            self._loaded = None
         if phase == "loaded":
-            self._loaded = self._used()
+            self.spinning_cores = spent.cores
+        if phase in {"full", "prefill"}:
+            self._others_s += max(0.0, spent.busy - spent.own)
+            self._passes_s += spent.total
 
-    def _judge(self, marks: Sequence[tuple[float, float]]) -> None:
+    def _judge_silence(self, first: _Spent, second: _Spent) -> None:
         """Constant work in a silence is a fact of the engine; work that changes in it breaks it. Threads that
         spin on for a moment after the work (OpenMP does for 0.2 s) do so in the first half.
         """
-        first, second = (_rate(*pair) for pair in pairwise(marks))
-        shortest_s = min(after[0] - before[0] for before, after in pairwise(marks))
-        unclear = 2 * TICK_S / shortest_s if shortest_s > 0 else 1.0
-        if second > QUIET_CORES + unclear and abs(second - first) > QUIET_CORES + unclear:
-            self._broken.append(f"{first:.2f} cores in its first half and {second:.2f} in its second")
+        shortest_s = min(first.time, second.time)
+        unclear = QUIET_CORES + (2 * TICK_S / shortest_s if shortest_s > 0 else 1.0)
+        if second.cores > unclear and abs(second.cores - first.cores) > unclear:
+            self._broken.append(
+                f"{first.cores:.2f} cores in its first half and {second.cores:.2f} in its second"
+            )
 
     def warnings(self) -> tuple[MeasurementWarning, ...]:
         """What was seen from the start until now."""
@@ -163,9 +168,3 @@ class Conditions:
         if slept_ns - self._slept_before_ns > SUSPENDED_NS:
             slept_s = (slept_ns - self._slept_before_ns) / 1e9
             yield MeasurementWarning.of("suspended", f"the machine slept for {slept_s:.1f} s in the run")
-
-
-def _rate(before: tuple[float, float], after: tuple[float, float]) -> float:
-    """Cores in use between two moments."""
-    seconds = after[0] - before[0]
-    return (after[1] - before[1]) / seconds if seconds > 0 else 0.0

@@ -162,17 +162,14 @@ class SimulatedGpu:
         """The counter as of the last step."""
         now_ns = self._clock.monotonic_ns()
         now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
-        t_ns = self.sensor.last_step_ns(now_ns) - self.sensor.lag_ns(counter=True)
-        t_ns = max(t_ns, self._counter_from_ns)
-        true_j = self.power.energy_j(self._counter_from_ns, t_ns)
-        seconds = (t_ns - self._counter_from_ns) * 1e-9
-        return max(0.0, self.sensor.shown_j(true_j, seconds, counter=True))
+        since_ns = self._counter_from_ns
+        return max(0.0, self.sensor.counted_j(self.power, since_ns, self.sensor.last_step_ns(now_ns)))
 
     def mean_w(self, window_s: float, *, module: bool = False) -> float:
         """The power over the `window_s` before the last step, of the whole module or of the GPU alone."""
-        t_ns = self.sensor.last_step_ns(self._clock.monotonic_ns()) - self.sensor.lag_ns(counter=False)
-        start_ns = t_ns - round(window_s * 1e9)
-        shown_j = self.sensor.shown_j(self.power.energy_j(start_ns, t_ns), window_s, counter=False)
+        step_ns = self.sensor.last_step_ns(self._clock.monotonic_ns())
+        watts = self.sensor.mean_w(self.power, window_s, step_ns)
         if module and self.cpu_power is not None:
-            shown_j += self.cpu_power.energy_j(start_ns, t_ns)
-        return max(0.0, shown_j / window_s)
+            t_ns = step_ns - self.sensor.lag_ns(counter=False)
+            watts += self.cpu_power.energy_j(t_ns - round(window_s * 1e9), t_ns) / window_s
+        return max(0.0, watts)

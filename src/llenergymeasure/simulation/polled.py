@@ -31,10 +31,7 @@ def polled(power: Waveform, sensor: SimulatedSensor, polls_ns: Integers) -> Trac
     quantities = [_QUANTITIES[field] for field in (COUNTER, INSTANT, AVERAGE) if field in sensor.fields]
     series = {}
     for field in sorted(sensor.fields):
-        raw = (
-            _counter(power, sensor, steps_ns) if field == COUNTER else _power(power, sensor, steps_ns, field)
-        )
-        quantity = _QUANTITIES[field]
+        raw, quantity = _shown(power, sensor, steps_ns, field), _QUANTITIES[field]
         series[DOMAIN, quantity.name] = Series(quantity, polls_ns, polls_ns, raw[shown])
     domain = Domain(DOMAIN, "gpu", tuple(quantities), resolution_j=1e-3)
     return Trace((domain,), series)
@@ -53,23 +50,14 @@ def _steps(sensor: SimulatedSensor, window: Window) -> Integers:
     return np.array([sensor.step_at_ns(index) for index in range(first, first + count)], dtype=np.int64)
 
 
-def _counter(power: Waveform, sensor: SimulatedSensor, steps_ns: Integers) -> Integers:
-    lag_ns = sensor.lag_ns(counter=True)
-    if sensor.counter_stuck:
-        return np.zeros(len(steps_ns), dtype=np.int64)
-    since_ns = int(steps_ns[0]) - lag_ns - 1_000_000_000
-    shown = [
-        sensor.shown_j(power.energy_j(since_ns, at - lag_ns), (at - lag_ns - since_ns) * 1e-9, counter=True)
-        for at in (int(step) for step in steps_ns)
-    ]
-    return np.array([round(1000 * joules) for joules in shown], dtype=np.int64)
-
-
-def _power(power: Waveform, sensor: SimulatedSensor, steps_ns: Integers, field: int) -> Integers:
-    seconds = sensor.window_s if field == INSTANT else sensor.average_window_s
-    lag_ns, reach_ns = sensor.lag_ns(counter=False), round(seconds * 1e9)
-    shown = [
-        sensor.shown_j(power.energy_j(at - lag_ns - reach_ns, at - lag_ns), seconds, counter=False) / seconds
-        for at in (int(step) for step in steps_ns)
-    ]
-    return np.array([max(0, round(1000 * watts)) for watts in shown], dtype=np.int64)
+def _shown(power: Waveform, sensor: SimulatedSensor, steps_ns: Integers, field: int) -> Integers:
+    """Millijoules or milliwatts after each step."""
+    if field == COUNTER:
+        if sensor.counter_stuck:
+            return np.zeros(len(steps_ns), dtype=np.int64)
+        since_ns = int(steps_ns[0]) - sensor.lag_ns(counter=True) - 1_000_000_000
+        shown = [sensor.counted_j(power, since_ns, int(at)) for at in steps_ns]
+    else:
+        window_s = sensor.window_s if field == INSTANT else sensor.average_window_s
+        shown = [max(0.0, sensor.mean_w(power, window_s, int(at))) for at in steps_ns]
+    return np.array([round(1000 * value) for value in shown], dtype=np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from llenergymeasure.simulation.waveform import Waveform
+
 COUNTER, AVERAGE, INSTANT = 83, 185, 186
 _NORMAL = NormalDist()
 _MASK = 2**64 - 1
@@ -64,13 +66,17 @@ class SimulatedSensor:
         before_ns = round(whole_ns * _uniform(self.seed, _LATCH, call))
         return before_ns, whole_ns - before_ns
 
-    def shown_j(self, true_j: float, seconds: float, *, counter: bool) -> float:
-        """What the sensor makes of `true_j` drawn within `seconds`."""
-        gain, offset_w = self.gain, self.offset_w
-        if counter:
-            gain = gain if self.counter_gain is None else self.counter_gain
-            offset_w = offset_w if self.counter_offset_w is None else self.counter_offset_w
-        return gain * true_j + offset_w * seconds
+    def counted_j(self, power: Waveform, since_ns: int, step_ns: int) -> float:
+        """The counter after its step at `step_ns`, if it began at `since_ns`."""
+        t_ns = max(step_ns - self.lag_ns(counter=True), since_ns)
+        gain = self.gain if self.counter_gain is None else self.counter_gain
+        offset_w = self.offset_w if self.counter_offset_w is None else self.counter_offset_w
+        return gain * power.energy_j(since_ns, t_ns) + offset_w * (t_ns - since_ns) * 1e-9
+
+    def mean_w(self, power: Waveform, window_s: float, step_ns: int) -> float:
+        """A power field after its step at `step_ns`."""
+        t_ns = step_ns - self.lag_ns(counter=False)
+        return self.gain * power.energy_j(t_ns - round(window_s * 1e9), t_ns) / window_s + self.offset_w
 
     def lag_ns(self, *, counter: bool) -> int:
         lag_s = self.lag_s if not counter or self.counter_lag_s is None else self.counter_lag_s

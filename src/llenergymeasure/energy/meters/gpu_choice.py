@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from llenergymeasure.exceptions import EnergyError
+
+BoardOf: TypeAlias = Callable[[str], str | None]
+
+
+def _unknown(instance: str) -> None:  # noqa: ARG001  the signature of BoardOf
+    return None
 
 
 def visible_gpus(
@@ -12,7 +19,7 @@ def visible_gpus(
     uuids: Sequence[str],
     *,
     pci_order: bool,
-    board_of: Callable[[str], str | None] = lambda _: None,
+    board_of: BoardOf = _unknown,
 ) -> tuple[int, ...]:
     """The indices of the boards that CUDA_VISIBLE_DEVICES=`spec` leaves visible, in its order, each once.
 
@@ -24,9 +31,8 @@ def visible_gpus(
         return tuple(range(len(uuids)))
     chosen: dict[int, None] = {}
     for entry in _entries(spec):
-        board = board_of(entry) if entry.startswith("MIG") else None
-        matches = matching(board or entry, uuids)
-        if len(matches) != 1 or (board is None and matches[0] in chosen):
+        matches = _matching(entry, uuids, board_of)
+        if len(matches) != 1 or (not entry.startswith("MIG") and matches[0] in chosen):
             break
         chosen[matches[0]] = None
     return tuple(chosen)
@@ -37,7 +43,7 @@ def why_unsure(
     uuids: Sequence[str],
     *,
     pci_order: bool,
-    board_of: Callable[[str], str | None] = lambda _: None,
+    board_of: BoardOf = _unknown,
 ) -> str | None:
     """Why the entries of CUDA_VISIBLE_DEVICES can't be matched to boards; None where they can."""
     for entry in _entries(spec or ""):
@@ -47,7 +53,7 @@ def why_unsure(
             )
         if entry.isdecimal() and not pci_order and len(uuids) > 1:
             return (
-                f"CUDA_VISIBLE_DEVICES={spec} counts GPUs from fast to slow, which the driver does not tell; "
+                f"CUDA_VISIBLE_DEVICES={spec} counts GPUs from fast to slow, an order that the driver hides; "
                 "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or use UUIDs"
             )
     return None
@@ -57,7 +63,7 @@ def chosen_gpus(
     names: Sequence[str],
     uuids: Sequence[str],
     *,
-    board_of: Callable[[str], str | None] = lambda _: None,
+    board_of: BoardOf = _unknown,
 ) -> tuple[int, ...]:
     """The indices of the boards that `names` (indices, UUIDs or their beginnings) mean, each once.
 
@@ -65,8 +71,7 @@ def chosen_gpus(
     """
     chosen: dict[int, None] = {}
     for name in names:
-        board = board_of(name) if name.startswith("MIG") else None
-        matches = matching(board or name, uuids)
+        matches = _matching(name, uuids, board_of)
         if len(matches) != 1:
             listed = ", ".join(f"{index}: {uuid}" for index, uuid in enumerate(uuids))
             count = "no GPU" if not matches else f"{len(matches)} GPUs"
@@ -78,8 +83,10 @@ def chosen_gpus(
     return tuple(chosen)
 
 
-def matching(name: str, uuids: Sequence[str]) -> list[int]:
+def _matching(name: str, uuids: Sequence[str], board_of: BoardOf) -> list[int]:
     """The boards that `name` may mean: one for an index, all whose UUID begins with it else."""
+    if name.startswith("MIG"):
+        name = board_of(name) or name
     if name.isdecimal():
         return [int(name)] if int(name) < len(uuids) else []
     return [index for index, uuid in enumerate(uuids) if name and uuid.startswith(name)]

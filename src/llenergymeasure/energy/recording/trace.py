@@ -117,18 +117,17 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
     short or of a schema that this version can't read, and where the reads of a quantity are not in order of
     time or its facts hold a number that is not finite.
     """
-    wanted = None if windows is None else _with_margin(windows)
     try:
         if path.suffix == ".arrow":
             domains, gaps = _facts_of_stream(path)
-            batches = [batch for batch, _ in _batches(path) if wanted is None or _touches(batch, wanted)]
+            batches = [batch for batch, _ in _batches(path) if _batch_touches(batch, windows)]
             trace = _trace(pa.Table.from_batches(batches, schema=pa.schema(_FIELDS)), domains, gaps)
         else:
-            trace = _read_parquet(path, wanted)
+            trace = _read_parquet(path, windows)
     except FileNotFoundError as error:
         raise ResultError(f"there is no trace at {path}", hint="name the folder of a saved run") from error
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise ResultError(f"{path} is no trace, or is damaged: {error}") from error
+        raise ResultError(f"{path} is not a trace, or is damaged: {error}") from error
     for (domain, quantity), series in trace.series.items():
         if why := _why_disordered(series):
             raise ResultError(f"{path} is damaged: {domain}, {quantity}: {why}", hint=_FROM_A_COPY)
@@ -143,18 +142,18 @@ def _why_disordered(series: Series) -> str | None:
     return None
 
 
-def _with_margin(windows: Sequence[Window]) -> list[Window]:
+def _touches(first_ns: int, last_ns: int, wanted: Sequence[Window] | None) -> bool:
+    """Whether what was read from `first_ns` to `last_ns` lies in one of the windows or near it."""
     margin_ns = round(MARGIN_S * 1e9)
-    return [Window(window.start_ns - margin_ns, window.end_ns + margin_ns) for window in windows]
+    return wanted is None or any(
+        window.start_ns - margin_ns <= last_ns and window.end_ns + margin_ns >= first_ns for window in wanted
+    )
 
 
-def _touches(batch: pa.RecordBatch, wanted: Sequence[Window]) -> bool:
+def _batch_touches(batch: pa.RecordBatch, wanted: Sequence[Window] | None) -> bool:
     """A batch is nearly in order of time: a read that took long is the only one out of its place."""
-    if not batch.num_rows:
-        return False
     times = batch.column(1).to_numpy()
-    first_ns, last_ns = int(times.min()), int(times.max())
-    return any(window.start_ns <= last_ns and window.end_ns >= first_ns for window in wanted)
+    return bool(times.size) and _touches(int(times.min()), int(times.max()), wanted)
 
 
 def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -246,7 +245,6 @@ def _read_parquet(path: Path, wanted: Sequence[Window] | None) -> Trace:
 
 def _group_touches(file: pq.ParquetFile, number: int, wanted: Sequence[Window] | None) -> bool:
     statistics = file.metadata.row_group(number).column(1).statistics
-    if wanted is None or statistics is None or statistics.min is None or statistics.max is None:
+    if statistics is None or statistics.min is None or statistics.max is None:
         return True
-    first_ns, last_ns = int(statistics.min), int(statistics.max)
-    return any(window.start_ns <= last_ns and window.end_ns >= first_ns for window in wanted)
+    return _touches(int(statistics.min), int(statistics.max), wanted)
