@@ -88,7 +88,7 @@ def _measure(
     tell: Tracker,
     start_local: Callable[[], Launch],
 ) -> Measurement:
-    device = FollowedDevice(config, clock=time, run=turn.number) if config.backend == "simulated" else None
+    device = FollowedDevice(config, clock=time, run=turn.number) if config.engine.is_simulated else None
     gpus = gpu_facts(None if device is None else device.nvml)
     launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
 
@@ -104,7 +104,7 @@ def _measure(
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
         locks.take(run_domains(cleared.meters.domains, config))
-        model = _ready(cleared.model, tell, as_gguf=config.backend == "llamacpp")
+        model = _ready(cleared.model, tell, as_gguf=config.engine.computes_as_filed)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
@@ -137,7 +137,7 @@ def _measure(
         trace=recorder.trace(),
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
-        simulated=config.backend == "simulated",
+        simulated=config.engine.is_simulated,
         notes=_notes(cleared),
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,

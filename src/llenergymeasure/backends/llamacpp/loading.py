@@ -164,7 +164,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         _check_abilities(config)
         model = _model(config, path, log=log, stack=stack)
         trained = llama_cpp.llama_model_n_ctx_train(model)
-        wanted = config.llamacpp.context or min(config.max_input_tokens + config.max_output_tokens, trained)
+        wanted = config.llamacpp.context or min(config.max_tokens, trained)
         if wanted > trained:
             raise BackendError(
                 f"llamacpp.context is {wanted}, but {path.name} was trained for {trained} tokens",
@@ -242,7 +242,7 @@ def _context(config: ExperimentConfig, model: Any, tokens: int, *, log: EngineLo
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = tokens
     params.n_batch = asked.n_batch
-    params.n_ubatch = asked.n_ubatch or min(asked.n_batch, 512)
+    params.n_ubatch = asked.tokens_at_once
     params.n_threads = asked.threads or _cores()
     params.n_threads_batch = asked.threads_batch or params.n_threads
     params.type_k = CACHE_TYPES[asked.cache_type_k]

@@ -53,7 +53,7 @@ def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
             f"llamacpp.n_ubatch {asked.n_ubatch} is more than n_batch {asked.n_batch}, which it divides",
             "lower n_ubatch or raise n_batch",
         )
-    wanted = config.max_input_tokens + config.max_output_tokens
+    wanted = config.max_tokens
     if asked.context is not None and asked.context < wanted:
         return Refusal(
             f"llamacpp.context {asked.context} is less than max_input_tokens {config.max_input_tokens} and "

@@ -102,7 +102,7 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
         settings |= {"temperature": decoder.temperature, "top_p": decoder.top_p, "top_k": decoder.top_k}
     if asked.compile or asked.cache_implementation == "static":
         # One size for all batches: a cache of another shape would be compiled again.
-        longest = max(config.max_input_tokens + config.max_output_tokens, width + new_tokens)
+        longest = max(config.max_tokens, width + new_tokens)
         settings |= {"cache_implementation": "static", "max_cache_len": longest}
     elif asked.cache_implementation is not None:
         settings["cache_implementation"] = asked.cache_implementation

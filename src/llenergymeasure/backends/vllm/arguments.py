@@ -208,7 +208,7 @@ def engine_arguments(config: ExperimentConfig, *, is_cpu: bool, has_tokenizer: b
     asked = config.vllm
     texts = bool(asked.sampling) or asked.beam_search is not None
     chosen: dict[str, Any] = {
-        "max_model_len": config.max_input_tokens + config.max_output_tokens,
+        "max_model_len": config.max_tokens,
         "enable_prefix_caching": asked.beam_search is not None,
         "skip_tokenizer_init": not (has_tokenizer and texts),
     }
@@ -312,7 +312,7 @@ def _why_not_taken(part: Part, name: str) -> Refusal | None:
 def _why_too_short(config: ExperimentConfig) -> Refusal | None:
     context, tokens = (
         config.vllm.engine.get("max_model_len"),
-        config.max_input_tokens + config.max_output_tokens,
+        config.max_tokens,
     )
     # -1 asks vLLM for as many as fit.
     if not isinstance(context, int) or not 0 <= context < tokens:

@@ -189,7 +189,7 @@ def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
     shape = resolved.architecture
     if shape is None:
         return _UNKNOWN_CACHE_GIB
-    tokens = config.max_input_tokens + config.max_output_tokens
+    tokens = config.max_tokens
     beams = (config.vllm.beam_search or {}).get("beam_width", 1)
     needed = kv_cache_bytes(
         shape,
