@@ -13,8 +13,8 @@ from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pas
 from llenergymeasure.backends import Backend
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.forecast import Tracker

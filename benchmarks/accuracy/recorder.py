@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llenergymeasure.energy import Meter
-from llenergymeasure.energy.amd import AmdMeter
-from llenergymeasure.energy.cgroup import Cgroups
-from llenergymeasure.energy.estimate import EstimateMeter
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.rapl import RaplMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.amd import AmdMeter
+from llenergymeasure.energy.meters.cgroup import Cgroups
+from llenergymeasure.energy.meters.estimate import EstimateMeter
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.meters.rapl import RaplMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Trace
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock

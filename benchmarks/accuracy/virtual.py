@@ -36,7 +36,7 @@ from llenergymeasure.energy.joules.curve import most_lag_s
 from llenergymeasure.energy.joules.pool import added
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent
-from llenergymeasure.energy.nvml import SYSTEMATIC_GAIN, SYSTEMATIC_OFFSET_W
+from llenergymeasure.energy.meters.calibration import SYSTEMATIC_GAIN, SYSTEMATIC_OFFSET_W
 from llenergymeasure.energy.sensor import characterise
 from llenergymeasure.records import Quantity, Series, Trace
 from llenergymeasure.simulation.polled import DOMAIN, ENERGY, POWER_AVERAGE, POWER_INSTANT

@@ -175,7 +175,7 @@ def test_what_is_far_too_large_is_refused_or_runs_out_of_memory(
 
 
 def test_a_whole_run_does_the_work_that_was_asked_for(engine: Engine, model: str, tmp_path: Path) -> None:
-    short: dict[str, JsonValue] = {"passes": {"seconds": 0.1, "minimum": 2, "budget": {"passes": 2}}}
+    short: dict[str, JsonValue] = {"passes": {"seconds": 0.1, "count": 2}, "repeats": {"count": 1}}
     config = configured(
         engine, model, **NO_IDLE, **short, n=2, max_output_tokens=3, warmup={"max_seconds": 0.01}
     )

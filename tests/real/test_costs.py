@@ -1,4 +1,4 @@
-"""What the real small model costs: its two phases by both ways, and its memory against the estimate."""
+"""What the real small model costs: its two phases, and its memory against the estimate."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def configured(
         "max_input_tokens": prompt_tokens,
         "max_output_tokens": output,
         "pytorch": {"batch_size": batch, "threads": 1, "device": "cpu"},
-        "passes": {"seconds": 1, "minimum": 3, "budget": {"passes": 3}},
+        "passes": {"seconds": 1, "count": 3, "prefill": 3},
+        "repeats": {"count": 1},
         "baseline": {"seconds": 1},
         "warmup": {"max_seconds": 0.5, "min_batches": 1},
         "energy": {"meter": "estimate"},
@@ -55,26 +56,32 @@ def test_a_long_prompt_costs_more_to_read_than_a_short_one() -> None:
         assert result.energy.decode.value > 0
 
 
-def test_both_costs_are_positive_by_both_ways(tmp_path: Path) -> None:
+def test_both_costs_are_positive_and_have_an_interval_over_runs(tmp_path: Path) -> None:
     """Prompts from a few words to 250 tokens, so that batches differ in what is read."""
     lines = [json.dumps("The cat sat on the mat and looked. " * count) for count in (1, 10, 20, 30)]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(lines))
     dataset = {"name": str(prompts), "chat_template": "off"}
-    passes = {"seconds": 3, "minimum": 4, "budget": {"passes": 4}}
-    result = run_experiment(configured(n=4, prompt_tokens=512, output=8, dataset=dataset, passes=passes))
-    energy = result.energy
-    assert energy.regression is not None
-    for estimate in (energy.prefill, energy.decode, energy.regression.prefill, energy.regression.decode):
+    config = configured(
+        n=4,
+        prompt_tokens=512,
+        output=8,
+        dataset=dataset,
+        passes={"seconds": 3, "count": 2, "prefill": 1},
+        repeats={"count": 3},
+    )
+    energy = run_experiment(config).energy
+    for estimate in (energy.prefill, energy.decode):
         assert estimate.value is not None, estimate.reason
         assert estimate.value > 0
         assert estimate.low is not None, estimate.reason
-    assert energy.regression.batches >= 16
+    assert energy.uncertainty is not None
+    assert max(one.apart for one in energy.uncertainty.closures) < 1e-6
 
 
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_memory_estimate_lies_within_15_percent_of_the_peak(batch: int) -> None:
-    once = {"seconds": 0.1, "minimum": 1, "budget": {"passes": 1}}
+    once = {"seconds": 0.1, "count": 1, "prefill": 0}
     config = configured(n=batch, prompt_tokens=128, output=16, batch=batch, passes=once)
     peak = run_experiment(config).memory.peak_bytes
     estimate = estimate_vram(config).total_bytes

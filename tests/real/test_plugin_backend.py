@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "adding-a-backend.md"
 LLEM = Path(sys.executable).with_name("llem")
 EXPERIMENT = ["--model", "random:llama-3.2-1b", "-n", "8", "--set", "max_output_tokens=11"]
-QUICK = ["--set", "passes.seconds=1", "--set", "passes.minimum=3", "--set", "passes.budget.passes=3"]
+QUICK = ["--set", "passes.seconds=1", "--set", "passes.count=3", "--set", "repeats.count=1"]
 QUICK += ["--set", "baseline.seconds=0"]
 
 

@@ -14,20 +14,29 @@ import jsonschema
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from llenergymeasure.energy.integrate import energy_of
 
 from llenergymeasure import ExperimentResult
 from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.energy.trace import read_trace
-from llenergymeasure.measure.replay import read_measurement
-from llenergymeasure.records import Window
+from llenergymeasure.energy.joules.pool import added, estimate
+from llenergymeasure.energy.joules.silence import block_energy
+from llenergymeasure.energy.recording.trace import read_trace
+from llenergymeasure.measure.launch import is_worker
+from llenergymeasure.measure.replay import read_measurements
+from llenergymeasure.records import FailedRun
 from llenergymeasure.results.schema import result_schema
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 LLEM = Path(sys.executable).with_name("llem")
-QUICK = ["--set", "passes.seconds=0.5", "--set", "passes.minimum=3", "--set", "passes.budget.passes=3"]
+QUICK = ["--set", "passes.seconds=0.5", "--set", "passes.count=2", "--set", "repeats.count=1"]
 QUICK += ["--set", "baseline.seconds=0.3", "--set", "max_output_tokens=32"]
+
+
+def repeated(count: int) -> list[str]:
+    return [word if word != "repeats.count=1" else f"repeats.count={count}" for word in QUICK]
+
+
+BOARD = "gpu:GPU-simulated-0"
 SIMULATED = ["run", "-b", "simulated", "--model", "any", "-n", "4"]
 
 
@@ -45,9 +54,14 @@ def saved(directory: Path) -> Path:
 
 def test_the_real_small_model_is_measured_and_saved(tmp_path: Path) -> None:
     # One thread: two of them spin against whatever else the machine does.
+    settings = (
+        *("passes.seconds=0.2", "passes.count=1", "repeats.count=3", "baseline.seconds=0.3"),
+        *("max_input_tokens=32", "max_output_tokens=8", "pytorch.threads=1"),
+        *("warmup.max_seconds=0.5", "warmup.min_batches=1", "warmup.window=3"),
+    )
     done = llem(
-        *("run", "--model", "smollm2-135m", "-n", "4", "--batch-size", "2", "-o", "out", *QUICK),
-        *("--set", "max_input_tokens=64", "--set", "pytorch.threads=1"),
+        *("run", "--model", "smollm2-135m", "-n", "2", "--batch-size", "2", "-o", "out"),
+        *(word for one in settings for word in ("--set", one)),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -55,13 +69,19 @@ def test_the_real_small_model_is_measured_and_saved(tmp_path: Path) -> None:
     assert f"Saved: out/{folder.name}" in done.stderr
     assert "estimated, not measured" in done.stdout
     result = ExperimentResult.load(folder)
-    assert result.tokens.output == result.tokens.requests * 32
+    assert result.tokens.output == result.tokens.requests * 8
     assert result.tokens.pinned_ok is True
     assert result.session.parameters == 134_515_008
     assert result.energy.method == "modelled"
     assert result.energy.total.value is not None
     assert result.energy.total.systematic is not None
     assert result.energy.per_output_token.low is not None
+    assert [run.outcome for run in result.runs] == ["measured"] * 3
+    assert len({run.started_at.monotonic_ns for run in result.runs if run.started_at}) == 3
+    assert result.energy.replicates is not None
+    assert (result.energy.replicates.unit, result.energy.replicates.count) == ("run", 3)
+    assert result.energy.prefill.value is not None
+    assert 0 < result.energy.prefill.value < (result.energy.decode.value or 0)
     assert result.performance.output_tokens_per_second.value is not None
     assert result.performance.flops.total is not None
     assert result.memory.peak_bytes is not None
@@ -84,30 +104,43 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
 
 
 def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
-    assert llem(*SIMULATED, *QUICK, "-o", "out", cwd=tmp_path).returncode == 0
+    assert llem(*SIMULATED, *repeated(2), "-o", "out", cwd=tmp_path).returncode == 0
     folder = saved(tmp_path / "out")
     result = ExperimentResult.load(folder)
-    windows = [Window(one.start_ns, one.end_ns) for one in result.window.passes]
-    again = energy_of(read_trace(folder / "power.parquet"), windows, "gpu:GPU-simulated-0")
-    assert again == result.energy.readings[0]
-    assert {path.name for path in folder.iterdir()} == {
-        "result.json",
-        "power.parquet",
-        "events.jsonl",
-        "requests.parquet",
-        "worker.log",
-    }
-    assert pq.read_table(folder / "requests.parquet").num_rows == result.tokens.requests
-    assert metrics(read_measurement(folder)) == result
+    assert {path.name for path in folder.iterdir()} == {"result.json", "runs"}
+    measurements = read_measurements(folder, [1, 2])
+    spent = []
+    for run in measurements:
+        files = folder / "runs" / str(run.index)
+        assert {path.name for path in files.iterdir()} == {
+            "power.parquet",
+            "events.jsonl",
+            "requests.parquet",
+            "worker.log",
+        }
+        walked = [one for block in run.blocks for each in block.passes for one in each.generation.completions]
+        assert pq.read_table(files / "requests.parquet").num_rows == len(walked)
+        trace = read_trace(files / "power.parquet")
+        for block in run.blocks:
+            assert block.before is not None
+            assert block.after is not None
+            if block.kind == "full":
+                windows = [one.window for one in block.passes]
+                spent.append(
+                    block_energy(trace, BOARD, before=block.before, passes=windows, after=block.after)
+                )
+    assert estimate(added(spent)) == result.energy.total
+    assert metrics(measurements) == result
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert told.returncode == 0
     assert "values are the same" in told.stdout
-    table = pq.read_table(folder / "requests.parquet")
-    pq.write_table(table.slice(1), folder / "requests.parquet")
+    requests = folder / "runs" / "2" / "requests.parquet"
+    table = pq.read_table(requests)
+    pq.write_table(table.slice(1), requests)
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert told.returncode == 1
-    assert "requests.parquet does not hold" in told.stderr
-    pq.write_table(table, folder / "requests.parquet")
+    assert "runs/2/requests.parquet does not hold" in told.stderr
+    pq.write_table(table, requests)
     changed = json.loads((folder / "result.json").read_text())
     changed["tokens"]["output"] += 1
     (folder / "result.json").write_text(json.dumps(changed))
@@ -118,8 +151,9 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
     changed["environment"]["llem"] = "0.0.1"
     (folder / "result.json").write_text(json.dumps(changed))
     assert llem("recompute", str(folder), cwd=tmp_path).returncode == 1  # its events know better
-    events, version = folder / "events.jsonl", result.environment.llem
-    events.write_text(events.read_text().replace(f'"llem":"{version}"', '"llem":"0.0.1"'))
+    version = result.environment.llem
+    for events in folder.glob("runs/*/events.jsonl"):
+        events.write_text(events.read_text().replace(f'"llem":"{version}"', '"llem":"0.0.1"'))
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert "(it was written by v0.0.1)" in told.stdout
     assert told.returncode == 0
@@ -128,18 +162,19 @@ def test_the_stored_trace_gives_the_stored_energy_again(tmp_path: Path) -> None:
 def test_a_run_without_its_files_can_t_be_computed_again(tmp_path: Path) -> None:
     assert llem(*SIMULATED, "--preset", "smoke", "-o", "out", cwd=tmp_path).returncode == 0
     folder = saved(tmp_path / "out")
-    events = folder / "events.jsonl"
+    run = folder / "runs" / "1"
+    events = run / "events.jsonl"
     whole = events.read_text()
     events.write_text(whole.replace("\n", "\n{torn\n", 1))
     told = llem("recompute", str(folder), cwd=tmp_path)
     assert (told.returncode, "events.jsonl is damaged in line 2" in told.stderr) == (1, True)
     events.write_text(whole)
     for missing in ("events.jsonl", "power.parquet"):
-        aside = (folder / missing).rename(tmp_path / missing)
+        aside = (run / missing).rename(tmp_path / missing)
         told = llem("recompute", str(folder), cwd=tmp_path)
         assert told.returncode == 1
         assert missing in told.stderr
-        aside.rename(folder / missing)
+        aside.rename(run / missing)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +207,77 @@ def test_a_hang_ends_at_the_timeout_with_124(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-2].startswith("ExperimentTimeout: ")
 
 
+def test_a_run_that_crashes_after_another_was_measured_is_named_and_exits_1(tmp_path: Path) -> None:
+    """Another process ends the worker of the second run as soon as there is one."""
+    with subprocess.Popen(
+        [LLEM, *SIMULATED, *repeated(3), "-o", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        second = nth_worker(run.pid, 2)
+        second.send_signal(signal.SIGKILL)
+        _, err = run.communicate(timeout=90)
+    assert run.returncode == 1, err
+    assert "run 2 failed" in err
+    assert "Traceback" not in err
+    result = ExperimentResult.load(saved(tmp_path / "out"))
+    assert [one.outcome for one in result.runs] == ["measured", "failed", "measured"]
+    assert "signal 9" in (result.runs[1].reason or "")
+    assert result.energy.per_output_token.value is not None
+    assert result.energy.per_output_token.reason == "2 repetitions: an interval needs 3"
+    assert (
+        metrics(
+            read_measurements(saved(tmp_path / "out"), [1, 3]),
+            failed=[FailedRun(2, result.runs[1].reason or "")],
+        )
+        == result
+    )
+
+
+def nth_worker(parent: int, number: int) -> psutil.Process:
+    """The worker that is the `number`th of those that this process starts one after another."""
+    seen: dict[int, psutil.Process] = {}
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for child in psutil.Process(parent).children():
+            if child.pid not in seen and is_worker(child.pid):
+                seen[child.pid] = child
+        if len(seen) >= number:
+            return list(seen.values())[number - 1]
+        time.sleep(0.02)
+    raise AssertionError(f"{len(seen)} workers were seen")
+
+
+def test_a_worker_whose_parent_is_killed_in_a_silence_goes_with_it(tmp_path: Path) -> None:
+    settings = ("baseline.seconds=0", "warmup.max_seconds=0.1", "simulated.counter_step_s=60")
+    with subprocess.Popen(
+        [LLEM, *SIMULATED, "-o", "out", *(word for one in settings for word in ("--set", one))],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as run:
+        worker = nth_worker(run.pid, 1)
+        log = wait_for_event(tmp_path, '"say":"edge"')
+        assert '"do":"go"' not in log.read_text()
+        run.kill()
+    gone, _ = psutil.wait_procs([worker], timeout=10)
+    assert gone == [worker]
+    assert not (tmp_path / "out").exists()
+
+
+def wait_for_event(scratch: Path, event: str) -> Path:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for log in scratch.glob("llem-run-*/runs/1/events.jsonl"):
+            if event in log.read_text():
+                return log
+        time.sleep(0.01)
+    raise AssertionError(f"no {event}")
+
+
 @pytest.mark.parametrize(
     ("phase", "settings"),
     [
@@ -179,6 +285,10 @@ def test_a_hang_ends_at_the_timeout_with_124(tmp_path: Path) -> None:
         ("loading", {"baseline.seconds": "0", "simulated.load_s": "60"}),
         ("warming up", {"baseline.seconds": "0", "warmup.variation": "1e-9", "warmup.max_seconds": "60"}),
         ("a pass", {"baseline.seconds": "0", "warmup.max_seconds": "0.1", "passes.seconds": "60"}),
+        (
+            "a silence",
+            {"baseline.seconds": "0", "warmup.max_seconds": "0.1", "simulated.counter_step_s": "60"},
+        ),
     ],
 )
 def test_ctrl_c_ends_with_130_and_leaves_nothing(

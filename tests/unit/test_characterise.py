@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import sensor_lines
-from llenergymeasure.energy.calibration import Characteristics, SensorFiles, recall
+from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, recall
 from llenergymeasure.energy.sensor import NO_STEP
 from llenergymeasure.measure.characterise import Characterised, FoundSensor, characterise_simulated, kept
 from llenergymeasure.measure.gpus import gpu_facts

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.cgroup import Cgroups
+from llenergymeasure.energy.meters.cgroup import Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentTimeout
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch

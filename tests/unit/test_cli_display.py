@@ -16,12 +16,6 @@ from llenergymeasure.cli._vram import first_visible, get_gpu_vram_gb
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.vram import VramEstimate, VramPart
 
-
-@pytest.fixture(autouse=True)
-def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-
 HEADER_FIELDS = [
     "model",
     "backend",

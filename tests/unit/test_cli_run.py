@@ -280,7 +280,9 @@ def test_run_hands_origins_progress_and_strictness_to_the_experiment(strict: boo
     bar.__enter__.return_value = bar
     asked = []
 
-    def experiment(config: ExperimentConfig, *, origins: dict[str, str], progress: Any, strict: bool) -> Any:
+    def experiment(
+        config: ExperimentConfig, *, origins: dict[str, str], progress: Any, remark: Any, strict: bool
+    ) -> Any:
         assert origins["model"] == "flag"
         assert origins["n"] == "default"
         asked.append(strict)
@@ -288,6 +290,7 @@ def test_run_hands_origins_progress_and_strictness_to_the_experiment(strict: boo
         progress("pass 2 of 5", done=2.0, total=5.0, step=5, steps=8, run=2, runs=3, left_s=60.0)
         assert bar.total == 5.0
         assert bar.n == pytest.approx(2.0, abs=0.5)
+        remark("the budget leaves time for one run")
         return MagicMock()
 
     made = MagicMock(return_value=bar)
@@ -295,6 +298,7 @@ def test_run_hands_origins_progress_and_strictness_to_the_experiment(strict: boo
         outcome = invoke(*MODEL, *(["--strict"] if strict else []))
     assert outcome.exit_code == 0, outcome.output
     assert asked == [strict]
+    assert "the budget leaves time for one run" in outcome.stderr
     assert made.call_args.kwargs["total"] is None
     assert made.call_args.kwargs["disable"] is True
     shown = [call.args[0] for call in bar.set_description_str.call_args_list]

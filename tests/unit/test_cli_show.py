@@ -16,11 +16,6 @@ from llenergymeasure.results.budget import combine_terms
 from llenergymeasure.results.models import ExperimentResult, Term
 
 
-@pytest.fixture(autouse=True)
-def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-
 def show(folder: Path, *arguments: str) -> Any:
     return CliRunner().invoke(app, ["show", str(folder), *arguments])
 

@@ -522,11 +522,11 @@ def test_an_offset_stays_in_the_ratio_of_two_powers() -> None:
 def test_the_budget_of_a_result_gives_its_offset() -> None:
     def powered(offset_j: float) -> ExperimentResult:
         term = Term(
-            name="offset", kind="B", low=-offset_j, high=offset_j, common=True, cancels_in_ratio=False
+            name="offset", kind="B", low=2 - offset_j, high=2 + offset_j, common=True, cancels_in_ratio=False
         )
         plain = result().energy.uncertainty
         assert plain is not None
-        whole = costing(1.0)
+        whole = costing(1.0)  # 2 J/token
         budget = plain.model_copy(update={"per_output_token": (term,)})
         return whole.model_copy(update={"energy": whole.energy.model_copy(update={"uncertainty": budget})})
 
@@ -675,7 +675,7 @@ def test_the_command_prints_both_and_what_b_does(tmp_path: Path) -> None:
     done = run(tmp_path, costing(1.0), costing(0.88))
     assert done.exit_code == 0
     assert "A  costs-1.0   3 runs" in done.stdout
-    assert "2.00 ± 0.04 J/token" in done.stdout
+    assert "2.00 (1.90 to 2.10) J/token" in done.stdout
     assert "B uses 12 % less, 11 to 13 %" in done.stdout
     assert "no difference shown: B / A 1.000" in done.stdout
     assert "their gain cancels in the ratio" in done.stdout

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.runner import RunnerConfig
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, ExperimentError, PreFlightError
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.container import (

@@ -20,6 +20,7 @@ from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.doctor import Examination, examine
 from llenergymeasure.measure.load import MatrixLoad
 from llenergymeasure.simulation.device import SimulatedNvml
+from llenergymeasure.simulation.nvml_names import Code
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_a_meter_that_can_not_be_used_says_why(tmp_path: Path) -> None:
 def test_a_gpu_that_can_not_be_read_is_named_beside_those_that_can(tmp_path: Path) -> None:
     nvml = SimulatedNvml(time, idle_w=60.0, uuids=("GPU-a", "GPU-b"))
     functions = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetFieldValues")
-    nvml.gpus[0].fails = dict.fromkeys(functions, nvml.NVML_ERROR_NOT_SUPPORTED)
+    nvml.gpus[0].fails = dict.fromkeys(functions, Code.NOT_SUPPORTED)
     found = examine(nvml=nvml, rapl_root=tmp_path)
     assert "gpu:GPU-b" in found.measured
     assert "GPU-a is not read: Not Supported" in text(found)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llenergymeasure.energy.amd import AmdMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.amd import AmdMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock

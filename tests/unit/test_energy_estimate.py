@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.energy import estimate
-from llenergymeasure.energy.cgroup import Cgroup, Cgroups
-from llenergymeasure.energy.cpu_power import microarchitectures, power_model
-from llenergymeasure.energy.estimate import EstimateMeter
+from llenergymeasure.energy.meters import estimate
+from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cpu_power import microarchitectures, power_model
+from llenergymeasure.energy.meters.estimate import EstimateMeter
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\n"
 TREE = """

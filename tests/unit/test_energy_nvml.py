@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.energy.calibration import Characteristics, SensorFiles, remember
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus, why_unsure
-from llenergymeasure.energy.nvml import NvmlMeter, gpus_of
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, remember
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
+from llenergymeasure.energy.meters.nvml import NvmlMeter, gpus_of
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Domain
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedProcess, SimulatedSensor
+from llenergymeasure.simulation.nvml_names import Code
 from llenergymeasure.simulation.waveform import Waveform
 
 UUIDS = [f"GPU-{letter}{number}" for number, letter in enumerate("aabbccddeeff")]
@@ -32,7 +33,7 @@ class WithoutFields(SimulatedNvml):
     """A driver that is too old for batched reads."""
 
     def nvmlDeviceGetFieldValues(self, gpu: object, fields: object) -> list[object]:  # type: ignore[override]  # noqa: N802
-        raise self.NVMLError(self.NVML_ERROR_NOT_SUPPORTED)
+        raise self.NVMLError(Code.NOT_SUPPORTED)
 
 
 def test_counter_and_both_powers_are_read_by_uuid() -> None:
@@ -70,14 +71,14 @@ def test_single_calls_stand_in_where_batched_ones_fail() -> None:
 def test_a_lost_board_gives_nothing_and_the_others_go_on() -> None:
     nvml = _nvml(uuids=("GPU-a", "GPU-b"))
     with NvmlMeter(nvml) as meter:
-        nvml.gpus[0].fails_with = nvml.NVML_ERROR_GPU_IS_LOST
+        nvml.gpus[0].fails_with = Code.GPU_IS_LOST
         assert {sample.domain for sample in meter.sample()} == {"gpu:GPU-b"}
 
 
 def test_a_board_that_can_not_be_read_is_told_and_the_others_are_taken() -> None:
     nvml = _nvml(uuids=("GPU-a", "GPU-b"))
     functions = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetFieldValues")
-    nvml.gpus[0].fails = dict.fromkeys(functions, nvml.NVML_ERROR_NOT_SUPPORTED)
+    nvml.gpus[0].fails = dict.fromkeys(functions, Code.NOT_SUPPORTED)
     with NvmlMeter(nvml) as meter:
         assert [domain.name for domain in meter.domains()] == ["gpu:GPU-b"]
         (note,) = meter.notes
@@ -197,8 +198,8 @@ def test_a_module_that_reads_more_than_its_gpu_is_a_domain_of_its_own() -> None:
 
 def test_a_virtual_gpu_without_a_counter_is_read_by_its_power() -> None:
     nvml = _nvml()
-    nvml.gpus[0].fails[83] = nvml.NVML_ERROR_NOT_SUPPORTED
-    nvml.gpus[0].fails["nvmlDeviceGetTotalEnergyConsumption"] = nvml.NVML_ERROR_NOT_SUPPORTED
+    nvml.gpus[0].fails[83] = Code.NOT_SUPPORTED
+    nvml.gpus[0].fails["nvmlDeviceGetTotalEnergyConsumption"] = Code.NOT_SUPPORTED
     with NvmlMeter(nvml) as meter:
         assert _energy_and_power(meter.domains()[0]) == ["power_instant", "power_average"]
 
@@ -307,7 +308,7 @@ def test_hidden_processes_are_those_that_this_host_does_not_show() -> None:
 
 def test_a_machine_without_a_driver_uses_no_gpu() -> None:
     nvml = _nvml()
-    nvml.fails["nvmlInit"] = nvml.NVML_ERROR_DRIVER_NOT_LOADED
+    nvml.fails["nvmlInit"] = Code.DRIVER_NOT_LOADED
     assert gpus_of([os.getpid()], nvml) == ()
     assert "can't be used" in (NvmlMeter(nvml).why_unavailable() or "")
 

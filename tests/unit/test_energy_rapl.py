@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.rapl import RaplMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.rapl import RaplMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Sample, Series, Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.rapl import SimulatedRapl, Zone, amd_zones, intel_zones

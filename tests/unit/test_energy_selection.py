@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.config.models import EnergyConfig
-from llenergymeasure.energy import selection
-from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.energy.meters import selection
+from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock

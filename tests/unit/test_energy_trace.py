@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.trace import (
+from llenergymeasure.energy.recording.trace import (
     PARQUET_NAME,
     STREAM_NAME,
     Row,

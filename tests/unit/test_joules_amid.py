@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from llenergymeasure.energy.cpu_power import power_model
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.pool import added, estimate, reading
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent, Term
+from llenergymeasure.energy.meters.cpu_power import power_model
 from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
 from llenergymeasure.simulation.polled import DOMAIN, poll_times, polled
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor

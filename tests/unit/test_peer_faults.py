@@ -16,19 +16,20 @@ from example_result import example_result
 from llenergymeasure.api import run_experiment
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
-from llenergymeasure.energy.cpu_power import power_model
-from llenergymeasure.energy.gpu_choice import chosen_gpus, visible_gpus
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import choose_meters
+from llenergymeasure.energy.meters.cpu_power import power_model
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.meters.selection import choose_meters
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.models.formulas import parameters
 from llenergymeasure.models.shapes import SHAPES
 from llenergymeasure.records import Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
+from llenergymeasure.simulation.nvml_names import Code
 from llenergymeasure.simulation.scenario import Board, Scenario, write_scenario
 
 STAND_IN = Path(__file__).parents[2] / "src/llenergymeasure/simulation/pynvml"
@@ -37,7 +38,7 @@ TWELVE = [f"GPU-{number:02d}" for number in range(12)]
 S = 1_000_000_000
 
 SEEN = """
-from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.meters.nvml import NvmlMeter
 meter = NvmlMeter()
 print(meter.why_unavailable())
 with meter:
@@ -83,7 +84,8 @@ def test_zeus_a_gpu_uuid_in_cuda_visible_devices_means_that_gpu(tmp_path: Path) 
 
 def test_zeus_measuring_loads_no_library_for_data_science() -> None:
     code = (
-        "import sys; from llenergymeasure.energy import nvml, recorder;"
+        "import sys; from llenergymeasure.energy.meters import nvml;"
+        "from llenergymeasure.energy.recording import recorder;"
         "from llenergymeasure.energy.joules import silence;"
         "print(*{'pandas', 'sklearn', 'scipy', 'torch'} & set(sys.modules))"
     )
@@ -137,7 +139,7 @@ def test_perun_a_read_that_fails_is_never_0_w(tmp_path: Path) -> None:
 
     def script() -> None:
         clock.sleep(2.0)
-        nvml.gpus[0].fails_with = nvml.NVML_ERROR_UNKNOWN
+        nvml.gpus[0].fails_with = Code.UNKNOWN
         clock.sleep(10.0)
         nvml.gpus[0].fails_with = None
         clock.sleep(2.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, EnergyError, PreFlightError
 from llenergymeasure.measure.preflight import preflight, reasons_against, why_too_large
 from llenergymeasure.records import GpuFacts

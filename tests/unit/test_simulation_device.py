@@ -13,6 +13,7 @@ from llenergymeasure.simulation.device import (
     SimulatedProcess,
     SimulatedSensor,
 )
+from llenergymeasure.simulation.nvml_names import ERRORS, Code
 from llenergymeasure.simulation.waveform import Waveform
 
 MS = 1_000_000
@@ -62,13 +63,13 @@ def test_a_field_the_board_lacks_says_so_in_its_own_place() -> None:
     nvml = _opened(VirtualClock(), SimulatedSensor(fields=frozenset({83})))
     gpu = nvml.nvmlDeviceGetHandleByIndex(0)
     codes = [value.nvmlReturn for value in nvml.nvmlDeviceGetFieldValues(gpu, [83, 186])]
-    assert codes == [nvml.NVML_SUCCESS, nvml.NVML_ERROR_NOT_SUPPORTED]
+    assert codes == [nvml.NVML_SUCCESS, Code.NOT_SUPPORTED]
 
 
 def test_a_lost_board_and_a_closed_driver_raise() -> None:
     nvml = _opened(VirtualClock())
     gpu = nvml.nvmlDeviceGetHandleByIndex(0)
-    gpu.fails_with = nvml.NVML_ERROR_GPU_IS_LOST
+    gpu.fails_with = Code.GPU_IS_LOST
     with pytest.raises(SimulatedNvmlError, match="lost"):
         nvml.nvmlDeviceGetFieldValues(gpu, [83])
     nvml.nvmlShutdown()
@@ -130,10 +131,10 @@ def test_structures_have_the_fields_that_a_reader_uses() -> None:
 def test_a_function_or_a_field_fails_as_it_is_told() -> None:
     nvml = _opened(VirtualClock())
     (gpu,) = nvml.gpus
-    gpu.fails = {"nvmlDeviceGetPowerUsage": nvml.NVML_ERROR_NO_PERMISSION, 83: nvml.NVML_ERROR_UNKNOWN}
-    with pytest.raises(nvml.NVMLError_NoPermission, match="Permissions"):
+    gpu.fails = {"nvmlDeviceGetPowerUsage": Code.NO_PERMISSION, 83: Code.UNKNOWN}
+    with pytest.raises(ERRORS[Code.NO_PERMISSION], match="Permissions"):
         nvml.nvmlDeviceGetPowerUsage(gpu)
-    with pytest.raises(nvml.NVMLError_Unknown):
+    with pytest.raises(ERRORS[Code.UNKNOWN]):
         nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
     counter, instant = nvml.nvmlDeviceGetFieldValues(gpu, [83, 186])
     assert (counter.nvmlReturn, instant.nvmlReturn, instant.value.uiVal) == (999, 0, 50_000)
@@ -141,8 +142,8 @@ def test_a_function_or_a_field_fails_as_it_is_told() -> None:
 
 def test_a_driver_that_is_not_there_refuses_to_start() -> None:
     nvml = SimulatedNvml(VirtualClock(), idle_w=50)
-    nvml.fails["nvmlInit"] = nvml.NVML_ERROR_DRIVER_NOT_LOADED
-    with pytest.raises(nvml.NVMLError_DriverNotLoaded):
+    nvml.fails["nvmlInit"] = Code.DRIVER_NOT_LOADED
+    with pytest.raises(ERRORS[Code.DRIVER_NOT_LOADED]):
         nvml.nvmlInit()
 
 
@@ -154,7 +155,7 @@ def test_a_board_is_lost_in_the_midst_of_a_run_and_the_next_one_stays() -> None:
     clock.sleep(0.9)
     assert nvml.nvmlDeviceGetPowerUsage(nvml.gpus[0]) == 50_000
     clock.sleep(0.2)
-    with pytest.raises(nvml.NVMLError_GpuIsLost):
+    with pytest.raises(ERRORS[Code.GPU_IS_LOST]):
         nvml.nvmlDeviceGetFieldValues(nvml.gpus[0], [83])
     assert nvml.nvmlDeviceGetPowerUsage(nvml.gpus[1]) == 50_000
 
@@ -162,7 +163,7 @@ def test_a_board_is_lost_in_the_midst_of_a_run_and_the_next_one_stays() -> None:
 def test_a_vgpu_has_power_and_no_counter() -> None:
     nvml = _opened(VirtualClock(), SimulatedSensor(fields=frozenset({185, 186})))
     (gpu,) = nvml.gpus
-    with pytest.raises(nvml.NVMLError_NotSupported):
+    with pytest.raises(ERRORS[Code.NOT_SUPPORTED]):
         nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
     assert nvml.nvmlDeviceGetPowerUsage(gpu) == 50_000
 
@@ -174,20 +175,20 @@ def test_an_old_board_shows_instant_power_by_the_plain_function_alone() -> None:
     nvml.set_power(300)
     clock.sleep(0.02)
     assert nvml.nvmlDeviceGetPowerUsage(gpu) == 300_000
-    assert nvml.nvmlDeviceGetFieldValues(gpu, [186])[0].nvmlReturn == nvml.NVML_ERROR_NOT_SUPPORTED
+    assert nvml.nvmlDeviceGetFieldValues(gpu, [186])[0].nvmlReturn == Code.NOT_SUPPORTED
 
 
 def test_mig_instances_have_memory_and_processes_and_no_watts() -> None:
     nvml = _opened(VirtualClock())
     (gpu,) = nvml.gpus
-    with pytest.raises(nvml.NVMLError_NotSupported):
+    with pytest.raises(ERRORS[Code.NOT_SUPPORTED]):
         nvml.nvmlDeviceGetMigMode(gpu)
     gpu.share_out("MIG-a", "MIG-b")
     gpu.processes += [SimulatedProcess(17, 2**30, gpuInstanceId=1), SimulatedProcess(18, gpuInstanceId=2)]
     assert nvml.nvmlDeviceGetMigMode(gpu) == [1, 1]
     assert nvml.nvmlDeviceGetMaxMigDeviceCount(gpu) == 7
     first, second = (nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index) for index in range(2))
-    with pytest.raises(nvml.NVMLError_NotFound):
+    with pytest.raises(ERRORS[Code.NOT_FOUND]):
         nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 2)
     assert nvml.nvmlDeviceGetUUID(second) == "MIG-b"
     assert nvml.nvmlDeviceGetHandleByUUID("MIG-a") is first
@@ -199,7 +200,7 @@ def test_mig_instances_have_memory_and_processes_and_no_watts() -> None:
     assert nvml.nvmlDeviceGetMemoryInfo(first, nvml.nvmlMemory_v2).used == 2**30
     for ask in (nvml.nvmlDeviceGetTotalEnergyConsumption, nvml.nvmlDeviceGetPowerUsage):
         assert ask(gpu) > 0
-        with pytest.raises(nvml.NVMLError_NotSupported):
+        with pytest.raises(ERRORS[Code.NOT_SUPPORTED]):
             ask(first)
 
 
@@ -208,11 +209,11 @@ def test_a_modules_power_holds_the_processors_beside_the_gpus() -> None:
     nvml = _opened(clock)
     (gpu,) = nvml.gpus
     gpu_scope, module_scope = (186, nvml.NVML_POWER_SCOPE_GPU), (186, nvml.NVML_POWER_SCOPE_MODULE)
-    assert nvml.nvmlDeviceGetFieldValues(gpu, [module_scope])[0].nvmlReturn == nvml.NVML_ERROR_NOT_SUPPORTED
+    assert nvml.nvmlDeviceGetFieldValues(gpu, [module_scope])[0].nvmlReturn == Code.NOT_SUPPORTED
     gpu.cpu_power = Waveform(120)
     alone, together, counter = nvml.nvmlDeviceGetFieldValues(gpu, [gpu_scope, module_scope, (83, 1)])
     assert (alone.value.uiVal, together.value.uiVal, together.scopeId) == (50_000, 170_000, 1)
-    assert counter.nvmlReturn == nvml.NVML_ERROR_NOT_SUPPORTED
+    assert counter.nvmlReturn == Code.NOT_SUPPORTED
 
 
 def test_memory_is_what_processes_hold_shown_or_not_and_a_part_the_driver_keeps() -> None:
@@ -238,9 +239,9 @@ def test_health_follows_its_script_and_is_unknown_without_one() -> None:
             nvml.nvmlDeviceGetEnforcedPowerLimit(gpu),
         )
 
-    with pytest.raises(nvml.NVMLError_NotSupported):
+    with pytest.raises(ERRORS[Code.NOT_SUPPORTED]):
         health()
-    with pytest.raises(nvml.NVMLError_NotSupported):
+    with pytest.raises(ERRORS[Code.NOT_SUPPORTED]):
         nvml.nvmlDeviceGetViolationStatus(gpu, nvml.NVML_PERF_POLICY_THERMAL)
     gpu.offer_health(temperature_c=50, sm_clock_mhz=1980, power_limit_w=700)
     assert health() == (50, 1980, 700_000)
@@ -275,9 +276,9 @@ def test_twelve_boards_are_found_by_index_and_uuid_and_tick_apart() -> None:
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(12)]
     assert [nvml.nvmlDeviceGetUUID(one) for one in handles] == uuids
     assert nvml.nvmlDeviceGetHandleByUUID("GPU-11") is handles[11]
-    with pytest.raises(nvml.NVMLError_InvalidArgument):
+    with pytest.raises(ERRORS[Code.INVALID_ARGUMENT]):
         nvml.nvmlDeviceGetHandleByIndex(12)
-    with pytest.raises(nvml.NVMLError_NotFound):
+    with pytest.raises(ERRORS[Code.NOT_FOUND]):
         nvml.nvmlDeviceGetHandleByUUID("GPU-12")
     assert len({one.sensor.step_at_ns(5) for one in handles}) == 12
 

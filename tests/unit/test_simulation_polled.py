@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.records import Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml

@@ -32,6 +32,35 @@ def test_a_ramp_integrates_to_a_trapezium_and_then_holds() -> None:
     assert power.energy_j(14 * S, 15 * S) == pytest.approx(300)
 
 
+def test_a_cut_forgets_what_was_set_for_later_and_holds_the_power_of_that_moment() -> None:
+    power = Waveform(50)
+    for number in range(5):
+        power.set((10 + number) * S, 100.0 * (number + 1))
+    before_j = power.energy_j(0, 12 * S + S // 2)
+    power.cut(12 * S + S // 2)
+    assert power.power_w(14 * S) == 300
+    assert power.energy_j(0, 12 * S + S // 2) == before_j
+    assert power.energy_j(12 * S + S // 2, 20 * S) == pytest.approx(7.5 * 300)
+    power.set(13 * S, 60)  # what was cut no longer stands in the way
+    assert power.energy_j(12 * S + S // 2, 20 * S) == pytest.approx(0.5 * 300 + 7 * 60)
+
+
+def test_a_cut_into_a_ramp_holds_the_power_that_it_had_come_to() -> None:
+    power = Waveform(100)
+    power.ramp(10 * S, 300, until_ns=14 * S)
+    power.cut(12 * S)
+    assert power.power_w(12 * S) == power.power_w(13 * S)
+    assert power.energy_j(10 * S, 13 * S) == pytest.approx(2 * 150 + 200)
+
+
+def test_a_cut_after_everything_changes_nothing() -> None:
+    power = Waveform(100)
+    power.ramp(10 * S, 300, until_ns=14 * S)
+    power.cut(20 * S)
+    assert power.power_w(13 * S) == pytest.approx(250)
+    power.set(15 * S, 10)
+
+
 def test_the_past_can_not_be_changed() -> None:
     power = Waveform(1)
     power.set(10 * S, 2)

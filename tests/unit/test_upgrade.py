@@ -104,8 +104,14 @@ def test_it_is_stored_again_as_a_result_of_today(loaded: ExperimentResult, tmp_p
     Draft202012Validator(result_schema()).validate(json.loads((folder / "result.json").read_text()))
 
 
-def test_it_is_comparable(loaded: ExperimentResult) -> None:
-    assert compare(loaded, loaded) is not None
+def test_it_is_comparable_by_the_intervals_that_were_written(loaded: ExperimentResult) -> None:
+    later = loaded.model_copy(update={"experiment_id": "later"})
+    energy = next(one for one in compare(loaded, later).ratios if one.name == "energy_per_output_token")
+    assert energy.ratio.value == 1.0
+    assert ends(energy.ratio)[0] < 1 < ends(energy.ratio)[1]
+    assert energy.verdict == "no difference shown"
+    assert energy.method is not None
+    assert (energy.method.name, energy.method.replicates) == ("intervals", (CYCLES, CYCLES))
 
 
 def test_its_files_are_three_runs_whose_joules_agree_with_the_stored_ones(loaded: ExperimentResult) -> None:

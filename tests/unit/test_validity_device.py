@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from scripted_run import PASSES, S, codes, message, result_of
 
-from llenergymeasure.energy.calibration import SensorFiles
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.calibration import SensorFiles
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Window
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.clock import VirtualClock

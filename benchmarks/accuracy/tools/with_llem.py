@@ -18,8 +18,8 @@ from llenergymeasure.energy import Meter
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import estimate
 from llenergymeasure.energy.joules.silence import block_energy
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Estimate, Trace, Window
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from llenergymeasure.records import Domain, Sample
 
 METERS = {
-    "nvml": "llenergymeasure.energy.nvml:NvmlMeter",
-    "amd": "llenergymeasure.energy.amd:AmdMeter",
-    "rapl": "llenergymeasure.energy.rapl:RaplMeter",
-    "apple": "llenergymeasure.energy.apple:AppleMeter",
-    "estimate": "llenergymeasure.energy.estimate:EstimateMeter",
+    "nvml": "llenergymeasure.energy.meters.nvml:NvmlMeter",
+    "amd": "llenergymeasure.energy.meters.amd:AmdMeter",
+    "rapl": "llenergymeasure.energy.meters.rapl:RaplMeter",
+    "apple": "llenergymeasure.energy.meters.apple:AppleMeter",
+    "estimate": "llenergymeasure.energy.meters.estimate:EstimateMeter",
 }
 
 
@@ -38,25 +38,16 @@ class Part(Protocol):
         """Read every quantity once. EnergyError with the reason where the device gives nothing at all."""
 
 
-class Meter(Protocol):
+class Meter(AbstractContextManager[Any], Protocol):
     """Reads energy or power. A context manager: devices are opened on entry and closed on exit.
 
-    It is opened, read and closed in different threads. A meter of several devices may offer `parts()` as
-    well, a sequence of `Part` that together read what `sample` reads; a meter without it is one part. It may
-    count in `driver_cpu_ns` what its reads spend in the driver, and say in `period_s` how often to read it.
+    It is opened, read and closed in different threads. A meter of several devices may also offer `parts()`,
+    a sequence of `Part` that together read what `sample` reads; a meter without it is one part. It may count
+    in `driver_cpu_ns` what its reads spend in the driver, and say in `period_s` how often to read it.
     """
 
     def why_unavailable(self) -> str | None:
         """One sentence with the way out (such as the exact command that grants access), or None."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     def domains(self) -> Sequence[Domain]:
         """What it sees, known once it is open; probed by reading, not looked up by architecture."""

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from llenergymeasure.energy.calibration import Characteristics, SensorFiles, remember
-from llenergymeasure.energy.nvml import NvmlMeter
+from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, remember
+from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.sensor import NO_STEP, characterise
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.gpus import gpu_facts

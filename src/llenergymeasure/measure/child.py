@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
 from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ExperimentTimeout
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.measure.launch import (
@@ -96,12 +95,7 @@ class ChildWorker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             self._end()
         finally:

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.config.runner import RunnerConfig
-from llenergymeasure.energy.gpu_choice import visible_gpus, why_unsure
+from llenergymeasure.energy.meters.gpu_choice import visible_gpus, why_unsure
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
 from llenergymeasure.measure.mounts import Mount, mounts

@@ -18,8 +18,8 @@ from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.recorder import Recorder
-from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.energy.meters.selection import Selection, choose_meters
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError, LLEMError
 from llenergymeasure.measure.environment import environment, suspended_ns
 from llenergymeasure.measure.gpus import ANSWER_S, gpu_facts

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from typing import Any, TypeVar
 
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.nvml import gpus_of
+from llenergymeasure.energy.meters.nvml import as_text, driver, gpus_of
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready
@@ -19,35 +18,30 @@ T = TypeVar("T")
 ANSWER_S = 10.0
 
 
-def gpu_facts(driver: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts, ...]:
+def gpu_facts(nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts, ...]:
     """Every GPU that NVML lists; empty without a driver, or with one that does not answer.
 
-    A field that can't be read is None: unknown. `driver` is the binding or a device that offers the same
+    A field that can't be read is None: unknown. `nvml` is the binding or a device that offers the same
     functions.
     """
-    nvml = driver or import_module("pynvml")
+
+    def all_facts() -> tuple[GpuFacts, ...]:
+        with driver(nvml) as opened:
+            return tuple(_facts(opened, index) for index in range(opened.nvmlDeviceGetCount()))
+
     try:
-        return bounded(partial(_all_facts, nvml), within_s, what="the NVIDIA driver")
-    except (EnergyError, nvml.NVMLError):
+        return bounded(all_facts, within_s, what="the NVIDIA driver")
+    except EnergyError:
         return ()
 
 
-def _all_facts(nvml: Any) -> tuple[GpuFacts, ...]:
-    nvml.nvmlInit()
-    try:
-        return tuple(_facts(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-    finally:
-        nvml.nvmlShutdown()
-
-
-def used_gpus(pids: Sequence[int], driver: Any = None, *, within_s: float = ANSWER_S) -> tuple[str, ...]:
-    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver does not tell
-    or does not answer.
+def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[str, ...]:
+    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver lists none or does
+    not answer.
     """
-    nvml = driver or import_module("pynvml")
     try:
         return bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
-    except (EnergyError, nvml.NVMLError):
+    except EnergyError:
         return ()
 
 
@@ -102,15 +96,15 @@ def _facts(nvml: Any, index: int) -> GpuFacts:
             return None
 
     try:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
+        version = as_text(nvml.nvmlSystemGetDriverVersion())
     except (nvml.NVMLError, AttributeError):
-        driver = None
+        version = None
     return GpuFacts(
-        uuid=ask("nvmlDeviceGetUUID", of=_text) or f"unknown-{index}",
+        uuid=ask("nvmlDeviceGetUUID", of=as_text) or f"unknown-{index}",
         index=index,
-        name=ask("nvmlDeviceGetName", of=_text),
+        name=ask("nvmlDeviceGetName", of=as_text),
         memory_bytes=ask("nvmlDeviceGetMemoryInfo", of=lambda memory: int(memory.total)),
-        driver=driver,
+        driver=version,
         power_limit_w=ask("nvmlDeviceGetEnforcedPowerLimit", of=lambda milliwatts: milliwatts / 1e3),
         sm_clock_mhz=ask("nvmlDeviceGetClockInfo", 1, of=int),
         temperature_c=ask("nvmlDeviceGetTemperature", 0, of=int),
@@ -121,7 +115,3 @@ def _facts(nvml: Any, index: int) -> GpuFacts:
             "nvmlDeviceGetComputeRunningProcesses", of=lambda found: tuple(process.pid for process in found)
         ),
     )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -30,6 +30,8 @@ MEMORY_S = 1.0
 # A look at the power while cooling, and how little it falls from one to the next when it is over.
 COOLING_LOOK_S = 3.0
 COOLED = 0.01
+# How long the recorder looks closely at both ends of an idle window.
+EDGE_S = 0.5
 # How often a silence asks whether it is long enough.
 LISTEN_S = 0.01
 
@@ -65,9 +67,9 @@ class Worker(Protocol):
 class Watcher(Protocol):
     """What the harness wants of the recorder.
 
-    `quiet_s` is how long a silence is at the least, and how much later a counter may show what was before
-    it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at `since_ns` may
-    end, `dense` that one begins or ends, and `look` that all should be read once now.
+    `quiet_s` is how long a silence is at the least, and for how long before that a meter may still show what
+    was before it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at
+    `since_ns` may end, `dense` that one begins or ends, and `look` that all should be read once now.
     """
 
     @property
@@ -170,21 +172,23 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
     rig.enter("silence")
 
     def before() -> None:
-        silences.append(_silence(rig, lag_s=0.0))
+        silences.append(_silence(rig))
         rig.progress(what, total=passes * expected_pass_s(config, warm_up, kind))
         rig.enter(kind)
 
     def after() -> None:
         rig.enter("silence")
-        silences.append(_silence(rig, lag_s=rig.recorder.quiet_s[1]))
+        silences.append(_silence(rig))
 
     done = rig.worker.run_block(kind, passes, before=before, after=after)
     return Block(kind, silences[0], done, silences[1])
 
 
-def _silence(rig: Rig, *, lag_s: float) -> Window | None:
-    """Wait until every meter has seen enough of the quiet worker; None where no meter needs that."""
-    least_s, _ = rig.recorder.quiet_s
+def _silence(rig: Rig) -> Window | None:
+    """Wait until every meter has seen enough of the quiet worker, once it no longer shows what was before;
+    None where no meter needs that.
+    """
+    least_s, lag_s = rig.recorder.quiet_s
     start_ns = rig.clock.monotonic_ns()
     if not least_s:
         rig.recorder.look()
@@ -232,9 +236,13 @@ def _idle(config: ExperimentConfig, rig: Rig, phase: Literal["bare", "loaded", "
     rig.progress(f"idle, {phase}", total=seconds + rest_s)
     rig.clock.sleep(rest_s)
     rig.enter(phase)
-    rig.recorder.dense(True)
+    edge_s = min(EDGE_S, seconds / 2)
     start_ns = rig.clock.monotonic_ns()
-    rig.clock.sleep(seconds)
-    end_ns = rig.clock.monotonic_ns()
+    rig.recorder.dense(True)
+    rig.clock.sleep(edge_s)
     rig.recorder.dense(False)
-    return Window(start_ns, end_ns)
+    rig.clock.sleep(seconds - 2 * edge_s)
+    rig.recorder.dense(True)
+    rig.clock.sleep(edge_s)
+    rig.recorder.dense(False)
+    return Window(start_ns, rig.clock.monotonic_ns())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.nvml import NvmlMeter
-from llenergymeasure.energy.selection import Selection, choose_meters
+from llenergymeasure.energy.meters.nvml import NvmlMeter
+from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.simulate import FollowedDevice
 

@@ -13,7 +13,7 @@ import psutil
 from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.selection import Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.trace import PARQUET_NAME, read_trace
+from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.events import EVENTS_NAME, EventLog
 from llenergymeasure.records import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
-from llenergymeasure.energy.recorder import Recorder
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.conditions import Conditions, tree_cpu_s

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from llenergymeasure.records import Clock, Window
 from llenergymeasure.simulation import nvml_names as names
 from llenergymeasure.simulation.gpu import SimulatedGpu, SimulatedMig
-from llenergymeasure.simulation.nvml_names import SimulatedNvmlError, SimulatedProcess
+from llenergymeasure.simulation.nvml_names import ERRORS, Code, SimulatedNvmlError, SimulatedProcess
 from llenergymeasure.simulation.sensor import AVERAGE, COUNTER, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 
@@ -42,29 +42,7 @@ class SimulatedNvml:
     """
 
     NVMLError = SimulatedNvmlError
-    NVMLError_Uninitialized = names.Uninitialized
-    NVMLError_InvalidArgument = names.InvalidArgument
-    NVMLError_NotSupported = names.NotSupported
-    NVMLError_NoPermission = names.NoPermission
-    NVMLError_NotFound = names.NotFound
-    NVMLError_DriverNotLoaded = names.DriverNotLoaded
-    NVMLError_Timeout = names.Timeout
-    NVMLError_LibraryNotFound = names.LibraryNotFound
-    NVMLError_FunctionNotFound = names.FunctionNotFound
-    NVMLError_GpuIsLost = names.GpuIsLost
-    NVMLError_Unknown = names.Unknown
-    NVML_SUCCESS = names.SUCCESS
-    NVML_ERROR_UNINITIALIZED = names.Uninitialized.code
-    NVML_ERROR_INVALID_ARGUMENT = names.InvalidArgument.code
-    NVML_ERROR_NOT_SUPPORTED = names.NotSupported.code
-    NVML_ERROR_NO_PERMISSION = names.NoPermission.code
-    NVML_ERROR_NOT_FOUND = names.NotFound.code
-    NVML_ERROR_DRIVER_NOT_LOADED = names.DriverNotLoaded.code
-    NVML_ERROR_TIMEOUT = names.Timeout.code
-    NVML_ERROR_LIBRARY_NOT_FOUND = names.LibraryNotFound.code
-    NVML_ERROR_FUNCTION_NOT_FOUND = names.FunctionNotFound.code
-    NVML_ERROR_GPU_IS_LOST = names.GpuIsLost.code
-    NVML_ERROR_UNKNOWN = names.Unknown.code
+    NVML_SUCCESS = 0
     NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION = COUNTER
     NVML_FI_DEV_POWER_AVERAGE = AVERAGE
     NVML_FI_DEV_POWER_INSTANT = INSTANT
@@ -127,7 +105,7 @@ class SimulatedNvml:
         """A call that concerns a whole board: an instance does not know the answer."""
         self._require("open")
         if isinstance(handle, SimulatedMig):
-            raise names.NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
         with handle.call(name):
             yield handle
 
@@ -142,7 +120,7 @@ class SimulatedNvml:
 
     def _require(self, name: str) -> None:
         if self._open == 0:
-            raise names.Uninitialized
+            raise SimulatedNvmlError(Code.UNINITIALIZED)
         if name in self.fails:
             raise SimulatedNvmlError(self.fails[name])
 
@@ -166,7 +144,7 @@ class SimulatedNvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> SimulatedGpu:
         self._require("nvmlDeviceGetHandleByIndex")
         if not 0 <= index < len(self.gpus):
-            raise names.InvalidArgument
+            raise SimulatedNvmlError(Code.INVALID_ARGUMENT)
         return self.gpus[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Handle:
@@ -175,7 +153,7 @@ class SimulatedNvml:
         for handle in handles:
             if handle.uuid == uuid:
                 return handle
-        raise names.NotFound
+        raise SimulatedNvmlError(Code.NOT_FOUND)
 
     def nvmlDeviceGetUUID(self, handle: Handle) -> str:
         self._require("nvmlDeviceGetUUID")
@@ -222,7 +200,7 @@ class SimulatedNvml:
             raw = gpu.shown(field, scope)
         except SimulatedNvmlError as error:
             return names.FieldValue(field, scope, stamp_us, error.value)
-        value = names.FieldValue(field, scope, stamp_us, names.SUCCESS)
+        value = names.FieldValue(field, scope, stamp_us, self.NVML_SUCCESS)
         if field == COUNTER:
             value.valueType, value.value = names.UNSIGNED_LONG_LONG, names.Value(ullVal=raw)
         else:
@@ -243,30 +221,30 @@ class SimulatedNvml:
 
     def _level(self, over_time: Waveform | None, *, scale: int = 1) -> int:
         if over_time is None:
-            raise names.NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
         return round(scale * over_time.power_w(self._clock.monotonic_ns()))
 
     def nvmlDeviceGetViolationStatus(self, device: Handle, perfPolicyType: int) -> names.ViolationTime:
         with self._asking(device, "nvmlDeviceGetViolationStatus") as gpu:
             throttled = gpu.violations.get(perfPolicyType)
             if throttled is None:
-                raise names.NotSupported
+                raise SimulatedNvmlError(Code.NOT_SUPPORTED)
             now_ns = self._clock.monotonic_ns()
             return names.ViolationTime(now_ns // 1000, round(throttled.energy_j(0, now_ns) * 1e9))
 
     def nvmlDeviceGetEccMode(self, handle: Handle) -> list[int]:
         with self._asking(handle, "nvmlDeviceGetEccMode"):
-            raise names.NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
 
     def nvmlDeviceGetPersistenceMode(self, handle: Handle) -> int:
         with self._asking(handle, "nvmlDeviceGetPersistenceMode"):
-            raise names.NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
 
     def nvmlDeviceGetMigMode(self, device: Handle) -> list[int]:
         """The mode now and after the next reset, which are the same here."""
         with self._asking(device, "nvmlDeviceGetMigMode") as gpu:
             if gpu.mig is None:
-                raise names.NotSupported
+                raise SimulatedNvmlError(Code.NOT_SUPPORTED)
             return [int(gpu.mig)] * 2
 
     def nvmlDeviceGetMaxMigDeviceCount(self, device: Handle) -> int:
@@ -276,17 +254,22 @@ class SimulatedNvml:
     def nvmlDeviceGetMigDeviceHandleByIndex(self, device: Handle, index: int) -> SimulatedMig:
         with self._asking(device, "nvmlDeviceGetMigDeviceHandleByIndex") as gpu:
             if not gpu.mig or not 0 <= index < _MOST_INSTANCES:
-                raise names.InvalidArgument
+                raise SimulatedNvmlError(Code.INVALID_ARGUMENT)
             if index >= len(gpu.instances):
-                raise names.NotFound
+                raise SimulatedNvmlError(Code.NOT_FOUND)
             return gpu.instances[index]
 
     def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice: Handle) -> SimulatedGpu:
         self._require("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
         if not isinstance(migDevice, SimulatedMig):
-            raise names.InvalidArgument
+            raise SimulatedNvmlError(Code.INVALID_ARGUMENT)
         return migDevice.parent
 
     def nvmlDeviceIsMigDeviceHandle(self, device: Handle) -> c_uint:
         self._require("nvmlDeviceIsMigDeviceHandle")
         return c_uint(isinstance(device, SimulatedMig))
+
+
+for _code in Code:
+    setattr(SimulatedNvml, f"NVML_ERROR_{_code.name}", _code.value)
+    setattr(SimulatedNvml, f"NVMLError_{_code.title}", ERRORS[_code])

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from llenergymeasure.records import Clock, Window
 from llenergymeasure.simulation.nvml_names import (
     MODULE_SCOPE,
-    GpuIsLost,
+    Code,
     Memory,
-    NotSupported,
     SimulatedNvmlError,
     SimulatedProcess,
 )
@@ -126,7 +125,7 @@ class SimulatedGpu:
 
     def _fail_if_asked(self, name: str) -> None:
         if self.lost_from_ns is not None and self._clock.monotonic_ns() >= self.lost_from_ns:
-            raise GpuIsLost
+            raise SimulatedNvmlError(Code.GPU_IS_LOST)
         code = self.fails_with if self.fails_with is not None else self.fails.get(name)
         if code is not None:
             raise SimulatedNvmlError(code)
@@ -141,16 +140,16 @@ class SimulatedGpu:
         if field in self.fails:
             raise SimulatedNvmlError(self.fails[field])
         if field not in self.sensor.fields:
-            raise NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
         return self._as_shown(field, scope)
 
     def _as_shown(self, field: int, scope: int = 0) -> int:
         if field == COUNTER:
             if scope:
-                raise NotSupported
+                raise SimulatedNvmlError(Code.NOT_SUPPORTED)
             return round(1000 * self.counter_j())
         if scope and (self.cpu_power is None or scope != MODULE_SCOPE):
-            raise NotSupported
+            raise SimulatedNvmlError(Code.NOT_SUPPORTED)
         window_s = self.sensor.window_s if field == INSTANT else self.sensor.average_window_s
         return round(1000 * self.mean_w(window_s, module=bool(scope)))
 

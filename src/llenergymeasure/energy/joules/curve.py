@@ -200,22 +200,18 @@ def curve(series: Series, domain: Domain, span: Window) -> Curve:
     if kept.raw.size < 2:
         nothing = np.zeros(0)
         return Curve(kept.quantity, span.start_ns, nothing, nothing, nothing, nothing, nothing)
-    build = _held if kept.quantity.unit in {"W", "bytes"} else _counted
-    return build(kept, domain, span, before, after)
+    if kept.quantity.unit in {"W", "bytes"}:
+        return _held(kept, span, (before + after) / 2)
+    return _counted(kept, span, before, after, most_per_s=MOST_W[domain.kind] / kept.quantity.scale)
 
 
 def _seconds(t_ns: Integers, span: Window) -> Floats:
     return np.asarray((t_ns - span.start_ns) * 1e-9, dtype=np.float64)
 
 
-def _counted(series: Series, domain: Domain, span: Window, before: Floats, after: Floats) -> Curve:
-    quantity = series.quantity
-    counts, fell = unwrap(
-        series.raw,
-        quantity.wrap,
-        seconds=(before + after) / 2,
-        most_per_s=MOST_W[domain.kind] / quantity.scale,
-    )
+def _counted(series: Series, span: Window, before: Floats, after: Floats, *, most_per_s: float) -> Curve:
+    quantity, reads = series.quantity, (before + after) / 2
+    counts, fell = unwrap(series.raw, quantity.wrap, seconds=reads, most_per_s=most_per_s)
     if quantity.unit == "s":
         # CPU time runs on between reads, and stands still where nothing works: every read is a point.
         moved = np.arange(1, counts.size)
@@ -226,7 +222,6 @@ def _counted(series: Series, domain: Domain, span: Window, before: Floats, after
         if quantity.step_ns is not None:
             low = np.maximum(low, before[moved] - quantity.step_ns * 1e-9)
     total = np.asarray(counts[moved] * quantity.scale, dtype=np.float64)
-    reads = (before + after) / 2
     found = Curve(quantity, span.start_ns, (low + high) / 2, (high - low) / 2, total, reads, reads[1:][fell])
     return found if quantity.unit == "s" or quantity.step_ns is not None else _by_last_step(found, high)
 
@@ -244,10 +239,8 @@ def _by_last_step(found: Curve, high: Floats) -> Curve:
     return replace(found, time=(low + high) / 2, half=(high - low) / 2)
 
 
-def _held(series: Series, domain: Domain, span: Window, before: Floats, after: Floats) -> Curve:
+def _held(series: Series, span: Window, reads: Floats) -> Curve:
     """Each level from half-way between the reads around its change. Equal neighbours are data: they hold."""
-    del domain
-    reads = (before + after) / 2
     levels = np.asarray(series.raw * series.quantity.scale, dtype=np.float64)
     since = np.concatenate((reads[:1], (reads[1:] + reads[:-1]) / 2))
     total = np.concatenate(([0.0], np.cumsum(levels[:-1] * np.diff(since))))

@@ -94,9 +94,9 @@ class Quiet:
     def fall_j(self, t: float) -> float:
         """What a fall adds that is seen, but may be noise.
 
-        Power that falls was falling before, and faster than in a straight line: half as much again.
+        Power that falls was falling before, and faster than in a straight line: what is seen counts twice.
         """
-        return 0.0 if self.bends else abs(self._straight_j(t, 1.5 * min(0.0, self.bend_w)))
+        return 0.0 if self.bends else abs(self._straight_j(t, 2 * min(0.0, self.bend_w)))
 
     def _straight_j(self, t: float, bend_w: float) -> float:
         apart = (self.late_s - self.early_s) or self.seconds / 2

@@ -25,6 +25,8 @@ from llenergymeasure.records import Trace, Window
 _LAG_OVER_S = 1.5
 _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
+# The power at the very end of a block may be another one than that just before.
+_LAG_MARGIN_S = 0.02
 
 
 def block_energy(
@@ -83,10 +85,21 @@ class _Block:
         timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
         above_w = float(power) - self.after.power_w
         unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
-        if above_w <= 0 or unsure_j / above_w + _LEAST_UNSURE_S > (most - least) / 2:
+        if above_w <= 0:
             return None
-        seen = (self.after.total(self.end) - float(total_at_end)) / above_w
-        return float(np.clip(seen, least, most)), unsure_j / above_w + _LEAST_UNSURE_S
+        seen = (self.ends(0.0)[1] - float(total_at_end)) / above_w
+        unsure = unsure_j / above_w + _LEAST_UNSURE_S
+        if unsure > (most - least) / 2 or not least - unsure <= seen <= most + unsure:
+            return None
+        return float(np.clip(seen, least, most)), unsure
+
+    def delays_s(self) -> tuple[float, float]:
+        """By how much the source may be behind, as far as the block or else what is known of sensors says."""
+        least, most = self.source.delays_s
+        if (seen := self.delay_s()) is None:
+            return least, most
+        delay, unsure = seen
+        return max(least, delay - unsure - _LAG_MARGIN_S), min(most, delay + unsure + _LAG_MARGIN_S)
 
 
 def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Window) -> Spent:
@@ -107,7 +120,7 @@ def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Windo
 
 def _whole(block: _Block) -> Spent:
     source, sides = block.source, (block.before, block.after)
-    delays = [float(delay) for delay in np.linspace(*source.delays_s, 5)]
+    delays = [float(delay) for delay in np.linspace(*block.delays_s(), 5)]
     by_delay = [block.joules(delay) for delay in delays]
     flat = [block.joules(delay, trends=False) for delay in delays]
     joules, edges = by_delay[2], (block.start + delays[2], block.end + delays[2])

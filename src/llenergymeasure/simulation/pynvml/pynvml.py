@@ -33,11 +33,8 @@ def _find_package() -> None:
 
 _find_package()
 
-from llenergymeasure.simulation.device import (  # noqa: E402  the package is found first
-    SimulatedGpu,
-    SimulatedNvml,
-    SimulatedNvmlError,
-)
+from llenergymeasure.simulation.device import SimulatedGpu, SimulatedNvml  # noqa: E402  found only now
+from llenergymeasure.simulation.nvml_names import Code, SimulatedNvmlError  # noqa: E402  the same
 from llenergymeasure.simulation.scenario import Board, play, read_scenario  # noqa: E402  the same
 
 
@@ -53,47 +50,21 @@ _driver = play(_scenario, clock=time)
 _boards = {board.uuid: board for board in _scenario.boards}
 _indices = {gpu.uuid: index for index, gpu in enumerate(_driver.gpus)}
 
-# nvmlReturn_t, beside those that the simulated boards know
-_MORE_CODES = {
-    "ALREADY_INITIALIZED": 5,
-    "INSUFFICIENT_SIZE": 7,
-    "INSUFFICIENT_POWER": 8,
-    "IRQ_ISSUE": 11,
-    "CORRUPTED_INFOROM": 14,
-    "RESET_REQUIRED": 16,
-    "OPERATING_SYSTEM": 17,
-    "LIB_RM_VERSION_MISMATCH": 18,
-    "IN_USE": 19,
-    "MEMORY": 20,
-    "NO_DATA": 21,
-}
-for _name, _code in _MORE_CODES.items():
-    _title = "NVMLError_" + "".join(part.title() for part in _name.split("_"))
-    globals()[_title] = type(_title, (SimulatedNvmlError,), {"code": _code, "text": _title})
-    globals()[f"NVML_ERROR_{_name}"] = _code
-
 # functions, constants and errors of the boards
 globals().update(
     {name: getattr(_driver, name) for name in dir(SimulatedNvml) if name.lower().startswith("nvml")}
 )
 
-NVML_DEVICE_ARCH_KEPLER = 2
-NVML_DEVICE_ARCH_MAXWELL = 3
-NVML_DEVICE_ARCH_PASCAL = 4
-NVML_DEVICE_ARCH_VOLTA = 5
-NVML_DEVICE_ARCH_TURING = 6
-NVML_DEVICE_ARCH_AMPERE = 7
-NVML_DEVICE_ARCH_ADA = 8
-NVML_DEVICE_ARCH_HOPPER = 9
+_ARCHITECTURES = ("KEPLER", "MAXWELL", "PASCAL", "VOLTA", "TURING", "AMPERE", "ADA", "HOPPER")
+globals().update({f"NVML_DEVICE_ARCH_{name}": code for code, name in enumerate(_ARCHITECTURES, start=2)})
 NVML_POWER_SCOPE_MEMORY = 2
-NVML_FEATURE_DISABLED = 0
-NVML_FEATURE_ENABLED = 1
+NVML_FEATURE_DISABLED, NVML_FEATURE_ENABLED = 0, 1
 
 
 def _nvmlGetFunctionPointer(name: str) -> Callable[..., Any]:
     """Programs tell NVIDIA's binding from others of its name by this."""
     if not callable(globals().get(name)):
-        raise SimulatedNvmlError(SimulatedNvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        raise SimulatedNvmlError(Code.FUNCTION_NOT_FOUND)
     function: Callable[..., Any] = globals()[name]
     return function
 
@@ -159,7 +130,7 @@ for _name in (
     "nvmlDeviceGetSupportedGraphicsClocks",
     "nvmlDeviceGetSupportedMemoryClocks",
 ):
-    globals()[_name] = _refusing(SimulatedNvml.NVML_ERROR_NOT_SUPPORTED)
+    globals()[_name] = _refusing(Code.NOT_SUPPORTED)
 for _name in (
     "nvmlDeviceResetGpuLockedClocks",
     "nvmlDeviceResetMemoryLockedClocks",
@@ -168,4 +139,4 @@ for _name in (
     "nvmlDeviceSetPersistenceMode",
     "nvmlDeviceSetPowerManagementLimit",
 ):
-    globals()[_name] = _refusing(SimulatedNvml.NVML_ERROR_NO_PERMISSION)
+    globals()[_name] = _refusing(Code.NO_PERMISSION)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llenergymeasure.energy import Meter, Part
-from llenergymeasure.energy.pacing import steps
+from llenergymeasure.energy.recording.pacing import steps
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Gap, Sample, Window
 

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.pacing import gap_ns, moment_ns, quiet_s, rested_ns
-from llenergymeasure.energy.trace import (
+from llenergymeasure.energy.recording.pacing import gap_ns, moment_ns, quiet_s, rested_ns
+from llenergymeasure.energy.recording.trace import (
     PARQUET_NAME,
     STREAM_NAME,
     TraceWriter,
@@ -23,7 +22,7 @@ from llenergymeasure.energy.trace import (
     read_trace,
     series_keys,
 )
-from llenergymeasure.energy.watch import BLOCKED_NS, Watched, watched
+from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
@@ -99,12 +98,7 @@ class Recorder:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: object, traceback: object) -> None:
         if error is None:
             self.stop()
         else:

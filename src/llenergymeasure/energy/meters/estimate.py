@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import psutil
 
-from llenergymeasure.energy.cgroup import Cgroup, Cgroups
-from llenergymeasure.energy.cpu_power import power_model, read_cpuinfo
+from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
+from llenergymeasure.energy.meters.cpu_power import power_model, read_cpuinfo
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
 _SOURCE = "cpu-time-model"
@@ -115,12 +114,7 @@ class EstimateMeter:
         self._older = frozenset(psutil.pids())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._known.clear()
         self._cgroup = None
 

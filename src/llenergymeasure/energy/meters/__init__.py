@@ -1,0 +1,1 @@
+"""Which meters are there, and what do their devices say of energy and power?"""

@@ -1,0 +1,200 @@
+"""What do NVIDIA boards say of their energy and power?"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
+from typing import Any, Literal
+
+from llenergymeasure.energy import Part
+from llenergymeasure.energy.meters.calibration import (
+    Calibration,
+    SensorFiles,
+    board_domain,
+    calibrations,
+    characterised,
+    recall,
+)
+from llenergymeasure.energy.meters.device import DeviceMeter
+from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
+from llenergymeasure.energy.meters.gpu_health import HealthPart, in_trees
+from llenergymeasure.energy.meters.nvml_board import ENERGY, Board
+from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.records import Clock, Domain, DomainKind, Sample
+
+_HEALTH_NS = 1_000_000_000
+
+
+class NvmlMeter(DeviceMeter):
+    """Energy counter, instant and average power of NVIDIA boards, known by UUID, one call per board and poll;
+    and about once a second what the driver says of a board's state and of the processes on it.
+
+    `nvml` is the module `pynvml` or something that offers the same functions. `gpus` is "auto" (what
+    CUDA_VISIBLE_DEVICES leaves visible), "all", or UUIDs, their beginnings or indices. `processes` gives the
+    root pids of the run, for whom a process on the board is not foreign. Which fields a board has is found
+    out by reading each twice. `sample` never raises for a board that is lost: it gives nothing.
+    """
+
+    def __init__(
+        self,
+        nvml: Any = None,
+        *,
+        gpus: Literal["auto", "all"] | Sequence[str] = "auto",
+        processes: Callable[[], Sequence[int]] | None = None,
+        files: SensorFiles | None = None,
+        clock: Clock = time,
+    ) -> None:
+        super().__init__()
+        self._nvml = nvml
+        self._gpus = gpus
+        self._processes = processes
+        self._files = files
+        self._clock = clock
+        self._health: tuple[HealthPart, ...] = ()
+        self._health_due_ns = 0
+
+    def parts(self) -> Sequence[Part]:
+        return [*self._parts, *self._health]
+
+    def sample(self) -> Sequence[Sample]:
+        samples = super().sample()
+        now_ns = self._clock.monotonic_ns()
+        if now_ns < self._health_due_ns:
+            return samples
+        self._health_due_ns = now_ns + _HEALTH_NS
+        return [*samples, *(sample for health in self._health for sample in health.sample())]
+
+    def _open(self, stack: ExitStack) -> tuple[Sequence[Board], Sequence[Domain]]:
+        """EnergyError where there is no driver, no such board, or nothing to read."""
+        nvml = stack.enter_context(driver(self._nvml))
+        handles = gpu_handles(nvml)
+        if not handles:
+            raise EnergyError("there is no NVIDIA GPU in this machine")
+        uuids = [as_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        chosen = self._chosen(nvml, handles, uuids)
+        found = [Board(nvml, handles[index], uuids[index], clock=self._clock) for index in chosen]
+        silent = [board for board in found if not board.quantities]
+        if silent and (len(silent) == len(found) or self._gpus != "auto"):
+            names = ", ".join(f"gpu:{board.uuid}" for board in silent)
+            raise EnergyError(f"neither energy nor power can be read on {names}")
+        self.notes += tuple(f"{board.uuid} is not read: {board.why_silent()}" for board in silent)
+        boards = [board for board in found if board.quantities]
+        health = [
+            HealthPart(nvml, board.handle, f"gpu:{board.uuid}", processes=self._processes, clock=self._clock)
+            for board in boards
+        ]
+        self._health = tuple(part for part in health if part.questions)
+        known, version = calibrations(self._files), as_text(nvml.nvmlSystemGetDriverVersion())
+        return boards, [
+            domain
+            for board, part in zip(boards, health, strict=True)
+            for domain in self._described(nvml, board, part, known=known, version=version)
+        ]
+
+    def _described(
+        self, nvml: Any, board: Board, health: HealthPart, *, known: Mapping[str, Calibration], version: str
+    ) -> Iterator[Domain]:
+        sensors = recall(board.uuid, version, files=self._files)
+        flags = ("mig_shared",) if _mig(nvml, board.handle) else ()
+        read = [
+            (domain, quantity if quantity is ENERGY else characterised(quantity, sensors))
+            for domain, quantity in board.quantities
+        ]
+        read += [(question.domain, question.quantity) for question in health.questions]
+        kinds: tuple[DomainKind, ...] = ("gpu", "module")
+        for kind in kinds:
+            mine = [quantity for domain, quantity in read if domain == f"{kind}:{board.uuid}"]
+            if mine:
+                yield board_domain(board.uuid, kind, mine, known, flags=flags)
+
+    def _chosen(self, nvml: Any, handles: Sequence[Any], uuids: Sequence[str]) -> Sequence[int]:
+        board_of = partial(_board_of, nvml)
+        self.notes = ()
+        if self._gpus == "all":
+            return range(len(handles))
+        if self._gpus != "auto":
+            return chosen_gpus(self._gpus, uuids, board_of=board_of)
+        spec = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = {nvml.nvmlDeviceGetName(handle) for handle in handles}
+        pci_order = len(names) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        if why := why_unsure(spec, uuids, pci_order=pci_order, board_of=board_of):
+            self.notes = (f"every GPU is recorded: {why}",)
+        chosen = visible_gpus(spec, uuids, pci_order=pci_order, board_of=board_of)
+        if not chosen:
+            raise EnergyError("CUDA_VISIBLE_DEVICES hides every NVIDIA GPU of this machine")
+        return chosen
+
+
+@contextmanager
+def driver(nvml: Any = None) -> Iterator[Any]:
+    """The binding to NVIDIA's driver, `nvml` or pynvml, initialised. EnergyError where it can't be used."""
+    if nvml is None:
+        try:
+            nvml = import_module("pynvml")
+        except ImportError as error:
+            raise EnergyError(
+                "NVIDIA boards can't be read: the package nvidia-ml-py is missing",
+                hint="pip install nvidia-ml-py",
+            ) from error
+    try:
+        nvml.nvmlInit()
+        try:
+            yield nvml
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
+        raise EnergyError(f"the NVIDIA driver can't be used: {error}") from error
+
+
+def gpu_handles(nvml: Any) -> list[Any]:
+    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def gpus_of(pids: Sequence[int], nvml: Any = None) -> tuple[str, ...]:
+    """The UUIDs of the GPUs that a process in the trees rooted at `pids` uses right now, as NVML lists them.
+
+    Empty without a driver, and in a container that hides the host's pids from it.
+    """
+    roots = frozenset(pids)
+    try:
+        with driver(nvml) as opened:
+            used = [handle for handle in gpu_handles(opened) if _is_used(opened, handle, roots)]
+            return tuple(as_text(opened.nvmlDeviceGetUUID(handle)) for handle in used)
+    except EnergyError:
+        return ()
+
+
+def _is_used(nvml: Any, handle: Any, roots: frozenset[int]) -> bool:
+    try:
+        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        return False
+    return any(in_trees(one.pid, roots) for one in listed)
+
+
+def _mig(nvml: Any, handle: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    except (nvml.NVMLError, AttributeError):
+        # A board without MIG, or a binding from before it.
+        return False
+
+
+def _board_of(nvml: Any, instance: str) -> str | None:
+    """The UUID of the board that a MIG instance is part of. Old names (MIG-GPU-…/1/0) hold it themselves."""
+    if instance.startswith("MIG-GPU-"):
+        return instance.removeprefix("MIG-").partition("/")[0]
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(instance)
+        return as_text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
+    except (nvml.NVMLError, AttributeError):
+        return None
+
+
+def as_text(value: str | bytes) -> str:
+    """Older bindings give bytes."""
+    return value.decode() if isinstance(value, bytes) else value

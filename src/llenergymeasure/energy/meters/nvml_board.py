@@ -1,0 +1,124 @@
+"""What does one NVIDIA board say of its energy and power?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from llenergymeasure.energy.meters.device import Device, Question
+from llenergymeasure.records import Clock, Quantity, Sample
+
+ENERGY = Quantity("energy", "nvml.total_energy", "J", 1e-3)
+_INSTANT = Quantity("power_instant", "nvml.power.instant", "W", 1e-3)
+_AVERAGE = Quantity("power_average", "nvml.power.average", "W", 1e-3)
+_USAGE = Quantity("power_usage", "nvml.power.usage", "W", 1e-3)
+_MODULE_INSTANT = Quantity("power_instant", "nvml.module.power.instant", "W", 1e-3)
+_MODULE_AVERAGE = Quantity("power_average", "nvml.module.power.average", "W", 1e-3)
+_MODULE_SCOPE = 1
+
+# The member of the driver's union that holds the value, by nvmlValueType_t.
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of the batched call; `asked` is its number, or number and scope."""
+
+    asked: int | tuple[int, int]
+    domain: str
+    quantity: Quantity
+
+
+class Board(Device):
+    """An open board: `fields` are read in one batched call, functions one by one where that fails."""
+
+    def __init__(self, nvml: Any, handle: Any, uuid: str, *, clock: Clock) -> None:
+        self.uuid = uuid
+        self.fields: tuple[_Field, ...] = ()
+        self._nvml = nvml
+        self.handle = handle
+        super().__init__(
+            (), errors=(nvml.NVMLError,), silent=f"the driver gives nothing of gpu:{uuid}", clock=clock
+        )
+        self._find_fields()
+        self._find_functions()
+
+    @property
+    def quantities(self) -> Sequence[tuple[str, Quantity]]:
+        return [*((field.domain, field.quantity) for field in self.fields), *super().quantities]
+
+    def why_silent(self) -> str:
+        """What the driver says when it is asked for the power of a board that gives nothing."""
+        try:
+            self._nvml.nvmlDeviceGetPowerUsage(self.handle)
+        except self._nvml.NVMLError as error:
+            return str(error)
+        return "neither its energy nor its power was given twice in a row"
+
+    def _read(self) -> tuple[list[Sample], Exception | None]:
+        samples: list[Sample] = []
+        failure: Exception | None = None
+        if self.fields:
+            try:
+                samples, failure = self._read_fields()
+            except self._nvml.NVMLError as error:
+                failure = error
+        if self.questions:
+            more, why = self._asked()
+            return samples + more, why or failure
+        return samples, failure
+
+    def _read_fields(self) -> tuple[list[Sample], Exception | None]:
+        nvml = self._nvml
+        before_ns = self._clock.monotonic_ns()
+        values = nvml.nvmlDeviceGetFieldValues(self.handle, [field.asked for field in self.fields])
+        after_ns = self._clock.monotonic_ns()
+        samples, failure = [], None
+        for field, value in zip(self.fields, values, strict=False):
+            if value.nvmlReturn == nvml.NVML_SUCCESS:
+                raw = int(getattr(value.value, _MEMBERS[value.valueType]))
+                samples.append(Sample(field.domain, field.quantity.name, before_ns, after_ns, raw))
+            else:
+                failure = nvml.NVMLError(value.nvmlReturn)
+        return samples, failure
+
+    def _find_fields(self) -> None:
+        """Keep the fields that answer twice. The module counts where it reads otherwise than the GPU."""
+        nvml, gpu, module = self._nvml, f"gpu:{self.uuid}", f"module:{self.uuid}"
+        instant, average = nvml.NVML_FI_DEV_POWER_INSTANT, nvml.NVML_FI_DEV_POWER_AVERAGE
+        self.fields = (
+            _Field(nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, gpu, ENERGY),
+            _Field(instant, gpu, _INSTANT),
+            _Field(average, gpu, _AVERAGE),
+            _Field((instant, _MODULE_SCOPE), module, _MODULE_INSTANT),
+            _Field((average, _MODULE_SCOPE), module, _MODULE_AVERAGE),
+        )
+        reads = [self._read()[0] for _ in range(2)]
+        answers = [{(one.domain, one.quantity): one.raw for one in read} for read in reads]
+
+        def counts(field: _Field) -> bool:
+            key, same = (field.domain, field.quantity.name), (gpu, field.quantity.name)
+            return all(key in answer for answer in answers) and (
+                field.domain == gpu or any(answer[key] != answer.get(same) for answer in answers)
+            )
+
+        self.fields = tuple(field for field in self.fields if counts(field))
+
+    def _find_functions(self) -> None:
+        """Keep the functions that answer twice, of those for which there is no field."""
+        gpu = f"gpu:{self.uuid}"
+        found = {field.quantity for field in self.fields if field.domain == gpu}
+        wanted = [] if ENERGY in found else [("nvmlDeviceGetTotalEnergyConsumption", ENERGY)]
+        if not found & {_INSTANT, _AVERAGE}:
+            wanted.append(("nvmlDeviceGetPowerUsage", _USAGE))
+
+        def call(function: str) -> int:
+            return int(getattr(self._nvml, function)(self.handle))
+
+        self.questions = tuple(Question(gpu, quantity, partial(call, name)) for name, quantity in wanted)
+        answers = [{one.quantity for one in self._asked()[0]} for _ in range(2)]
+        self.questions = tuple(
+            one for one in self.questions if all(one.quantity.name in answer for answer in answers)
+        )

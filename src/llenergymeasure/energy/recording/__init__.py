@@ -1,0 +1,1 @@
+"""How does a run's trace come about? Polling, pacing, and the file that survives a killed process."""
