@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.engines import Engine
+from llenergymeasure.config.engines import EngineSection
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.records import REMEDIES, WarningCode
@@ -15,8 +15,8 @@ from llenergymeasure.records import REMEDIES, WarningCode
 ENGINES_PAGE = Path(__file__).parent / "guides" / "engines.md"
 WARNINGS_PAGE = Path(__file__).parent / "reference" / "warnings.md"
 
-SECTIONS: Mapping[str, type[Engine]] = {
-    name: section for name, section in ENGINES.items() if not section.is_simulated
+SECTIONS: Mapping[str, type[EngineSection]] = {
+    name: section for name, section in ENGINES.items() if not section().traits.is_simulated
 }
 MADE_BELOW = "<!-- The rest is made by: python docs/generate.py -->\n"
 
@@ -53,7 +53,7 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "output_length=natural": _ALL,
     "lora.path=adapter": {
         **{
-            name: "yes: kept apart from the weights" if "lora" in section.takes else "no"
+            name: "yes: kept apart from the weights" if "lora" in section().traits.takes else "no"
             for name, section in SECTIONS.items()
         },
         "pytorch": "if peft is installed; `lora.merged` or not",

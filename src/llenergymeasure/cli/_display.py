@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from llenergymeasure.cli import _plan, _summary
 from llenergymeasure.cli._format import plain
 from llenergymeasure.cli._summary import Row
+from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results.models import ExperimentResult
@@ -49,7 +50,7 @@ def print_experiment_header(config: ExperimentConfig) -> None:
     batch = "" if size is None else f", batch size {size}"
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
     # What a file holds, where an engine computes with that, the summary can tell.
-    precision = "" if getattr(own, "computes_as_filed", False) else f", {config.precision}"
+    precision = "" if isinstance(getattr(own, "filed", None), FileMemory) else f", {config.precision}"
     _talk(f"{config.model} on {config.backend}{precision}{batch}")
     prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
     _talk(

@@ -226,7 +226,7 @@ def _other_engines(backend: str) -> set[str]:
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     """With the size in the section of the backend in force."""
-    if backend in ENGINES and (why := ENGINES[backend].why_no_batch_size):
+    if backend in ENGINES and (why := ENGINES[backend]().traits.why_no_batch_size):
         raise ConfigError(why[0], hint=why[1])
     target = f"{_own_section(backend)}.batch_size"
     if target in flags:

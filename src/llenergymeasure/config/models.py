@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from llenergymeasure.config.engines import Engine, PluginOptions
+from llenergymeasure.config.engines import EngineSection, Traits
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.engines.pytorch import PytorchConfig
 from llenergymeasure.config.engines.simulated import SimulatedConfig
@@ -38,6 +38,8 @@ from llenergymeasure.config.section import (
 
 SCHEMA_VERSION = "2"
 
+# Fields outside the engines' sections that not every engine takes.
+TAKEN_BY_SOME = frozenset({"lora", "passthrough_kwargs"})
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
@@ -265,9 +267,9 @@ class ExperimentConfig(Section):
             field = type(self).model_fields[section]
             if section != own and getattr(self, section) != field.get_default(call_default_factory=True):
                 raise ValueError(why_not_in_force(section, self.backend))
-        for name in ("lora", "passthrough_kwargs"):
+        for name in sorted(TAKEN_BY_SOME):
             if getattr(self, name) and name not in self.engine.takes:
-                takers = [other for other, engine in ENGINES.items() if name in engine.takes]
+                takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
                 raise ValueError(
                     f"{name} is given, but the backend {self.backend} takes none; take it out, "
                     f"or choose --backend {' or '.join(takers)}"
@@ -305,12 +307,13 @@ class ExperimentConfig(Section):
         return self
 
     @property
-    def engine(self) -> Engine:
-        """The section of the backend in force."""
-        own: Engine = (
-            getattr(self, self.backend) if self.backend in ENGINES else PluginOptions(options=self.options)
-        )
-        return own
+    def engine(self) -> Traits:
+        """What others ask of the backend in force with its options."""
+        if self.backend in ENGINES:
+            own: EngineSection = getattr(self, self.backend)
+            return own.traits
+        size = self.options.get("batch_size")
+        return Traits(TAKEN_BY_SOME, batch_size=size if isinstance(size, int) and size > 0 else None)
 
     @property
     def max_tokens(self) -> int:
@@ -323,7 +326,7 @@ class ExperimentConfig(Section):
 
         Engines that form their own batches are handed all `n`, unless a batch size is given.
         """
-        return self.engine.at_once(self.n)
+        return self.engine.batch_size or self.n
 
     @property
     def replicas(self) -> int:
@@ -333,14 +336,14 @@ class ExperimentConfig(Section):
     @property
     def revision(self) -> str | None:
         """The revision of the model that the section of the backend in force asks for."""
-        return self.engine.hub_revision
+        return self.engine.revision
 
 
 # The built-in engines: their sections, which are also their names.
-ENGINES: dict[str, type[Engine]] = {
+ENGINES: dict[str, type[EngineSection]] = {
     name: field.annotation
     for name, field in ExperimentConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Engine)
+    if isinstance(field.annotation, type) and issubclass(field.annotation, EngineSection)
 }
 
 

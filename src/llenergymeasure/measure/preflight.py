@@ -164,15 +164,15 @@ def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, availab
     `available_bytes`, what the host has left. An engine that forms its own batches needs room for one
     request.
     """
-    own = config.engine.with_one_request()
-    estimate = estimate_vram(config, own).total_bytes
+    own = config.engine
+    estimate = estimate_vram(config, least=True).total_bytes
     # How an engine of a plug-in holds a model is its own affair, and so is how an engine quantises; the
     # estimate is shown, and refuses nothing.
     if estimate is None or config.backend not in BACKENDS or own.quantises:
         return None
     sizes = sorted((gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None), reverse=True)
     where, there = "this host has left", available_bytes
-    if sizes and own.on_gpus(present=True):
+    if sizes and own.uses_gpus is not False:
         sizes = sizes[: own.gpus_per_model]
         where, there = "the GPUs have" if len(sizes) > 1 else "the GPU has", sum(sizes)
     if estimate <= there:

@@ -104,7 +104,7 @@ def _measure(
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
         locks.take(run_domains(cleared.meters.domains, config))
-        model = _ready(cleared.model, tell, as_gguf=config.engine.computes_as_filed)
+        model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9

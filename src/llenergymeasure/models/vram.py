@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llenergymeasure.config.engines import Engine, FileMemory
+from llenergymeasure.config.engines import FileMemory, Traits
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes, parameters, weight_bytes
 from llenergymeasure.models.resolve import fetch_shape, resolve
@@ -62,41 +62,43 @@ class _Work:
     eager: bool
 
 
-def estimate_vram(config: ExperimentConfig, engine: Engine | None = None) -> VramEstimate:
-    """The peak memory of the experiment on its device, from the model's shape alone; `engine` stands for the
-    section of the backend in force.
+def estimate_vram(config: ExperimentConfig, *, least: bool = False) -> VramEstimate:
+    """The peak memory of the experiment on its device, from the model's shape alone; the `least` is that with
+    one request at once, where the engine forms its own batches.
 
     An estimate from above: every prompt fills `max_input_tokens`. The network is asked once, for a few
     seconds at most, and only for a hub id whose shape is neither cached nor built in. PreFlightError where
     the model itself can't be there.
     """
-    own = engine or config.engine
+    own = config.engine
     if own.is_simulated:
         return VramEstimate(None, (), _FORMULA, "none", f"the {config.backend} backend loads no model")
-    resolved = fetch_shape(resolve(config.model, revision=own.hub_revision))
+    resolved = fetch_shape(resolve(config.model, revision=own.revision))
     shape = resolved.architecture
     if shape is None:
         return VramEstimate(None, (), _FORMULA, "none", resolved.reason)
-    filed = own.file_memory(config.max_tokens)
-    if filed is not None and resolved.kind == "gguf" and resolved.path is not None:
-        parts = _as_filed(filed, shape, resolved.path.stat().st_size)
+    if own.filed is not None and resolved.kind == "gguf" and resolved.path is not None:
+        parts = _as_filed(config, own.filed, shape, resolved.path.stat().st_size)
     else:
-        parts = _as_computed(config, own, shape)
+        at_once = 1 if least and own.forms_batches else min(config.batch_size, config.n)
+        parts = _as_computed(config, own, shape, at_once=at_once)
     formula = " + ".join(part.name for part in parts)
     return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
 
 
-def _as_computed(config: ExperimentConfig, own: Engine, shape: Architecture) -> tuple[VramPart, ...]:
+def _as_computed(
+    config: ExperimentConfig, own: Traits, shape: Architecture, *, at_once: int
+) -> tuple[VramPart, ...]:
     """Weights in the precision asked for, and what the largest batch takes beside them."""
     work = _Work(
-        batch=min(own.at_once(config.n), config.n) // own.replicas * own.beams,
+        batch=at_once // own.replicas * own.beams,
         prompt=config.max_input_tokens,
         output=config.max_output_tokens,
         element=ELEMENT_BYTES[config.precision],
         eager=own.is_eager,
     )
     weights = _WEIGHTS[config.precision].format(n=parameters(shape))
-    on_gpus = own.on_gpus(present=Path("/dev/nvidiactl").exists())
+    on_gpus = Path("/dev/nvidiactl").exists() if own.uses_gpus is None else own.uses_gpus
     parts: tuple[VramPart, ...] = (
         VramPart("weights", weight_bytes(shape, config.precision), weights),
         _kv_cache(shape, work),
@@ -171,20 +173,25 @@ def _logits(a: Architecture, work: _Work) -> VramPart:
     )
 
 
-def _as_filed(filed: FileMemory, a: Architecture, file_bytes: int) -> tuple[VramPart, ...]:
+def _as_filed(
+    config: ExperimentConfig, filed: FileMemory, a: Architecture, file_bytes: int
+) -> tuple[VramPart, ...]:
     """The file as it is, and a part of the prompt at a time."""
+    wanted = filed.context or config.max_tokens
+    context = -(-wanted // filed.step) * filed.step
+    at_once = min(filed.tokens_at_once, context)
     return (
         VramPart("weights", file_bytes, "the file's bytes"),
         VramPart(
             "KV cache",
-            round(a.layers * a.kv_heads * a.head_dim * filed.context * filed.cached_bytes),
-            f"{a.layers} layers × {a.kv_heads} heads × {a.head_dim} × {filed.context} tokens "
-            f"({filed.wanted} in whole {filed.step}s) × {filed.cached_bytes:g} bytes ({filed.cached_types})",
+            round(a.layers * a.kv_heads * a.head_dim * context * filed.cached_bytes),
+            f"{a.layers} layers × {a.kv_heads} heads × {a.head_dim} × {context} tokens "
+            f"({wanted} in whole {filed.step}s) × {filed.cached_bytes:g} bytes ({filed.cached_types})",
         ),
         VramPart(
             "activations",
-            filed.at_once * a.vocab * 4,
-            f"logits: {filed.at_once} tokens at once × {a.vocab:,} tokens × 4 bytes",
+            at_once * a.vocab * 4,
+            f"logits: {at_once} tokens at once × {a.vocab:,} tokens × 4 bytes",
         ),
         VramPart("runtime", FILED_RUNTIME_BYTES, "Python and llama.cpp in memory, as measured once"),
     )

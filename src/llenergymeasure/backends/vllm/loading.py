@@ -190,10 +190,9 @@ def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
     if shape is None:
         return _UNKNOWN_CACHE_GIB
     tokens = config.max_tokens
-    beams = (config.vllm.beam_search or {}).get("beam_width", 1)
     needed = kv_cache_bytes(
         shape,
-        batch=config.batch_size * (beams if isinstance(beams, int) else 1) + 1,
+        batch=config.batch_size * config.engine.beams + 1,
         tokens=(tokens // _CACHE_BLOCK + 2) * _CACHE_BLOCK,
         bytes_per_element=ELEMENT_BYTES[config.precision],
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from llenergymeasure.config.engines import Engine, FileMemory
+from llenergymeasure.config.engines import EngineSection, FileMemory, Traits
 from llenergymeasure.config.section import Positive
 
 CacheType: TypeAlias = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"]
@@ -25,14 +25,8 @@ _BLOCK_BYTES: dict[CacheType, int] = {
 }
 
 
-class LlamacppConfig(Engine):
+class LlamacppConfig(EngineSection):
     """llama.cpp through llama-cpp-python: one request after the other."""
-
-    computes_as_filed: ClassVar[bool] = True
-    why_no_batch_size: ClassVar[tuple[str, str] | None] = (
-        "llama.cpp gets one request at a time: there is no batch size",
-        "leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
-    )
 
     threads: Positive | None = Field(
         None, description="threads that generate; one for each physical core when absent"
@@ -57,32 +51,27 @@ class LlamacppConfig(Engine):
     mlock: bool = Field(False, description="keep the model from being swapped out")
     repack: bool = Field(True, description="weights are laid out anew for this CPU where llama.cpp can")
 
-    def at_once(self, n: int) -> int:  # noqa: ARG002  one, whatever comes
-        return 1
-
-    def on_gpus(self, *, present: bool) -> bool:
-        return present and self.gpu_layers != 0
-
-    @property
-    def gpus(self) -> int | None:
-        return None if self.gpu_layers else 0
-
-    @property
-    def gpus_per_model(self) -> int | None:
-        return None
-
     @property
     def tokens_at_once(self) -> int:
         return self.n_ubatch or min(self.n_batch, 512)
 
-    def file_memory(self, tokens: int) -> FileMemory:
-        wanted = self.context or tokens
-        context = -(-wanted // _CONTEXT_STEP) * _CONTEXT_STEP
-        return FileMemory(
-            wanted,
-            context,
-            _CONTEXT_STEP,
-            (_BLOCK_BYTES[self.cache_type_k] + _BLOCK_BYTES[self.cache_type_v]) / 32,
-            f"{self.cache_type_k}, {self.cache_type_v}",
-            min(self.tokens_at_once, context),
+    @property
+    def traits(self) -> Traits:
+        cached = (self.cache_type_k, self.cache_type_v)
+        return Traits(
+            filed=FileMemory(
+                context=self.context,
+                step=_CONTEXT_STEP,
+                cached_bytes=sum(_BLOCK_BYTES[kind] for kind in cached) / 32,
+                cached_types=", ".join(cached),
+                tokens_at_once=self.tokens_at_once,
+            ),
+            batch_size=1,
+            why_no_batch_size=(
+                "llama.cpp gets one request at a time: there is no batch size",
+                "leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
+            ),
+            uses_gpus=None if self.gpu_layers else False,
+            gpus=None if self.gpu_layers else 0,
+            gpus_per_model=None,
         )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from llenergymeasure.config.engines import Engine
+from llenergymeasure.config.engines import EngineSection, Traits
 from llenergymeasure.config.section import Positive
 
 
-class PytorchConfig(Engine):
+class PytorchConfig(EngineSection):
     """transformers on PyTorch."""
-
-    checks_adapter: ClassVar[bool] = True
-    keeps_freed_blocks: ClassVar[bool] = True
-    takes: ClassVar[frozenset[str]] = frozenset({"lora", "passthrough_kwargs"})
 
     batch_size: Positive = Field(1, description="requests in one batch, padded to its longest prompt")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
@@ -56,49 +52,25 @@ class PytorchConfig(Engine):
         None, description="CPU threads of each process; when absent PyTorch's own choice, shared out"
     )
 
-    def at_once(self, n: int) -> int:  # noqa: ARG002  the engine's own batches, whatever comes
+    @property
+    def traits(self) -> Traits:
         # Processes that split a model share a batch.
-        return self.batch_size * self.replicas
-
-    @property
-    def static_batch(self) -> int | None:
-        return self.batch_size
-
-    @property
-    def replicas(self) -> int:
-        return 1 if self.tp_plan is not None else self.num_processes
-
-    @property
-    def hub_revision(self) -> str | None:
-        return self.revision
-
-    @property
-    def assistant(self) -> str | None:
-        return self.assistant_model
-
-    def on_gpus(self, *, present: bool) -> bool:
-        return self.device == "cuda" or (self.device == "auto" and present)
-
-    @property
-    def gpus(self) -> int | None:
-        if not self.on_gpus(present=True):
-            return 0
-        return None if self.device_map else self.num_processes
-
-    @property
-    def gpus_per_model(self) -> int | None:
-        if self.device_map is not None:
-            return None
-        return 1 if self.tp_plan is None else self.num_processes
-
-    @property
-    def beams(self) -> int:
-        return self.num_beams
-
-    @property
-    def is_eager(self) -> bool:
-        return self.attn_implementation == "eager"
-
-    @property
-    def guesses_ahead(self) -> bool:
-        return self.assistant_model is not None or self.prompt_lookup_num_tokens is not None
+        replicas = self.num_processes if self.tp_plan is None else 1
+        on_cpu, spread = self.device in {"cpu", "mps"}, self.device_map is not None
+        return Traits(
+            takes=frozenset({"lora", "passthrough_kwargs"}),
+            checks_adapter=True,
+            keeps_freed_blocks=True,
+            batch_size=self.batch_size * replicas,
+            static_batch=self.batch_size,
+            replicas=replicas,
+            revision=self.revision,
+            assistant=self.assistant_model,
+            uses_gpus=None if self.device == "auto" else self.device == "cuda",
+            gpus=0 if on_cpu else None if spread else self.num_processes,
+            gpus_per_model=None if spread else self.num_processes // replicas,
+            beams=self.num_beams,
+            is_eager=self.attn_implementation == "eager",
+            guesses_ahead=self.assistant_model is not None or self.prompt_lookup_num_tokens is not None,
+            searches_beams=self.num_beams > 1,
+        )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from llenergymeasure.config.engines import Engine
+from llenergymeasure.config.engines import EngineSection, Traits
 from llenergymeasure.config.section import Positive, PositiveSeconds, Section
 
 
@@ -18,10 +18,8 @@ class SimulatedFault(Section):
     after_batches: int = Field(0, ge=0, description="how many batches of that stage still succeed")
 
 
-class SimulatedConfig(Engine):
+class SimulatedConfig(EngineSection):
     """No model: requested lengths and times, and a device whose true power is known."""
-
-    is_simulated: ClassVar[bool] = True
 
     batch_size: Positive = 1
     load_s: float = Field(0.2, ge=0, le=3600)
@@ -36,9 +34,6 @@ class SimulatedConfig(Engine):
     counter_step_s: PositiveSeconds = Field(0.1, description="update period of the energy counter")
     fault: SimulatedFault | None = None
 
-    def at_once(self, n: int) -> int:  # noqa: ARG002  the engine's own batches, whatever comes
-        return self.batch_size
-
     @property
-    def static_batch(self) -> int | None:
-        return self.batch_size
+    def traits(self) -> Traits:
+        return Traits(is_simulated=True, batch_size=self.batch_size)

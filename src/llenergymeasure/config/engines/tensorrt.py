@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llenergymeasure.config.engines import OwnBatches
+from llenergymeasure.config.engines import OwnBatches, Traits
 from llenergymeasure.config.section import Arguments
 
 
@@ -24,5 +24,5 @@ class TensorrtConfig(OwnBatches):
     )
 
     @property
-    def searches_beams(self) -> bool:
-        return self.sampling.get("use_beam_search") is True
+    def traits(self) -> Traits:
+        return self.traits_with(searches_beams=self.sampling.get("use_beam_search") is True)
