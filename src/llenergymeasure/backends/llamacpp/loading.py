@@ -113,16 +113,7 @@ def told(text: str) -> Told:
 
 
 # Names of ours for the numbers of `ggml_type`, which are part of the file format and never change.
-CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "bf16": 30,
-}
+CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _PROBED_TOKENS = 32
 
 
