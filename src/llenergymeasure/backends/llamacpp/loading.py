@@ -90,7 +90,6 @@ class EngineLog:
 
 
 def told(text: str) -> Told:
-    """What the log of a load says."""
     buffers: dict[str, int] = {}
     for device, use, size in _BUFFER.findall(text):
         name = f"{device} {use}"

@@ -186,8 +186,6 @@ def _end(children: Sequence[Child]) -> None:
 
 
 class ParallelSession:
-    """Sessions in several processes that answer as one."""
-
     def __init__(self, first: PytorchSession, children: Sequence[Child], config: ExperimentConfig) -> None:
         self._first = first
         self._children = children
@@ -210,7 +208,6 @@ class ParallelSession:
         return generation
 
     def _in_turn(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """Batches go round, each to a whole model."""
         size = len(self._children) + 1
         batches = [requests[at : at + self._batch] for at in range(0, len(requests), self._batch)]
         asked = []

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,4 @@ def _json(value: Any) -> JsonValue:
 def _world_size(arguments: Any) -> int:
     """How many GPUs: the product of the ways in which the model is split."""
     ways = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
-    size = 1
-    for name in ways:
-        size *= getattr(arguments, name, None) or 1
-    return size
+    return prod(getattr(arguments, name, None) or 1 for name in ways)

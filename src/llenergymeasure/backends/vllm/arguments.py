@@ -289,7 +289,6 @@ def _converted(part: Part, fields: Mapping[str, Any], kind: type) -> Any:
 
 
 def _public(params: Any) -> dict[str, JsonValue]:
-    """The fields that are plain values."""
     import msgspec
 
     plain = msgspec.to_builtins(params, str_keys=True, enc_hook=str)

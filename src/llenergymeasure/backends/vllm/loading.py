@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +31,9 @@ from llenergymeasure.backends.vllm.processes import (
     end_all,
     engine_environment,
     environment,
-    free,
     is_aftermath,
     is_out_of_memory,
     shared_memory,
-    watching,
 )
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
@@ -82,10 +80,11 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         memory: set[Path] = set()
         try:
             with _cancelled_at_once(before, memory):
-                llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
+                dummy = {"load_format": "dummy"} if resolved.kind == "random" else {}
+                llm = _start(config, folder, dummy | _with_lora(config) | arguments)
             processes |= set(children()) - before
             memory |= shared_memory(tuple(processes))
-            with watching(tuple(processes)) as watch:
+            with closing(Watch(tuple(processes))) as watch:
                 try:
                     yield Loaded(llm, tuple(processes), watch, resolved, lora)
                 finally:
@@ -93,7 +92,8 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
                     llm.llm_engine.engine_core.shutdown()
         finally:
             end_all([*processes | (set(children()) - before)])
-            free(memory)
+            for path in memory:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -150,7 +150,6 @@ def _on_this_machine(config: ExperimentConfig, resolved: ResolvedModel) -> Itera
 
 
 def is_cpu() -> bool:
-    """Whether the installed vLLM runs on the CPU of this machine."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
@@ -176,10 +175,6 @@ def _folder(resolved: ResolvedModel) -> Iterator[Path]:
     with TemporaryDirectory(prefix="llem-shape-") as made:
         (Path(made) / "config.json").write_text(json.dumps(shape), encoding="utf-8")
         yield Path(made)
-
-
-def _random(resolved: ResolvedModel) -> dict[str, Any]:
-    return {"load_format": "dummy"} if resolved.kind == "random" else {}
 
 
 def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
