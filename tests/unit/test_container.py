@@ -360,7 +360,7 @@ def test_a_killed_client_leaves_no_container(host: Path, tmp_path: Path) -> None
 
 
 def test_each_fresh_worker_is_a_container_of_its_own(host: Path, tmp_path: Path) -> None:
-    pids = []
+    pids: list[int] = []
     for number in (1, 2):
         directory = tmp_path / str(number)
         directory.mkdir()

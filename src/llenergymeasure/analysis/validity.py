@@ -171,7 +171,7 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
     Over several runs a move counts where their passes, taken together by position, show it.
     """
     found = []
-    costs = [_costs(one)[leads:] for one in energies]
+    costs = [_costs(one, leads=leads) for one in energies]
     if len(energies) == 1 and correlated(costs[0]):
         said = "their interval rests on a few long batches"
         if len(costs[0]) < ENOUGH_FOR_BATCHES:
@@ -189,10 +189,17 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
     return found
 
 
-def _costs(one: RunEnergy) -> list[float]:
+def _costs(one: RunEnergy, *, leads: int) -> list[float]:
+    """Of each pass per output token. Where a counter's lag is not known the first and the last pass have
+    some of each other's joules, and say nothing of how passes differ.
+    """
     passes = one.measurement.passes
     spent = one.shares or [each.window.duration_s for each in passes]
-    return [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
+    costs = [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
+    shared = [block for block in one.of("full") if len(block.block.passes) > 1]
+    parts = [part for block in shared for part in block.spent.values()]
+    unclear = any(part.method == "counter" and part.lag_s is None for part in parts)
+    return costs[1:-1] if unclear else costs[leads:]
 
 
 def _gaps(one: RunEnergy) -> list[MeasurementWarning]:
