@@ -69,7 +69,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     if are_continuous(batches(measurement.passes)):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
-    models = measurement.config.replicas
+    models = measurement.config.engine.replicas
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []

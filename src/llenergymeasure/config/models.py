@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from llenergymeasure.config.engines import EngineSection, Traits
+from llenergymeasure.config.engines import EngineSection, LoraConfig, Traits
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.engines.pytorch import PytorchConfig
 from llenergymeasure.config.engines.simulated import SimulatedConfig
@@ -161,17 +161,6 @@ class EnergyConfig(Section):
         return value
 
 
-class LoraConfig(Section):
-    """A low-rank adapter on top of the model, as peft saves it."""
-
-    path: str = Field(
-        min_length=1, description="directory with adapter_config.json and the adapter's weights"
-    )
-    merged: bool = Field(
-        False, description="true adds it to the weights once, so that a step costs nothing more"
-    )
-
-
 class FootprintConfig(Section):
     """What the joules mean elsewhere: derived figures, never part of energy. Nothing by default."""
 
@@ -295,9 +284,10 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
         if self.batch_size > self.n:
-            if self.replicas > 1:
+            own = self.engine
+            if own.replicas > 1:
                 raise ValueError(
-                    f"{self.replicas} processes take a batch of {self.batch_size // self.replicas} each, "
+                    f"{own.replicas} processes take a batch of {own.static_batch} each, "
                     f"and n is {self.n}; lower {self.backend}.num_processes or the batch size, or raise n"
                 )
             raise ValueError(
@@ -327,16 +317,6 @@ class ExperimentConfig(Section):
         Engines that form their own batches are handed all `n`, unless a batch size is given.
         """
         return self.engine.batch_size or self.n
-
-    @property
-    def replicas(self) -> int:
-        """Processes that hold the whole model: each on a GPU of its own, or all in the host's memory."""
-        return self.engine.replicas
-
-    @property
-    def revision(self) -> str | None:
-        """The revision of the model that the section of the backend in force asks for."""
-        return self.engine.revision
 
 
 # The built-in engines: their sections, which are also their names.

@@ -86,7 +86,7 @@ def _examined(
 def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> ResolvedModel | None:
     """The model; add why it can't be had, does not take what is asked of it, or does not fit."""
     try:
-        model = resolve(config.model, revision=config.revision)
+        model = resolve(config.model, revision=config.engine.revision)
         require_available(model)
         whys = (
             _why_no_revision(config, model),
@@ -132,12 +132,12 @@ def _why_no_adapter(config: ExperimentConfig) -> str | None:
 
 
 def _why_no_revision(config: ExperimentConfig, model: ResolvedModel) -> str | None:
-    if config.revision is None or model.kind == "hub":
+    if config.engine.revision is None or model.kind == "hub":
         return None
     option = f"{config.backend}.{config.engine.revision_option}"
     what = {"gguf": "a GGUF file", "directory": "a directory", "random": "a shape with random weights"}
     return (
-        f"{option} {config.revision!r} names a revision on the hub, and {config.model} is "
+        f"{option} {config.engine.revision!r} names a revision on the hub, and {config.model} is "
         f"{what[model.kind]}, which has none: take it out"
     )
 

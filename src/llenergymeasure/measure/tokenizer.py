@@ -40,7 +40,7 @@ def tokenizer_identity(config: ExperimentConfig) -> str | None:
 
 
 def _model(config: ExperimentConfig) -> ResolvedModel:
-    return fetched(resolve(config.model, revision=config.revision))
+    return fetched(resolve(config.model, revision=config.engine.revision))
 
 
 def _folder(model: ResolvedModel) -> Path | None:

@@ -71,7 +71,7 @@ def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
 
 def _why_not_the_model(config: ExperimentConfig) -> Refusal | None:
     try:
-        resolved = resolve(config.model, revision=config.revision)
+        resolved = resolve(config.model, revision=config.engine.revision)
     except PreFlightError:
         return None  # preflight resolves the model too, and says this in full
     if resolved.kind != "gguf" or resolved.path is None:

@@ -45,7 +45,7 @@ class ModelFiles:
 @contextmanager
 def model_files(config: ExperimentConfig) -> Iterator[ModelFiles]:
     """The model as a folder; the one that stands for a published shape goes when this is left."""
-    resolved = fetched(resolve(config.model, revision=config.revision))
+    resolved = fetched(resolve(config.model, revision=config.engine.revision))
     built = config.tensorrt.engine_dir
     if built is not None and resolved.kind == "random":
         raise BackendError(

@@ -69,7 +69,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
     BackendError where vLLM can't load it or refuses an argument; MemoryError where it does not fit.
     """
     refuse(why_refused(config))
-    resolved = fetched(resolve(config.model, revision=config.revision))
+    resolved = fetched(resolve(config.model, revision=config.engine.revision))
     with _folder(resolved) as folder, _on_this_machine(config, resolved):
         # A value that vLLM refuses is told before a minute of loading.
         request_arguments(config)

@@ -101,3 +101,14 @@ class OwnBatches(EngineSection):
     def _ways(self, *kinds: str) -> int:
         sizes = [self.engine.get(f"{kind}_parallel_size") for kind in kinds]
         return prod(size for size in sizes if isinstance(size, int))
+
+
+class LoraConfig(Section):
+    """A low-rank adapter on top of the model, as peft saves it."""
+
+    path: str = Field(
+        min_length=1, description="directory with adapter_config.json and the adapter's weights"
+    )
+    merged: bool = Field(
+        False, description="true adds it to the weights once, so that a step costs nothing more"
+    )
