@@ -33,6 +33,9 @@ _MEMORY = re.compile(
     r"failed to allocate|unable to allocate|insufficient memory|out of memory|cannot allocate|bad_alloc",
     re.IGNORECASE,
 )
+# Names of ours for the numbers of `ggml_type`, which are part of the file format and never change.
+CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+_PROBED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,6 @@ def told(text: str) -> Told:
         load_mode=mode[1] if mode else None,
         locking_failed="failed to mlock" in text,
     )
-
-
-# Names of ours for the numbers of `ggml_type`, which are part of the file format and never change.
-CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
-_PROBED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
 
+PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -125,9 +127,6 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
         return_dict_in_generate=loaded.model.device.type != "mps",
         **settings,
     )
-
-
-PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
 
 
 @contextmanager

@@ -28,6 +28,11 @@ from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weig
 from llenergymeasure.models.shapes import hf_config
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
 
+_FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
+# The engine's times are whole microseconds of the clock that ours are nanoseconds of.
+_RESOLUTION_NS = 1_000
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
@@ -87,11 +92,6 @@ def _write_shape(folder: Path, resolved: ResolvedModel) -> None:
     shape.save_pretrained(folder)
 
 
-_FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
-# The engine's times are whole microseconds of the clock that ours are nanoseconds of.
-_RESOLUTION_NS = 1_000
-
-
 def answer_of(request: Request, output: Any, *, sent_ns: int, done_ns: int, end_ids: Sequence[int]) -> Answer:
     """What became of a request whose batch was handed over at `sent_ns` and was back at `done_ns`.
 
@@ -126,9 +126,6 @@ def _times(output: Any, *, sent_ns: int, done_ns: int) -> tuple[int | None, int 
 
 def _ns(since_origin: timedelta) -> int:
     return since_origin // timedelta(microseconds=1) * 1_000
-
-
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory")
 
 
 class TensorrtSession:
