@@ -26,8 +26,7 @@ def test_no_file_names_an_engine_but_its_own_folder_its_section_and_the_tables()
         for path in PACKAGE.rglob("*.py")
         for engine in engines_named(path)
     }
-    # That the folders do not know each other is a contract of the imports; TensorRT-LLM calls a part of itself
-    # pytorch.
+    # That the folders do not know each other the contracts of imports hold; TensorRT-LLM has its own pytorch.
     own = tuple(part for engine in REAL for part in (f"backends/{engine}/", f"config/engines/{engine}."))
     foreign = {(file, engine) for file, engine in named if file not in TABLES and not file.startswith(own)}
     assert not foreign

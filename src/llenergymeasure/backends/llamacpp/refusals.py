@@ -33,7 +33,7 @@ _GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "opencl", "sycl", "vulkan", "c
 def why_unavailable() -> str | None:
     if find_spec("llama_cpp") is None:
         return f"the llamacpp backend needs llama-cpp-python: run {INSTALL} (it is compiled, for minutes)"
-    return why_missing("llamacpp", "transformers", "gguf")
+    return why_missing("llamacpp", "transformers", "gguf", use=" for token ids")
 
 
 def why_refused(config: ExperimentConfig) -> Refusal | None:

@@ -62,7 +62,7 @@ def check_names(given: Mapping[str, JsonValue], model_config: Any) -> None:
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     }
     known = named | set(_POPPED.findall(inspect.getsource(function))) | set(model_config.to_dict())
-    for name in given.keys() - known:
+    for name in given:
         reason = f"transformers' from_pretrained has no argument {name}, nor this model's config such a field"
         refuse(why_unknown(reason, name, known - set(OURS), otherwise="leave it out of passthrough_kwargs"))
 
