@@ -243,10 +243,10 @@ def refuse(why: Refusal | None, kind: type[LLEMError] = BackendError) -> None:
 
 def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     """Which of these modules are not installed, with the way to install them; none is imported."""
-    missing = [name for name in modules if find_spec(name) is None]
+    missing = " and ".join(name for name in modules if find_spec(name) is None)
     if not missing:
         return None
-    return f"the {backend} backend needs {' and '.join(missing)}{use}: run pip install 'llenergymeasure[{backend}]'"
+    return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
 
 
 def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:
