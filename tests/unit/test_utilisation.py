@@ -11,7 +11,7 @@ from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.peaks import peak_of
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.models import SHAPES
+from llenergymeasure.models.shapes import SHAPES
 from llenergymeasure.records import Generation, GpuFacts, Measurement
 
 SHAPE = SHAPES["llama-3.2-1b"]

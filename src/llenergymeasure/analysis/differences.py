@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import JsonValue
 
 from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
-from llenergymeasure.config.models import BUILTIN_BACKENDS
+from llenergymeasure.config.models import ENGINES
 from llenergymeasure.records import Estimate, GpuFacts
 from llenergymeasure.results.models import ExperimentResult
 
@@ -45,7 +45,7 @@ UNKNOWN = "unknown"
 _MEASURING = frozenset(
     {"passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir"}
 )
-_ENGINES = frozenset({*BUILTIN_BACKENDS, "options"})
+_ENGINES = frozenset({*ENGINES, "options"})
 
 
 @dataclass(frozen=True, slots=True)

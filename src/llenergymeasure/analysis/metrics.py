@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
-from llenergymeasure.analysis.hidden_work import guesses_ahead
 from llenergymeasure.analysis.joules import energy, lead_in
 from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
@@ -181,7 +180,7 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         requests_per_second=rate(requests(groups), "request/s"),
         ttft_s=percentiles(groups, ttft_s, NO_FIRST),
         tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
-        itl_s=missing_percentiles(BUNDLED if guesses_ahead(config) else SINGLE_UNKNOWN),
+        itl_s=missing_percentiles(BUNDLED if config.engine.guesses_ahead else SINGLE_UNKNOWN),
         e2e_s=percentiles(groups, e2e_s, "no request ended"),
         flops=flops(measurements),
         mfu=mfu(measurements),

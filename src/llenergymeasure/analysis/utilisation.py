@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
-from llenergymeasure.analysis.hidden_work import why_other_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import replicates, seconds
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
@@ -24,7 +23,7 @@ def flops(measurements: Sequence[Measurement]) -> Flops:
     produced.
     """
     measurement = measurements[0]
-    shape, more = measurement.architecture, why_other_work(measurement.config)
+    shape, more = measurement.architecture, measurement.config.engine.why_other_work
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for run in measurements for each in run.passes for one in each.generation.completions]
@@ -37,7 +36,7 @@ def mfu(measurements: Sequence[Measurement]) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     measurement = measurements[0]
     shape, peaks = measurement.architecture, _peaks(measurement)
-    if more := why_other_work(measurement.config):
+    if more := measurement.config.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
@@ -60,7 +59,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     measurement, groups = measurements[0], replicates(measurements)
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
-    if more := why_other_work(measurement.config):
+    if more := measurement.config.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or weights is None or shape.experts:
         reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
@@ -70,7 +69,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     if are_continuous(batches(measurement.passes)):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
-    models = measurement.config.replicas
+    models = measurement.config.engine.replicas
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []

@@ -19,6 +19,7 @@ from pydantic import JsonValue
 from llenergymeasure.cli import _plan, _summary
 from llenergymeasure.cli._format import plain
 from llenergymeasure.cli._summary import Row
+from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results.models import ExperimentResult
@@ -44,10 +45,12 @@ def say(text: str) -> None:
 def print_experiment_header(config: ExperimentConfig) -> None:
     """What is about to be measured, on stderr."""
     dataset = getattr(config.dataset, "name", config.dataset)
-    batch = f", batch size {config.pytorch.batch_size}" if config.backend == "pytorch" else ""
+    own = getattr(config, "engine", None)
+    size = getattr(own, "static_batch", None)
+    batch = "" if size is None else f", batch size {size}"
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
-    # llama.cpp computes with what the file holds, which the summary can tell.
-    precision = "" if config.backend == "llamacpp" else f", {config.precision}"
+    # What a file holds, where an engine computes with that, the summary can tell.
+    precision = "" if isinstance(getattr(own, "filed", None), FileMemory) else f", {config.precision}"
     _talk(f"{config.model} on {config.backend}{precision}{batch}")
     prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
     _talk(

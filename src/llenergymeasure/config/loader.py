@@ -15,7 +15,7 @@ from platformdirs import user_config_path
 from pydantic import JsonValue
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig, why_not_in_force
+from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
@@ -217,20 +217,17 @@ def _of_engine(layer: _Layer, backend: str) -> _Layer:
 
 
 def _own_section(backend: str) -> str:
-    return backend if backend in BUILTIN_BACKENDS else "options"
+    return backend if backend in ENGINES else "options"
 
 
 def _other_engines(backend: str) -> set[str]:
-    return {*BUILTIN_BACKENDS, "options"} - {_own_section(backend)}
+    return {*ENGINES, "options"} - {_own_section(backend)}
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     """With the size in the section of the backend in force."""
-    if backend == "llamacpp":
-        raise ConfigError(
-            "llama.cpp gets one request at a time: there is no batch size",
-            hint="leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
-        )
+    if backend in ENGINES and (why := ENGINES[backend]().traits.why_no_batch_size):
+        raise ConfigError(why[0], hint=why[1])
     target = f"{_own_section(backend)}.batch_size"
     if target in flags:
         raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")

@@ -277,7 +277,7 @@ def _guess(config: ExperimentConfig, *, gpu: bool) -> Pace:
     """For a small model: seconds until an engine is imported and its weights are read, and a step in tens of
     milliseconds.
     """
-    simulated = config.backend == "simulated"
+    simulated = config.engine.is_simulated
     batches = ceil(config.n / config.batch_size)
     step_s, first_s, load_s = (0.03, 0.05, 20.0) if gpu else (0.05, 0.3, 5.0)
     if simulated:
