@@ -14,10 +14,10 @@ import jsonschema
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from llenergymeasure.energy.integrate import energy_of
 
 from llenergymeasure import ExperimentResult
 from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.energy.integrate import energy_of
 from llenergymeasure.energy.trace import read_trace
 from llenergymeasure.measure.replay import read_measurement
 from llenergymeasure.records import Window

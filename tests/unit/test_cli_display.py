@@ -16,7 +16,6 @@ from llenergymeasure.cli._vram import first_visible, get_gpu_vram_gb
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.vram import VramEstimate, VramPart
 
-
 HEADER_FIELDS = [
     "model",
     "backend",

@@ -14,11 +14,13 @@ def test_a_notebook_shows_values_as_precise_as_they_are_known() -> None:
 
 def test_a_notebook_says_why_a_value_is_missing_or_not_valid() -> None:
     missing = example_result(energy="missing")
-    assert "– (no meter could be read on this machine)" in missing._repr_html_()
+    assert (
+        "–</td><td style='text-align:left'>no meter could be read on this machine<" in missing._repr_html_()
+    )
     energy = example_result(energy="measured").energy
     wrong = energy.model_copy(update={"valid": False, "reasons": ("gpu:x: counter_reset",)})
     shown = missing.model_copy(update={"energy": wrong})._repr_html_()
-    assert shown.index("counter_reset") < shown.index("(22.5 kJ) not valid")
+    assert shown.index("counter_reset") < shown.index("(22.5 kJ)</td><td style='text-align:left'>not valid")
     assert "22.5 (" not in shown
 
 

@@ -351,8 +351,8 @@ def _ratios(a: ExperimentResult, b: ExperimentResult, *, cancels: bool, single: 
     rows: tuple[tuple[FigureName, str], ...] = (
         (ENERGY, "Energy per output token"),
         ("output_tokens_per_second", "Output throughput"),
-        ("ttft_s", "Time to first token, median"),
-        ("tpot_s", "Time per output token, median"),
+        ("ttft_s", "TTFT, median"),
+        ("tpot_s", "TPOT, median"),
     )
     figures = _figures(a), _figures(b)
     for name, label in rows:

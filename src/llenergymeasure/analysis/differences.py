@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import JsonValue
 
 from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import BUILTIN_BACKENDS
 from llenergymeasure.records import Estimate, GpuFacts
 from llenergymeasure.results.models import ExperimentResult
@@ -98,19 +99,11 @@ def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonVal
     if not options:
         given = config.model_dump(mode="json", include=set(_ENGINES), exclude_defaults=True)
         asked |= {name: part for name, part in given.items() if part}
-    flat = dict(pair for name, part in asked.items() for pair in _flat(name, part))
+    flat = dict(pair for name, part in asked.items() for pair in leaves(part, name))
     if not options:
         flat = {name: value for name, value in flat.items() if not name.endswith(".batch_size")}
         flat["batch_size"] = config.batch_size
     return flat
-
-
-def _flat(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
-    if not isinstance(value, dict):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{name}.{key}", inner)
 
 
 def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._format import columns, duration, plain
 from llenergymeasure.records import Domain, GpuFacts
+from llenergymeasure.records.figures import duration, plain
+from llenergymeasure.results.summary import columns
 
 if TYPE_CHECKING:
     from llenergymeasure.measure.characterise import Characterised, FoundSensor

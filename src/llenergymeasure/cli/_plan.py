@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from pydantic import JsonValue
 
-from llenergymeasure.cli._format import about, duration
-from llenergymeasure.cli._summary import Row
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.forecast import Forecast, StepName, forecast
+from llenergymeasure.records.figures import about, duration
 from llenergymeasure.results.history import earlier_results
+from llenergymeasure.results.summary import Row
 
 NAMES: Mapping[StepName, str] = {
     "cooling": "cooling",

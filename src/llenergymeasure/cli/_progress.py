@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llenergymeasure.cli._format import about
 from llenergymeasure.records import Progress
+from llenergymeasure.records.figures import about
 
 BAR = 10
 # Steps whose expected time is the longest that they may begin anything new, not how long they take.

@@ -7,7 +7,7 @@ that over the preset, and the preset over the defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from platformdirs import user_config_path
 from pydantic import JsonValue
 
 from llenergymeasure.config import yaml
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
@@ -66,14 +67,14 @@ def load_experiment_config(
     not allowed.
     """
     unknown: list[_Unknown] = []
-    leaves = _resolve(path, cli_overrides, environ, user_config, unknown)
+    said = _resolve(path, cli_overrides, environ, user_config, unknown)
     if unknown:
         head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
-    if "model" not in leaves:
+    if "model" not in said:
         raise _no_model(path)
-    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in leaves.items()}))
-    _refuse_other_engines(leaves, config.backend)
+    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    _refuse_other_engines(said, config.backend)
     return config
 
 
@@ -90,13 +91,13 @@ def resolve_origins(
     was loaded counts for nothing: origins are a record, and must not end a run.
     """
     there = path if path is not None and Path(path).is_file() else None
-    leaves = _resolve(there, cli_overrides, environ, user_config, [])
+    said = _resolve(there, cli_overrides, environ, user_config, [])
     defaults = {
         key: "default"
         for key, field in known_keys().items()
         if section_of(field) is None or field.default is None
     }
-    given = {key: leaf.origin for key, leaf in leaves.items()}
+    given = {key: leaf.origin for key, leaf in said.items()}
     hidden = {parent for key in given for parent in _parents(key)}
     return {
         key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
@@ -183,18 +184,18 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
         "dataset.name" if key == "dataset" and isinstance(value, str) else key: value
         for key, value in values.items()
     }
-    leaves: _Layer = {}
+    layer: _Layer = {}
     stray: set[str] = set()
-    for key, value in _flatten(_unflatten(named, where=origin)):
+    for key, value in leaves(_unflatten(named, where=origin), empty=True):
         if (first := _first_unknown(key)) is not None:
             stray.add(first)
-        elif not (value is None and _is_plain_section(key)):
-            leaves[key] = _Leaf(value, origin)
+        elif not _says_nothing(key, value):
+            layer[key] = _Leaf(value, origin)
     unknown.extend(
         _Unknown(key, origin, RENAMED.get(key) or nearest_key(key), renamed=key in RENAMED)
         for key in sorted(stray)
     )
-    return leaves
+    return layer
 
 
 def _overlay(layers: Iterable[_Layer]) -> _Layer:
@@ -237,9 +238,9 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     return {**flags, target: _Leaf(size, "flag")}
 
 
-def _refuse_other_engines(leaves: _Layer, backend: str) -> None:
+def _refuse_other_engines(said: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    for key, leaf in leaves.items():
+    for key, leaf in said.items():
         section = key.partition(".")[0]
         if section in _other_engines(backend) and not leaf.origin.startswith("preset "):
             raise ConfigError(why_not_in_force(section, backend))
@@ -269,17 +270,6 @@ def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") ->
     return nested
 
 
-def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            field = known_keys().get(prefix + key)
-            if not value and (field is None or section_of(field) is None):
-                yield prefix + key, value
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _first_unknown(key: str) -> str | None:
     for name in (*reversed(_parents(key)), key):
         field = known_keys().get(name)
@@ -296,10 +286,12 @@ def _parents(key: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def _is_plain_section(key: str) -> bool:
-    """Whether an empty value for the key, as a section of comments alone gives, means nothing was said."""
-    field = known_keys()[key]
-    return section_of(field) is not None and field.default is not None
+def _says_nothing(key: str, value: JsonValue) -> bool:
+    """Whether the value is an empty section, such as one whose lines are all commented out."""
+    field = known_keys().get(key)
+    if field is None or section_of(field) is None:
+        return False
+    return value == {} or (value is None and field.default is not None)
 
 
 def _shown(key: str, given: Mapping[str, str]) -> bool:
