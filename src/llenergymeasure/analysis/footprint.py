@@ -6,7 +6,6 @@ import json
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from llenergymeasure.analysis.estimates import scaled
 from llenergymeasure.config.models import FootprintConfig
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import Energy, Footprint
@@ -56,7 +55,7 @@ def why_no_grid(asked: FootprintConfig) -> str | None:
 def _derived(joules: Estimate, per_kwh: float | None, pue: float, *, unit: str, why_none: str) -> Estimate:
     if per_kwh is None:
         return Estimate.missing(unit, why_none)
-    return scaled(joules, pue * per_kwh / J_PER_KWH, unit)
+    return joules.times(pue * per_kwh / J_PER_KWH, unit)
 
 
 def _grid(asked: FootprintConfig) -> tuple[float | None, str]:

@@ -57,7 +57,7 @@ def uncertainty(
 
 def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
     """What the sensors leave open of these windows."""
-    spent = [part for one in energies for block in one.of("full") for part in block.spent.values()]
+    spent = [part for one in energies for part in one.spent("full")]
     for term in combined([part.terms for part in spent]):
         yield Term(
             name=term.name,
@@ -127,9 +127,7 @@ def _scaled(term: Term, factor: float, *, within: bool) -> Term:
 
 def _closures(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Closure]:
     """Sums that should agree, each computed from its parts."""
-    domains = math.fsum(
-        part.joules or 0.0 for one in energies for block in one.of("full") for part in block.spent.values()
-    )
+    domains = math.fsum(part.joules or 0.0 for one in energies for part in one.spent("full"))
     yield _closure("sum of domains against total", domains, gross_j)
     shares = [one.shares for one in energies]
     if all(part is not None for part in shares):

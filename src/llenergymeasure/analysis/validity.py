@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from llenergymeasure.analysis.codes import MEANINGS
-from llenergymeasure.analysis.estimates import half_width, total
+from llenergymeasure.analysis.estimates import total
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.latency import lag_warnings
 from llenergymeasure.analysis.run_energy import RunEnergy
@@ -103,7 +103,7 @@ def _idle_drift(one: RunEnergy) -> list[MeasurementWarning]:
     modelled = any(domain.model is not None for domain in one.domains)
     if modelled or not before.value or after.value is None:
         return []
-    unclear = (half_width(before) or 0.0) + (half_width(after) or 0.0)
+    unclear = (before.half_width or 0.0) + (after.half_width or 0.0)
     if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, unclear):
         return []
     falling = " and still falling" if after.value > before.value and _falls(one) else ""
@@ -171,7 +171,7 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
     Over several runs a move counts where their passes, taken together by position, show it.
     """
     found = []
-    costs = [_costs(one)[leads:] for one in energies]
+    costs = [one.costs[leads:] for one in energies]
     if len(energies) == 1 and correlated(costs[0]):
         said = "their interval rests on a few long batches"
         if len(costs[0]) < ENOUGH_FOR_BATCHES:
@@ -187,12 +187,6 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
             )
         )
     return found
-
-
-def _costs(one: RunEnergy) -> list[float]:
-    passes = one.measurement.passes
-    spent = one.shares or [each.window.duration_s for each in passes]
-    return [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
 
 
 def _gaps(one: RunEnergy) -> list[MeasurementWarning]:
@@ -218,7 +212,7 @@ def _missed(energy: Energy, target: float) -> str | None:
         return None if energy.total.value is None else f"no joules per output token: {cost.reason}"
     if cost.value <= 0:
         return None
-    width = half_width(cost)
+    width = cost.half_width
     if width is None:
         return f"no interval: {cost.reason}"
     if width <= target * cost.value * (1 + 1e-9):

@@ -1,7 +1,8 @@
 """What a result file holds, key by key.
 
 History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
-it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
+it; the uncertainty budget; `cycles`, the cross-check by regression and `itl_s`, which never had a value, are
+gone.
 """
 
 from __future__ import annotations
@@ -189,7 +190,6 @@ class Performance(Part):
     throughput_window: Literal["full", "steady"] = "full"
     ttft_s: Percentiles
     tpot_s: Percentiles
-    itl_s: Percentiles
     e2e_s: Percentiles
     flops: Flops
     mfu: Estimate
