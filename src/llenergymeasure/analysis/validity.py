@@ -63,13 +63,10 @@ def _by_run(
             if index not in raised.setdefault(key, []):
                 raised[key].append(index)
     for about, one in first.items():
-        if runs == 1:
-            yield one
-            continue
-        which = (
-            "in every run" if len(raised[about]) == runs else f"in run {', '.join(map(str, raised[about]))}"
-        )
-        yield MeasurementWarning.of(one.code, f"{one.message}; {which}")
+        which = f"in run {', '.join(map(str, raised[about]))}"
+        if len(raised[about]) == runs:
+            which = "in every run"
+        yield one if runs == 1 else MeasurementWarning.of(one.code, f"{one.message}; {which}")
 
 
 def _of_energy(energy: Energy) -> list[MeasurementWarning]:
@@ -85,12 +82,10 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
             )
         )
     for reading in energy.readings:
-        for flag in reading.flags:
-            code = next((code for code in CODES if code == flag), None)
-            if code is not None:
-                meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
-                said = meaning[:1].lower() + meaning[1:]
-                found.append(MeasurementWarning.of(code, f"{reading.domain}: {said}"))
+        for code in [code for flag in reading.flags for code in CODES if code == flag]:
+            meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
+            text = f"{reading.domain}: {meaning[:1].lower()}{meaning[1:]}"
+            found.append(MeasurementWarning.of(code, text))
     return found
 
 
@@ -153,11 +148,9 @@ def _of_experiment(
     if target is not None and (missed := _missed(energy, target)) is not None:
         yield MeasurementWarning.of("target_not_met", missed)
     elif few:
-        done = (
-            f"{passes} of {config.passes.count} passes"
-            if config.repeats.count == 1
-            else (f"{runs} of {config.repeats.count} repeats")
-        )
+        done = f"{runs} of {config.repeats.count} repeats"
+        if config.repeats.count == 1:
+            done = f"{passes} of {config.passes.count} passes"
         yield MeasurementWarning.of("target_not_met", f"{done} were measured")
     if tokens.pinned_ok is False:
         yield MeasurementWarning.of(

@@ -14,7 +14,8 @@ from llenergymeasure.results.summary import columns
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from llenergymeasure.analysis.compare import Comparison, FigureName, MethodName, Ratio, Side
+    from llenergymeasure.analysis.compare import Comparison, MethodName, Ratio, Side
+    from llenergymeasure.analysis.differences import FigureName
 
 _WIDTH = 80
 _VERBS: dict[FigureName, str] = {

@@ -1,4 +1,4 @@
-"""How do a file, flags, the environment and defaults become one configuration, and who said what?
+"""How do a file, flags, the environment and defaults become one configuration with the origin of each value?
 
 Flags win over the file, the file over the environment (`LLEM_…`), that over the user's own configuration,
 that over the preset, and the preset over the defaults.
@@ -37,16 +37,19 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Unknown:
-    name: str
+    """A key that does not exist, and the environment variable that gave it, if one did."""
+
+    key: str
     origin: str
-    suggestion: str | None
-    renamed: bool = False
+    variable: str | None = None
 
     def __str__(self) -> str:
-        if self.renamed:
-            return f"{self.name} is now {self.suggestion} ({self.origin})"
-        meant = f"; did you mean {self.suggestion}?" if self.suggestion else ""
-        return f"{self.name} ({self.origin}){meant}"
+        name, meant = self.variable or self.key, RENAMED.get(self.key) or nearest_key(self.key)
+        if meant and self.variable:
+            meant = PREFIX + meant.upper().replace(".", "__")
+        if self.key in RENAMED:
+            return f"{name} is now {meant} ({self.origin})"
+        return f"{name} ({self.origin})" + (f"; did you mean {meant}?" if meant else "")
 
 
 _Layer = dict[str, _Leaf]
@@ -59,7 +62,7 @@ def load_experiment_config(
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> ExperimentConfig:
-    """One experiment from everything that was said.
+    """One experiment from all of these sources.
 
     `cli_overrides` maps dotted keys to values; BATCH_SIZE goes to the section of the backend in force.
     `environ` is the process's environment and `user_config` the platform's place for it, when None.
@@ -85,10 +88,10 @@ def resolve_origins(
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> dict[str, str]:
-    """Who said each value that `load_experiment_config` gives for the same arguments, by dotted key.
+    """Where each value that `load_experiment_config` gives for the same arguments comes from, by dotted key:
+    flag, file …, environment LLEM_…, user config …, preset …, or default.
 
-    One of: flag, file …, environment LLEM_…, user config …, preset …, default. A file that has gone since it
-    was loaded counts for nothing: origins are a record, and must not end a run.
+    A file that was deleted since it was loaded is left out: origins are a record, and must not end a run.
     """
     there = path if path is not None and Path(path).is_file() else None
     said = _resolve(there, cli_overrides, environ, user_config, [])
@@ -143,8 +146,13 @@ def _resolve(
     backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
     if batch_size is not None:
         layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
-    standing = [_of_engine(layer, str(backend)) for layer in layers[:2]]
-    return _overlay([base, *standing, *layers[2:]])
+    # What the user configuration and the environment say of other engines is for runs of those.
+    others = _other_engines(str(backend))
+    of_all_runs = [
+        {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
+        for layer in layers[:2]
+    ]
+    return _overlay([base, *of_all_runs, *layers[2:]])
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
@@ -169,13 +177,11 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
-        if _first_unknown(key) is None:
-            value = yaml.parse(environ[name], where=f"environment variable {name}")
-            layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
-        else:
-            meant = RENAMED.get(key) or nearest_key(key)
-            variable = PREFIX + meant.upper().replace(".", "__") if meant else None
-            unknown.append(_Unknown(name, "environment", variable, renamed=key in RENAMED))
+        if _first_unknown(key) is not None:
+            unknown.append(_Unknown(key, "environment", variable=name))
+            continue
+        value = yaml.parse(environ[name], where=f"environment variable {name}")
+        layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
     return layer
 
 
@@ -191,15 +197,12 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
             stray.add(first)
         elif not _says_nothing(key, value):
             layer[key] = _Leaf(value, origin)
-    unknown.extend(
-        _Unknown(key, origin, RENAMED.get(key) or nearest_key(key), renamed=key in RENAMED)
-        for key in sorted(stray)
-    )
+    unknown.extend(_Unknown(key, origin) for key in sorted(stray))
     return layer
 
 
 def _overlay(layers: Iterable[_Layer]) -> _Layer:
-    """The layers on top of each other, weakest first; a value hides what stands above and below its key."""
+    """The layers on top of each other, weakest first; a value hides those above and below its key."""
     merged: _Layer = {}
     for layer in layers:
         for key, leaf in layer.items():
@@ -209,12 +212,6 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
                 merged.pop(parent, None)
             merged[key] = leaf
     return merged
-
-
-def _of_engine(layer: _Layer, backend: str) -> _Layer:
-    """Less the sections of other engines: what stands for all runs holds for each engine alone."""
-    others = _other_engines(backend)
-    return {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
 
 
 def _own_section(backend: str) -> str:
