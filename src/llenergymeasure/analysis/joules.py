@@ -64,7 +64,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         prefill=phases.prefill,
         decode=phases.decode,
         idle=_idle(energies),
-        load=_load(energies),
+        load=_mean([_load(one) for one in energies]),
         readings=readings,
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
         repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
@@ -178,12 +178,8 @@ def _mean(parts: Sequence[Estimate]) -> Estimate:
     return Estimate.around(value, unit, half, systematic)
 
 
-def _load(energies: Sequence[RunEnergy]) -> Estimate:
-    """Joules that bringing the model into memory took, the mean of the runs."""
-    return _mean([_load_of(one) for one in energies])
-
-
-def _load_of(one: RunEnergy) -> Estimate:
+def _load(one: RunEnergy) -> Estimate:
+    """Joules that bringing the model into memory took."""
     trace, window = one.measurement.trace, one.measurement.load
     parts = [window_energy(trace, domain.name, window) for domain in one.domains]
     return estimate(added(parts)) if parts else Estimate.missing("J", one.why_none)

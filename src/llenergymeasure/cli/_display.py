@@ -138,7 +138,7 @@ def print_dry_run(
 
 
 def _refused(config: ExperimentConfig) -> tuple[str, ...]:
-    # Meters bring numpy along, which no other command line has to wait for.
+    # Meters import numpy, which no other command needs.
     from llenergymeasure.measure.preflight import reasons_against
 
     return reasons_against(config)
@@ -248,10 +248,8 @@ def filled(text: str, *, indent: str = "", width: int | None = None) -> list[str
 def room() -> int:
     """Columns of the terminal, or of COLUMNS; lines for a file or another program are not broken."""
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return max(40, shutil.get_terminal_size((WIDTH, 24)).columns) if on_terminal else _columns_asked()
-
-
-def _columns_asked() -> int:
+    if on_terminal:
+        return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
     asked = os.environ.get("COLUMNS", "")
     return max(40, int(asked)) if asked.isdecimal() else UNBROKEN
 
@@ -267,14 +265,6 @@ def _write(text: str, stream: TextIO | None) -> None:
         return
     encoding = stream.encoding or "utf-8"
     for sign, stand_in in _STAND_INS.items():
-        if not _known(sign, encoding):
+        if sign.encode(encoding, "ignore") == b"":
             text = text.replace(sign, stand_in)
     print(text.encode(encoding, "replace").decode(encoding), file=stream)
-
-
-def _known(sign: str, encoding: str) -> bool:
-    try:
-        sign.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from llenergymeasure import __version__
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
-from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import reported
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import FailedRun

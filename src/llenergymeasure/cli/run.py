@@ -23,8 +23,7 @@ from llenergymeasure.cli._display import (
     reader_may_leave,
     say,
 )
-from llenergymeasure.cli._ending import reported
-from llenergymeasure.cli._errors import format_error, format_validation_error
+from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (

@@ -19,7 +19,7 @@ from llenergymeasure.cli._display import (
     print_result_summary,
     reader_may_leave,
 )
-from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import reported
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures

@@ -274,7 +274,7 @@ class RunPart(Part):
 class ExperimentResult(Part):
     """What one experiment cost. `simulated` results have a known truth and never mix with measured ones.
 
-    What stands at the top sums or pools the measured `runs`; `environment` and `session` are the first's.
+    The fields at the top sum or pool the measured `runs`; `environment` and `session` are the first's.
     """
 
     schema_version: Literal["2"] = "2"
@@ -313,7 +313,7 @@ class ExperimentResult(Part):
         return sum(run.window.duration_s for run in self.measured if run.window is not None)
 
     def __eq__(self, other: object) -> bool:
-        """Equal when every key is: where the files lie is no part of a result."""
+        """Equal when every key is: where its files are is not part of a result."""
         return dict(self) == dict(other) if isinstance(other, ExperimentResult) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # its mappings have none either
@@ -348,9 +348,17 @@ class ExperimentResult(Part):
         return self
 
     def as_json(self) -> dict[str, JsonValue]:
-        """The object that stands in the file."""
+        """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def __repr__(self) -> str:
+        return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"
+
+    def __str__(self) -> str:
+        from llenergymeasure.results import summary
+
+        return summary.as_text(self)
 
     def _repr_html_(self) -> str:
         from llenergymeasure.results import notebook

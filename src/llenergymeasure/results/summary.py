@@ -30,6 +30,14 @@ def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield "  ".join([*padded, row[-1]]).rstrip()
 
 
+def as_text(result: ExperimentResult) -> str:
+    """The whole summary, without a terminal's width or marks."""
+    rows = [*energy_rows(result), *footprint_rows(result), *speed_rows(result)]
+    warnings = [f"Warning: {one.message} ({one.code}); {one.remedy}" for one in result.warnings]
+    table = columns((row.label, row.value, row.note) for row in rows)
+    return "\n".join([heading(result), "", *table, *legend(result.energy), *warnings])
+
+
 def heading(result: ExperimentResult) -> str:
     config, facts = result.config, result.environment
     names = [gpu.name or gpu.uuid for gpu in facts.gpus if gpu.uuid in result.session.gpu_uuids]
