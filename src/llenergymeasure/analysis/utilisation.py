@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import replicates, seconds
@@ -14,7 +13,9 @@ from llenergymeasure.records import Architecture, Completion, Estimate, Measurem
 from llenergymeasure.results.models import Flops
 
 FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
-STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not told"
+STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not reported"
+# The first tokens of a static batch are reported one after another, within this share of its time.
+SPREAD = 0.01
 NO_SHAPE = "the model's shape is not known"
 
 
@@ -66,7 +67,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
         return Estimate.missing("1", reason)
     if not peaks:
         return Estimate.missing("1", _no_peak(measurement))
-    if are_continuous(batches(measurement.passes)):
+    if _is_continuous([batch for one in measurement.passes for batch in _batches(one)]):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
     models = measurement.config.engine.replicas
@@ -98,6 +99,17 @@ def _batches(passed: Pass) -> list[list[Completion]]:
     for one in passed.generation.completions:
         batches[one.walk, one.batch].append(one)
     return list(batches.values())
+
+
+def _is_continuous(batches: Sequence[Sequence[Completion]]) -> bool:
+    """Whether requests of one batch get their first tokens one after another: the engine forms its own."""
+    spread_ns = total_ns = 0
+    for batch in batches:
+        firsts = [one.t_first_ns for one in batch if one.t_first_ns is not None]
+        if len(firsts) == len(batch):
+            spread_ns += max(firsts) - min(firsts)
+            total_ns += max(one.t_end_ns for one in batch) - min(one.t_sent_ns for one in batch)
+    return spread_ns > SPREAD * total_ns
 
 
 def _decode_s(batch: Sequence[Completion]) -> float:
