@@ -135,11 +135,6 @@ def _try_plug_in(point: EntryPoint, taken: _Taken) -> None:
 
 def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Selection:
     name = energy.meter
-    if name == _MODELLED and energy.require_measured:
-        raise EnergyError(
-            "the meter 'estimate' models energy, and energy.require_measured forbids that",
-            hint="choose another meter, or --set energy.require_measured=false",
-        )
     meter = _built_in(name, arguments) if name in METERS else _plug_in(name)
     try:
         domains = _seen(name, meter)
@@ -149,7 +144,10 @@ def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Sel
         ) from error
     modelled = any(domain.model is not None for domain in domains)
     if modelled and energy.require_measured:
-        raise EnergyError(f"the meter {name!r} models energy, and energy.require_measured forbids that")
+        raise EnergyError(
+            f"the meter {name!r} models energy, and energy.require_measured forbids that",
+            hint="choose another meter, or --set energy.require_measured=false",
+        )
     return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])), domains)
 
 
@@ -164,13 +162,12 @@ def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
             return tuple(meter.domains())
 
     what = f"the meter {name!r}"
-    if name in METERS:
-        return bounded(look, _ANSWER_S, what=what)
     try:
         return bounded(look, _ANSWER_S, what=what)
-    except EnergyError:
-        raise
-    except Exception as error:  # a plug-in is other people's code: whatever it raises, this says whose it is
+    except Exception as error:
+        if isinstance(error, EnergyError) or name in METERS:
+            raise
+        # A plug-in is other people's code: whatever it raises, this says whose it is.
         raise EnergyError(f"{what} broke when it was opened: {type(error).__name__}: {error}") from error
 
 
@@ -184,13 +181,15 @@ def _built_in(name: str, arguments: dict[str, dict[str, object]]) -> Meter:
     return cast("Meter", getattr(import_module(module), attribute)(**arguments[name]))
 
 
+def meter_names() -> list[str]:
+    """Those that are built in, and those that are installed besides."""
+    return [*METERS, *sorted({point.name for point in entry_points(group=_GROUP)} - set(METERS))]
+
+
 def _plug_in(name: str) -> Meter:
-    points = entry_points(group=_GROUP)
-    for point in points:
-        if point.name == name:
-            return _loaded(point)
-    names = sorted({*METERS, *(point.name for point in points)})
-    raise EnergyError(f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(names)}")
+    for point in entry_points(group=_GROUP, name=name):
+        return _loaded(point)
+    raise EnergyError(f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(sorted(meter_names()))}")
 
 
 def _loaded(point: EntryPoint) -> Meter:
