@@ -106,7 +106,7 @@ class Examination:
 def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = time) -> Examination:
     """Try everything that a run would use, without loading a model.
 
-    `nvml` and `rapl_root` stand in for the driver's binding and the kernel's powercap tree.
+    `nvml` and `rapl_root` replace the driver's binding and the kernel's powercap tree.
     """
     gpus = gpu_facts(nvml)
     reports, usable = [], []

@@ -71,7 +71,7 @@ def characterise(series: Series, edges_ns: Sequence[int] = ()) -> Sensor | None:
 
     Each step of power from one steady level to another is the sensor's step response. A mean over 1 s climbs
     for 1 s, up and down alike; a board that merely rises slowly falls fast, and is not taken to average.
-    `edges_ns` are moments at which power is known to have stepped: only they tell how far the sensor is
+    `edges_ns` are moments at which power is known to have stepped: only they show how far the sensor is
     behind, and with them what part of its period it looks at. Without them a sensor that jumps from level to
     level without a reading between, more often than chance allows, looks part-time.
     """

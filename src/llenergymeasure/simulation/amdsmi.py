@@ -33,7 +33,7 @@ class SimulatedAmdSmiLibraryError(SimulatedAmdSmiError):
 
 
 class PowerInfo(TypedDict):
-    """Watts, or "N/A" where this generation does not tell."""
+    """Watts, or "N/A" where this generation does not show it."""
 
     socket_power: int | Literal["N/A"]
     current_socket_power: int | Literal["N/A"]

@@ -41,7 +41,7 @@ class Zone:
 class SimulatedRapl:
     """A powercap tree under `root`, for a meter that is handed this directory.
 
-    Counters stand still until `tick`, which brings them to `clock`'s time. A zone whose directory is in
+    Counters do not move until `tick`, which brings them to `clock`'s time. A zone whose directory is in
     `failing` has no number to read from the next tick on.
     """
 

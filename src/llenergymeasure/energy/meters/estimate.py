@@ -1,4 +1,4 @@
-"""How much work did the processes of a run give the CPU, where no sensor tells its energy?"""
+"""How much work did the processes of a run give the CPU, where no sensor measures its energy?"""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class EstimateMeter:
         return ()
 
     def __enter__(self) -> Self:
-        # Their start could be compared with the time as well, but that is wall-clock time, which may jump.
+        # Their start could also be compared with the time, but that is wall-clock time, which may jump.
         self._older = frozenset(psutil.pids())
         return self
 

@@ -26,7 +26,7 @@ _ANSWER_S = 20.0
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The meters to record, what their best figure is, which were not taken: (name, why), what could not be
-    told of those that were, and what they saw when they were tried.
+    determined of those that were, and what they saw when they were tried.
     """
 
     meters: tuple[Meter, ...]

@@ -26,7 +26,7 @@ from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
-# A silence in which a counter shows no events ends all the same, and a look at a driver that blocks as well.
+# A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
 _SILENCE_AT_MOST_S = 3.0
 _LOOK_AT_MOST_NS = 300_000_000
 _FLUSH_S = 1.0
@@ -245,7 +245,7 @@ class Recorder:
         self._writer = None
 
     def _leave(self, meter: Meter) -> None:
-        """Close a meter. One whose driver has not come back is left alone: closing it would block as well."""
+        """Close a meter. One whose driver has not come back is left alone: closing it would also block."""
         if any(one.thread and one.thread.is_alive() for one in self._watched if one.meter is meter):
             return
         try:
