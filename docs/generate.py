@@ -7,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.engines import LlamacppConfig, PytorchConfig, TensorrtConfig, VllmConfig
-from llenergymeasure.config.models import TAKEN_BY
+from llenergymeasure.config.engines import EngineSection
+from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.records import REMEDIES, WarningCode
 
-ENGINES = Path(__file__).parent / "guides" / "engines.md"
-WARNINGS = Path(__file__).parent / "reference" / "warnings.md"
+ENGINES_PAGE = Path(__file__).parent / "guides" / "engines.md"
+WARNINGS_PAGE = Path(__file__).parent / "reference" / "warnings.md"
 
-SECTIONS: Mapping[str, type[Section]] = {
-    "pytorch": PytorchConfig,
-    "vllm": VllmConfig,
-    "llamacpp": LlamacppConfig,
-    "tensorrt": TensorrtConfig,
+SECTIONS: Mapping[str, type[EngineSection]] = {
+    name: section for name, section in ENGINES.items() if not section().traits.is_simulated
 }
 MADE_BELOW = "<!-- The rest is made by: python docs/generate.py -->\n"
 
@@ -56,8 +53,8 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "output_length=natural": _ALL,
     "lora.path=adapter": {
         **{
-            name: "yes: kept apart from the weights" if name in TAKEN_BY["lora"] else "no"
-            for name in SECTIONS
+            name: "yes: kept apart from the weights" if "lora" in section().traits.takes else "no"
+            for name, section in SECTIONS.items()
         },
         "pytorch": "if peft is installed; `lora.merged` or not",
     },
@@ -236,5 +233,5 @@ def _warning(code: WarningCode, remedy: str) -> str:
 
 
 if __name__ == "__main__":
-    ENGINES.write_text(with_tables(ENGINES.read_text(encoding="utf-8")), encoding="utf-8")
-    WARNINGS.write_text(warnings_page(), encoding="utf-8")
+    ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")

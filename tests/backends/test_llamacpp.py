@@ -21,7 +21,7 @@ from llenergymeasure.backends import load_backend
 from llenergymeasure.backends.llamacpp import LlamacppBackend
 from llenergymeasure.backends.llamacpp.loading import _interruptible, told
 from llenergymeasure.cli._display import print_experiment_header
-from llenergymeasure.config.engines import LlamacppConfig
+from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError, PreFlightError

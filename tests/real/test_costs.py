@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure import ExperimentConfig, ExperimentResult, run_experiment
-from llenergymeasure.models import estimate_vram
+from llenergymeasure.models.vram import estimate_vram
 
 pytestmark = [
     pytest.mark.real,

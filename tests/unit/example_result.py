@@ -298,7 +298,6 @@ def _performance() -> Performance:
         requests_per_second=_around(REQUESTS / duration_s, "requests/s"),
         ttft_s=_percentiles(0.08),
         tpot_s=_percentiles(0.017),
-        itl_s=_percentiles(0.017),
         e2e_s=_percentiles(0.62),
         flops=Flops(
             prefill=operations * PROMPT_TOKENS / (PROMPT_TOKENS + OUTPUT_TOKENS),

@@ -9,10 +9,10 @@ from example_result import GPU, EnergyKind, example_result
 
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.cli._display import print_result_details, print_result_summary
-from llenergymeasure.cli._summary import failures
 from llenergymeasure.config.models import FootprintConfig
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import ExperimentResult, Replicates, RunPart
+from llenergymeasure.results.summary import failures
 
 
 def invalid_result() -> ExperimentResult:

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llenergymeasure.config.engines import RunnerConfig
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, ExperimentError, PreFlightError
 from llenergymeasure.measure.child import ChildWorker

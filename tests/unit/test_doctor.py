@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import examination_lines
-from llenergymeasure.cli._format import columns
 from llenergymeasure.doctor.examine import Examination, examine
 from llenergymeasure.doctor.load import MatrixLoad
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.results.summary import columns
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.nvml_names import Code
 

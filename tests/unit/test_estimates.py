@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llenergymeasure.analysis.estimates import ratio_over_passes, scaled, total
+from llenergymeasure.analysis.estimates import ratio_over_passes, total
 from llenergymeasure.records import Estimate
 
 
@@ -34,7 +34,7 @@ def test_a_sum_where_one_interval_is_unknown_has_none() -> None:
 
 
 def test_scaling_keeps_the_three_kinds_of_doubt() -> None:
-    per_token = scaled(measured(100, 2, systematic=(80, 120)), 1 / 50, "J/token")
+    per_token = measured(100, 2, systematic=(80, 120)).times(1 / 50, "J/token")
     assert (per_token.value, per_token.low, per_token.high) == (2.0, 1.96, 2.04)
     assert per_token.systematic == (1.6, 2.4)
 

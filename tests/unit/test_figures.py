@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llenergymeasure.cli._format import about
 from llenergymeasure.records import Estimate
-from llenergymeasure.results.figures import (
+from llenergymeasure.records.figures import (
+    about,
     amount,
     duration,
     led_by_range,

@@ -19,7 +19,6 @@ from llenergymeasure.measure.forecast import (
     Pace,
     Tracker,
     find_pace,
-    forecast,
     forecast_at,
 )
 from llenergymeasure.results.history import earlier_results
@@ -158,7 +157,7 @@ def test_a_tracker_says_where_in_the_plan_a_run_is() -> None:
 
 def test_the_plan_as_json_holds_the_steps_and_both_ends_of_the_time() -> None:
     config = planned()
-    plan = forecast(config)
+    plan = forecast_at(config, find_pace(config))
     shown = as_json(config, plan)
     assert shown["expected_s"] == [plan.seconds, plan.most_s]
     assert plan.seconds <= plan.most_s

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.models import SHAPES, hf_config
+from llenergymeasure.models.shapes import SHAPES, hf_config
 
 COMMIT = "a" * 40
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.models import SHAPES, fetch_shape, hf_config, require_available, resolve
+from llenergymeasure.models.resolve import fetch_shape, require_available, resolve
+from llenergymeasure.models.shapes import SHAPES, hf_config
 
 ANSWERS = {
     "/some-org/llama/resolve/main/config.json": (200, json.dumps(hf_config(SHAPES["llama-3.2-1b"]))),

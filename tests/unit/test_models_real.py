@@ -17,18 +17,12 @@ from typing import Any
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.models import (
-    SHAPES,
-    decode_flops,
-    estimate_vram,
-    hf_config,
-    load_tokenizer,
-    parameters,
-    prefill_flops,
-    resolve,
-    weights_path,
-)
 from llenergymeasure.models.architecture import from_config
+from llenergymeasure.models.formulas import decode_flops, parameters, prefill_flops
+from llenergymeasure.models.resolve import resolve, weights_path
+from llenergymeasure.models.shapes import SHAPES, hf_config
+from llenergymeasure.models.tokenizers import load_tokenizer
+from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import Architecture
 
 pytestmark = [
@@ -143,7 +137,7 @@ def test_the_memory_estimate_lies_near_what_generate_allocates(attention: str, t
     assert 0.95 * peak < expected < 1.3 * peak
 
 
-CONVERT = "from llenergymeasure.models import *; print(weights_path(resolve('smollm2-135m')))"
+CONVERT = "from llenergymeasure.models.resolve import *; print(weights_path(resolve('smollm2-135m')))"
 
 
 def start(cache: Path) -> subprocess.Popen[str]:

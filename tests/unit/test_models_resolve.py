@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.models import SHAPES, fetch_shape, hf_config, require_available, resolve, weights_path
+from llenergymeasure.models.resolve import fetch_shape, require_available, resolve, weights_path
+from llenergymeasure.models.shapes import SHAPES, hf_config
 
 CONFIG = json.dumps(hf_config(SHAPES["smollm2-135m"]))
 
@@ -288,7 +289,8 @@ def test_a_folder_that_is_called_like_a_model_does_not_hide_it(
 
 def test_resolving_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from llenergymeasure.models import resolve; resolve('smollm2-135m'); resolve('gpt2');"
+        "import sys; from llenergymeasure.models.resolve import resolve;"
+        "resolve('smollm2-135m'); resolve('gpt2');"
         "print([m for m in ('torch','transformers','numpy','pyarrow','huggingface_hub','gguf','llama_cpp')"
         " if m in sys.modules])"
     )

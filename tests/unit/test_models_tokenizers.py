@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.models import ByteTokenizer, Tokenizer, load_tokenizer
+from llenergymeasure.models.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer
 
 
 @given(st.text(), st.integers(1, 300))

@@ -8,7 +8,8 @@ import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.models import SHAPES, VramEstimate, estimate_vram, hf_config
+from llenergymeasure.models.shapes import SHAPES, hf_config
+from llenergymeasure.models.vram import VramEstimate, estimate_vram
 
 
 def estimate(model: str = "random:llama-3.1-8b", **fields: object) -> VramEstimate:

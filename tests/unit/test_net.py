@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from test_metrics import GPU, HOST, MODEL, S, measurement, one_pass, series
 
-from llenergymeasure.analysis.estimates import half_width
 from llenergymeasure.analysis.net import net_of_idle
 from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
 from llenergymeasure.records import (
@@ -70,7 +69,7 @@ def test_net_takes_idle_off_and_adds_the_intervals_in_quadrature() -> None:
     one = replace(energy_of(board(GPU)), loaded=watts(60, 0.4))
     net = net_of(spent(1000, 3), one)
     assert net.value == pytest.approx(400)
-    assert half_width(net) == pytest.approx(math.hypot(3, 4))
+    assert net.half_width == pytest.approx(math.hypot(3, 4))
 
 
 def test_each_run_s_own_idle_is_taken_off_for_its_own_passes() -> None:
@@ -78,7 +77,7 @@ def test_each_run_s_own_idle_is_taken_off_for_its_own_passes() -> None:
     other = replace(energy_of(board(GPU)), loaded=watts(50, 0.4))
     net = net_of(spent(2000, 0), one, other)
     assert net.value == pytest.approx(2000 - 600 - 500)
-    assert half_width(net) == pytest.approx(5.0)
+    assert net.half_width == pytest.approx(5.0)
 
 
 def test_the_bare_idle_is_taken_off_where_it_was_asked_for() -> None:

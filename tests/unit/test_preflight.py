@@ -101,6 +101,22 @@ def test_on_gpus_the_largest_one_counts_unless_layers_are_spread() -> None:
     assert why_too_large(spread, gpus, available_bytes=10**12) is None
 
 
+def test_memory_is_judged_by_the_engine_that_runs_and_by_no_other() -> None:
+    gpus = tuple(GpuFacts(uuid=f"GPU-{index}", index=index, memory_bytes=80 * GB) for index in range(2))
+
+    def why(backend: str, **section: object) -> str:
+        config = ExperimentConfig.model_validate(
+            {"model": "random:llama-3.1-70b", "backend": backend, backend: section}
+        )
+        return str(why_too_large(config, gpus, available_bytes=24 * GB))
+
+    assert "the GPU has 80.0 GB" in why("vllm")
+    assert "this host has left 24.0 GB" in why("pytorch", device="cpu")
+    assert "this host has left 24.0 GB" in why("llamacpp")
+    assert why("llamacpp", gpu_layers=-1) == "None"
+    assert why("pytorch", num_processes=2, tp_plan="auto") == "None"
+
+
 def test_a_model_of_unknown_size_is_not_refused_for_it() -> None:
     assert why_too_large(simulated(), (), available_bytes=1) is None
 

@@ -170,7 +170,7 @@ def test_an_output_directory_that_is_none_is_refused(
         with pytest.raises(ResultError, match="director") as caught:
             save(example_result(), out, files=files)
         assert str(tmp_path / "out") in caught.value.message
-        assert str(preflight_output(out)).endswith(f"{tmp_path / 'out'} is no directory")
+        assert str(preflight_output(out)).endswith(f"{tmp_path / 'out'} is not a directory")
     assert contents(files) == FILES
 
 
@@ -272,7 +272,7 @@ WHOLE = json.dumps(example_result().as_json())
         ("", "broken or cut short"),
         (WHOLE[: len(WHOLE) // 2], "broken or cut short"),
         (WHOLE + "}", "broken or cut short"),
-        ("[" * 100_000, "is no result of llem"),
+        ("[" * 100_000, "is not a result of llem"),
         ("[]", "no schema_version"),
         ('{"experiment_id": "x"}', "no schema_version"),
         (edited(schema_version="3"), "written by a newer llem"),
@@ -302,7 +302,7 @@ def test_what_is_no_file_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\x80\x81")
     for name, says in [
         ("absent", "no result at"),
-        ("pipe", "no ordinary file"),
+        ("pipe", "not an ordinary file"),
         ("binary", "not UTF-8"),
         ("x" * 5000, "can't be read"),
     ]:

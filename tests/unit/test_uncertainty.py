@@ -10,7 +10,6 @@ from spent_runs import GPU, block, counted, run_of
 from test_metrics import HOST
 from virtual_result import virtual_result
 
-from llenergymeasure.analysis.estimates import half_width
 from llenergymeasure.analysis.joules import energy
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.config.models import ExperimentConfig
@@ -83,7 +82,7 @@ def test_the_rows_make_up_the_interval_of_the_total() -> None:
     found = energy(runs_of(1000, 1100, 1200))
     assert found.total.value is not None
     combined = combine_terms(found.total.value, budget(found).total)
-    assert half_width(found.total) == pytest.approx(combined.above)
+    assert found.total.half_width == pytest.approx(combined.above)
     assert combined.above == pytest.approx(5 * math.sqrt(3) + 9)
 
 
@@ -112,7 +111,7 @@ def test_the_rows_make_up_the_interval_of_the_cost_whichever_is_larger(
     cost = budget(found).per_output_token
     assert found.per_output_token.value is not None
     combined = combine_terms(found.per_output_token.value, cost)
-    assert half_width(found.per_output_token) == pytest.approx(combined.above)
+    assert found.per_output_token.half_width == pytest.approx(combined.above)
     assert rows(cost)["timing"].within_chance == holds
     assert rows(cost)["chance"].within_chance != holds
 
@@ -125,7 +124,7 @@ def test_the_scatter_of_a_first_stage_is_the_chance_of_all_with_its_degrees() ->
     assert chance.half_width == pytest.approx(T_2 * 0.1 / math.sqrt(6), rel=1e-6)
     assert found.per_output_token.value is not None
     combined = combine_terms(found.per_output_token.value, budget(found).per_output_token)
-    assert half_width(found.per_output_token) == pytest.approx(combined.above)
+    assert found.per_output_token.half_width == pytest.approx(combined.above)
 
 
 def test_two_runs_have_no_chance_and_nothing_is_said_to_be_within_it() -> None:
@@ -218,7 +217,7 @@ def test_a_whole_experiment_s_budget_makes_up_its_intervals() -> None:
     ):
         assert estimate.value is not None
         sensor = [term for term in terms if term.name not in {"gain", "offset"}]
-        assert combine_terms(estimate.value, sensor).above == pytest.approx(half_width(estimate), rel=1e-6)
+        assert combine_terms(estimate.value, sensor).above == pytest.approx(estimate.half_width, rel=1e-6)
         assert estimate.systematic is not None
         hidden = combine_terms(estimate.value, [term for term in terms if term.name in {"gain", "offset"}])
         ends = estimate.value - hidden.below, estimate.value + hidden.above

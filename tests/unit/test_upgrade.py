@@ -10,7 +10,6 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from llenergymeasure.analysis.compare import compare
-from llenergymeasure.analysis.estimates import half_width
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.run_energy import run_energy
 from llenergymeasure.config.models import ExperimentConfig
@@ -124,8 +123,8 @@ def test_its_files_are_three_runs_whose_joules_agree_with_the_stored_ones(loaded
         assert before.value is not None
         assert after.value is not None
         apart = abs(before.value - after.value)
-        assert apart <= (half_width(before) or 0) + (half_width(after) or 0)
-        assert (half_width(after) or 0) < 0.1 * after.value
+        assert apart <= (before.half_width or 0) + (after.half_width or 0)
+        assert (after.half_width or 0) < 0.1 * after.value
     joules = [run_energy(one).joules or 0 for one in measurements]
     assert sum(joules) == pytest.approx(again.total.value)
     assert joules == pytest.approx([400 * 2.08] * 3, rel=0.06)

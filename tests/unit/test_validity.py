@@ -25,7 +25,6 @@ from scripted_run import (
 )
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.analysis.estimates import half_width
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig, RepeatsConfig
 from llenergymeasure.records import (
@@ -576,7 +575,7 @@ def test_power_that_rises_within_a_silence_breaks_it(watts: Shape, *, told: bool
 def test_a_silence_that_was_broken_makes_the_interval_wider() -> None:
     def width(watts: Shape) -> float:
         total = result_of(device(energy=series(ENERGY, counter(watts), period_s=0.004))).energy.total
-        return half_width(total) or 0.0
+        return total.half_width or 0.0
 
     assert width(steps((0, WATTS), (19.5, 2 * WATTS), (20, WATTS))) > 2 * width(constant(WATTS))
 

@@ -8,15 +8,21 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
-from llenergymeasure.analysis.differences import KEYS, Difference, Setting, differences, settings
+from llenergymeasure.analysis.differences import (
+    KEYS,
+    Difference,
+    FigureName,
+    Setting,
+    compared_estimates,
+    differences,
+    settings,
+)
 from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
-from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.models import ExperimentResult, Term
+from llenergymeasure.results.summary import is_modelled
 
-FigureName: TypeAlias = Literal[
-    "energy_per_output_token", "output_tokens_per_second", "ttft_s", "tpot_s", "peak_bytes"
-]
 Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within systematic uncertainty"]
 MethodName: TypeAlias = Literal["welch_satterthwaite", "intervals", "within_process", "too_few_runs"]
 
@@ -26,6 +32,13 @@ REPLICATES = 3
 SINGLE_PROCESS = "single_process"
 _NORMAL = 1.959963984540054
 
+# What each figure is called, and the field of a run's own figures that holds it.
+_ROWS: Mapping[FigureName, tuple[str, str]] = {
+    ENERGY: ("Energy per output token", "energy_per_output_token_j"),
+    "output_tokens_per_second": ("Output throughput", "output_tokens_per_second"),
+    "ttft_s": ("TTFT, median", "ttft_p50_s"),
+    "tpot_s": ("TPOT, median", "tpot_p50_s"),
+}
 _JOULES: tuple[FigureName, ...] = (ENERGY,)
 _TOKENS: tuple[FigureName, ...] = (ENERGY, "output_tokens_per_second", "tpot_s")
 _ALL: tuple[FigureName, ...] = (*_TOKENS, "ttft_s")
@@ -142,7 +155,7 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
             f"A and B are the same result: {a.experiment_id}",
             hint="give two results; a copy of one is no second measurement",
         )
-    found = differences(a, b)
+    found = tuple(differences(a, b))
     refused = [difference for difference in found if difference.key not in allow]
     if refused:
         lines = [f"  {one.key}: {KEYS[one.key]}: {one.a} against {one.b}" for one in refused]
@@ -175,7 +188,7 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     calibrated = [result.energy.per_output_token.systematic is None for result in (a, b)]
     named = all(domain.startswith(("gpu:", "module:")) for domain, _ in sensors[0])
     same = bool(sensors[0]) and sensors[0] == sensors[1] and calibrated[0] == calibrated[1]
-    return same and (named or hosts[0] == hosts[1]) and (not _modelled(a) or work[0] == work[1])
+    return same and (named or hosts[0] == hosts[1]) and (not is_modelled(a.energy) or work[0] == work[1])
 
 
 def judge(
@@ -219,8 +232,9 @@ def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
     and below it likewise (the method of variance estimates recovery; Donner and Zou, 2012). `systematic` is
     the range that both systematic ranges allow, None where there is none or it `cancels`.
     """
-    if not a.value or not b.value or min(a.value, b.value) < 0:
-        return Estimate.missing("1", _why_no_ratio(a, b))
+    if a.value is None or b.value is None or min(a.value, b.value) <= 0:
+        not_above = f"{'A' if (a.value or 0) <= 0 else 'B'} is not above 0"
+        return Estimate.missing("1", _first_reason(a, b) if None in {a.value, b.value} else not_above)
     if a.unit != b.unit:
         return Estimate.missing("1", f"unlike units: {a.unit} and {b.unit}")
     value, systematic = b.value / a.value, None
@@ -285,10 +299,8 @@ def regression(comparison: Comparison, percent: float) -> str | None:
     if found.value is None or low is None:
         message = f"a regression cannot be judged:\n  {found.reason}"
         if energy.method is not None and energy.method.name == "too_few_runs" and len(energy.withheld) == 1:
-            raise ConfigError(
-                message,
-                hint=f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}",
-            )
+            hint = f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}"
+            raise ConfigError(message, hint=hint)
         raise ResultError(message)
     if low <= 1 + percent / 100:
         return None
@@ -320,17 +332,9 @@ def _ends(found: Estimate) -> tuple[float | None, float | None]:
     return found.value * math.exp(-down), found.value * math.exp(up)
 
 
-def _why_no_ratio(a: Estimate, b: Estimate) -> str:
-    if a.value is None or b.value is None:
-        return _first_reason(a, b)
-    return f"{'A' if a.value <= 0 else 'B'} is not above 0"
-
-
 def _first_reason(a: Estimate, b: Estimate) -> str:
     """Why a part of the first one that lacks it is missing."""
-    missing = [(name, one) for name, one in (("A", a), ("B", b)) if one.value is None or one.low is None]
-    name, one = missing[0]
-    return f"{name}: {one.reason}"
+    return next(f"{name}: {one.reason}" for name, one in (("A", a), ("B", b)) if one.low is None)
 
 
 def _too_few(counts: tuple[int, int]) -> str:
@@ -340,66 +344,36 @@ def _too_few(counts: tuple[int, int]) -> str:
 
 
 def _side(result: ExperimentResult) -> Side:
-    return Side(result.experiment_id, len(result.measured), _modelled(result), result.warnings)
-
-
-def _modelled(result: ExperimentResult) -> bool:
-    return result.energy.method in ("modelled", "mixed")
+    return Side(result.experiment_id, len(result.measured), is_modelled(result.energy), result.warnings)
 
 
 def _ratios(a: ExperimentResult, b: ExperimentResult, *, cancels: bool, single: bool) -> Iterator[Ratio]:
-    rows: tuple[tuple[FigureName, str], ...] = (
-        (ENERGY, "Energy per output token"),
-        ("output_tokens_per_second", "Output throughput"),
-        ("ttft_s", "Time to first token, median"),
-        ("tpot_s", "Time per output token, median"),
-    )
-    figures = _figures(a), _figures(b)
-    for name, label in rows:
+    for name, (label, _) in _ROWS.items():
         withheld = (*_withheld("A", a, name), *_withheld("B", b, name))
-        of_a, of_b = (side[name] for side in figures)
+        of_a, of_b = _figure(a, name), _figure(b, name)
         yield judge(name, label, of_a, of_b, cancels=cancels, single=single, withheld=withheld)
     yield _peaks(a, b)
 
 
-def _figures(result: ExperimentResult) -> dict[FigureName, Figure]:
-    speed, cost = result.performance, result.energy.per_output_token
-    alone = [run.figures for run in result.measured if run.figures is not None]
-
-    def figure(estimate: Estimate, runs: list[float | None]) -> Figure:
-        return Figure(estimate, tuple(value for value in runs if value is not None), len(result.measured))
-
-    return {
-        ENERGY: _budgeted(figure(cost, [one.energy_per_output_token_j for one in alone]), result),
-        "output_tokens_per_second": figure(
-            speed.output_tokens_per_second, [one.output_tokens_per_second for one in alone]
-        ),
-        "ttft_s": figure(speed.ttft_s.p50, [one.ttft_p50_s for one in alone]),
-        "tpot_s": figure(speed.tpot_s.p50, [one.tpot_p50_s for one in alone]),
-    }
-
-
-def _budgeted(figure: Figure, result: ExperimentResult) -> Figure:
-    """The figure with what its uncertainty budget leaves in a ratio."""
-    budget, value = result.energy.uncertainty, result.energy.per_output_token.value
-    if budget is None or not value:
+def _figure(result: ExperimentResult, name: FigureName) -> Figure:
+    alone = [getattr(run.figures, _ROWS[name][1], None) for run in result.measured]
+    runs = tuple(value for value in alone if value is not None)
+    figure = Figure(compared_estimates(result)[name], runs, len(result.measured))
+    budget, value = result.energy.uncertainty, figure.estimate.value
+    if name != ENERGY or budget is None or not value:
         return figure
+    # What the uncertainty budget leaves in a ratio.
     terms = [term for term in budget.per_output_token if not term.cancels_in_ratio]
-    ends = [
-        (term.low - value, term.high - value)
-        for term in terms
-        if term.low is not None and term.high is not None
-    ]
+    ends = [(term.low, term.high) for term in terms if term.low is not None and term.high is not None]
 
-    def combined(*, common: bool) -> float:
-        chosen = [term for term in terms if (term.common if common else term.within_chance)]
+    def combined(chosen: list[Term]) -> float:
         return math.hypot(*(term.half_width or 0.0 for term in chosen)) / _NORMAL / abs(value)
 
     return replace(
         figure,
-        resolution=combined(common=False),
-        common=combined(common=True),
-        offset=(sum(low for low, _ in ends) / value, sum(high for _, high in ends) / value),
+        resolution=combined([term for term in terms if term.within_chance]),
+        common=combined([term for term in terms if term.common]),
+        offset=(sum(low - value for low, _ in ends) / value, sum(high - value for _, high in ends) / value),
     )
 
 

@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 from pydantic import JsonValue
 
 from llenergymeasure.analysis.health import CLOCK_CHANGE, LIMIT_CHANGE_W
-from llenergymeasure.config.models import BUILTIN_BACKENDS
+from llenergymeasure.config.flat import leaves
+from llenergymeasure.config.models import ENGINES
 from llenergymeasure.records import Estimate, GpuFacts
 from llenergymeasure.results.models import ExperimentResult
 
@@ -26,8 +27,11 @@ Key: TypeAlias = Literal[
     "power_limit",
     "clocks",
 ]
+FigureName: TypeAlias = Literal[
+    "energy_per_output_token", "output_tokens_per_second", "ttft_s", "tpot_s", "peak_bytes"
+]
 
-# What each key stands for, in the order in which differences are named.
+# What each key means, in the order in which differences are named.
 KEYS: Mapping[Key, str] = {
     "unit": "units",
     "simulated": "where the numbers come from",
@@ -45,7 +49,7 @@ UNKNOWN = "unknown"
 _MEASURING = frozenset(
     {"passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir"}
 )
-_ENGINES = frozenset({*BUILTIN_BACKENDS, "options"})
+_ENGINES = frozenset({*ENGINES, "options"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,6 @@ class Setting:
     name: str
     a: JsonValue
     b: JsonValue
-
-
-def differences(a: ExperimentResult, b: ExperimentResult) -> tuple[Difference, ...]:
-    """Everything of `KEYS` in which the two differ. Unknown differs from known, but not from unknown."""
-    return tuple(_differences(a, b))
 
 
 def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
@@ -98,23 +97,16 @@ def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonVal
     if not options:
         given = config.model_dump(mode="json", include=set(_ENGINES), exclude_defaults=True)
         asked |= {name: part for name, part in given.items() if part}
-    flat = dict(pair for name, part in asked.items() for pair in _flat(name, part))
+    flat = dict(pair for name, part in asked.items() for pair in leaves(part, name))
     if not options:
         flat = {name: value for name, value in flat.items() if not name.endswith(".batch_size")}
         flat["batch_size"] = config.batch_size
     return flat
 
 
-def _flat(name: str, value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
-    if not isinstance(value, dict):
-        yield name, value
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{name}.{key}", inner)
-
-
-def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference]:
-    pairs = zip(_figures(a), _figures(b), strict=True)
+def differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference]:
+    """Everything of `KEYS` in which the two differ. Unknown differs from known, but not from unknown."""
+    pairs = zip(compared_estimates(a).values(), compared_estimates(b).values(), strict=True)
     units = [(of_a.unit, of_b.unit) for of_a, of_b in pairs if None not in (of_a.value, of_b.value)]
     if unlike := [pair for pair in units if pair[0] != pair[1]]:
         yield Difference("unit", *(", ".join(side) for side in zip(*unlike, strict=True)))
@@ -126,7 +118,7 @@ def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Differenc
     # Where only one of them counts a GPU, the boundary or the method differs already.
     if not _gpus(a) or not _gpus(b):
         return
-    drivers = _drivers(a), _drivers(b)
+    drivers = [", ".join(sorted({gpu.driver or UNKNOWN for gpu in _gpus(one)})) for one in (a, b)]
     if drivers[0] != drivers[1]:
         yield Difference("driver", *drivers)
     limits = _limits_w(a), _limits_w(b)
@@ -137,14 +129,15 @@ def _differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Differenc
         yield Difference("clocks", *(_listed(found, "MHz") for found in clocks))
 
 
-def _figures(result: ExperimentResult) -> tuple[Estimate, ...]:
+def compared_estimates(result: ExperimentResult) -> dict[FigureName, Estimate]:
+    """The figures with an interval that `compare` takes the ratios of."""
     speed = result.performance
-    return (
-        result.energy.per_output_token,
-        speed.output_tokens_per_second,
-        speed.ttft_s.p50,
-        speed.tpot_s.p50,
-    )
+    return {
+        "energy_per_output_token": result.energy.per_output_token,
+        "output_tokens_per_second": speed.output_tokens_per_second,
+        "ttft_s": speed.ttft_s.p50,
+        "tpot_s": speed.tpot_s.p50,
+    }
 
 
 def _identical(result: ExperimentResult) -> dict[Key, str]:
@@ -159,23 +152,15 @@ def _identical(result: ExperimentResult) -> dict[Key, str]:
         "boundary": energy.boundary or UNKNOWN,
         "model": config.model,
         "workload": asked if result.workload_hash is None else result.workload_hash[:12],
-        "tokens": f"{_per(tokens.input, tokens.requests)} in, {_per(tokens.output, tokens.requests)} out",
+        # With enough digits that equal strings are equal ratios, however many passes there were.
+        "tokens": f"{tokens.input / tokens.requests:.12g} in, {tokens.output / tokens.requests:.12g} out",
     }
-
-
-def _per(tokens: int, requests: int) -> str:
-    """With enough digits that equal strings are equal ratios, however many passes there were."""
-    return f"{tokens / requests:.12g}"
 
 
 def _gpus(result: ExperimentResult) -> list[GpuFacts]:
     """Those whose energy counts, in the order of the machine."""
     counted = {reading.domain.partition(":")[2] for reading in result.energy.readings}
     return sorted((gpu for gpu in result.environment.gpus if gpu.uuid in counted), key=lambda gpu: gpu.index)
-
-
-def _drivers(result: ExperimentResult) -> str:
-    return ", ".join(sorted({gpu.driver or UNKNOWN for gpu in _gpus(result)}))
 
 
 def _limits_w(result: ExperimentResult) -> list[float | None]:
@@ -190,12 +175,9 @@ def _clocks_mhz(result: ExperimentResult) -> list[float | None]:
 
 def _near(a: Sequence[float | None], b: Sequence[float | None], *, within: Callable[[float], float]) -> bool:
     """Whether each pair is as close as `within` says of the larger; unknown is near to unknown alone."""
-    if len(a) != len(b):
-        return False
-    pairs = list(zip(a, b, strict=True))
-    return all(
+    return len(a) == len(b) and all(
         one is other if one is None or other is None else abs(one - other) <= within(max(one, other))
-        for one, other in pairs
+        for one, other in zip(a, b, strict=True)
     )
 
 

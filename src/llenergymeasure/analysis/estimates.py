@@ -1,4 +1,4 @@
-"""Arithmetic on estimates: sums and ratios that keep the three kinds of doubt apart."""
+"""Arithmetic on estimates: sums and ratios that keep the three kinds of uncertainty apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, 
 from llenergymeasure.records import Estimate
 
 
-def half_width(estimate: Estimate) -> float | None:
-    """Half of the 95 % interval, or None without one."""
-    if estimate.low is None or estimate.high is None:
-        return None
-    return (estimate.high - estimate.low) / 2
-
-
 def total(parts: Sequence[Estimate], *, unit: str, why_none: str) -> Estimate:
     """The sum, which exists only when every part does. Its parts are independent: of several sensors."""
     if not parts:
@@ -24,18 +17,12 @@ def total(parts: Sequence[Estimate], *, unit: str, why_none: str) -> Estimate:
     values = [part.value for part in parts if part.value is not None]
     if len(values) < len(parts):
         return Estimate.missing(unit, "; ".join(part.reason or "" for part in parts if part.value is None))
-    widths = [half_width(part) for part in parts]
-    known = [width for width in widths if width is not None]
-    whole = len(known) == len(widths)
-    value, half = sum(values), math.hypot(*known)
-    return Estimate(
-        value,
-        unit,
-        low=value - half if whole else None,
-        high=value + half if whole else None,
-        systematic=_summed_ranges(parts),
-        reason=None if whole else next(part.reason for part in parts if part.low is None),
-    )
+    widths = [part.half_width for part in parts if part.half_width is not None]
+    value, systematic = sum(values), _summed_ranges(parts)
+    if len(widths) < len(parts):
+        why_no_interval = next(part.reason for part in parts if part.low is None)
+        return Estimate(value, unit, systematic=systematic, reason=why_no_interval)
+    return Estimate.around(value, unit, math.hypot(*widths), systematic)
 
 
 def _summed_ranges(parts: Sequence[Estimate]) -> tuple[float, float] | None:
@@ -44,21 +31,6 @@ def _summed_ranges(parts: Sequence[Estimate]) -> tuple[float, float] | None:
         return None
     ranges = [part.systematic or (part.value or 0.0, part.value or 0.0) for part in parts]
     return sum(low for low, _ in ranges), sum(high for _, high in ranges)
-
-
-def scaled(estimate: Estimate, factor: float, unit: str) -> Estimate:
-    """`estimate` times a known, positive factor."""
-    if estimate.value is None:
-        return Estimate.missing(unit, estimate.reason or "")
-    ends = None if estimate.systematic is None else estimate.systematic
-    return Estimate(
-        estimate.value * factor,
-        unit,
-        low=None if estimate.low is None else estimate.low * factor,
-        high=None if estimate.high is None else estimate.high * factor,
-        systematic=None if ends is None else (ends[0] * factor, ends[1] * factor),
-        reason=estimate.reason,
-    )
 
 
 def ratio_over_passes(
@@ -86,13 +58,8 @@ def ratio_over_passes(
         return Estimate(value, unit, reason=too_few(len(ratios)) if len(ratios) < 3 else at_zero)
     half = abs(value) * (max(chance, resolution) + common)
     lower_bound = len(ratios) < ENOUGH_FOR_BATCHES and correlated(ratios)
-    return Estimate(
-        value,
-        unit,
-        low=value - half,
-        high=value + half,
-        reason="passes resemble their neighbours: the interval is a lower bound" if lower_bound else None,
-    )
+    alike = "passes resemble their neighbours: the interval is a lower bound" if lower_bound else None
+    return Estimate.around(value, unit, half, reason=alike)
 
 
 def too_few(count: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from llenergymeasure.analysis.estimates import scaled
 from llenergymeasure.config.models import FootprintConfig
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import Energy, Footprint
@@ -27,22 +27,16 @@ def footprint(asked: FootprintConfig, energy: Energy) -> Footprint | None:
         source if asked.zone else "no grid intensity was given: footprint.grid_g_per_kwh or footprint.zone"
     )
     no_price = "no price was given: footprint.price_per_kwh"
+    carbon = partial(_derived, per_kwh=grid, pue=asked.pue, why_none=no_grid)
+    cost = partial(_derived, per_kwh=asked.price_per_kwh, pue=asked.pue, why_none=no_price)
     return Footprint(
-        carbon_g=_derived(energy.total, grid, asked.pue, unit="g", why_none=no_grid),
-        carbon_per_output_token_g=_derived(
-            energy.per_output_token, grid, asked.pue, unit="g/token", why_none=no_grid
-        ),
+        carbon_g=carbon(energy.total, unit="g"),
+        carbon_per_output_token_g=carbon(energy.per_output_token, unit="g/token"),
         grid_g_per_kwh=grid,
         grid_source=None if grid is None else source,
         pue=asked.pue,
-        cost=_derived(energy.total, asked.price_per_kwh, asked.pue, unit=asked.currency, why_none=no_price),
-        cost_per_output_token=_derived(
-            energy.per_output_token,
-            asked.price_per_kwh,
-            asked.pue,
-            unit=f"{asked.currency}/token",
-            why_none=no_price,
-        ),
+        cost=cost(energy.total, unit=asked.currency),
+        cost_per_output_token=cost(energy.per_output_token, unit=f"{asked.currency}/token"),
         price_per_kwh=asked.price_per_kwh,
     )
 
@@ -53,10 +47,10 @@ def why_no_grid(asked: FootprintConfig) -> str | None:
     return source if asked.zone is not None and grid is None else None
 
 
-def _derived(joules: Estimate, per_kwh: float | None, pue: float, *, unit: str, why_none: str) -> Estimate:
+def _derived(joules: Estimate, *, per_kwh: float | None, pue: float, unit: str, why_none: str) -> Estimate:
     if per_kwh is None:
         return Estimate.missing(unit, why_none)
-    return scaled(joules, pue * per_kwh / J_PER_KWH, unit)
+    return joules.times(pue * per_kwh / J_PER_KWH, unit)
 
 
 def _grid(asked: FootprintConfig) -> tuple[float | None, str]:

@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.energy.counter import unwrap
-from llenergymeasure.records import (
-    Domain,
-    MeasurementWarning,
-    Pass,
-    Series,
-    Trace,
-    WarningCode,
-    Window,
-)
+from llenergymeasure.records import Domain, MeasurementWarning, Pass, Series, Trace, WarningCode, Window
 from llenergymeasure.results.models import DeviceState
 
 # Time and energy follow the share of throttled time at most one to one; 1 % is half of the default target.
@@ -27,10 +19,10 @@ THROTTLED_SHARE = 0.01
 # Boost clocks wander by a few steps of 15 MHz (1 % each). Time and power follow the clock, so that a
 # twentieth is beyond the default target of 2 % whatever the workload.
 CLOCK_CHANGE = 0.05
-# Sensors tell whole degrees. Leakage adds a few tenths of a per cent of power per degree (an assumption that
-# differs by board), so that less than 5 degrees stays within the default target of 2 %.
+# Sensors report whole degrees. Leakage adds a few tenths of a per cent of power per degree (an assumption,
+# which differs by board), so that less than 5 degrees stays within the default target of 2 %.
 TEMPERATURE_CHANGE_C = 5.0
-# NVML tells the limit in milliwatts, some drivers rounded to whole watts.
+# NVML reports the limit in milliwatts, some drivers rounded to whole watts.
 LIMIT_CHANGE_W = 1.5
 
 _LEVELS = {"temperature": "temperature", "sm_clock": "clock", "power_limit": "power limit"}
@@ -103,7 +95,8 @@ def device_warnings(
     trace: Trace, domains: Sequence[Domain], passes: Sequence[Pass]
 ) -> list[MeasurementWarning]:
     """What the health quantities of the GPUs among `domains` say against the passes."""
-    return [warning for name in _devices(domains) for warning in _of_device(_Seen(trace, name, passes))]
+    seen = [_Seen(trace, name, passes) for name in _devices(domains)]
+    return [warning for one in seen for find in (_throttling, _changes, _others) for warning in find(one)]
 
 
 def device_states(energies: Sequence[RunEnergy]) -> tuple[DeviceState, ...]:
@@ -133,12 +126,6 @@ def _devices(domains: Sequence[Domain]) -> Sequence[str]:
     """The GPUs among the domains, each once: a module's state is that of the GPU on it."""
     uuids = [one.name.partition(":")[2] for one in domains if one.kind in {"gpu", "module"}]
     return [f"gpu:{uuid}" for uuid in dict.fromkeys(uuids)]
-
-
-def _of_device(seen: _Seen) -> Iterator[MeasurementWarning]:
-    yield from _throttling(seen)
-    yield from _changes(seen)
-    yield from _others(seen)
 
 
 def _throttling(seen: _Seen) -> Iterator[MeasurementWarning]:

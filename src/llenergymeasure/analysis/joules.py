@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
-from llenergymeasure.analysis.estimates import half_width, ratio_over_passes
+from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.lead_in import leads_in
 from llenergymeasure.analysis.net import net_of_idle
@@ -23,7 +23,7 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy
-from llenergymeasure.analysis.statistics import stein_count, t_quantile
+from llenergymeasure.analysis.statistics import stein_count, t_half_width
 from llenergymeasure.analysis.uncertainty import uncertainty
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
@@ -44,8 +44,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         reading(domain.name, span, [block.spent[domain.name] for block in blocks])
         for domain in energies[0].domains
     )
-    spent_all = [part for block in blocks for part in block.spent.values()]
-    gross = estimate(added(spent_all)) if spent_all else Estimate.missing("J", energies[0].why_none)
+    gross = total_joules(energies)
     groups = replicates(measurements, leads=leads)
     spent = joules(energies, leads=leads)
     phases = prefill_and_decode(energies)
@@ -65,7 +64,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         prefill=phases.prefill,
         decode=phases.decode,
         idle=_idle(energies),
-        load=_load(energies),
+        load=_mean([_load(one) for one in energies]),
         readings=readings,
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
         repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
@@ -77,14 +76,13 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:
     """How many passes at the start of each run only lead in to the others: 0 or 1."""
-    costs = []
-    for one in energies:
-        passes = one.measurement.passes
-        spent = one.shares or [each.window.duration_s for each in passes]
-        costs.append(
-            [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
-        )
-    return int(leads_in(costs))
+    return int(leads_in([one.costs for one in energies]))
+
+
+def total_joules(energies: Sequence[RunEnergy]) -> Estimate:
+    """Of all full passes of these runs."""
+    spent = [part for one in energies for part in one.spent("full")]
+    return estimate(added(spent)) if spent else Estimate.missing("J", energies[0].why_none)
 
 
 def _costs(spent: Sequence[float] | None, groups: Groups) -> list[float] | None:
@@ -144,7 +142,7 @@ def _left_open(energies: Sequence[RunEnergy], joules_: float) -> tuple[float, fl
     """Independent and common half-widths of the total, relative to it."""
     if joules_ <= 0:
         return 0.0, 0.0
-    spent = [part for one in energies for block in one.of("full") for part in block.spent.values()]
+    spent = [part for one in energies for part in one.spent("full")]
     independent = math.hypot(*(part.independent_j for part in spent))
     return independent / joules_, math.fsum(part.common_j for part in spent) / joules_
 
@@ -168,24 +166,20 @@ def _mean(parts: Sequence[Estimate]) -> Estimate:
     if len(values) < len(parts):
         return next(part for part in parts if part.value is None)
     value, unit, count = fmean(values), parts[0].unit, len(values)
-    widths = [width for part in parts if (width := half_width(part)) is not None]
+    widths = [part.half_width for part in parts if part.half_width is not None]
     ranges = [part.systematic for part in parts if part.systematic is not None]
     systematic = None
     if len(ranges) == count:
         systematic = fmean(low for low, _ in ranges), fmean(high for _, high in ranges)
-    chance = t_quantile(0.975, count - 1) * stdev(values) / math.sqrt(count) if count >= 3 else 0.0
+    chance = t_half_width(values) if count >= 3 else 0.0
     if len(widths) < count:
         return Estimate(value, unit, systematic=systematic, reason=parts[0].reason)
     half = max(chance, math.hypot(*widths) / count)
-    return Estimate(value, unit, value - half, value + half, systematic)
+    return Estimate.around(value, unit, half, systematic)
 
 
-def _load(energies: Sequence[RunEnergy]) -> Estimate:
-    """Joules that bringing the model into memory took, the mean of the runs."""
-    return _mean([_load_of(one) for one in energies])
-
-
-def _load_of(one: RunEnergy) -> Estimate:
+def _load(one: RunEnergy) -> Estimate:
+    """Joules that bringing the model into memory took."""
     trace, window = one.measurement.trace, one.measurement.load
     parts = [window_energy(trace, domain.name, window) for domain in one.domains]
     return estimate(added(parts)) if parts else Estimate.missing("J", one.why_none)

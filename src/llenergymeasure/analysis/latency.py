@@ -8,7 +8,7 @@ import numpy as np
 
 from llenergymeasure.analysis.estimates import too_few
 from llenergymeasure.analysis.replicates import Groups
-from llenergymeasure.analysis.statistics import t_quantile
+from llenergymeasure.analysis.statistics import t_half_width
 from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pass
 from llenergymeasure.results.models import Percentiles
 
@@ -51,7 +51,8 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
     by_pass = [values for values in by_pass if values]
     everything = [value for values in by_pass for value in values]
     if not everything:
-        return missing_percentiles(why_none)
+        none = Estimate.missing("s", why_none)
+        return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
     return Percentiles(
         mean=_over_passes(float(np.mean(everything)), [float(np.mean(values)) for values in by_pass]),
         p50=_percentile(everything, by_pass, 50.0),
@@ -60,11 +61,6 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
         p99=_percentile(everything, by_pass, 99.0),
         count=len(everything),
     )
-
-
-def missing_percentiles(reason: str) -> Percentiles:
-    none = Estimate.missing("s", reason)
-    return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
 
 
 def lag_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
@@ -103,5 +99,4 @@ def _over_passes(value: float, by_pass: Sequence[float]) -> Estimate:
     count = len(by_pass)
     if count < 3:
         return Estimate(value, "s", reason=too_few(count))
-    half = t_quantile(0.975, count - 1) * float(np.std(by_pass, ddof=1)) / count**0.5
-    return Estimate(value, "s", low=value - half, high=value + half)
+    return Estimate.around(value, "s", t_half_width(by_pass))

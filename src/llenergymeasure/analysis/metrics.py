@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
-from llenergymeasure.analysis.hidden_work import guesses_ahead
-from llenergymeasure.analysis.joules import energy, lead_in
-from llenergymeasure.analysis.latency import e2e_s, missing_percentiles, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.joules import energy, lead_in, total_joules
+from llenergymeasure.analysis.latency import e2e_s, percentiles, tpot_s, ttft_s
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
 from llenergymeasure.analysis.replicates import (
     Groups,
@@ -24,7 +23,6 @@ from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
-from llenergymeasure.energy.joules.pool import added, estimate
 from llenergymeasure.records import Estimate, FailedRun, Measurement
 from llenergymeasure.results.models import (
     ExperimentResult,
@@ -40,8 +38,6 @@ from llenergymeasure.results.models import (
 )
 
 NO_FIRST = "no first-token times"
-BUNDLED = "bundled: a step brings several tokens at once where they are guessed ahead"
-SINGLE_UNKNOWN = "single token times are not kept by this backend; TPOT is their mean"
 
 
 def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
@@ -119,7 +115,6 @@ def _memory(measurements: Sequence[Measurement]) -> Memory:
 def _run(one: RunEnergy, *, leads: int) -> RunPart:
     """What one run gave by itself."""
     seen = one.measurement
-    spent = [part for block in one.of("full") for part in block.spent.values()]
     phases = prefill_and_decode([one])
     return RunPart(
         index=seen.index,
@@ -129,7 +124,7 @@ def _run(one: RunEnergy, *, leads: int) -> RunPart:
         steady=seen.warm_up.steady,
         tokens=tokens([seen]),
         energy=RunEnergyPart(
-            total=estimate(added(spent)) if spent else Estimate.missing("J", one.why_none),
+            total=total_joules([one]),
             prefill=phases.prefill,
             decode=phases.decode,
             idle=IdlePower(bare=one.bare, loaded=one.loaded, after=one.after),
@@ -170,7 +165,6 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
     groups = replicates(measurements, leads=leads)
     done = [one for group in groups for each in group for one in each.generation.completions]
     has_first = any(one.t_first_ns is not None for one in done)
-    config = measurements[0].config
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
         return ratio_over_passes(counts, seconds(groups), unit=unit)
@@ -181,7 +175,6 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         requests_per_second=rate(requests(groups), "request/s"),
         ttft_s=percentiles(groups, ttft_s, NO_FIRST),
         tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
-        itl_s=missing_percentiles(BUNDLED if guesses_ahead(config) else SINGLE_UNKNOWN),
         e2e_s=percentiles(groups, e2e_s, "no request ended"),
         flops=flops(measurements),
         mfu=mfu(measurements),

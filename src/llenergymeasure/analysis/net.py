@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from llenergymeasure.analysis.estimates import half_width
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.records import Domain, Estimate, Window
@@ -26,13 +25,13 @@ def net_of_idle(gross: Estimate, energies: Sequence[RunEnergy], which: str) -> E
     taken = math.fsum((idle.value or 0.0) * seconds for idle, seconds in idles)
     value = gross.value - taken
     systematic = _gain_only(energies, which) or _in_proportion(gross, value)
-    widths = [(half_width(idle), seconds) for idle, seconds in idles]
-    whole = half_width(gross)
+    widths = [(idle.half_width, seconds) for idle, seconds in idles]
+    whole = gross.half_width
     if whole is None or any(width is None for width, _ in widths):
         return Estimate(value, gross.unit, systematic=systematic, reason=gross.reason or idles[0][0].reason)
     half = math.hypot(whole, *((width or 0.0) * seconds for width, seconds in widths))
     below = "below zero: less power was drawn than the idle that is taken off" if value < 0 else None
-    return Estimate(value, gross.unit, value - half, value + half, systematic, below)
+    return Estimate.around(value, gross.unit, half, systematic, below)
 
 
 def _seconds(one: RunEnergy) -> float:

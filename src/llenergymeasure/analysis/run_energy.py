@@ -18,6 +18,7 @@ from llenergymeasure.records import (
     Domain,
     Estimate,
     Measurement,
+    Pass,
     SessionFacts,
     Trace,
     Window,
@@ -61,6 +62,15 @@ class RunEnergy:
 
     def of(self, kind: BlockKind) -> tuple[BlockJoules, ...]:
         return tuple(one for one in self.blocks if one.block.kind == kind)
+
+    def spent(self, kind: BlockKind) -> list[Spent]:
+        """What each domain spent in each block of that kind."""
+        return [part for block in self.of(kind) for part in block.spent.values()]
+
+    @property
+    def costs(self) -> list[float]:
+        """Joules per output token of each full pass, or seconds where no energy is known."""
+        return _per_token(self.shares, self.measurement.passes)
 
     @property
     def joules(self) -> float | None:
@@ -170,7 +180,11 @@ def pass_costs(trace: Trace, domains: Sequence[Domain], blocks: Sequence[Block])
     parts = [block_joules(trace, domains, block).shares for block in full]
     passes = [one for block in full for one in block.passes]
     known = [share for part in parts if part is not None for share in part]
-    spent = known if len(known) == len(passes) else [one.window.duration_s for one in passes]
+    return _per_token(known if len(known) == len(passes) else None, passes)
+
+
+def _per_token(joules: Sequence[float] | None, passes: Sequence[Pass]) -> list[float]:
+    spent = joules or [one.window.duration_s for one in passes]
     return [cost / max(one.generation.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
 
 

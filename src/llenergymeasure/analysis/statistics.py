@@ -58,6 +58,11 @@ def t_quantile(probability: float, degrees: float) -> float:
     return t
 
 
+def t_half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of independent values, of which there are two or more."""
+    return t_quantile(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
 def _beta_share(x: float, a: float, b: float = 0.5) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
@@ -115,8 +120,7 @@ def relative_half_width(costs: Sequence[float], *, first_stage: int | None = Non
         return None
     half = t_quantile(0.975, len(stage) - 1) * stdev(stage) / fmean(stage) / math.sqrt(len(costs))
     if len(costs) >= ENOUGH_FOR_BATCHES and correlated(costs):
-        plain = t_quantile(0.975, len(costs) - 1) * stdev(costs) / math.sqrt(len(costs))
-        half = max(half, max(plain, _batched_half_width(costs)) / fmean(costs))
+        half = max(half, max(t_half_width(costs), _batched_half_width(costs)) / fmean(costs))
     return half
 
 
@@ -178,7 +182,7 @@ def _batched_half_width(values: Sequence[float]) -> float:
     size = count // batches
     last = values[count - batches * size :]
     means = [fmean(last[at * size : (at + 1) * size]) for at in range(batches)]
-    return t_quantile(0.975, batches - 1) * stdev(means) / math.sqrt(batches)
+    return t_half_width(means)
 
 
 def _spread(values: Sequence[float]) -> float:

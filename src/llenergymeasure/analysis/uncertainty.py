@@ -9,7 +9,7 @@ from llenergymeasure.analysis.phases import run_phases
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.energy.joules.spent import combined
-from llenergymeasure.records import Domain, Estimate
+from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import Closure, Term, Uncertainty
 
 
@@ -57,7 +57,7 @@ def uncertainty(
 
 def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
     """What the sensors leave open of these windows."""
-    spent = [part for one in energies for block in one.of("full") for part in block.spent.values()]
+    spent = [part for one in energies for part in one.spent("full")]
     for term in combined([part.terms for part in spent]):
         yield Term(
             name=term.name,
@@ -71,7 +71,7 @@ def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
 
 def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Term]:
     """The range of the total by what no repetition narrows: gain and offset of sensors, a model's width."""
-    gain, offset, model = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    ranges = dict.fromkeys(("gain", "offset", "model of power"), (0.0, 0.0))
     for one in energies:
         for domain in one.domains:
             for block in one.of("full"):
@@ -79,17 +79,13 @@ def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator
                 if spent.joules is None or spent.systematic is None:
                     continue
                 hidden = [end - spent.joules for end in spent.systematic]
-                if domain.model is not None:
-                    model = _added(model, hidden)
-                    continue
-                by_gain = _by_gain(domain, spent.joules)
-                gain = _added(gain, by_gain)
-                offset = _added(offset, [end - part for end, part in zip(hidden, by_gain, strict=True)])
-    for name, ends, cancels in (
-        ("gain", gain, True),
-        ("offset", offset, False),
-        ("model of power", model, False),
-    ):
+                by_gain = [(end - 1) * spent.joules for end in domain.systematic_gain or (1.0, 1.0)]
+                rest = [end - part for end, part in zip(hidden, by_gain, strict=True)]
+                sensor = {"gain": by_gain, "offset": rest}
+                found = sensor if domain.model is None else {"model of power": hidden}
+                for name, (low, high) in found.items():
+                    ranges[name] = (ranges[name][0] + low, ranges[name][1] + high)
+    for name, ends in ranges.items():
         if any(ends):
             yield Term(
                 name=name,
@@ -97,16 +93,8 @@ def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator
                 low=gross_j + min(ends),
                 high=gross_j + max(ends),
                 common=True,
-                cancels_in_ratio=cancels,
+                cancels_in_ratio=name == "gain",
             )
-
-
-def _by_gain(domain: Domain, joules: float) -> list[float]:
-    return [(end - 1) * joules for end in domain.systematic_gain or (1.0, 1.0)]
-
-
-def _added(ends: Sequence[float], more: Sequence[float]) -> list[float]:
-    return [one + other for one, other in zip(ends, more, strict=True)]
 
 
 def _scaled(term: Term, factor: float, *, within: bool) -> Term:
@@ -127,9 +115,7 @@ def _scaled(term: Term, factor: float, *, within: bool) -> Term:
 
 def _closures(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Closure]:
     """Sums that should agree, each computed from its parts."""
-    domains = math.fsum(
-        part.joules or 0.0 for one in energies for block in one.of("full") for part in block.spent.values()
-    )
+    domains = math.fsum(part.joules or 0.0 for one in energies for part in one.spent("full"))
     yield _closure("sum of domains against total", domains, gross_j)
     shares = [one.shares for one in energies]
     if all(part is not None for part in shares):

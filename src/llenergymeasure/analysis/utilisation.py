@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from llenergymeasure.analysis.batches import are_continuous, batches
 from llenergymeasure.analysis.estimates import ratio_over_passes
-from llenergymeasure.analysis.hidden_work import why_other_work
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import replicates, seconds
 from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
@@ -15,7 +13,9 @@ from llenergymeasure.records import Architecture, Completion, Estimate, Measurem
 from llenergymeasure.results.models import Flops
 
 FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
-STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not told"
+STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not reported"
+# The first tokens of a static batch are reported one after another, within this share of its time.
+SPREAD = 0.01
 NO_SHAPE = "the model's shape is not known"
 
 
@@ -24,7 +24,7 @@ def flops(measurements: Sequence[Measurement]) -> Flops:
     produced.
     """
     measurement = measurements[0]
-    shape, more = measurement.architecture, why_other_work(measurement.config)
+    shape, more = measurement.architecture, measurement.config.engine.why_other_work
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for run in measurements for each in run.passes for one in each.generation.completions]
@@ -37,7 +37,7 @@ def mfu(measurements: Sequence[Measurement]) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     measurement = measurements[0]
     shape, peaks = measurement.architecture, _peaks(measurement)
-    if more := why_other_work(measurement.config):
+    if more := measurement.config.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
@@ -60,17 +60,17 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     measurement, groups = measurements[0], replicates(measurements)
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
-    if more := why_other_work(measurement.config):
+    if more := measurement.config.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or weights is None or shape.experts:
         reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
         return Estimate.missing("1", reason)
     if not peaks:
         return Estimate.missing("1", _no_peak(measurement))
-    if are_continuous(batches(measurement.passes)):
+    if _is_continuous([batch for one in measurement.passes for batch in _batches(one)]):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
-    models = measurement.config.replicas
+    models = measurement.config.engine.replicas
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []
@@ -99,6 +99,17 @@ def _batches(passed: Pass) -> list[list[Completion]]:
     for one in passed.generation.completions:
         batches[one.walk, one.batch].append(one)
     return list(batches.values())
+
+
+def _is_continuous(batches: Sequence[Sequence[Completion]]) -> bool:
+    """Whether requests of one batch get their first tokens one after another: the engine forms its own."""
+    spread_ns = total_ns = 0
+    for batch in batches:
+        firsts = [one.t_first_ns for one in batch if one.t_first_ns is not None]
+        if len(firsts) == len(batch):
+            spread_ns += max(firsts) - min(firsts)
+            total_ns += max(one.t_end_ns for one in batch) - min(one.t_sent_ns for one in batch)
+    return spread_ns > SPREAD * total_ns
 
 
 def _decode_s(batch: Sequence[Completion]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from llenergymeasure.analysis.codes import MEANINGS
-from llenergymeasure.analysis.estimates import half_width, total
+from llenergymeasure.analysis.estimates import total
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.latency import lag_warnings
 from llenergymeasure.analysis.run_energy import RunEnergy
@@ -63,13 +63,10 @@ def _by_run(
             if index not in raised.setdefault(key, []):
                 raised[key].append(index)
     for about, one in first.items():
-        if runs == 1:
-            yield one
-            continue
-        which = (
-            "in every run" if len(raised[about]) == runs else f"in run {', '.join(map(str, raised[about]))}"
-        )
-        yield MeasurementWarning.of(one.code, f"{one.message}; {which}")
+        which = f"in run {', '.join(map(str, raised[about]))}"
+        if len(raised[about]) == runs:
+            which = "in every run"
+        yield one if runs == 1 else MeasurementWarning.of(one.code, f"{one.message}; {which}")
 
 
 def _of_energy(energy: Energy) -> list[MeasurementWarning]:
@@ -85,12 +82,10 @@ def _of_energy(energy: Energy) -> list[MeasurementWarning]:
             )
         )
     for reading in energy.readings:
-        for flag in reading.flags:
-            code = next((code for code in CODES if code == flag), None)
-            if code is not None:
-                meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
-                said = meaning[:1].lower() + meaning[1:]
-                found.append(MeasurementWarning.of(code, f"{reading.domain}: {said}"))
+        for code in [code for flag in reading.flags for code in CODES if code == flag]:
+            meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
+            text = f"{reading.domain}: {meaning[:1].lower()}{meaning[1:]}"
+            found.append(MeasurementWarning.of(code, text))
     return found
 
 
@@ -103,7 +98,7 @@ def _idle_drift(one: RunEnergy) -> list[MeasurementWarning]:
     modelled = any(domain.model is not None for domain in one.domains)
     if modelled or not before.value or after.value is None:
         return []
-    unclear = (half_width(before) or 0.0) + (half_width(after) or 0.0)
+    unclear = (before.half_width or 0.0) + (after.half_width or 0.0)
     if abs(after.value - before.value) <= max(IDLE_DRIFT * before.value, unclear):
         return []
     falling = " and still falling" if after.value > before.value and _falls(one) else ""
@@ -153,11 +148,9 @@ def _of_experiment(
     if target is not None and (missed := _missed(energy, target)) is not None:
         yield MeasurementWarning.of("target_not_met", missed)
     elif few:
-        done = (
-            f"{passes} of {config.passes.count} passes"
-            if config.repeats.count == 1
-            else (f"{runs} of {config.repeats.count} repeats")
-        )
+        done = f"{runs} of {config.repeats.count} repeats"
+        if config.repeats.count == 1:
+            done = f"{passes} of {config.passes.count} passes"
         yield MeasurementWarning.of("target_not_met", f"{done} were measured")
     if tokens.pinned_ok is False:
         yield MeasurementWarning.of(
@@ -193,13 +186,10 @@ def _costs(one: RunEnergy, *, leads: int) -> list[float]:
     """Of each pass per output token. Where a counter's lag is not known the first and the last pass have
     some of each other's joules, and say nothing of how passes differ.
     """
-    passes = one.measurement.passes
-    spent = one.shares or [each.window.duration_s for each in passes]
-    costs = [cost / max(each.generation.output_tokens, 1) for cost, each in zip(spent, passes, strict=True)]
     shared = [block for block in one.of("full") if len(block.block.passes) > 1]
     parts = [part for block in shared for part in block.spent.values()]
     unclear = any(part.method == "counter" and part.lag_s is None for part in parts)
-    return costs[1:-1] if unclear else costs[leads:]
+    return one.costs[1:-1] if unclear else one.costs[leads:]
 
 
 def _gaps(one: RunEnergy) -> list[MeasurementWarning]:
@@ -225,7 +215,7 @@ def _missed(energy: Energy, target: float) -> str | None:
         return None if energy.total.value is None else f"no joules per output token: {cost.reason}"
     if cost.value <= 0:
         return None
-    width = half_width(cost)
+    width = cost.half_width
     if width is None:
         return f"no interval: {cost.reason}"
     if width <= target * cost.value * (1 + 1e-9):

@@ -241,14 +241,12 @@ def refuse(why: Refusal | None, kind: type[LLEMError] = BackendError) -> None:
         raise kind(why.reason, hint=why.way_out)
 
 
-def why_missing(backend: str, *modules: str) -> str | None:
-    """Which of these modules are not installed and how to install them; found without importing any."""
-    missing = [name for name in modules if find_spec(name) is None]
+def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
+    """Which of these modules are not installed, with the way to install them; none is imported."""
+    missing = " and ".join(name for name in modules if find_spec(name) is None)
     if not missing:
         return None
-    return (
-        f"the {backend} backend needs {' and '.join(missing)}: run pip install 'llenergymeasure[{backend}]'"
-    )
+    return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
 
 
 def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:

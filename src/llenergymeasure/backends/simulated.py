@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from llenergymeasure.backends import Answer, HandOver, Observer, installed_versions, run_batches
-from llenergymeasure.config.engines import SimulatedFault
+from llenergymeasure.config.engines.simulated import SimulatedFault
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Clock, FinishReason, Generation, Request, SessionFacts

@@ -7,12 +7,15 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._format import amount, columns, plain
+from llenergymeasure.cli._display import fitting
+from llenergymeasure.records.figures import amount, plain
+from llenergymeasure.results.summary import columns
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from llenergymeasure.analysis.compare import Comparison, FigureName, MethodName, Ratio, Side
+    from llenergymeasure.analysis.compare import Comparison, MethodName, Ratio, Side
+    from llenergymeasure.analysis.differences import FigureName
 
 _WIDTH = 80
 _VERBS: dict[FigureName, str] = {
@@ -39,16 +42,18 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield from (*warnings, "")
     rows = [("", "A", "B")]
     for one in comparison.ratios:
-        of_a, of_b = (
-            amount(estimate, modelled=side.modelled and one.name == "energy_per_output_token")
-            for estimate, side in ((one.a, sides["A"]), (one.b, sides["B"]))
+        joules = one.name == "energy_per_output_token"
+        rows.append(
+            (
+                one.label,
+                amount(one.a, modelled=comparison.a.modelled and joules),
+                amount(one.b, modelled=comparison.b.modelled and joules),
+            )
         )
-        rows.append((one.label, of_a, of_b))
-    head, *lines = columns(rows)
-    yield head
-    for line, one in zip(lines, comparison.ratios, strict=True):
-        yield line
-        yield from _wrapped(_sentence(one), indent="  ")
+    head, *figures = fitting(rows, indent="", width=_WIDTH)
+    yield from head
+    for lines, one in zip(figures, comparison.ratios, strict=True):
+        yield from (*lines, *_wrapped(_sentence(one), indent="  "))
     yield ""
     for note in _notes(comparison):
         yield from _wrapped(note)

@@ -8,20 +8,24 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, TextIO
 
 import typer
 from pydantic import JsonValue
 
-from llenergymeasure.cli import _plan, _summary
-from llenergymeasure.cli._format import plain
-from llenergymeasure.cli._summary import Row
+from llenergymeasure.cli import _plan
+from llenergymeasure.config.engines import FileMemory
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records.figures import plain
+from llenergymeasure.results import summary
 from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.summary import Row, columns
 from llenergymeasure.workload import load_prompts
 
 if TYPE_CHECKING:
@@ -44,10 +48,12 @@ def say(text: str) -> None:
 def print_experiment_header(config: ExperimentConfig) -> None:
     """What is about to be measured, on stderr."""
     dataset = getattr(config.dataset, "name", config.dataset)
-    batch = f", batch size {config.pytorch.batch_size}" if config.backend == "pytorch" else ""
+    own = getattr(config, "engine", None)
+    size = getattr(own, "static_batch", None)
+    batch = "" if size is None else f", batch size {size}"
     target = f", results to {config.output_dir}" if config.output_dir is not None else ""
-    # llama.cpp computes with what the file holds, which the summary can tell.
-    precision = "" if config.backend == "llamacpp" else f", {config.precision}"
+    # What a file holds, where an engine computes with that, the summary can tell.
+    precision = "" if isinstance(getattr(own, "filed", None), FileMemory) else f", {config.precision}"
     _talk(f"{config.model} on {config.backend}{precision}{batch}")
     prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
     _talk(
@@ -63,14 +69,13 @@ def _talk(text: str) -> None:
 
 def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
-    lines = [*map(_strong, filled(_summary.heading(result))), ""]
-    energy = [*_summary.energy_rows(result), *_summary.footprint_rows(result)]
-    speed = list(_summary.speed_rows(result))
-    widths = _widths([*energy, *speed])
-    lines += [*_table(energy, widths)]
-    for text in _summary.legend(result.energy):
+    energy = [*summary.energy_rows(result), *summary.footprint_rows(result)]
+    speed = list(summary.speed_rows(result))
+    table = list(_table([*energy, *speed]))
+    lines = [*map(_strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
+    for text in summary.legend(result.energy):
         lines += filled(text, indent="  ")
-    lines += ["", *_table(speed, widths)]
+    lines += ["", *chain(*table[len(energy) :])]
     for warning in result.warnings:
         first, *more = filled(f"Warning: {warning.message} ({warning.code})")
         lines += ["", _strong(first), *map(_strong, more), *filled(f"→ {warning.remedy}", indent="  ")]
@@ -79,7 +84,7 @@ def print_result_summary(result: ExperimentResult) -> None:
 
 def print_result_details(result: ExperimentResult) -> None:
     """How to read the summary and what its sums are made of, on stderr."""
-    for text in _summary.explanation(result):
+    for text in summary.explanation(result):
         _talk(text)
     say("")
 
@@ -102,10 +107,7 @@ def print_dry_run(
     origins: Mapping[str, str],
     as_json: bool = False,
 ) -> None:
-    """What a run would do, on stdout: configuration with origins, plan, expected time and memory.
-
-    ConfigError where the dataset can't serve it.
-    """
+    """What a run would do, on stdout; ConfigError where the dataset has too few prompts for it."""
     load_prompts(config)
     refused = _refused(config)
     plan = _plan.forecast_here(config, gpu=gpu_vram_gb is not None)
@@ -121,13 +123,12 @@ def print_dry_run(
             }
         )
         return
-    planned = list(_plan.plan_rows(config, plan))
     lines = [
         _strong("Configuration"),
         *_configuration(config, origins),
         "",
         _strong("Plan"),
-        *_table(planned, _widths(planned)),
+        *chain(*_table(_plan.plan_rows(config, plan))),
         "",
         _strong("Memory"),
         *_memory(vram, gpu_vram_gb),
@@ -140,7 +141,7 @@ def print_dry_run(
 
 
 def _refused(config: ExperimentConfig) -> tuple[str, ...]:
-    # Meters bring numpy along, which no other command line has to wait for.
+    # Meters import numpy, which no other command needs.
     from llenergymeasure.measure.preflight import reasons_against
 
     return reasons_against(config)
@@ -165,10 +166,10 @@ def reader_may_leave() -> Iterator[None]:
 
 
 def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iterator[str]:
-    values = dict(_flat(config.model_dump(mode="json")))
+    dumped = leaves(config.model_dump(mode="json"))
+    values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dumped}
     given = [key for key in values if origins.get(key, "default") != "default"]
-    rows = [Row(key, values[key], origins[key]) for key in given]
-    yield from _table(rows, _widths(rows))
+    yield from chain(*_table(Row(key, values[key], origins[key]) for key in given))
     yield "  by default:"
     sections: dict[str, list[str]] = {}
     for key, value in values.items():
@@ -191,44 +192,47 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
         against = f"{share * 100:.3g} % of the GPU's {plain(gpu_vram_gb * 1e9, 'B')}: {fits}"
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
-    yield from _table(rows, _widths(rows))
+    yield from chain(*_table(rows))
     yield from filled(f"total = {vram.formula}; shape from {vram.source}", indent="  ")
 
 
-def _flat(value: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield prefix + key, inner if isinstance(inner, str) else json.dumps(inner)
-
-
-def _widths(rows: Iterable[Row]) -> tuple[int, int]:
-    rows = list(rows)
-    return max((len(row.label) for row in rows), default=0), max((len(row.value) for row in rows), default=0)
-
-
-def _table(rows: Iterable[Row], widths: tuple[int, int]) -> Iterator[str]:
-    """Each row in one line where that fits; else its note goes on beside it or, in a narrow one, below."""
-    most = room()
-    beside = 2 + widths[0] + 2 + widths[1] + 2
+def _table(rows: Iterable[Row]) -> Iterator[list[str]]:
+    """The lines of each row: one where that fits; else the note continues beside it or goes below."""
+    rows, most = list(rows), room()
+    labels = max((len(row.label) for row in rows), default=0)
+    values = max((len(row.value) for row in rows), default=0)
+    beside = 2 + labels + 2 + values + 2
     for row in rows:
-        shown = _strong(row.value) if row.strong else row.value
-        label = f"  {row.label.ljust(widths[0])}  "
+        label = f"  {row.label.ljust(labels)}  "
         near = len(label) + (len(row.value) + 2 if row.value else 0)
+        head = label + (_strong(row.value) if row.strong else row.value)
+        padded = head + " " * (beside - len(label) - len(row.value))
         if beside + len(row.note) <= most and row.value:
-            yield f"{label}{shown}{' ' * (beside - len(label) - len(row.value))}{row.note}".rstrip()
+            yield [f"{padded}{row.note}".rstrip()]
         elif near + len(row.note) <= most:
-            yield f"{label}{shown}{'  ' if row.value else ''}{row.note}".rstrip()
+            yield [f"{head}{'  ' if row.value else ''}{row.note}".rstrip()]
         elif most - beside >= NARROW:
             first, *more = filled(row.note, width=most - beside)
-            yield f"{label}{shown}{' ' * (beside - len(label) - len(row.value))}{first}"
-            yield from (" " * beside + line for line in more)
+            yield [padded + first, *(" " * beside + line for line in more)]
         else:
-            fits = near - 2 <= most
-            if row.label or row.value:
-                yield from [f"{label}{shown}".rstrip()] if fits else [f"  {row.label}", f"    {shown}"]
-            yield from filled(row.note, indent=" " * 6)
+            fits = near - 2 <= most or not row.value
+            above = [head.rstrip()] if fits else [f"  {row.label}", f"    {head.removeprefix(label)}"]
+            yield [*filter(None, above), *filled(row.note, indent=" " * 6)]
+
+
+def fitting(
+    rows: Sequence[Sequence[str]], *, indent: str = "  ", width: int | None = None
+) -> Iterator[list[str]]:
+    """The lines of each row in columns below a row of heads; where that is too wide, `head: cell` by row."""
+    width = width or room()
+    lines = [f"{indent}{line}" for line in columns(rows)]
+    if max(map(len, lines)) <= width:
+        yield from ([line] for line in lines)
+        return
+    yield []
+    for row in rows[1:]:
+        cells = [f"{head}: {cell}" for head, cell in zip(rows[0][1:], row[1:], strict=False) if cell]
+        yield [f"{indent}{row[0]}", *filled("; ".join(cells), indent=f"{indent}  ", width=width)]
 
 
 def filled(text: str, *, indent: str = "", width: int | None = None) -> list[str]:
@@ -247,10 +251,8 @@ def filled(text: str, *, indent: str = "", width: int | None = None) -> list[str
 def room() -> int:
     """Columns of the terminal, or of COLUMNS; lines for a file or another program are not broken."""
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return max(40, shutil.get_terminal_size((WIDTH, 24)).columns) if on_terminal else _columns_asked()
-
-
-def _columns_asked() -> int:
+    if on_terminal:
+        return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
     asked = os.environ.get("COLUMNS", "")
     return max(40, int(asked)) if asked.isdecimal() else UNBROKEN
 
@@ -266,14 +268,6 @@ def _write(text: str, stream: TextIO | None) -> None:
         return
     encoding = stream.encoding or "utf-8"
     for sign, stand_in in _STAND_INS.items():
-        if not _known(sign, encoding):
+        if sign.encode(encoding, "ignore") == b"":
             text = text.replace(sign, stand_in)
     print(text.encode(encoding, "replace").decode(encoding), file=stream)
-
-
-def _known(sign: str, encoding: str) -> bool:
-    try:
-        sign.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

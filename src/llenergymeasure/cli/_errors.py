@@ -1,17 +1,21 @@
-"""What is said when something goes wrong, on stderr, in a form that names the way out?"""
+"""How does a command end where something goes wrong: with which text, which way out and which exit code?"""
 
 from __future__ import annotations
 
 import os
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import platformdirs
+import typer
 from pydantic import ValidationError
 
+from llenergymeasure.cli._display import say
+from llenergymeasure.cli._interrupt import interruptible
 from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
@@ -88,3 +92,33 @@ def _shown(value: object) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+@contextmanager
+def reported(
+    *,
+    verbose: bool,
+    explain: Callable[..., str] = format_error,
+    explain_validation: Callable[[ValidationError], str] = format_validation_error,
+) -> Iterator[None]:
+    """Around the whole of a command: an exception becomes lines on stderr and an exit code."""
+    with interruptible():
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except ValidationError as error:
+            if verbose:
+                say(format_traceback(error))
+            _end(explain_validation(error), 2)
+        except LLEMError as error:
+            _end(explain(error, verbose=verbose), error.exit_code)
+        except KeyboardInterrupt:
+            _end("Interrupted", 130)
+        except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback
+            _end(format_bug(error, verbose=verbose), 1)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    say(text)
+    raise typer.Exit(code)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._format import columns, duration, plain
 from llenergymeasure.records import Domain, GpuFacts
+from llenergymeasure.records.figures import duration, plain
+from llenergymeasure.results.summary import columns
 
 if TYPE_CHECKING:
     from llenergymeasure.doctor.characterise import Characterised, FoundSensor
@@ -19,17 +20,17 @@ def examination_lines(found: Examination) -> Iterator[str]:
     """The machine, what measures on it, what runs on it, and at the end what that comes to."""
     here = found.environment
     yield f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
-    inside = [
-        f"in a virtual machine ({here.virtualization})" if here.virtualization else "",
-        f"in a container ({here.container})" if here.container else "",
-    ]
     machine = [here.cpu or "unknown CPU", f"{here.logical_cpus} processors", plain(here.memory_bytes, "B")]
-    yield ", ".join([*machine, *(part for part in inside if part)])
+    if here.virtualization:
+        machine.append(f"in a virtual machine ({here.virtualization})")
+    if here.container:
+        machine.append(f"in a container ({here.container})")
+    yield ", ".join(machine)
     yield from _section("Meters", [row for meter in found.meters for row in _meter(meter)])
     yield from _section(
         "GPUs", [row for gpu in found.gpus for row in _gpu(gpu)] or [("none that NVML shows",)]
     )
-    backends = [(one.name, _yes(one.why_not), one.why_not or "") for one in found.backends]
+    backends = [(one.name, "no" if one.why_not else "yes", one.why_not or "") for one in found.backends]
     yield from _section("Backends", backends)
     yield from _section("Costs and limits", [*_recorder(found.recorder), *_clock(found)])
     disks = [
@@ -55,10 +56,6 @@ def _section(title: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield ""
     yield title
     yield from (f"  {line}" for line in columns(rows))
-
-
-def _yes(why_not: str | None) -> str:
-    return "yes" if why_not is None else "no"
 
 
 def _meter(meter: MeterReport) -> Iterator[Sequence[str]]:
@@ -112,13 +109,11 @@ def _recorder(recorder: RecorderReport) -> Iterator[Sequence[str]]:
 
 def _clock(found: Examination) -> Iterator[Sequence[str]]:
     clock = found.clock
-    slept = "sleep can't be noticed on this system"
-    if clock.slept_s is not None:
-        slept = (
-            f"has slept {duration(clock.slept_s)} since boot"
-            if clock.slept_s >= 1
-            else "not slept since boot"
-        )
+    if clock.slept_s is None:
+        slept = "sleep cannot be noticed on this system"
+    else:
+        slept = f"has slept {duration(clock.slept_s)}" if clock.slept_s >= 1 else "not slept"
+        slept += " since boot"
     yield "clock", f"CLOCK_MONOTONIC counts {plain(clock.resolution_s, 's')}; {slept}"
 
 

@@ -8,11 +8,11 @@ from dataclasses import asdict
 
 from pydantic import JsonValue
 
-from llenergymeasure.cli._format import about, duration
-from llenergymeasure.cli._summary import Row
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.measure.forecast import Forecast, StepName, forecast
+from llenergymeasure.measure.forecast import Forecast, StepName, find_pace, forecast_at
+from llenergymeasure.records.figures import about, duration
 from llenergymeasure.results.history import earlier_results
+from llenergymeasure.results.summary import Row
 
 NAMES: Mapping[StepName, str] = {
     "cooling": "cooling",
@@ -28,7 +28,7 @@ NAMES: Mapping[StepName, str] = {
 
 def forecast_here(config: ExperimentConfig, *, gpu: bool) -> Forecast:
     """From what this machine did before, where the output directory has it."""
-    return forecast(config, earlier_results(config, socket.gethostname()), gpu=gpu)
+    return forecast_at(config, find_pace(config, earlier_results(config, socket.gethostname()), gpu=gpu))
 
 
 def plan_rows(config: ExperimentConfig, plan: Forecast) -> Iterator[Row]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llenergymeasure.cli._format import about
 from llenergymeasure.records import Progress
+from llenergymeasure.records.figures import about
 
 BAR = 10
 # Steps whose expected time is the longest that they may begin anything new, not how long they take.
@@ -89,25 +89,14 @@ def following(bar: tqdm[Any], *, now: Callable[[], float] = time.monotonic) -> I
         bar.n, bar.total = at - started, shown.total
         bar.set_description_str(line(shown, at - started, since=at - heard, width=width))
 
-    def progress(  # noqa: PLR0913  the protocol's
-        description: str,
-        *,
-        done: float | None = None,
-        total: float | None = None,
-        step: int | None = None,
-        steps: int | None = None,
-        run: int | None = None,
-        runs: int | None = None,
-        left_s: float | None = None,
-        note: str | None = None,
-    ) -> None:
+    def progress(description: str, *, done: float | None = None, **more: Any) -> None:
         nonlocal shown, started, heard
-        heard = now()
+        heard, before = now(), shown
+        shown = Shown(description, **more)
         # The same step, heard of again, goes on; a note or a forecast is what is new.
-        same = (description, run, step) == (shown.description, shown.run, shown.step)
+        same = (before.description, before.run, before.step) == (description, shown.run, shown.step)
         if done is not None or not same:
             started = heard - (done or 0.0)
-        shown = Shown(description, total, step, steps, run, runs, left_s, note)
         show()
 
     def tick() -> None:

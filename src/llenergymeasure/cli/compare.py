@@ -10,7 +10,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave, say
-from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import reported
 from llenergymeasure.results import ExperimentResult
 
 REGRESSION = 4

@@ -10,7 +10,7 @@ from pydantic import JsonValue, TypeAdapter
 from tqdm import tqdm
 
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
-from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._examination import examination_lines, sensor_lines
 from llenergymeasure.cli._progress import following
 

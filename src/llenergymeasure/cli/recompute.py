@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from llenergymeasure import __version__
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
-from llenergymeasure.cli._ending import reported
+from llenergymeasure.cli._errors import reported
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
@@ -40,13 +41,17 @@ def recompute(
         failed = [FailedRun(run.index, run.reason or "") for run in stored.runs if run.outcome == "failed"]
         anew = metrics(measurements, failed=failed)
         same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
-        before, after = dict(_leaves(stored.as_json())), dict(_leaves(anew.as_json()))
-        changed = [key for key in dict.fromkeys([*before, *after]) if _differs(before, after, key)]
+        before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
+        changed = [
+            key
+            for key in before | after
+            if (key in before, before.get(key)) != (key in after, after.get(key))
+        ]
         with reader_may_leave():
             if as_json:
                 print_json(anew.as_json())
             else:
-                print_lines(_told(stored, before, after, changed))
+                print_lines(_changes(stored, before, after, changed))
         for one in measurements if same_version else ():
             requests = folder / RUNS / str(one.index) / REQUESTS_FILE
             if why := why_requests_differ(requests, one.blocks):
@@ -59,31 +64,16 @@ def recompute(
             )
 
 
-def _differs(before: Leaves, after: Leaves, key: str) -> bool:
-    return (key in before) != (key in after) or before.get(key) != after.get(key)
-
-
-def _told(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
+def _changes(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
     if not changed:
         return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
     return [
         f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}",
-        *(f"{key}: {_word(before, key)} → {_word(after, key)}" for key in changed),
+        *(f"{key}: {_shown(before, key)} → {_shown(after, key)}" for key in changed),
     ]
 
 
-def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}[{number}]")
-    else:
-        yield path, value
-
-
-def _word(leaves: Leaves, key: str) -> str:
+def _shown(leaves: Leaves, key: str) -> str:
     return "(absent)" if key not in leaves else "null" if leaves[key] is None else str(leaves[key])

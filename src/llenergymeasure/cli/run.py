@@ -23,10 +23,8 @@ from llenergymeasure.cli._display import (
     reader_may_leave,
     say,
 )
-from llenergymeasure.cli._ending import reported
-from llenergymeasure.cli._errors import format_error, format_validation_error
+from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._summary import failures
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     BATCH_SIZE,
@@ -37,6 +35,7 @@ from llenergymeasure.config.loader import (
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.summary import failures
 
 
 @dataclass(frozen=True, slots=True)

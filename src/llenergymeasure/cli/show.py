@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +12,21 @@ import typer
 
 from llenergymeasure.cli._display import (
     filled,
+    fitting,
     print_json,
     print_lines,
     print_result_details,
     print_result_summary,
     reader_may_leave,
-    room,
 )
-from llenergymeasure.cli._ending import reported
-from llenergymeasure.cli._format import amount, columns, plain
-from llenergymeasure.cli._summary import is_modelled
+from llenergymeasure.cli._errors import reported
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
+from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
-from llenergymeasure.results.figures import percent, scale_for, span, two_figures
 from llenergymeasure.results.models import Energy, Term, Uncertainty
+from llenergymeasure.results.summary import is_modelled
 
 NOTES = (
     "type: A from repetition, B from knowledge of the sensor or the method (JCGM 100)",
@@ -87,7 +87,7 @@ def budget_lines(energy: Energy, budget: Uncertainty) -> Iterator[str]:
         if estimate.value is None:
             yield from filled(estimate.reason or "", indent="  ")
         else:
-            yield from _fitting(list(_rows(estimate.value, estimate.unit, terms)))
+            yield from chain(*fitting(list(_rows(estimate.value, estimate.unit, terms))))
         yield ""
     if budget.closures:
         yield "Sums that should agree"
@@ -95,7 +95,7 @@ def budget_lines(energy: Energy, budget: Uncertainty) -> Iterator[str]:
             (one.name, plain(one.parts_j, "J"), plain(one.whole_j, "J"), percent(one.apart))
             for one in budget.closures
         ]
-        yield from _fitting([("", "parts", "whole", "apart"), *sums])
+        yield from chain(*fitting([("", "parts", "whole", "apart"), *sums]))
         yield ""
     for note in NOTES:
         yield from filled(note)
@@ -134,16 +134,3 @@ def _degrees(value: float | None) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _fitting(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns below a row of heads, or the rows one by one where the terminal is too narrow for columns."""
-    lines = [f"  {line}" for line in columns(rows)]
-    if max(map(len, lines)) <= room():
-        yield from lines
-        return
-    heads = rows[0]
-    for row in rows[1:]:
-        yield f"  {row[0]}"
-        cells = [f"{head}: {cell}" for head, cell in zip(heads[1:], row[1:], strict=False) if cell]
-        yield from filled("; ".join(cells), indent="    ")

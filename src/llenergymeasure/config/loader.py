@@ -1,4 +1,4 @@
-"""How do a file, flags, the environment and defaults become one configuration, and who said what?
+"""How do a file, flags, the environment and defaults become one configuration with the origin of each value?
 
 Flags win over the file, the file over the environment (`LLEM_…`), that over the user's own configuration,
 that over the preset, and the preset over the defaults.
@@ -7,7 +7,7 @@ that over the preset, and the preset over the defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from platformdirs import user_config_path
 from pydantic import JsonValue
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.models import BUILTIN_BACKENDS, ExperimentConfig, why_not_in_force
+from llenergymeasure.config.flat import leaves
+from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
@@ -36,16 +37,19 @@ class _Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Unknown:
-    name: str
+    """A key that does not exist, and the environment variable that gave it, if one did."""
+
+    key: str
     origin: str
-    suggestion: str | None
-    renamed: bool = False
+    variable: str | None = None
 
     def __str__(self) -> str:
-        if self.renamed:
-            return f"{self.name} is now {self.suggestion} ({self.origin})"
-        meant = f"; did you mean {self.suggestion}?" if self.suggestion else ""
-        return f"{self.name} ({self.origin}){meant}"
+        name, meant = self.variable or self.key, RENAMED.get(self.key) or nearest_key(self.key)
+        if meant and self.variable:
+            meant = PREFIX + meant.upper().replace(".", "__")
+        if self.key in RENAMED:
+            return f"{name} is now {meant} ({self.origin})"
+        return f"{name} ({self.origin})" + (f"; did you mean {meant}?" if meant else "")
 
 
 _Layer = dict[str, _Leaf]
@@ -58,7 +62,7 @@ def load_experiment_config(
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> ExperimentConfig:
-    """One experiment from everything that was said.
+    """One experiment from all of these sources.
 
     `cli_overrides` maps dotted keys to values; BATCH_SIZE goes to the section of the backend in force.
     `environ` is the process's environment and `user_config` the platform's place for it, when None.
@@ -66,14 +70,14 @@ def load_experiment_config(
     not allowed.
     """
     unknown: list[_Unknown] = []
-    leaves = _resolve(path, cli_overrides, environ, user_config, unknown)
+    said = _resolve(path, cli_overrides, environ, user_config, unknown)
     if unknown:
         head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
-    if "model" not in leaves:
+    if "model" not in said:
         raise _no_model(path)
-    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in leaves.items()}))
-    _refuse_other_engines(leaves, config.backend)
+    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    _refuse_other_engines(said, config.backend)
     return config
 
 
@@ -84,19 +88,19 @@ def resolve_origins(
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> dict[str, str]:
-    """Who said each value that `load_experiment_config` gives for the same arguments, by dotted key.
+    """Where each value that `load_experiment_config` gives for the same arguments comes from, by dotted key:
+    flag, file …, environment LLEM_…, user config …, preset …, or default.
 
-    One of: flag, file …, environment LLEM_…, user config …, preset …, default. A file that has gone since it
-    was loaded counts for nothing: origins are a record, and must not end a run.
+    A file that was deleted since it was loaded is left out: origins are a record, and must not end a run.
     """
     there = path if path is not None and Path(path).is_file() else None
-    leaves = _resolve(there, cli_overrides, environ, user_config, [])
+    said = _resolve(there, cli_overrides, environ, user_config, [])
     defaults = {
         key: "default"
         for key, field in known_keys().items()
         if section_of(field) is None or field.default is None
     }
-    given = {key: leaf.origin for key, leaf in leaves.items()}
+    given = {key: leaf.origin for key, leaf in said.items()}
     hidden = {parent for key in given for parent in _parents(key)}
     return {
         key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
@@ -142,8 +146,13 @@ def _resolve(
     backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
     if batch_size is not None:
         layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
-    standing = [_of_engine(layer, str(backend)) for layer in layers[:2]]
-    return _overlay([base, *standing, *layers[2:]])
+    # What the user configuration and the environment say of other engines is for runs of those.
+    others = _other_engines(str(backend))
+    of_all_runs = [
+        {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
+        for layer in layers[:2]
+    ]
+    return _overlay([base, *of_all_runs, *layers[2:]])
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
@@ -168,13 +177,11 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
-        if _first_unknown(key) is None:
-            value = yaml.parse(environ[name], where=f"environment variable {name}")
-            layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
-        else:
-            meant = RENAMED.get(key) or nearest_key(key)
-            variable = PREFIX + meant.upper().replace(".", "__") if meant else None
-            unknown.append(_Unknown(name, "environment", variable, renamed=key in RENAMED))
+        if _first_unknown(key) is not None:
+            unknown.append(_Unknown(key, "environment", variable=name))
+            continue
+        value = yaml.parse(environ[name], where=f"environment variable {name}")
+        layer = _overlay([layer, _layer({key: value}, f"environment {name}", unknown)])
     return layer
 
 
@@ -183,22 +190,19 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
         "dataset.name" if key == "dataset" and isinstance(value, str) else key: value
         for key, value in values.items()
     }
-    leaves: _Layer = {}
+    layer: _Layer = {}
     stray: set[str] = set()
-    for key, value in _flatten(_unflatten(named, where=origin)):
+    for key, value in leaves(_unflatten(named, where=origin), empty=True):
         if (first := _first_unknown(key)) is not None:
             stray.add(first)
-        elif not (value is None and _is_plain_section(key)):
-            leaves[key] = _Leaf(value, origin)
-    unknown.extend(
-        _Unknown(key, origin, RENAMED.get(key) or nearest_key(key), renamed=key in RENAMED)
-        for key in sorted(stray)
-    )
-    return leaves
+        elif not _says_nothing(key, value):
+            layer[key] = _Leaf(value, origin)
+    unknown.extend(_Unknown(key, origin) for key in sorted(stray))
+    return layer
 
 
 def _overlay(layers: Iterable[_Layer]) -> _Layer:
-    """The layers on top of each other, weakest first; a value hides what stands above and below its key."""
+    """The layers on top of each other, weakest first; a value hides those above and below its key."""
     merged: _Layer = {}
     for layer in layers:
         for key, leaf in layer.items():
@@ -210,36 +214,27 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
     return merged
 
 
-def _of_engine(layer: _Layer, backend: str) -> _Layer:
-    """Less the sections of other engines: what stands for all runs holds for each engine alone."""
-    others = _other_engines(backend)
-    return {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
-
-
 def _own_section(backend: str) -> str:
-    return backend if backend in BUILTIN_BACKENDS else "options"
+    return backend if backend in ENGINES else "options"
 
 
 def _other_engines(backend: str) -> set[str]:
-    return {*BUILTIN_BACKENDS, "options"} - {_own_section(backend)}
+    return {*ENGINES, "options"} - {_own_section(backend)}
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     """With the size in the section of the backend in force."""
-    if backend == "llamacpp":
-        raise ConfigError(
-            "llama.cpp gets one request at a time: there is no batch size",
-            hint="leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
-        )
+    if backend in ENGINES and (why := ENGINES[backend]().traits.why_no_batch_size):
+        raise ConfigError(why[0], hint=why[1])
     target = f"{_own_section(backend)}.batch_size"
     if target in flags:
         raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")
     return {**flags, target: _Leaf(size, "flag")}
 
 
-def _refuse_other_engines(leaves: _Layer, backend: str) -> None:
+def _refuse_other_engines(said: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    for key, leaf in leaves.items():
+    for key, leaf in said.items():
         section = key.partition(".")[0]
         if section in _other_engines(backend) and not leaf.origin.startswith("preset "):
             raise ConfigError(why_not_in_force(section, backend))
@@ -269,17 +264,6 @@ def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") ->
     return nested
 
 
-def _flatten(values: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            field = known_keys().get(prefix + key)
-            if not value and (field is None or section_of(field) is None):
-                yield prefix + key, value
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _first_unknown(key: str) -> str | None:
     for name in (*reversed(_parents(key)), key):
         field = known_keys().get(name)
@@ -296,10 +280,12 @@ def _parents(key: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def _is_plain_section(key: str) -> bool:
-    """Whether an empty value for the key, as a section of comments alone gives, means nothing was said."""
-    field = known_keys()[key]
-    return section_of(field) is not None and field.default is not None
+def _says_nothing(key: str, value: JsonValue) -> bool:
+    """Whether the value is an empty section, such as one whose lines are all commented out."""
+    field = known_keys().get(key)
+    if field is None or section_of(field) is None:
+        return False
+    return value == {} or (value is None and field.default is not None)
 
 
 def _shown(key: str, given: Mapping[str, str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,15 +19,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from llenergymeasure.config.engines import (
-    LlamacppConfig,
-    LoraConfig,
-    PytorchConfig,
-    RunnerConfig,
-    SimulatedConfig,
-    TensorrtConfig,
-    VllmConfig,
-)
+from llenergymeasure.config.engines import EngineSection, LoraConfig, Traits
+from llenergymeasure.config.engines.llamacpp import LlamacppConfig
+from llenergymeasure.config.engines.pytorch import PytorchConfig
+from llenergymeasure.config.engines.simulated import SimulatedConfig
+from llenergymeasure.config.engines.tensorrt import TensorrtConfig
+from llenergymeasure.config.engines.vllm import VllmConfig
+from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.config.section import (
     Arguments,
     NotNegative,
@@ -39,13 +38,12 @@ from llenergymeasure.config.section import (
 
 SCHEMA_VERSION = "2"
 
-BUILTIN_BACKENDS = ("pytorch", "vllm", "llamacpp", "tensorrt", "simulated")
-# Fields outside the engines' sections that only these of the built-in engines take.
-TAKEN_BY = {"lora": ("pytorch", "vllm"), "passthrough_kwargs": ("pytorch",)}
+# Fields outside the engines' sections that not every engine takes.
+TAKEN_BY_SOME = frozenset({"lora", "passthrough_kwargs"})
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
-def _known_name(name: str, builtin: tuple[str, ...], *, group: str, info: ValidationInfo) -> str:
+def _known_name(name: str, builtin: Collection[str], *, group: str, info: ValidationInfo) -> str:
     """The name if it is built in or of an installed plug-in.
 
     With `stored` in the validation context any name will do: a result outlives the plug-in that made it.
@@ -241,7 +239,7 @@ class ExperimentConfig(Section):
     @field_validator("backend")
     @classmethod
     def _backend_exists(cls, name: str, info: ValidationInfo) -> str:
-        return _known_name(name, BUILTIN_BACKENDS, group="llenergymeasure.backends", info=info)
+        return _known_name(name, ENGINES, group="llenergymeasure.backends", info=info)
 
     @field_validator("output_dir")
     @classmethod
@@ -253,13 +251,14 @@ class ExperimentConfig(Section):
         """An option of an engine that does not run would be passed over in silence."""
         if (info.context or {}).get("stored"):
             return self
-        own = self.backend if self.backend in BUILTIN_BACKENDS else "options"
-        for section in (*BUILTIN_BACKENDS, "options"):
+        own = self.backend if self.backend in ENGINES else "options"
+        for section in (*ENGINES, "options"):
             field = type(self).model_fields[section]
             if section != own and getattr(self, section) != field.get_default(call_default_factory=True):
                 raise ValueError(why_not_in_force(section, self.backend))
-        for name, takers in TAKEN_BY.items():
-            if getattr(self, name) and self.backend in BUILTIN_BACKENDS and self.backend not in takers:
+        for name in sorted(TAKEN_BY_SOME):
+            if getattr(self, name) and name not in self.engine.takes:
+                takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
                 raise ValueError(
                     f"{name} is given, but the backend {self.backend} takes none; take it out, "
                     f"or choose --backend {' or '.join(takers)}"
@@ -285,10 +284,11 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
         if self.batch_size > self.n:
-            if self.backend == "pytorch" and self.batch_size > self.pytorch.batch_size:
+            own = self.engine
+            if own.replicas > 1:
                 raise ValueError(
-                    f"{self.pytorch.num_processes} processes take a batch of {self.pytorch.batch_size} each, "
-                    f"and n is {self.n}; lower pytorch.num_processes or the batch size, or raise n"
+                    f"{own.replicas} processes take a batch of {own.static_batch} each, "
+                    f"and n is {self.n}; lower {self.backend}.num_processes or the batch size, or raise n"
                 )
             raise ValueError(
                 f"{self.backend}.batch_size {self.batch_size} is larger than n {self.n}; "
@@ -297,40 +297,34 @@ class ExperimentConfig(Section):
         return self
 
     @property
+    def engine(self) -> Traits:
+        """What others ask of the backend in force with its options."""
+        if self.backend in ENGINES:
+            own: EngineSection = getattr(self, self.backend)
+            return own.traits
+        size = self.options.get("batch_size")
+        return Traits(TAKEN_BY_SOME, batch_size=size if isinstance(size, int) and size > 0 else None)
+
+    @property
+    def max_tokens(self) -> int:
+        """What a request may have at most, prompt and output together."""
+        return self.max_input_tokens + self.max_output_tokens
+
+    @property
     def batch_size(self) -> int:
-        """Requests handed to the engine at once, from the section of the backend in force.
+        """Requests handed to the engine at once.
 
         Engines that form their own batches are handed all `n`, unless a batch size is given.
         """
-        match self.backend:
-            case "pytorch":
-                return self.pytorch.batch_size * self.replicas  # processes that split a model share a batch
-            case "simulated":
-                return self.simulated.batch_size
-            case "llamacpp":
-                return 1
-            case "vllm":
-                return self.vllm.batch_size or self.n
-            case "tensorrt":
-                return self.tensorrt.batch_size or self.n
-            case _:
-                size = self.options.get("batch_size")
-                return size if isinstance(size, int) and size > 0 else self.n
+        return self.engine.batch_size or self.n
 
-    @property
-    def replicas(self) -> int:
-        """Processes that hold the whole model: each on a GPU of its own, or all in the host's memory."""
-        split = self.backend != "pytorch" or self.pytorch.tp_plan is not None
-        return 1 if split else self.pytorch.num_processes
 
-    @property
-    def revision(self) -> str | None:
-        """The revision of the model that the section of the backend in force asks for."""
-        engine = {"vllm": self.vllm.engine, "tensorrt": self.tensorrt.engine}.get(self.backend)
-        if engine is None:
-            return self.pytorch.revision if self.backend == "pytorch" else None
-        revision = engine.get("revision")
-        return revision if isinstance(revision, str) else None
+# The built-in engines: their sections, which are also their names.
+ENGINES: dict[str, type[EngineSection]] = {
+    name: field.annotation
+    for name, field in ExperimentConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, EngineSection)
+}
 
 
 def identity(config: ExperimentConfig) -> dict[str, JsonValue]:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from llenergymeasure.config.engines import RunnerConfig
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
+from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.energy.meters.gpu_choice import visible_gpus, why_unsure
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
@@ -117,7 +117,7 @@ def container_gpus(config: ExperimentConfig, gpus: Sequence[GpuFacts]) -> tuple[
 
     PreFlightError where an entry can't be matched to a board.
     """
-    if config.backend == "simulated":
+    if config.engine.is_simulated:
         return ()
     spec, uuids = os.environ.get("CUDA_VISIBLE_DEVICES"), [gpu.uuid for gpu in gpus]
     if spec is not None and spec.startswith("MIG"):

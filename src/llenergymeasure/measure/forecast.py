@@ -14,7 +14,6 @@ from llenergymeasure.config.models import ExperimentConfig, identity
 from llenergymeasure.measure.budget import passes_in
 from llenergymeasure.records import Progress
 from llenergymeasure.results import ExperimentResult
-from llenergymeasure.results.models import RunPart
 
 StepName: TypeAlias = Literal["cooling", "bare", "load", "loaded", "warm_up", "full", "prefill", "after"]
 
@@ -88,16 +87,6 @@ class Forecast:
         return sum(seconds.values()) + max(0, self.runs - run) * self.run_s
 
 
-def forecast(
-    config: ExperimentConfig, history: Sequence[ExperimentResult] = (), *, gpu: bool = False
-) -> Forecast:
-    """From earlier results of this machine and model, the newest first, else from a guess.
-
-    `gpu`: whether there is one, for a guess.
-    """
-    return forecast_at(config, find_pace(config, history, gpu=gpu))
-
-
 def forecast_at(config: ExperimentConfig, pace: Pace) -> Forecast:
     runs, passes = planned_runs(config, pace)
     most = runs
@@ -118,7 +107,9 @@ def planned_runs(config: ExperimentConfig, pace: Pace) -> tuple[int, int]:
 def find_pace(
     config: ExperimentConfig, history: Sequence[ExperimentResult] = (), *, gpu: bool = False
 ) -> Pace:
-    """From the newest result of the same experiment, else of the same model, else a guess."""
+    """From earlier results of this machine and model, the newest first: of the same experiment, else of the
+    same model, else a guess, for which `gpu` says whether there is one.
+    """
     mine = identity(config)
     ranked = sorted(history, key=lambda result: identity(result.config) != mine)
     found = next((pace for pace in (_pace_of(result, config) for result in ranked) if pace), None)
@@ -126,7 +117,7 @@ def find_pace(
 
 
 class Tracker:
-    """A `Progress` that says of each step which one of how many it is, of which run, and how long is left.
+    """A `Progress` that adds to each step its number, its run, and the time left.
 
     `enter` names the step that begins; `measured` corrects the forecast by what the run has shown.
     """
@@ -200,21 +191,21 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
         yield Step("loaded", REST_S + idle, REST_S + idle)
     agree = f"until {warmup.window} batches agree within {warmup.variation * 100:.3g} %"
     yield Step("warm_up", pace.warm_up_s, max(pace.warm_up_s, warmup.max_seconds), agree)
-    full_s = pace.silences_s + passes * _pass_s(config, pace.walk_s)
-    walks = _walks(config, pace.walk_s)
-    yield Step("full", full_s, full_s, _told(passes, walks, pace.silences_s))
-    if config.passes.prefill:
-        prefill_s = pace.silences_s + config.passes.prefill * _pass_s(config, pace.prefill_walk_s)
-        walks = _walks(config, pace.prefill_walk_s)
-        note = _told(config.passes.prefill, walks, pace.silences_s)
-        yield Step("prefill", prefill_s, prefill_s, f"{note}, one output token each")
+    yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
+    if count := config.passes.prefill:
+        block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)
+        yield replace(block, note=f"{block.note}, one output token each")
     after_s = CLOSE_S + (REST_S + idle if idle else 0.0)
     yield Step("after", after_s, after_s, "and close")
 
 
-def _told(passes: int, walks: int, silences_s: float) -> str:
+def _block(
+    name: StepName, config: ExperimentConfig, passes: int, *, walk_s: float, silences_s: float
+) -> Step:
+    walks, seconds = _walks(config, walk_s), silences_s + passes * _pass_s(config, walk_s)
     of = f"{passes} pass{'' if passes == 1 else 'es'} of about {walks:,} walk{'' if walks == 1 else 's'}"
-    return f"{of} over the prompts" + (", between two silences" if silences_s else "")
+    note = f"{of} over the prompts" + (", between two silences" if silences_s else "")
+    return Step(name, seconds, seconds, note)
 
 
 def _walks(config: ExperimentConfig, walk_s: float) -> int:
@@ -233,14 +224,17 @@ def _affordable_passes(config: ExperimentConfig, pace: Pace) -> int:
 
 
 def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:
-    """What a result tells of another run of its model: seconds of a walk by the work that is in one."""
-    runs = [run for run in result.measured if run.window is not None and run.tokens and run.tokens.requests]
+    """By the result of another run of its model, whose walks take longer the more work is in them."""
+    before, runs = result.config, result.measured
+    walks_s = [
+        run.window.duration_s * before.n / run.tokens.requests
+        for run in runs
+        if run.window and run.tokens and run.tokens.requests
+    ]
     costs = [run.overhead for run in runs if run.overhead is not None]
-    if not runs or not costs:
+    if not walks_s or not costs:
         return None
-    before = result.config
-    longer = _work(config) / _work(before)
-    walk_s = median(_walk_s(run, before) for run in runs)
+    walk_s = median(walks_s) * _work(config) / _work(before)
     firsts = [run.figures.ttft_p50_s for run in runs if run.figures and run.figures.ttft_p50_s]
     batches = ceil(config.n / config.batch_size)
     sources = {reading.source.partition(".")[0] for reading in result.energy.readings}
@@ -248,8 +242,8 @@ def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:
         setup_s=min(cost.setup_s for cost in costs),  # a model is fetched or converted once
         load_s=median(cost.load_s for cost in costs),
         warm_up_s=median(cost.warmup_s for cost in costs),
-        walk_s=walk_s * longer,
-        prefill_walk_s=min(walk_s * longer, median(firsts) * batches) if firsts else walk_s * longer,
+        walk_s=walk_s,
+        prefill_walk_s=min(walk_s, median(firsts) * batches) if firsts else walk_s,
         silences_s=_silences_s(sources),
         source=f"from {result.experiment_id}",
     )
@@ -257,15 +251,9 @@ def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:
 
 def _silences_s(meters: AbstractSet[str]) -> float:
     """The longest that one of them needs; a modelled figure needs none."""
-    return (
-        GPU_SILENCES_S if meters & {"nvml", "amd", "amdsmi"} else RAPL_SILENCES_S if "rapl" in meters else 0.0
-    )
-
-
-def _walk_s(run: RunPart, config: ExperimentConfig) -> float:
-    assert run.window is not None
-    assert run.tokens is not None
-    return run.window.duration_s * config.n / run.tokens.requests
+    if meters & {"nvml", "amd", "amdsmi"}:
+        return GPU_SILENCES_S
+    return RAPL_SILENCES_S if "rapl" in meters else 0.0
 
 
 def _work(config: ExperimentConfig) -> float:
@@ -277,7 +265,7 @@ def _guess(config: ExperimentConfig, *, gpu: bool) -> Pace:
     """For a small model: seconds until an engine is imported and its weights are read, and a step in tens of
     milliseconds.
     """
-    simulated = config.backend == "simulated"
+    simulated = config.engine.is_simulated
     batches = ceil(config.n / config.batch_size)
     step_s, first_s, load_s = (0.03, 0.05, 20.0) if gpu else (0.05, 0.3, 5.0)
     if simulated:

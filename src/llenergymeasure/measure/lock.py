@@ -5,13 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from math import prod
 from pathlib import Path
 from typing import Self
-
-from pydantic import JsonValue
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
@@ -78,34 +75,12 @@ def run_domains(domains: Sequence[Domain], config: ExperimentConfig) -> list[str
     """
     physical = [domain for domain in domains if domain.model is None]
     gpus = [domain.name for domain in physical if domain.kind == "gpu"]
-    used = gpus if config.energy.gpus != "auto" else gpus[: _gpu_count(config)]
+    used = gpus if config.energy.gpus != "auto" else gpus[: config.engine.gpus]
     return [
         domain.name
         for domain in physical
         if domain.kind not in {"gpu", "module"} or domain.name.replace("module:", "gpu:") in used
     ]
-
-
-def _gpu_count(config: ExperimentConfig) -> int | None:
-    """On how many GPUs the engine will run; None for all that are visible."""
-    match config.backend:
-        case "pytorch" if config.pytorch.device in {"cpu", "mps"}:
-            return 0
-        case "pytorch":
-            return None if config.pytorch.device_map else config.pytorch.num_processes
-        case "llamacpp":
-            return None if config.llamacpp.gpu_layers else 0
-        case "vllm":
-            return _parallel(config.vllm.engine)
-        case "tensorrt":
-            return _parallel(config.tensorrt.engine)
-        case _:
-            return None
-
-
-def _parallel(engine: Mapping[str, JsonValue]) -> int:
-    sizes = [engine.get(f"{kind}_parallel_size") for kind in ("tensor", "pipeline", "data")]
-    return prod(size for size in sizes if isinstance(size, int))
 
 
 def _opened(path: Path) -> int:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,6 @@ import psutil
 from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.config.section import Arguments
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
 from llenergymeasure.measure.container import Found, container_gpus, look
@@ -54,7 +52,7 @@ def preflight(
 
 def reasons_against(config: ExperimentConfig) -> tuple[str, ...]:
     """Every reason for which `preflight` would refuse the run on this host now; ConfigError as there."""
-    device = FollowedDevice(config, clock=time) if config.backend == "simulated" else None
+    device = FollowedDevice(config, clock=time) if config.engine.is_simulated else None
     choose = partial(meters_for, config, processes=tuple, device=device)
     reasons, _ = _examined(config, choose, gpu_facts(None if device is None else device.nvml))
     return tuple(reasons)
@@ -71,10 +69,10 @@ def _examined(
         reasons.append(f"output: {why}")
     if why := why_no_grid(config.footprint):
         reasons.append(f"footprint.zone: {why}")
-    if config.backend != "simulated":
+    if not config.engine.is_simulated:
         model = _model(config, gpus, reasons)
         if why := _why_no_assistant(config):
-            reasons.append(f"pytorch.assistant_model: {why}")
+            reasons.append(f"{config.backend}.assistant_model: {why}")
         if why := _why_no_adapter(config):
             reasons.append(why)
     try:
@@ -87,7 +85,7 @@ def _examined(
 def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> ResolvedModel | None:
     """The model; add why it can't be had, does not take what is asked of it, or does not fit."""
     try:
-        model = resolve(config.model, revision=config.revision)
+        model = resolve(config.model, revision=config.engine.revision)
         require_available(model)
         whys = (
             _why_no_revision(config, model),
@@ -104,7 +102,7 @@ def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str
 
 
 def _why_no_assistant(config: ExperimentConfig) -> str | None:
-    small = config.pytorch.assistant_model if config.backend == "pytorch" else None
+    small = config.engine.assistant
     if small is None:
         return None
     try:
@@ -120,8 +118,8 @@ def _why_no_assistant(config: ExperimentConfig) -> str | None:
 
 
 def _why_no_adapter(config: ExperimentConfig) -> str | None:
-    # PyTorch's backend says so itself, but is not asked where it runs in a container.
-    is_said = config.backend == "pytorch" and config.runner.kind == "local"
+    # A backend that says so itself is not asked where it runs in a container.
+    is_said = config.engine.checks_adapter and config.runner.kind == "local"
     if config.lora is None or is_said:
         return None
     if (Path(config.lora.path).expanduser() / ADAPTER_FILE).is_file():
@@ -133,12 +131,12 @@ def _why_no_adapter(config: ExperimentConfig) -> str | None:
 
 
 def _why_no_revision(config: ExperimentConfig, model: ResolvedModel) -> str | None:
-    if config.revision is None or model.kind == "hub":
+    if config.engine.revision is None or model.kind == "hub":
         return None
-    option = "pytorch.revision" if config.backend == "pytorch" else f"{config.backend}.engine.revision"
+    option = f"{config.backend}.{config.engine.revision_option}"
     what = {"gguf": "a GGUF file", "directory": "a directory", "random": "a shape with random weights"}
     return (
-        f"{option} {config.revision!r} names a revision on the hub, and {config.model} is "
+        f"{option} {config.engine.revision!r} names a revision on the hub, and {config.model} is "
         f"{what[model.kind]}, which has none: take it out"
     )
 
@@ -165,37 +163,23 @@ def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, availab
     `available_bytes`, what the host has left. An engine that forms its own batches needs room for one
     request.
     """
-    least, engine = _one_request(config)
-    estimate = estimate_vram(least).total_bytes
+    own = config.engine
+    estimate = estimate_vram(config, least=True).total_bytes
     # How an engine of a plug-in holds a model is its own affair, and so is how an engine quantises; the
     # estimate is shown, and refuses nothing.
-    if estimate is None or config.backend not in BACKENDS or any("quant" in name for name in engine):
+    if estimate is None or config.backend not in BACKENDS or own.quantises:
         return None
     sizes = sorted((gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None), reverse=True)
     where, there = "this host has left", available_bytes
-    if sizes and config.pytorch.device in {"auto", "cuda"}:
-        count = len(sizes) if config.pytorch.device_map is not None else _ranks(engine)
-        where, there = "the GPUs have" if count > 1 else "the GPU has", sum(sizes[:count])
+    if sizes and own.uses_gpus is not False:
+        sizes = sizes[: own.gpus_per_model]
+        where, there = "the GPUs have" if len(sizes) > 1 else "the GPU has", sum(sizes)
     if estimate <= there:
         return None
     return (
         f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "
         "(--dry-run shows the parts; lower the batch size or the token limits, or take a smaller model)"
     )
-
-
-def _one_request(config: ExperimentConfig) -> tuple[ExperimentConfig, Arguments]:
-    """The same with one request at once, and the engine's arguments, where it forms its own batches."""
-    own = config.vllm if config.backend == "vllm" else config.tensorrt
-    if config.backend not in {"vllm", "tensorrt"}:
-        return config, {}
-    return config.model_copy(update={config.backend: own.model_copy(update={"batch_size": 1})}), own.engine
-
-
-def _ranks(engine: Arguments) -> int:
-    """On how many GPUs the engine spreads one model."""
-    sizes = [engine.get(name, 1) for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-    return prod(size for size in sizes if isinstance(size, int))
 
 
 def _why_no_tokenizer(model: ResolvedModel) -> str | None:
@@ -207,7 +191,7 @@ def _why_no_tokenizer(model: ResolvedModel) -> str | None:
 
 
 def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
-    shape, tokens = model.architecture, config.max_input_tokens + config.max_output_tokens
+    shape, tokens = model.architecture, config.max_tokens
     if shape is None or tokens <= shape.context:
         return None
     return (
@@ -219,8 +203,8 @@ def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
 
 def _why_not_shared(config: ExperimentConfig, model: ResolvedModel) -> str | None:
     """Why tensor parallelism of an engine can't share the heads; the pytorch backend says so itself."""
-    ranks = _one_request(config)[1].get("tensor_parallel_size", 1)
-    if model.architecture is None or not isinstance(ranks, int) or ranks < 1:
+    ranks = config.engine.tensor_parallel
+    if model.architecture is None or ranks < 1:
         return None
     if model.architecture.heads % ranks == 0:
         return None

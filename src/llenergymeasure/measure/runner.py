@@ -72,7 +72,7 @@ def started_now() -> Start:
 
 def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], Launch]) -> Measurement:
     started, tell, directory = started_now(), job.tell, job.directory
-    is_simulated = config.backend == "simulated"
+    is_simulated = config.engine.is_simulated
     device = FollowedDevice(config, clock=time, run=job.turn.number) if is_simulated else None
     nvml = None if device is None else device.nvml
     gpus = gpu_facts(nvml)
@@ -91,7 +91,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         cleared = preflight(config, choose, gpus=gpus)
         seen_domains = cleared.meters.domains
         job.locks.take(run_domains(seen_domains, config))
-        model = _ready(cleared.model, tell, as_gguf=config.backend == "llamacpp")
+        model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9

@@ -28,44 +28,19 @@ from llenergymeasure.models.weights import check_weights, read_json_object
 
 _MAGIC = b"GGUF"
 _AGAIN = "fetch the file again; it was probably cut off while copying"
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+# The letters of `struct` by the number of the type; 8 and 9 are the two below.
+_SCALARS = {kind: f"<{letter}" for kind, letter in enumerate("BbHhIif?..Qqd") if letter != "."}
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
 
 # Elements and bytes of a block, by the number of the tensor's type.
+# fmt: off
 BLOCKS = {
-    0: (1, 4),
-    1: (1, 2),
-    2: (32, 18),
-    3: (32, 20),
-    6: (32, 22),
-    7: (32, 24),
-    8: (32, 34),
-    10: (256, 84),
-    11: (256, 110),
-    12: (256, 144),
-    13: (256, 176),
-    14: (256, 210),
-    15: (256, 292),
-    24: (1, 1),
-    25: (1, 2),
-    26: (1, 4),
-    27: (1, 8),
-    28: (1, 8),
-    30: (1, 2),
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+    24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 30: (1, 2),
 }
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,6 @@ def cached_snapshot(hub_id: str, revision: str) -> Path | None:
 
 
 def is_offline() -> bool:
-    """Whether the user has switched the hub off."""
     return any(
         os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     )

@@ -95,35 +95,29 @@ _TABLE = (
 
 SHAPES: dict[str, Architecture] = {shape.name: shape for shape in _TABLE}
 
+
+def _and_instruct(*names: str) -> tuple[str, ...]:
+    return tuple(name + suffix for name in names for suffix in ("", "-Instruct"))
+
+
 _HUB_IDS = {
-    "gpt2": ("gpt2", "openai-community/gpt2"),
-    "gpt2-medium": ("gpt2-medium", "openai-community/gpt2-medium"),
-    "gpt2-large": ("gpt2-large", "openai-community/gpt2-large"),
-    "gpt2-xl": ("gpt2-xl", "openai-community/gpt2-xl"),
-    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-    "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M", "HuggingFaceTB/SmolLM2-360M-Instruct"),
-    "smollm2-1.7b": ("HuggingFaceTB/SmolLM2-1.7B", "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
+    **{name: (name, f"openai-community/{name}") for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+    **{
+        f"smollm2-{size.lower()}": _and_instruct(f"HuggingFaceTB/SmolLM2-{size}")
+        for size in ("135M", "360M", "1.7B")
+    },
     "tinyllama-1.1b": ("TinyLlama/TinyLlama-1.1B-Chat-v1.0",),
     "llama-2-7b": ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf"),
-    "llama-3-8b": ("meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct"),
-    "llama-3.1-8b": (
-        "meta-llama/Llama-3.1-8B",
-        "meta-llama/Llama-3.1-8B-Instruct",
-        "meta-llama/Meta-Llama-3.1-8B",
-        "meta-llama/Meta-Llama-3.1-8B-Instruct",
-    ),
-    "llama-3.1-70b": (
-        "meta-llama/Llama-3.1-70B",
-        "meta-llama/Llama-3.1-70B-Instruct",
-        "meta-llama/Llama-3.3-70B-Instruct",
-    ),
-    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct"),
-    "llama-3.2-3b": ("meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.2-3B-Instruct"),
+    "llama-3-8b": _and_instruct("meta-llama/Meta-Llama-3-8B"),
+    "llama-3.1-8b": _and_instruct("meta-llama/Llama-3.1-8B", "meta-llama/Meta-Llama-3.1-8B"),
+    "llama-3.1-70b": (*_and_instruct("meta-llama/Llama-3.1-70B"), "meta-llama/Llama-3.3-70B-Instruct"),
+    "llama-3.2-1b": _and_instruct("meta-llama/Llama-3.2-1B"),
+    "llama-3.2-3b": _and_instruct("meta-llama/Llama-3.2-3B"),
     "mistral-7b": ("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-7B-Instruct-v0.2"),
     "mistral-7b-v0.3": ("mistralai/Mistral-7B-v0.3", "mistralai/Mistral-7B-Instruct-v0.3"),
     "mixtral-8x7b": ("mistralai/Mixtral-8x7B-v0.1", "mistralai/Mixtral-8x7B-Instruct-v0.1"),
     **{
-        f"qwen2.5-{size.lower()}": (f"Qwen/Qwen2.5-{size}", f"Qwen/Qwen2.5-{size}-Instruct")
+        f"qwen2.5-{size.lower()}": _and_instruct(f"Qwen/Qwen2.5-{size}")
         for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")
     },
     "qwen3-0.6b": ("Qwen/Qwen3-0.6B",),

@@ -64,8 +64,6 @@ class ByteTokenizer:
 
 @dataclass(frozen=True, slots=True)
 class _Pretrained:
-    """A tokenizer of transformers."""
-
     tokenizer: Any
     vocab_size: int
     special_ids: frozenset[int]

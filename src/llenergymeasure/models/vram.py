@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llenergymeasure.config.engines import FileMemory, Traits
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes, parameters, weight_bytes
 from llenergymeasure.models.resolve import fetch_shape, resolve
@@ -17,20 +18,7 @@ CUDA_CONTEXT_BYTES = 500_000_000  # context, kernels and cuBLAS workspace; 0.3 t
 CPU_RUNTIME_BYTES = 410_000_000
 
 # The same of a worker with llama-cpp-python 0.3.36, which imports no torch.
-LLAMACPP_RUNTIME_BYTES = 60_000_000
-# llama.cpp rounds its context up to whole steps, and keeps blocks of 32 cached numbers with a scale (and for
-# …_1 a minimum) of 2 bytes.
-_CONTEXT_STEP = 256
-_CACHED_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-}
+FILED_RUNTIME_BYTES = 60_000_000
 
 _FORMULA = "weights + KV cache + activations + runtime"
 
@@ -74,48 +62,60 @@ class _Work:
     eager: bool
 
 
-def estimate_vram(config: ExperimentConfig) -> VramEstimate:
-    """The peak memory of the experiment on its device, from the model's shape alone.
+def estimate_vram(config: ExperimentConfig, *, least: bool = False) -> VramEstimate:
+    """The peak memory of the experiment on its device, from the model's shape alone; the `least` is that with
+    one request at once, where the engine forms its own batches.
 
     An estimate from above: every prompt fills `max_input_tokens`. The network is asked once, for a few
     seconds at most, and only for a hub id whose shape is neither cached nor built in. PreFlightError where
     the model itself can't be there.
     """
-    if config.backend == "simulated":
-        return VramEstimate(None, (), _FORMULA, "none", "the simulated backend loads no model")
-    resolved = fetch_shape(resolve(config.model, revision=config.revision))
+    own = config.engine
+    if own.is_simulated:
+        return VramEstimate(None, (), _FORMULA, "none", f"the {config.backend} backend loads no model")
+    resolved = fetch_shape(resolve(config.model, revision=own.revision))
     shape = resolved.architecture
     if shape is None:
         return VramEstimate(None, (), _FORMULA, "none", resolved.reason)
-    if config.backend == "llamacpp" and resolved.kind == "gguf" and resolved.path is not None:
-        parts = _llamacpp(config, shape, resolved.path.stat().st_size)
-        return VramEstimate(sum(part.bytes for part in parts), parts, _FORMULA, shape.source, None)
-    asked, whole = config.pytorch, config.replicas
+    if own.filed is not None and resolved.kind == "gguf" and resolved.path is not None:
+        parts = _as_filed(config, own.filed, shape, resolved.path.stat().st_size)
+    else:
+        at_once = 1 if least and own.forms_batches else min(config.batch_size, config.n)
+        parts = _as_computed(config, own, shape, at_once=at_once)
+    formula = " + ".join(part.name for part in parts)
+    return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
+
+
+def _as_computed(
+    config: ExperimentConfig, own: Traits, shape: Architecture, *, at_once: int
+) -> tuple[VramPart, ...]:
+    """Weights in the precision asked for, and what the largest batch takes beside them."""
     work = _Work(
-        batch=min(config.batch_size, config.n) // whole * asked.num_beams,
+        batch=at_once // own.replicas * own.beams,
         prompt=config.max_input_tokens,
         output=config.max_output_tokens,
         element=ELEMENT_BYTES[config.precision],
-        eager=asked.attn_implementation == "eager",
+        eager=own.is_eager,
     )
-    parts = (
-        VramPart(
-            "weights",
-            weight_bytes(shape, config.precision),
-            _WEIGHTS[config.precision].format(n=parameters(shape)),
-        ),
+    weights = _WEIGHTS[config.precision].format(n=parameters(shape))
+    on_gpus = Path("/dev/nvidiactl").exists() if own.uses_gpus is None else own.uses_gpus
+    parts: tuple[VramPart, ...] = (
+        VramPart("weights", weight_bytes(shape, config.precision), weights),
         _kv_cache(shape, work),
         _activations(shape, work),
-        _runtime(asked.device),
+        _runtime(on_gpus=on_gpus),
     )
-    if config.backend == "pytorch" and not _on_gpus(asked.device):
+    if on_gpus:
+        return parts
+    if own.keeps_freed_blocks:
         parts = (*parts, _freed(parts))
-    if whole > 1 and not _on_gpus(asked.device):
-        parts = tuple(
-            VramPart(part.name, whole * part.bytes, f"{whole} processes × ({part.formula})") for part in parts
-        )
-    formula = " + ".join(part.name for part in parts)
-    return VramEstimate(sum(part.bytes for part in parts), parts, formula, shape.source, None)
+    count = own.replicas
+    return tuple(
+        VramPart(part.name, count * part.bytes, f"{count} processes × ({part.formula})")
+        if count > 1
+        else part
+        for part in parts
+    )
 
 
 def _kv_cache(a: Architecture, work: _Work) -> VramPart:
@@ -173,37 +173,32 @@ def _logits(a: Architecture, work: _Work) -> VramPart:
     )
 
 
-def _llamacpp(config: ExperimentConfig, a: Architecture, file_bytes: int) -> tuple[VramPart, ...]:
-    """llama.cpp holds the file as it is, and computes a part of the prompt at a time."""
-    asked = config.llamacpp
-    wanted = asked.context or config.max_input_tokens + config.max_output_tokens
-    context = -(-wanted // _CONTEXT_STEP) * _CONTEXT_STEP
-    each = _CACHED_BYTES[asked.cache_type_k] + _CACHED_BYTES[asked.cache_type_v]
-    at_once = min(asked.n_ubatch or min(asked.n_batch, 512), context)
+def _as_filed(
+    config: ExperimentConfig, filed: FileMemory, a: Architecture, file_bytes: int
+) -> tuple[VramPart, ...]:
+    """The file as it is, and a part of the prompt at a time."""
+    wanted = filed.context or config.max_tokens
+    context = -(-wanted // filed.step) * filed.step
+    at_once = min(filed.tokens_at_once, context)
     return (
         VramPart("weights", file_bytes, "the file's bytes"),
         VramPart(
             "KV cache",
-            round(a.layers * a.kv_heads * a.head_dim * context * each),
+            round(a.layers * a.kv_heads * a.head_dim * context * filed.cached_bytes),
             f"{a.layers} layers × {a.kv_heads} heads × {a.head_dim} × {context} tokens "
-            f"({wanted} in whole {_CONTEXT_STEP}s) × {each:g} bytes "
-            f"({asked.cache_type_k}, {asked.cache_type_v})",
+            f"({wanted} in whole {filed.step}s) × {filed.cached_bytes:g} bytes ({filed.cached_types})",
         ),
         VramPart(
             "activations",
             at_once * a.vocab * 4,
             f"logits: {at_once} tokens at once × {a.vocab:,} tokens × 4 bytes",
         ),
-        VramPart("runtime", LLAMACPP_RUNTIME_BYTES, "Python and llama.cpp in memory, as measured once"),
+        VramPart("runtime", FILED_RUNTIME_BYTES, "Python and llama.cpp in memory, as measured once"),
     )
 
 
-def _on_gpus(device: str) -> bool:
-    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
-
-
-def _runtime(device: str) -> VramPart:
-    if _on_gpus(device):
+def _runtime(*, on_gpus: bool) -> VramPart:
+    if on_gpus:
         return VramPart(
             "runtime", CUDA_CONTEXT_BYTES, "CUDA context and libraries, assumed; PyTorch's peak leaves it out"
         )

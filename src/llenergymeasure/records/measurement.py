@@ -49,7 +49,3 @@ class Measurement:
     def passes(self) -> tuple[Pass, ...]:
         """The measured passes: those of the full blocks."""
         return tuple(one for block in self.blocks if block.kind == "full" for one in block.passes)
-
-    @property
-    def prefill_passes(self) -> tuple[Pass, ...]:
-        return tuple(one for block in self.blocks if block.kind == "prefill" for one in block.passes)

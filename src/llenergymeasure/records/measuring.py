@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from llenergymeasure.records.figures import amount
 from llenergymeasure.records.windows import Window
 
 if TYPE_CHECKING:
@@ -39,19 +40,48 @@ class Estimate:
     def __post_init__(self) -> None:
         numbers = [self.value, self.low, self.high, *(self.systematic or ())]
         if not all(number is None or math.isfinite(number) for number in numbers):
-            raise ValueError(f"an estimate must be finite, got {self}")
+            raise ValueError(f"an estimate must be finite, got {self!r}")
         if (self.low is None) != (self.high is None):
-            raise ValueError(f"an interval needs both ends, got {self}")
+            raise ValueError(f"an interval needs both ends, got {self!r}")
         if self.value is not None and self.low is not None and self.high is not None:
             slack = 1e-9 * max(abs(self.value), abs(self.low), abs(self.high))
             if not self.low - slack <= self.value <= self.high + slack:
-                raise ValueError(f"a value must lie in its interval, got {self}")
+                raise ValueError(f"a value must lie in its interval, got {self!r}")
         if (self.value is None or self.low is None) and not self.reason:
-            raise ValueError(f"a missing value or interval needs a reason, got {self}")
+            raise ValueError(f"a missing value or interval needs a reason, got {self!r}")
 
     @classmethod
     def missing(cls, unit: str, reason: str) -> Estimate:
         return cls(None, unit, reason=reason)
+
+    @classmethod
+    def around(
+        cls,
+        value: float,
+        unit: str,
+        half_width: float,
+        systematic: tuple[float, float] | None = None,
+        reason: str | None = None,
+    ) -> Estimate:
+        return cls(value, unit, value - half_width, value + half_width, systematic, reason)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % interval, or None without one."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    def times(self, factor: float, unit: str) -> Estimate:
+        """Scaled by a known, positive factor."""
+
+        def scaled(number: float | None) -> float | None:
+            return None if number is None else number * factor
+
+        ends = self.systematic and (self.systematic[0] * factor, self.systematic[1] * factor)
+        return Estimate(scaled(self.value), unit, scaled(self.low), scaled(self.high), ends, self.reason)
+
+    def __str__(self) -> str:
+        """`803 ± 17 mJ/token`."""
+        return amount(self)
 
 
 @dataclass(frozen=True, slots=True)

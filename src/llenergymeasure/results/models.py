@@ -1,7 +1,8 @@
 """What a result file holds, key by key.
 
 History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
-it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
+it; the uncertainty budget; `cycles`, the cross-check by regression and `itl_s`, which never had a value, are
+gone.
 """
 
 from __future__ import annotations
@@ -189,7 +190,6 @@ class Performance(Part):
     throughput_window: Literal["full", "steady"] = "full"
     ttft_s: Percentiles
     tpot_s: Percentiles
-    itl_s: Percentiles
     e2e_s: Percentiles
     flops: Flops
     mfu: Estimate
@@ -274,7 +274,7 @@ class RunPart(Part):
 class ExperimentResult(Part):
     """What one experiment cost. `simulated` results have a known truth and never mix with measured ones.
 
-    What stands at the top sums or pools the measured `runs`; `environment` and `session` are the first's.
+    The fields at the top sum or pool the measured `runs`; `environment` and `session` are the first's.
     """
 
     schema_version: Literal["2"] = "2"
@@ -313,7 +313,7 @@ class ExperimentResult(Part):
         return sum(run.window.duration_s for run in self.measured if run.window is not None)
 
     def __eq__(self, other: object) -> bool:
-        """Equal when every key is: where the files lie is no part of a result."""
+        """Equal when every key is: where its files are is not part of a result."""
         return dict(self) == dict(other) if isinstance(other, ExperimentResult) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]  # its mappings have none either
@@ -348,9 +348,17 @@ class ExperimentResult(Part):
         return self
 
     def as_json(self) -> dict[str, JsonValue]:
-        """The object that stands in the file."""
+        """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def __repr__(self) -> str:
+        return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"
+
+    def __str__(self) -> str:
+        from llenergymeasure.results import summary
+
+        return summary.as_text(self)
 
     def _repr_html_(self) -> str:
         from llenergymeasure.results import notebook

@@ -9,10 +9,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
@@ -23,7 +24,13 @@ RESULT_FILE, REQUESTS_FILE, RUNS = "result.json", "requests.parquet", "runs"
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_COLUMNS = (
+    *("block", "kind", "pass", "walk", "index", "batch", "prompt_tokens", "output_tokens"),
+    *("local_prompt_tokens", "local_output_tokens", "t_scheduled_ns", "t_sent_ns", "t_first_ns", "t_end_ns"),
+    "finish",
+)
 ROOM_BYTES = 50_000_000
+CHANGED = "it was changed after it was written; take it from a copy, or measure again"
 WHAT_TO_GIVE = "give a result.json, or the folder that holds one"
 
 
@@ -63,10 +70,15 @@ def load(path: Path) -> ExperimentResult:
     file, text = _read(path)
     data = _parse(text, file)
     if not isinstance(data, dict) or "schema_version" not in data:
-        raise ResultError(f"{file} is no result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
+        raise ResultError(f"{file} is not a result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
     version = data["schema_version"]
     if version == "1":
-        text = json.dumps(_upgraded(data, file))
+        try:
+            text = json.dumps(result_1_to_2(data))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ResultError(
+                f"{file} does not fit schema 1: {error} is missing or of another kind", hint=CHANGED
+            ) from error
     elif version != RESULT_SCHEMA_VERSION:
         newer = isinstance(version, str) and version.isdecimal() and int(version) > int(RESULT_SCHEMA_VERSION)
         written = "was written by a newer llem" if newer else "has a schema that llem never wrote"
@@ -81,17 +93,7 @@ def load(path: Path) -> ExperimentResult:
         more = f" (and {error.error_count() - 3} more)" if error.error_count() > len(shown) else ""
         raise ResultError(
             f"{file} does not fit schema {RESULT_SCHEMA_VERSION}: {'; '.join(shown)}{more}",
-            hint="it was changed after it was written; take it from a copy, or measure again",
-        ) from error
-
-
-def _upgraded(data: dict[str, JsonValue], file: Path) -> dict[str, JsonValue]:
-    try:
-        return result_1_to_2(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ResultError(
-            f"{file} does not fit schema 1: {error} is missing or of another kind",
-            hint="it was changed after it was written; take it from a copy, or measure again",
+            hint=CHANGED,
         ) from error
 
 
@@ -127,30 +129,16 @@ def _requests(blocks: Sequence[Block]) -> pa.Table:
     import pyarrow as pa
 
     rows = [
-        (block, number, kind.kind, one)
-        for block, kind in enumerate(blocks)
-        for number, each in enumerate(kind.passes)
+        {"block": number, "kind": block.kind, "pass": at, **asdict(one)}
+        for number, block in enumerate(blocks)
+        for at, each in enumerate(block.passes)
         for one in each.generation.completions
     ]
-    done = [(number, one) for _, number, _, one in rows]
-    columns = {
-        "block": pa.array([block for block, *_ in rows], pa.int32()),
-        "kind": pa.array([kind for _, _, kind, _ in rows], pa.string()),
-        "pass": pa.array([number for number, _ in done], pa.int32()),
-        "walk": pa.array([one.walk for _, one in done], pa.int32()),
-        "index": pa.array([one.index for _, one in done], pa.int32()),
-        "batch": pa.array([one.batch for _, one in done], pa.int32()),
-        "prompt_tokens": pa.array([one.prompt_tokens for _, one in done], pa.int32()),
-        "output_tokens": pa.array([one.output_tokens for _, one in done], pa.int32()),
-        "local_prompt_tokens": pa.array([one.local_prompt_tokens for _, one in done], pa.int32()),
-        "local_output_tokens": pa.array([one.local_output_tokens for _, one in done], pa.int32()),
-        "t_scheduled_ns": pa.array([one.t_scheduled_ns for _, one in done], pa.int64()),
-        "t_sent_ns": pa.array([one.t_sent_ns for _, one in done], pa.int64()),
-        "t_first_ns": pa.array([one.t_first_ns for _, one in done], pa.int64()),
-        "t_end_ns": pa.array([one.t_end_ns for _, one in done], pa.int64()),
-        "finish": pa.array([one.finish for _, one in done], pa.string()),
-    }
-    return pa.table(columns)
+    types: dict[str, pa.DataType] = {"kind": pa.string(), "finish": pa.string()}
+    types |= {name: pa.int64() for name in _COLUMNS if name.endswith("_ns")}
+    return pa.table(
+        {name: pa.array([row[name] for row in rows], types.get(name, pa.int32())) for name in _COLUMNS}
+    )
 
 
 def preflight_output(output_dir: Path) -> str | None:
@@ -158,7 +146,7 @@ def preflight_output(output_dir: Path) -> str | None:
     try:
         at = _nearest(output_dir)
         if not at.is_dir():
-            return f"the output directory {output_dir} can't be made: {at} is no directory"
+            return f"the output directory {output_dir} can't be made: {at} is not a directory"
         if not os.access(at, os.W_OK | os.X_OK):
             return f"the output directory {output_dir} can't be written: no permission in {at}"
         free = shutil.disk_usage(at).free
@@ -186,7 +174,7 @@ def _room_for(target: Path) -> Iterator[Path]:
     """A folder beside `target`, renamed to it when the block ends well, else gone with all it held."""
     output_dir = target.parent
     if os.path.lexists(output_dir) and not output_dir.is_dir():
-        raise FileExistsError(errno.EEXIST, "is no directory", str(output_dir))
+        raise FileExistsError(errno.EEXIST, "is not a directory", str(output_dir))
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "exists already", str(target))
     missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
@@ -241,7 +229,9 @@ def _write_synced(path: Path, text: str) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power cut, where the file system can."""
-    with contextlib.suppress(OSError):  # some network file systems sync no folder; what is written stands
+    with contextlib.suppress(
+        OSError
+    ):  # some network file systems cannot sync folders; the files are written all the same
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -262,17 +252,19 @@ def _read(path: Path) -> tuple[Path, str]:
     except FileNotFoundError as error:
         raise ResultError(f"there is no result at {file}", hint=WHAT_TO_GIVE) from error
     except UnicodeDecodeError as error:
-        raise ResultError(f"{file} is no result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE) from error
+        raise ResultError(
+            f"{file} is not a result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE
+        ) from error
     except (OSError, ValueError) as error:
         raise ResultError(f"{file} can't be read: {error}", hint=WHAT_TO_GIVE) from error
     if odd:
-        raise ResultError(f"{file} is no ordinary file", hint=WHAT_TO_GIVE)
+        raise ResultError(f"{file} is not an ordinary file", hint=WHAT_TO_GIVE)
     return file, text
 
 
 def _parse(text: str, file: Path) -> object:
     def refuse(name: str) -> float:
-        raise ValueError(f"{name} is no number that JSON knows")
+        raise ValueError(f"{name} is not a number in JSON")
 
     try:
         return json.loads(text, parse_constant=refuse)
@@ -282,4 +274,4 @@ def _parse(text: str, file: Path) -> object:
             hint="take it from a copy, or measure again",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ResultError(f"{file} is no result of llem: {error}", hint=WHAT_TO_GIVE) from error
+        raise ResultError(f"{file} is not a result of llem: {error}", hint=WHAT_TO_GIVE) from error

@@ -14,7 +14,8 @@ def result_1_to_2(data: Data) -> Data:
     new = {key: value for key, value in data.items() if key != "window"}
     config, energy, window = config_1_to_2(data["config"]), dict(data["energy"]), data["window"]
     energy.pop("regression", None)
-    new |= {"schema_version": "2", "config": config}
+    speed = {key: value for key, value in data["performance"].items() if key != "itl_s"}
+    new |= {"schema_version": "2", "config": config, "performance": speed}
     cycles: dict[int, list[Data]] = {}
     for one in window["passes"]:
         cycles.setdefault(one.get("cycle") or 0, []).append(

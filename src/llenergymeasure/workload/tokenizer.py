@@ -18,7 +18,7 @@ def tokenizer_for(config: ExperimentConfig) -> Tokenizer:
 
     BackendError when a model's vocabulary is not known.
     """
-    if config.backend == "simulated":
+    if config.engine.is_simulated:
         return ByteTokenizer(SIMULATED_VOCABULARY)
     model = _model(config)
     if (folder := _folder(model)) is not None:
@@ -30,7 +30,7 @@ def tokenizer_for(config: ExperimentConfig) -> Tokenizer:
 
 def tokenizer_identity(config: ExperimentConfig) -> str | None:
     """What stands for the tokenizer of a run: the digest of its files; None where there are only bytes."""
-    if config.backend == "simulated":
+    if config.engine.is_simulated:
         return None
     model = _model(config)
     if model.kind == "gguf" and model.path is not None:
@@ -40,7 +40,7 @@ def tokenizer_identity(config: ExperimentConfig) -> str | None:
 
 
 def _model(config: ExperimentConfig) -> ResolvedModel:
-    return fetched(resolve(config.model, revision=config.revision))
+    return fetched(resolve(config.model, revision=config.engine.revision))
 
 
 def _folder(model: ResolvedModel) -> Path | None:

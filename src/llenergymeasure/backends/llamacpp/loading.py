@@ -33,6 +33,9 @@ _MEMORY = re.compile(
     r"failed to allocate|unable to allocate|insufficient memory|out of memory|cannot allocate|bad_alloc",
     re.IGNORECASE,
 )
+# Names of ours for the numbers of `ggml_type`, which are part of the file format and never change.
+CACHE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
+_PROBED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,6 @@ class EngineLog:
 
 
 def told(text: str) -> Told:
-    """What the log of a load says."""
     buffers: dict[str, int] = {}
     for device, use, size in _BUFFER.findall(text):
         name = f"{device} {use}"
@@ -110,20 +112,6 @@ def told(text: str) -> Told:
         load_mode=mode[1] if mode else None,
         locking_failed="failed to mlock" in text,
     )
-
-
-# Names of ours for the numbers of `ggml_type`, which are part of the file format and never change.
-CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "bf16": 30,
-}
-_PROBED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +152,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         _check_abilities(config)
         model = _model(config, path, log=log, stack=stack)
         trained = llama_cpp.llama_model_n_ctx_train(model)
-        wanted = config.llamacpp.context or min(config.max_input_tokens + config.max_output_tokens, trained)
+        wanted = config.llamacpp.context or min(config.max_tokens, trained)
         if wanted > trained:
             raise BackendError(
                 f"llamacpp.context is {wanted}, but {path.name} was trained for {trained} tokens",
@@ -242,7 +230,7 @@ def _context(config: ExperimentConfig, model: Any, tokens: int, *, log: EngineLo
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = tokens
     params.n_batch = asked.n_batch
-    params.n_ubatch = asked.n_ubatch or min(asked.n_batch, 512)
+    params.n_ubatch = asked.tokens_at_once
     params.n_threads = asked.threads or _cores()
     params.n_threads_batch = asked.threads_batch or params.n_threads
     params.type_k = CACHE_TYPES[asked.cache_type_k]

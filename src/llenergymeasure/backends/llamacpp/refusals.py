@@ -33,7 +33,7 @@ _GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "opencl", "sycl", "vulkan", "c
 def why_unavailable() -> str | None:
     if find_spec("llama_cpp") is None:
         return f"the llamacpp backend needs llama-cpp-python: run {INSTALL} (it is compiled, for minutes)"
-    return why_missing("llamacpp", "transformers", "gguf")
+    return why_missing("llamacpp", "transformers", "gguf", use=" for token ids")
 
 
 def why_refused(config: ExperimentConfig) -> Refusal | None:
@@ -53,7 +53,7 @@ def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
             f"llamacpp.n_ubatch {asked.n_ubatch} is more than n_batch {asked.n_batch}, which it divides",
             "lower n_ubatch or raise n_batch",
         )
-    wanted = config.max_input_tokens + config.max_output_tokens
+    wanted = config.max_tokens
     if asked.context is not None and asked.context < wanted:
         return Refusal(
             f"llamacpp.context {asked.context} is less than max_input_tokens {config.max_input_tokens} and "
@@ -71,7 +71,7 @@ def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
 
 def _why_not_the_model(config: ExperimentConfig) -> Refusal | None:
     try:
-        resolved = resolve(config.model, revision=config.revision)
+        resolved = resolve(config.model, revision=config.engine.revision)
     except PreFlightError:
         return None  # preflight resolves the model too, and says this in full
     if resolved.kind != "gguf" or resolved.path is None:

@@ -21,6 +21,9 @@ from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
 
+# Weights of that spread keep activations of a deep model finite and free of denormals.
+RANDOM_WEIGHTS_SD = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -82,10 +85,6 @@ def computing(config: ExperimentConfig, device: str) -> Any:
                 "bf16 on an Apple GPU needs macOS 14 or newer", hint="--precision fp16 or fp32"
             )
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-
-
-# Weights of that spread keep activations of a deep model finite and free of denormals.
-RANDOM_WEIGHTS_SD = 0.02
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,28 +13,22 @@ from llenergymeasure.backends import Refusal, refuse, why_unknown
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 
-# What llem sets itself, and where it is asked for.
-OURS: Mapping[str, str] = {
-    "attn_implementation": "pytorch.attn_implementation",
-    "config": "model",
-    "device_map": "pytorch.device_map",
-    "device_mesh": "pytorch.tp_plan",
-    "distributed_config": "pytorch.tp_plan",
-    "dtype": "precision",
-    "gguf_file": "model",
-    "ignore_mismatched_sizes": "model",
-    "load_in_4bit": "precision",
-    "load_in_8bit": "precision",
-    "output_loading_info": "model",
-    "pretrained_model_name_or_path": "model",
-    "quantization_config": "pytorch.quantization",
-    "revision": "pytorch.revision",
-    "state_dict": "model",
-    "torch_dtype": "precision",
-    "tp_plan": "pytorch.tp_plan",
-    "tp_size": "pytorch.num_processes",
-    "trust_remote_code": "pytorch.trust_remote_code",
+# What llem sets itself, by where it is asked for.
+_SET_BY: Mapping[str, tuple[str, ...]] = {
+    "model": (
+        *("config", "gguf_file", "ignore_mismatched_sizes", "output_loading_info", "state_dict"),
+        "pretrained_model_name_or_path",
+    ),
+    "precision": ("dtype", "load_in_4bit", "load_in_8bit", "torch_dtype"),
+    "pytorch.attn_implementation": ("attn_implementation",),
+    "pytorch.device_map": ("device_map",),
+    "pytorch.num_processes": ("tp_size",),
+    "pytorch.quantization": ("quantization_config",),
+    "pytorch.revision": ("revision",),
+    "pytorch.tp_plan": ("device_mesh", "distributed_config", "tp_plan"),
+    "pytorch.trust_remote_code": ("trust_remote_code",),
 }
+OURS = {name: field for field, names in _SET_BY.items() for name in names}
 _POPPED = re.compile(r'kwargs\.pop\(\s*"([a-z]\w*)"')
 
 
@@ -68,7 +62,7 @@ def check_names(given: Mapping[str, JsonValue], model_config: Any) -> None:
         if parameter.kind in {parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD}
     }
     known = named | set(_POPPED.findall(inspect.getsource(function))) | set(model_config.to_dict())
-    for name in given.keys() - known:
+    for name in given:
         reason = f"transformers' from_pretrained has no argument {name}, nor this model's config such a field"
         refuse(why_unknown(reason, name, known - set(OURS), otherwise="leave it out of passthrough_kwargs"))
 

@@ -20,7 +20,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from llenergymeasure.backends import Observer, refuse
 from llenergymeasure.backends.pytorch.loading import Place
@@ -33,10 +33,6 @@ from llenergymeasure.records import Generation, Request, SessionFacts
 END_S = 5.0
 # How long a process waits for the others within one operation; loading differs by the disk's caches.
 TOGETHER = timedelta(minutes=10)
-
-Question: TypeAlias = (
-    tuple[Literal["generate"], Sequence[Request]] | tuple[Literal["facts", "reset_peak"], None]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +64,10 @@ class Child:
         self._process.start()
         theirs.close()
 
-    def ask(self, *question: Any) -> None:
+    def ask(self, method: str, *given: Any) -> None:
+        """Have it call a method of its session."""
         try:
-            self._pipe.send(question)
+            self._pipe.send((method, *given))
         except BrokenPipeError as error:
             raise self._died() from error
 
@@ -146,7 +143,7 @@ def _serve(pipe: Connection, config: ExperimentConfig, place: Place, meeting: Pa
         with joined(config, place, meeting) as session:
             pipe.send("ready")
             while True:
-                pipe.send(_answered(session, pipe.recv()))
+                pipe.send(_answered(session, *pipe.recv()))
     except (EOFError, BrokenPipeError):
         return
     except (LLEMError, MemoryError) as error:
@@ -154,18 +151,10 @@ def _serve(pipe: Connection, config: ExperimentConfig, place: Place, meeting: Pa
         pipe.send(_Failed(str(error), hint, isinstance(error, MemoryError)))
 
 
-def _answered(session: PytorchSession, question: Question) -> Generation | SessionFacts | Literal["done"]:
-    match question:
-        case "generate", requests:
-            assert requests is not None
-            generation = session.generate(requests, _Nobody())
-            session.synchronize()
-            return generation
-        case "facts", _:
-            return session.facts()
-        case _:
-            session.reset_peak()
-            return "done"
+def _answered(session: PytorchSession, method: str, *given: Any) -> Any:
+    answer = getattr(session, method)(*given, *([_Nobody()] if method == "generate" else []))
+    session.synchronize()
+    return "done" if answer is None else answer
 
 
 @contextmanager
@@ -197,8 +186,6 @@ def _end(children: Sequence[Child]) -> None:
 
 
 class ParallelSession:
-    """Sessions in several processes that answer as one."""
-
     def __init__(self, first: PytorchSession, children: Sequence[Child], config: ExperimentConfig) -> None:
         self._first = first
         self._children = children
@@ -221,7 +208,6 @@ class ParallelSession:
         return generation
 
     def _in_turn(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """Batches go round, each to a whole model."""
         size = len(self._children) + 1
         batches = [requests[at : at + self._batch] for at in range(0, len(requests), self._batch)]
         asked = []
@@ -250,7 +236,7 @@ class ParallelSession:
     def facts(self) -> SessionFacts:
         """Bytes are sums over the processes; the arguments are those of the first, which all share."""
         for child in self._children:
-            child.ask("facts", None)
+            child.ask("facts")
         own = self._first.facts()
         every: list[SessionFacts] = [own, *(child.answer() for child in self._children)]
         count = len(every)
@@ -271,7 +257,7 @@ class ParallelSession:
 
     def reset_peak(self) -> None:
         for child in self._children:
-            child.ask("reset_peak", None)
+            child.ask("reset_peak")
         self._first.reset_peak()
         for child in self._children:
             child.answer()

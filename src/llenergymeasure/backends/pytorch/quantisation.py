@@ -19,22 +19,18 @@ _MODULES = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "opt
 _DISTRIBUTIONS = {"quanto": "optimum-quanto"}
 # What transformers needs beside itself to load a checkpoint that is quantised already, by its `quant_method`.
 _CHECKPOINT_MODULES: Mapping[str, tuple[str, ...]] = {
-    "aqlm": ("aqlm",),
+    **{
+        name: (name,)
+        for name in ("aqlm", "bitsandbytes", "eetq", "fp_quant", "hqq", "quark", "torchao", "vptq")
+    },
     "auto-round": ("auto_round",),
     "awq": ("gptqmodel",),
-    "bitsandbytes": ("bitsandbytes",),
     "compressed-tensors": ("compressed_tensors",),
-    "eetq": ("eetq",),
     "fbgemm_fp8": ("fbgemm_gpu",),
-    "fp_quant": ("fp_quant",),
     "gptq": ("optimum.gptq", "gptqmodel"),
     "higgs": ("flute",),
-    "hqq": ("hqq",),
     "quanto": ("optimum.quanto",),
-    "quark": ("quark",),
     "spqr": ("spqr_quant",),
-    "torchao": ("torchao",),
-    "vptq": ("vptq",),
 }
 GROUP = 128  # weights that share a scale in torchao's 4-bit matrices: its own default
 

@@ -45,7 +45,6 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
 
 
 def _device(config: ExperimentConfig) -> str:
-    """Where the model will run, as far as that shows from outside."""
     asked = config.pytorch.device
     if asked != "auto":
         return asked

@@ -35,6 +35,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
 
+PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
+
 
 @dataclass(frozen=True, slots=True)
 class Steps:
@@ -102,7 +104,7 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
         settings |= {"temperature": decoder.temperature, "top_p": decoder.top_p, "top_k": decoder.top_k}
     if asked.compile or asked.cache_implementation == "static":
         # One size for all batches: a cache of another shape would be compiled again.
-        longest = max(config.max_input_tokens + config.max_output_tokens, width + new_tokens)
+        longest = max(config.max_tokens, width + new_tokens)
         settings |= {"cache_implementation": "static", "max_cache_len": longest}
     elif asked.cache_implementation is not None:
         settings["cache_implementation"] = asked.cache_implementation
@@ -125,9 +127,6 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
         return_dict_in_generate=loaded.model.device.type != "mps",
         **settings,
     )
-
-
-PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
 
 
 @contextmanager

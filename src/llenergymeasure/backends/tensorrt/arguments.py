@@ -64,7 +64,7 @@ def _built_for(config: ExperimentConfig) -> dict[str, Any]:
         arguments |= {
             "max_batch_size": config.batch_size,
             "max_input_len": config.max_input_tokens,
-            "max_seq_len": config.max_input_tokens + config.max_output_tokens,
+            "max_seq_len": config.max_tokens,
         }
     return arguments
 

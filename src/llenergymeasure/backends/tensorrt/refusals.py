@@ -135,7 +135,7 @@ def _why_no_engine(config: ExperimentConfig) -> Refusal | None:
 
 def _why_too_small(config: ExperimentConfig) -> Refusal | None:
     """Why requests of the asked lengths can't fit, by the engine's own build or by what is asked of it."""
-    tokens = config.max_input_tokens + config.max_output_tokens
+    tokens = config.max_tokens
     asked = config.tensorrt
     built = {} if asked.engine_dir is None else (_described(asked.engine_dir) or {}).get("build_config", {})
     own = asked.engine.get("build_config")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from llenergymeasure.exceptions import BackendError, LLEMError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
+
+_FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
+# The engine's times are whole microseconds of the clock that ours are nanoseconds of.
+_RESOLUTION_NS = 1_000
+OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class ModelFiles:
 @contextmanager
 def model_files(config: ExperimentConfig) -> Iterator[ModelFiles]:
     """The model as a folder; the one that stands for a published shape goes when this is left."""
-    resolved = fetched(resolve(config.model, revision=config.revision))
+    resolved = fetched(resolve(config.model, revision=config.engine.revision))
     built = config.tensorrt.engine_dir
     if built is not None and resolved.kind == "random":
         raise BackendError(
@@ -86,11 +92,6 @@ def _write_shape(folder: Path, resolved: ResolvedModel) -> None:
     shape.save_pretrained(folder)
 
 
-_FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
-# The engine's times are whole microseconds of the clock that ours are nanoseconds of.
-_RESOLUTION_NS = 1_000
-
-
 def answer_of(request: Request, output: Any, *, sent_ns: int, done_ns: int, end_ids: Sequence[int]) -> Answer:
     """What became of a request whose batch was handed over at `sent_ns` and was back at `done_ns`.
 
@@ -125,9 +126,6 @@ def _times(output: Any, *, sent_ns: int, done_ns: int) -> tuple[int | None, int 
 
 def _ns(since_origin: timedelta) -> int:
     return since_origin // timedelta(microseconds=1) * 1_000
-
-
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory")
 
 
 class TensorrtSession:
@@ -252,7 +250,4 @@ def _json(value: Any) -> JsonValue:
 def _world_size(arguments: Any) -> int:
     """How many GPUs: the product of the ways in which the model is split."""
     ways = ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
-    size = 1
-    for name in ways:
-        size *= getattr(arguments, name, None) or 1
-    return size
+    return prod(getattr(arguments, name, None) or 1 for name in ways)

@@ -41,6 +41,40 @@ _TAKES: Mapping[str, tuple[type, ...]] = {
     "set": (list,),
     "tuple": (list,),
 }
+# What llem decides, and by which field: said twice, one of the two would be passed over in silence.
+_LENGTHS = "max_output_tokens and output_length"
+_DECIDED: Mapping[Part, Mapping[str, str]] = {
+    "engine": {
+        "model": "model",
+        "tokenizer": "model",
+        "dtype": "precision",
+        "seed": "random_seed",
+        "enable_lora": "lora",
+        "hf_token": "HF_TOKEN in the environment, since a result keeps its configuration",
+        "disable_log_stats": "llem itself, which reads the times of requests there",
+        "worker_extension_cls": "llem itself, which reads the memory of the workers through it",
+    },
+    "sampling": {
+        "n": "llem itself: a request has one output",
+        "max_tokens": _LENGTHS,
+        "ignore_eos": _LENGTHS,
+        "seed": "random_seed",
+        "temperature": "decoder.temperature",
+        "top_p": "decoder.top_p",
+        "top_k": "decoder.top_k",
+        "repetition_penalty": "decoder.repetition_penalty",
+        "detokenize": "llem itself, which counts token ids",
+        "output_kind": "llem itself, which waits for whole outputs",
+    },
+    "beam_search": {
+        "max_tokens": _LENGTHS,
+        "ignore_eos": _LENGTHS,
+        "temperature": "decoder.temperature",
+    },
+}
+# An output of an exact length can't end earlier.
+_ENDINGS = ("min_tokens", "stop", "stop_token_ids")
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def accepted(part: Part) -> frozenset[str]:
@@ -130,42 +164,6 @@ def _constructor(file: str, kind: str) -> Iterator[tuple[str, ast.expr | None]]:
                     yield argument.arg, argument.annotation
 
 
-# What llem decides, and by which field: said twice, one of the two would be passed over in silence.
-_LENGTHS = "max_output_tokens and output_length"
-_DECIDED: Mapping[Part, Mapping[str, str]] = {
-    "engine": {
-        "model": "model",
-        "tokenizer": "model",
-        "dtype": "precision",
-        "seed": "random_seed",
-        "enable_lora": "lora",
-        "hf_token": "HF_TOKEN in the environment, since a result keeps its configuration",
-        "disable_log_stats": "llem itself, which reads the times of requests there",
-        "worker_extension_cls": "llem itself, which reads the memory of the workers through it",
-    },
-    "sampling": {
-        "n": "llem itself: a request has one output",
-        "max_tokens": _LENGTHS,
-        "ignore_eos": _LENGTHS,
-        "seed": "random_seed",
-        "temperature": "decoder.temperature",
-        "top_p": "decoder.top_p",
-        "top_k": "decoder.top_k",
-        "repetition_penalty": "decoder.repetition_penalty",
-        "detokenize": "llem itself, which counts token ids",
-        "output_kind": "llem itself, which waits for whole outputs",
-    },
-    "beam_search": {
-        "max_tokens": _LENGTHS,
-        "ignore_eos": _LENGTHS,
-        "temperature": "decoder.temperature",
-    },
-}
-# An output of an exact length can't end earlier.
-_ENDINGS = ("min_tokens", "stop", "stop_token_ids")
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
 def why_refused(config: ExperimentConfig) -> Refusal | None:
     """The first reason that shows without vLLM; `open` finds the others."""
     asked = config.vllm
@@ -208,7 +206,7 @@ def engine_arguments(config: ExperimentConfig, *, is_cpu: bool, has_tokenizer: b
     asked = config.vllm
     texts = bool(asked.sampling) or asked.beam_search is not None
     chosen: dict[str, Any] = {
-        "max_model_len": config.max_input_tokens + config.max_output_tokens,
+        "max_model_len": config.max_tokens,
         "enable_prefix_caching": asked.beam_search is not None,
         "skip_tokenizer_init": not (has_tokenizer and texts),
     }
@@ -289,7 +287,6 @@ def _converted(part: Part, fields: Mapping[str, Any], kind: type) -> Any:
 
 
 def _public(params: Any) -> dict[str, JsonValue]:
-    """The fields that are plain values."""
     import msgspec
 
     plain = msgspec.to_builtins(params, str_keys=True, enc_hook=str)
@@ -312,7 +309,7 @@ def _why_not_taken(part: Part, name: str) -> Refusal | None:
 def _why_too_short(config: ExperimentConfig) -> Refusal | None:
     context, tokens = (
         config.vllm.engine.get("max_model_len"),
-        config.max_input_tokens + config.max_output_tokens,
+        config.max_tokens,
     )
     # -1 asks vLLM for as many as fit.
     if not isinstance(context, int) or not 0 <= context < tokens:

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,11 +31,9 @@ from llenergymeasure.backends.vllm.processes import (
     end_all,
     engine_environment,
     environment,
-    free,
     is_aftermath,
     is_out_of_memory,
     shared_memory,
-    watching,
 )
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
@@ -71,7 +69,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
     BackendError where vLLM can't load it or refuses an argument; MemoryError where it does not fit.
     """
     refuse(why_refused(config))
-    resolved = fetched(resolve(config.model, revision=config.revision))
+    resolved = fetched(resolve(config.model, revision=config.engine.revision))
     with _folder(resolved) as folder, _on_this_machine(config, resolved):
         # A value that vLLM refuses is told before a minute of loading.
         request_arguments(config)
@@ -82,10 +80,11 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         memory: set[Path] = set()
         try:
             with _cancelled_at_once(before, memory):
-                llm = _start(config, folder, _random(resolved) | _with_lora(config) | arguments)
+                dummy = {"load_format": "dummy"} if resolved.kind == "random" else {}
+                llm = _start(config, folder, dummy | _with_lora(config) | arguments)
             processes |= set(children()) - before
             memory |= shared_memory(tuple(processes))
-            with watching(tuple(processes)) as watch:
+            with closing(Watch(tuple(processes))) as watch:
                 try:
                     yield Loaded(llm, tuple(processes), watch, resolved, lora)
                 finally:
@@ -93,7 +92,8 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
                     llm.llm_engine.engine_core.shutdown()
         finally:
             end_all([*processes | (set(children()) - before)])
-            free(memory)
+            for path in memory:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -150,7 +150,6 @@ def _on_this_machine(config: ExperimentConfig, resolved: ResolvedModel) -> Itera
 
 
 def is_cpu() -> bool:
-    """Whether the installed vLLM runs on the CPU of this machine."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
@@ -178,10 +177,6 @@ def _folder(resolved: ResolvedModel) -> Iterator[Path]:
         yield Path(made)
 
 
-def _random(resolved: ResolvedModel) -> dict[str, Any]:
-    return {"load_format": "dummy"} if resolved.kind == "random" else {}
-
-
 def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
     """GiB that hold the keys and values of a whole batch, each request in blocks of its own; half of what
     the machine has left at most.
@@ -189,11 +184,10 @@ def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
     shape = resolved.architecture
     if shape is None:
         return _UNKNOWN_CACHE_GIB
-    tokens = config.max_input_tokens + config.max_output_tokens
-    beams = (config.vllm.beam_search or {}).get("beam_width", 1)
+    tokens = config.max_tokens
     needed = kv_cache_bytes(
         shape,
-        batch=config.batch_size * (beams if isinstance(beams, int) else 1) + 1,
+        batch=config.batch_size * config.engine.beams + 1,
         tokens=(tokens // _CACHE_BLOCK + 2) * _CACHE_BLOCK,
         bytes_per_element=ELEMENT_BYTES[config.precision],
     )

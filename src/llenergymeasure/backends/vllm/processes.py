@@ -104,11 +104,6 @@ def shared_memory(processes: Sequence[psutil.Process]) -> set[Path]:
     return found
 
 
-def free(memory: set[Path]) -> None:
-    for path in memory:
-        path.unlink(missing_ok=True)
-
-
 class Watch:
     """Tells when a process of the engine ends: vLLM itself waits for ever for the answer of a dead one.
 
@@ -177,15 +172,6 @@ class Watch:
             main_thread = threading.main_thread().ident
             if self._waits and main_thread is not None:
                 signal.pthread_kill(main_thread, signal.SIGINT)
-
-
-@contextmanager
-def watching(processes: Sequence[psutil.Process]) -> Iterator[Watch]:
-    watch = Watch(processes)
-    try:
-        yield watch
-    finally:
-        watch.close()
 
 
 class Said:

@@ -231,7 +231,6 @@ class VllmSession:
                 self._engine.llm.reset_prefix_cache()
 
     def _asked(self, method: str, doing: str) -> list[Worker]:
-        """What every worker process answers."""
         with self._engine.watch.guarded(doing), explained(doing):
             answers: list[Worker] = self._engine.llm.collective_rpc(method)
             return answers

@@ -1,14 +1,12 @@
-"""What does a person read of a result?"""
+"""What does a person read of a result: which rows, numbers and units, on a screen and in a notebook?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llenergymeasure.analysis.estimates import scaled
-from llenergymeasure.cli._format import amount, columns, duration, plain
 from llenergymeasure.records import Estimate
-from llenergymeasure.results.figures import led_by_range, relative, span
+from llenergymeasure.records.figures import amount, duration, led_by_range, plain, relative, span
 from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
 
 WITHIN = "within this process"
@@ -20,6 +18,24 @@ class Row:
     value: str
     note: str = ""
     strong: bool = False
+
+
+def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Rows with their cells aligned; the last cell of a row may have any length."""
+    rows = list(rows)
+    most = max((len(row) for row in rows), default=0)
+    widths = [max((len(row[at]) for row in rows if at < len(row) - 1), default=0) for at in range(most)]
+    for row in rows:
+        padded = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*padded, row[-1]]).rstrip()
+
+
+def as_text(result: ExperimentResult) -> str:
+    """The whole summary, without a terminal's width or marks."""
+    rows = [*energy_rows(result), *footprint_rows(result), *speed_rows(result)]
+    warnings = [f"Warning: {one.message} ({one.code}); {one.remedy}" for one in result.warnings]
+    table = columns((row.label, row.value, row.note) for row in rows)
+    return "\n".join([heading(result), "", *table, *legend(result.energy), *warnings])
 
 
 def heading(result: ExperimentResult) -> str:
@@ -68,7 +84,7 @@ def energy_rows(result: ExperimentResult) -> Iterator[Row]:
 
 
 def legend(energy: Energy) -> Iterator[str]:
-    """What stands in the brackets, where any do."""
+    """What the brackets hold, where any value has them."""
     shown = (energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total)
     if energy.valid and any(led_by_range(estimate) for estimate in shown):
         source = "a model of power, not a sensor" if is_modelled(energy) else "the sensor's systematic error"
@@ -88,11 +104,14 @@ def footprint_rows(result: ExperimentResult) -> Iterator[Row]:
         grid = "" if derived.grid_g_per_kwh is None else f"{derived.grid_g_per_kwh:g} g/kWh{building}"
         source = f", {derived.grid_source}" if grid else ""
         yield _derived_row("Carbon, total", derived.carbon_g, energy, by=f"{grid}{source}")
-        yield _derived_row("  per million output tokens", _million(derived.carbon_per_output_token_g), energy)
+        yield _derived_row(
+            "  per million output tokens", derived.carbon_per_output_token_g.times(1e6, "g"), energy
+        )
     if asked.price_per_kwh is not None:
         price = f"{asked.price_per_kwh:g} {asked.currency}/kWh{building}"
         yield _derived_row("Cost, total", derived.cost, energy, by=price)
-        yield _derived_row("  per million output tokens", _million(derived.cost_per_output_token), energy)
+        cost = derived.cost_per_output_token.times(1e6, asked.currency)
+        yield _derived_row("  per million output tokens", cost, energy)
 
 
 def speed_rows(result: ExperimentResult) -> Iterator[Row]:
@@ -186,35 +205,24 @@ def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
         yield "(a to b)  systematic error of the sensor or of a model of power; repetition does not narrow it"
     if is_modelled(energy):
         yield "≈  from a model of power, not from a sensor"
-    yield "–  missing, which is not 0; the reason stands beside it"
+    yield "–  missing, which is not 0; the reason is beside it"
     if not energy.valid:
-        yield "( )  not valid: wrong by an amount that is not known, so that no interval holds"
+        yield "( )  not valid: wrong by an unknown amount, so that no interval holds"
 
 
 def _run_table(runs: Sequence[RunPart]) -> Iterator[Sequence[str]]:
     """What each run alone gave."""
-    yield "run", "energy", "throughput", "TTFT", "TPOT", "end to end", ""
     units = ("J/token", "tokens/s", "s", "s", "s")
+    yield "run", "energy", "throughput", "TTFT", "TPOT", "end to end", ""
     for run in runs:
-        found = run.figures
-        figures = (
-            (None,) * len(units)
-            if found is None
-            else (
-                found.energy_per_output_token_j,
-                found.output_tokens_per_second,
-                found.ttft_p50_s,
-                found.tpot_p50_s,
-                found.e2e_p50_s,
-            )
-        )
-        cells = ["–" if one is None else plain(one, unit) for one, unit in zip(figures, units, strict=True)]
+        found = [None] * len(units) if run.figures is None else [value for _, value in run.figures]
+        cells = ["–" if one is None else plain(one, unit) for one, unit in zip(found, units, strict=True)]
         remark = run.reason or "" if run.outcome == "failed" else "not steady" if run.steady is False else ""
         yield f"{run.index}", *cells, remark
 
 
 def of_one_process(result: ExperimentResult) -> bool:
-    """Whether the intervals come from passes of one process, and say nothing of the next."""
+    """Whether the intervals come from passes of one process, and do not cover another one."""
     replicates = result.energy.replicates
     return len(result.measured) == 1 if replicates is None else replicates.unit == "pass"
 
@@ -232,7 +240,7 @@ def _energy_row(
     scatter: str = "",
     strong: bool = False,
 ) -> Row:
-    """`scatter` is what the ± of a cost is made of; that of a sum is what its windows leave open."""
+    """`scatter` says where the ± of a cost comes from; that of a sum is the resolution of its windows."""
     value = _joules(estimate, energy)
     if estimate.value is None:
         return Row(label, value, estimate.reason or "", strong)
@@ -251,11 +259,6 @@ def _energy_row(
 def _derived_row(label: str, estimate: Estimate, energy: Energy, *, by: str = "") -> Row:
     row = _energy_row(label, estimate, energy)
     return Row(label, row.value, _listed(by, row.note))
-
-
-def _million(per_token: Estimate) -> Estimate:
-    """What a million tokens cost: a single one costs too little to be read."""
-    return scaled(per_token, 1e6, per_token.unit.removesuffix("/token"))
 
 
 def _joules(estimate: Estimate, energy: Energy) -> str:

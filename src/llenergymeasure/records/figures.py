@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
+from typing import TYPE_CHECKING
 
-from llenergymeasure.records import Estimate
+if TYPE_CHECKING:
+    from llenergymeasure.records.measuring import Estimate
 
 _PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 # the largest power of ten whose prefix is customary with the unit; other units take none
@@ -54,8 +56,8 @@ def scale_for(value: float, unit: str) -> Scale:
 def amount(estimate: Estimate, *, modelled: bool = False) -> str:
     """`12.3 ± 0.4 mJ`, or `7.5 (6.4 to 8.1) kJ` where the systematic range is what limits the value.
 
-    The value has no digit beyond the larger of the two; ≈ stands before what a model of power gave, and `–`
-    where there is no value.
+    The value has no digit beyond the larger of the two; ≈ marks what a model of power gave, and `–` a
+    missing value.
     """
     if estimate.value is None:
         return "–"
@@ -122,10 +124,14 @@ def two_figures(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds below two minutes, then minutes, then hours."""
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min")):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
+    size, unit = (1, "s") if seconds < 120 else (60, "min") if seconds < 7200 else (3600, "h")
+    return f"{seconds / size:.3g} {unit}"
+
+
+def about(seconds: float) -> str:
+    """The same with no more digits than a forecast has: `12 s`, `2.5 min`, `45 min`, `3 h`."""
+    size, unit = (1, "s") if seconds < 119.5 else (60, "min") if seconds < 7170 else (3600, "h")
+    return f"{float(f'{seconds / size:.2g}'):g} {unit}"
 
 
 def _unit(unit: str, exponent: int) -> tuple[str, bool, int]:

@@ -1,0 +1,114 @@
+"""What does the rest of llem ask of an engine, whichever it is?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from pydantic import Field
+
+from llenergymeasure.config.section import Arguments, Positive, Section
+
+
+@dataclass(frozen=True, slots=True)
+class FileMemory:
+    """What an engine holds that computes with a file as it is. The context goes in whole steps, and is what a
+    request needs where it is None; a cached key and value together take `cached_bytes`.
+    """
+
+    context: int | None
+    step: int
+    cached_bytes: float
+    cached_types: str
+    tokens_at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """An engine with its options, as others see it. The defaults are those of one without any."""
+
+    takes: frozenset[str] = frozenset()  # of `lora` and `passthrough_kwargs`
+    is_simulated: bool = False
+    checks_adapter: bool = False  # the backend refuses an adapter that is not there
+    keeps_freed_blocks: bool = False  # what its cache frees on a CPU stays with the process
+    filed: FileMemory | None = None  # where it takes a GGUF as it is, in the file's own precision
+    batch_size: int | None = None  # requests handed over at once; None for all
+    why_no_batch_size: tuple[str, str] | None = None  # and the way out
+    static_batch: int | None = None  # requests that a process takes in step
+    forms_batches: bool = False  # and so needs memory for one request at least
+    replicas: int = (
+        1  # processes that hold the whole model: each on a GPU of its own, or all in the host's memory
+    )
+    revision: str | None = None
+    revision_option: str = "revision"
+    assistant: str | None = None  # a second model, that guesses tokens ahead
+    uses_gpus: bool | None = None  # None where there are some
+    gpus: int | None = None  # on how many it runs, where there are some; None for all that are visible
+    gpus_per_model: int | None = 1  # over how many one model is spread; None for all that are visible
+    tensor_parallel: int = (
+        1  # over how many each matrix is split, where the backend leaves the check to others
+    )
+    quantises: bool = False  # an argument of its own makes weights smaller than `precision` says
+    beams: int = 1
+    is_eager: bool = False  # attention writes its scores out
+    guesses_ahead: bool = False  # a step verifies several guessed tokens, so that tokens come several at once
+    searches_beams: bool = False
+    skips_prefixes: bool = False
+
+    @property
+    def why_other_work(self) -> str | None:
+        """Why another amount is computed than the output tokens show, and the engine does not tell which."""
+        if self.guesses_ahead:
+            return "tokens that are guessed ahead are thrown away in a number that the engine does not tell"
+        if self.searches_beams:
+            return "beam search throws beams away, after a number of steps that the engine does not tell"
+        return "what two prompts begin with alike is computed once" if self.skips_prefixes else None
+
+
+class EngineSection(Section):
+    @property
+    def traits(self) -> Traits:
+        return Traits()
+
+
+class OwnBatches(EngineSection):
+    """An engine that forms its own batches, and checks its arguments itself."""
+
+    batch_size: Positive | None = Field(
+        None, description="requests handed to the engine at once; all of them when absent"
+    )
+    engine: Arguments = Field(default_factory=dict)
+
+    def traits_with(self, **more: Any) -> Traits:
+        """What its arguments say, and `more` fields of the traits."""
+        revision = self.engine.get("revision")
+        # The last two are vLLM's own short forms of parts of the first.
+        guesses = ("speculative_config", "spec_method", "spec_model")
+        return Traits(
+            batch_size=self.batch_size,
+            forms_batches=True,
+            revision=revision if isinstance(revision, str) else None,
+            revision_option="engine.revision",
+            gpus=self._ways("tensor", "pipeline", "data"),
+            gpus_per_model=self._ways("tensor", "pipeline"),
+            tensor_parallel=self._ways("tensor"),
+            quantises=any("quant" in name for name in self.engine),
+            guesses_ahead=any(self.engine.get(name) is not None for name in guesses),
+            **more,
+        )
+
+    def _ways(self, *kinds: str) -> int:
+        sizes = [self.engine.get(f"{kind}_parallel_size") for kind in kinds]
+        return prod(size for size in sizes if isinstance(size, int))
+
+
+class LoraConfig(Section):
+    """A low-rank adapter on top of the model, as peft saves it."""
+
+    path: str = Field(
+        min_length=1, description="directory with adapter_config.json and the adapter's weights"
+    )
+    merged: bool = Field(
+        False, description="true adds it to the weights once, so that a step costs nothing more"
+    )

@@ -1,0 +1,38 @@
+"""An engine is a folder and a section: nothing else names one, but the two tables."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import llenergymeasure
+from llenergymeasure.backends import BACKENDS
+from llenergymeasure.config.models import ENGINES
+
+PACKAGE = Path(llenergymeasure.__file__).parent
+TABLES = {"backends/__init__.py", "config/models.py"}
+REAL = set(BACKENDS) - {"simulated"}
+
+
+def engines_named(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    words = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    return REAL & {*words, *(node.attr for node in nodes if isinstance(node, ast.Attribute))}
+
+
+def test_no_file_names_an_engine_but_its_own_folder_its_section_and_the_tables() -> None:
+    named = {
+        (str(path.relative_to(PACKAGE)), engine)
+        for path in PACKAGE.rglob("*.py")
+        for engine in engines_named(path)
+    }
+    # That the folders do not know each other the contracts of imports hold; TensorRT-LLM has its own pytorch.
+    own = tuple(part for engine in REAL for part in (f"backends/{engine}/", f"config/engines/{engine}."))
+    foreign = {(file, engine) for file, engine in named if file not in TABLES and not file.startswith(own)}
+    assert not foreign
+    assert {engine for file, engine in named if file == "backends/__init__.py"} == REAL
+
+
+def test_every_backend_has_its_section_and_says_what_others_ask() -> None:
+    assert set(ENGINES) == set(BACKENDS)
+    assert [name for name, section in ENGINES.items() if section().traits.is_simulated] == ["simulated"]
