@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -42,14 +43,24 @@ class _Taken:
     domains: dict[str, tuple[Domain, str]] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
-    def take(self, name: str, meter: Meter, domains: Sequence[Domain]) -> None:
-        """Refused where it sees what is seen already, since a sum would hold that twice."""
-        if twice := [domain.name for domain in domains if domain.name in self.domains]:
+    def try_out(self, name: str, make: Callable[[], Meter]) -> None:
+        """Refused where it can't be used, models energy, or sees what is seen already: a sum would hold that
+        twice.
+        """
+        try:
+            meter = make()
+            domains = _seen(name, meter)
+        except EnergyError as error:
+            self.refused.append((name, _whole(error)))
+            return
+        if any(domain.model is not None for domain in domains):
+            self.refused.append((name, f"it models energy; to use it: --meter {name}"))
+        elif twice := [domain.name for domain in domains if domain.name in self.domains]:
             other = self.domains[twice[0]][1]
             self.refused.append((name, f"{twice[0]} is read by {other} already (name it to prefer it)"))
-            return
-        self.meters[name] = meter
-        self.domains |= {domain.name: (domain, name) for domain in domains}
+        else:
+            self.meters[name] = meter
+            self.domains |= {domain.name: (domain, name) for domain in domains}
 
 
 def choose_meters(
@@ -79,14 +90,10 @@ def choose_meters(
         return _named(energy, arguments)
     taken = _Taken()
     for name in _measuring(amdsmi):
-        meter = _built_in(name, arguments)
-        try:
-            taken.take(name, meter, _seen(name, meter))
-        except EnergyError as error:
-            taken.refused.append((name, _whole(error)))
+        taken.try_out(name, partial(_built_in, name, arguments))
     _require_gpus(energy, taken)
     for point in entry_points(group=_GROUP):
-        _try_plug_in(point, taken)
+        taken.try_out(point.name, partial(_loaded, point))
     if not taken.meters and energy.require_measured:
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
@@ -118,19 +125,6 @@ def _require_gpus(energy: EnergyConfig, taken: _Taken) -> None:
         return
     reasons = "; ".join(why for name, why in taken.refused if name in _GPU_METERS)
     raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")
-
-
-def _try_plug_in(point: EntryPoint, taken: _Taken) -> None:
-    try:
-        meter = _loaded(point)
-        domains = _seen(point.name, meter)
-    except EnergyError as error:
-        taken.refused.append((point.name, _whole(error)))
-        return
-    if any(domain.model is not None for domain in domains):
-        taken.refused.append((point.name, f"it models energy; to use it: --meter {point.name}"))
-        return
-    taken.take(point.name, meter, domains)
 
 
 def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Selection:

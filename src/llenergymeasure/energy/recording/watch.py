@@ -41,8 +41,8 @@ class Bell:
 class Events:
     """The last moments at which a counter was seen to step: the read before each that is usable.
 
-    For a part of the shortest time between two of them no next one is expected. It is not a simple fraction, so
-    that a distance of several steps is found out.
+    For a part of the shortest time between two of them no next one is expected. It is not a simple fraction,
+    so that a distance of several steps is found out.
     """
 
     raw: int | None = None
