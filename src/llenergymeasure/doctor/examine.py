@@ -121,7 +121,11 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
         backends=tuple(BackendReport(name, _why_not(name)) for name in backend_names()),
         meters=tuple(reports),
         recorder=_recorder(usable),
-        clock=_clock(),
+        # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
+        clock=ClockReport(
+            resolution_s=time.get_clock_info("monotonic").resolution,
+            slept_s=None if (slept_ns := suspended_ns()) is None else max(0.0, slept_ns / 1e9),
+        ),
         disks=tuple(_disks()),
     )
 
@@ -192,15 +196,6 @@ def _recorder(meters: Sequence[Meter]) -> RecorderReport:
     except OSError as error:
         return RecorderReport(None, None, f"no folder for the trace: {error.strerror}; set TMPDIR")
     return RecorderReport(spent_s / seconds, read / seconds)
-
-
-def _clock() -> ClockReport:
-    slept_ns = suspended_ns()
-    return ClockReport(
-        resolution_s=time.get_clock_info("monotonic").resolution,
-        # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
-        slept_s=None if slept_ns is None else max(0.0, slept_ns / 1e9),
-    )
 
 
 def _disks() -> Iterator[DiskReport]:
