@@ -31,13 +31,7 @@ Engine: TypeAlias = Literal["docker", "podman"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman")
 ANSWER_S = 30.0
 # What of the host's environment a worker needs; the first two are secrets.
-PASSED = (
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "HF_HUB_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-    "HF_ENDPOINT",
-)
+PASSED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,11 +74,7 @@ class SimulatedRapl:
 
 
 def intel_zones(
-    packages: Sequence[Waveform],
-    *,
-    dram: Sequence[Waveform] = (),
-    psys: bool = False,
-    mmio: bool = False,
+    packages: Sequence[Waveform], *, dram: Sequence[Waveform] = (), psys: bool = False, mmio: bool = False
 ) -> tuple[Zone, ...]:
     """The zones of an Intel machine: packages, each with its memory; the whole platform; the mirrors."""
     zones = []

@@ -77,11 +77,7 @@ class EstimateMeter:
     period_s = 0.33
 
     def __init__(
-        self,
-        processes: Callable[[], Sequence[int]],
-        *,
-        cgroups: Cgroups | None = None,
-        clock: Clock = time,
+        self, processes: Callable[[], Sequence[int]], *, cgroups: Cgroups | None = None, clock: Clock = time
     ) -> None:
         self._processes = processes
         self._cgroups = cgroups or Cgroups()
