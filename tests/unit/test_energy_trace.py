@@ -170,7 +170,7 @@ def test_a_scale_that_is_no_finite_number_is_refused(tmp_path: Path, number: byt
     key = b"llenergymeasure.trace"
     facts = table.schema.metadata[key].replace(b'"scale": 0.001', b'"scale": ' + number)
     pq.write_table(table.replace_schema_metadata({key: facts}), path)
-    with pytest.raises(ResultError, match=r"power\.parquet: .*no finite number"):
+    with pytest.raises(ResultError, match=r"power\.parquet: .*not a finite number"):
         read_trace(path)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,13 +16,13 @@ from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.sensor import NO_STEP, characterise
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.gpus import gpu_facts
-from llenergymeasure.records import Clock, Domain, GpuFacts, Progress, Sample, Series
+from llenergymeasure.records import Clock, GpuFacts, Progress, Series
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.sensor import SimulatedSensor
 
-# The power fields of each domain.
-Seen: TypeAlias = Mapping[str, tuple[Series, ...]]
+# Domain and readings of each power field.
+Seen: TypeAlias = Sequence[tuple[str, Series]]
 
 # A step of power shows a sensor's window and lag once; several, each in another phase of its period, show
 # them well. A level lasts well beyond the running mean of 1 s of the slowest sensors (arXiv 2312.02741).
@@ -83,13 +84,14 @@ def characterise_simulated(sensor: SimulatedSensor | None = None) -> tuple[Chara
 
 def watch(meter: NvmlMeter, load: Load, clock: Clock) -> tuple[Seen, tuple[int, ...]]:
     """Idle and load in turn, read as fast as the quickest sensors need it; and when power stepped."""
-    samples: list[Sample] = []
+    rows: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)
     edges: list[int] = []
 
     def read_for(seconds: float) -> None:
         end_ns = clock.monotonic_ns() + round(seconds * 1e9)
         while clock.monotonic_ns() < end_ns:
-            samples.extend(one for part in parts for one in part.sample())
+            for one in (sample for part in parts for sample in part.sample()):
+                rows[one.domain, one.quantity].append((one.t_before_ns, one.t_after_ns, one.raw))
             clock.sleep(READ_S)
 
     with meter, load:
@@ -101,20 +103,13 @@ def watch(meter: NvmlMeter, load: Load, clock: Clock) -> tuple[Seen, tuple[int, 
                 switch()
                 edges.append(clock.monotonic_ns())
                 read_for(LEVEL_S + step * PHASE_S)
-    return _seen(domains, samples), tuple(edges)
-
-
-def _seen(domains: Sequence[Domain], samples: Sequence[Sample]) -> Seen:
-    seen: dict[str, tuple[Series, ...]] = {}
-    for domain in domains:
-        for quantity in domain.quantities:
-            mine = [one for one in samples if (one.domain, one.quantity) == (domain.name, quantity.name)]
-            if quantity.unit == "W" and mine:
-                columns = np.array(
-                    [(one.t_before_ns, one.t_after_ns, one.raw) for one in mine], dtype=np.int64
-                )
-                seen[domain.name] = (*seen.get(domain.name, ()), Series(quantity, *columns.T))
-    return seen
+    seen = [
+        (domain.name, Series(quantity, *np.array(rows[domain.name, quantity.name], dtype=np.int64).T))
+        for domain in domains
+        for quantity in domain.quantities
+        if quantity.unit == "W" and (domain.name, quantity.name) in rows
+    ]
+    return seen, tuple(edges)
 
 
 def kept(
@@ -128,11 +123,10 @@ def kept(
 
 
 def _sensors(seen: Seen, edges_ns: Sequence[int]) -> Iterator[FoundSensor]:
-    for domain, fields in seen.items():
-        for series in fields:
-            field, sensor = series.quantity, characterise(series, edges_ns)
-            if sensor is None:
-                yield FoundSensor(domain, field.name, field.source, None, NO_STEP)
-            else:
-                times = Characteristics(sensor.step_ns, sensor.window_ns, sensor.lag_ns)
-                yield FoundSensor(domain, field.name, field.source, times)
+    for domain, series in seen:
+        field, sensor = series.quantity, characterise(series, edges_ns)
+        if sensor is None:
+            yield FoundSensor(domain, field.name, field.source, None, NO_STEP)
+        else:
+            times = Characteristics(sensor.step_ns, sensor.window_ns, sensor.lag_ns)
+            yield FoundSensor(domain, field.name, field.source, times)

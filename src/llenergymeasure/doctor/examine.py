@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -16,9 +15,9 @@ from typing import Any, Literal
 from llenergymeasure.backends import backend_names, why_not
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
-from llenergymeasure.energy import METERS, Meter
+from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.meters.selection import Selection, choose_meters
+from llenergymeasure.energy.meters.selection import Selection, choose_meters, meter_names
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError, LLEMError
 from llenergymeasure.measure.environment import environment, suspended_ns
@@ -56,7 +55,7 @@ class MeterReport:
 
 @dataclass(frozen=True, slots=True)
 class ClockReport:
-    """`slept_s` is how long the machine has slept since boot, None where the kernel does not tell."""
+    """`slept_s` is how long the machine has slept since boot, None where the kernel keeps no count."""
 
     resolution_s: float
     slept_s: float | None
@@ -107,11 +106,11 @@ class Examination:
 def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = time) -> Examination:
     """Try everything that a run would use, without loading a model.
 
-    `nvml` and `rapl_root` stand in for the driver's binding and the kernel's powercap tree.
+    `nvml` and `rapl_root` replace the driver's binding and the kernel's powercap tree.
     """
     gpus = gpu_facts(nvml)
     reports, usable = [], []
-    for name in _meter_names():
+    for name in meter_names():
         report, meter = _meter(name, nvml=nvml, rapl_root=rapl_root, clock=clock)
         reports.append(report)
         if meter is not None:
@@ -122,7 +121,11 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
         backends=tuple(BackendReport(name, _why_not(name)) for name in backend_names()),
         meters=tuple(reports),
         recorder=_recorder(usable),
-        clock=_clock(),
+        # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
+        clock=ClockReport(
+            resolution_s=time.get_clock_info("monotonic").resolution,
+            slept_s=None if (slept_ns := suspended_ns()) is None else max(0.0, slept_ns / 1e9),
+        ),
         disks=tuple(_disks()),
     )
 
@@ -130,11 +133,6 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
 def simulated_driver() -> SimulatedNvml:
     """A stand-in for the NVIDIA driver, on this machine's own clock."""
     return SimulatedNvml(time, idle_w=60.0)
-
-
-def _meter_names() -> list[str]:
-    plug_ins = {point.name for point in entry_points(group="llenergymeasure.meters")}
-    return [*METERS, *sorted(plug_ins - set(METERS))]
 
 
 def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tuple[MeterReport, Meter | None]:
@@ -198,15 +196,6 @@ def _recorder(meters: Sequence[Meter]) -> RecorderReport:
     except OSError as error:
         return RecorderReport(None, None, f"no folder for the trace: {error.strerror}; set TMPDIR")
     return RecorderReport(spent_s / seconds, read / seconds)
-
-
-def _clock() -> ClockReport:
-    slept_ns = suspended_ns()
-    return ClockReport(
-        resolution_s=time.get_clock_info("monotonic").resolution,
-        # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
-        slept_s=None if slept_ns is None else max(0.0, slept_ns / 1e9),
-    )
 
 
 def _disks() -> Iterator[DiskReport]:

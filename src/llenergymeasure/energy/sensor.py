@@ -39,14 +39,14 @@ _STRAIGHT = 0.065
 # Windows that a sensor may look through, as parts of its update period.
 _PARTS = np.array([0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 # In the middle between a quarter of a period and all of it.
-_UNTOLD_PART = 0.625
+_UNSEEN_PART = 0.625
 # How much likelier one answer must be than the other.
 _SURE = 20.0
 _LARGEST_LAG_S = 0.3
 _LEAST_EVENTS = 6
 _CLEAN = 0.05
-# What no fit of a lag can tell: how long after its moment the load really began.
-_UNTOLD_S = 0.004
+# What no fit of a lag can find: how long after its moment the load really began.
+_UNSEEN_S = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Sensor:
     """Updated every `step_ns` with the mean of the last `window_ns` as they were `lag_ns` ago.
 
     `part_time` looks at less than its period, `instant` at about all of it, `average` at about 1 s.
-    `window_ns` is None where what was seen does not tell the first two apart; `kind` is then the likelier,
-    and `lag_ns` is meant for a window of `_UNTOLD_PART` of a period. The lag is known to ± `lag_sd_ns` (sd),
+    `window_ns` is None where what was seen does not distinguish the first two; `kind` is then the likelier,
+    and `lag_ns` is meant for a window of `_UNSEEN_PART` of a period. The lag is known to ± `lag_sd_ns` (sd),
     and is None where no step of known time was seen.
     """
 
@@ -71,20 +71,19 @@ def characterise(series: Series, edges_ns: Sequence[int] = ()) -> Sensor | None:
 
     Each step of power from one steady level to another is the sensor's step response. A mean over 1 s climbs
     for 1 s, up and down alike; a board that merely rises slowly falls fast, and is not taken to average.
-    `edges_ns` are moments at which power is known to have stepped: only they tell how far the sensor is
+    `edges_ns` are moments at which power is known to have stepped: only they show how far the sensor is
     behind, and with them what part of its period it looks at. Without them a sensor that jumps from level to
     level without a reading between, more often than chance allows, looks part-time.
     """
-    time = (series.t_before_ns - series.t_before_ns[0]) * 0.5e-9 + (
-        series.t_after_ns - series.t_before_ns[0]
-    ) * 0.5e-9
+    start_ns = series.t_before_ns[0]
+    time = ((series.t_before_ns - start_ns) + (series.t_after_ns - start_ns)) * 0.5e-9
     level = np.asarray(series.raw * series.quantity.scale, dtype=np.float64)
     steps = _steps(time, level)
     if not steps:
         return None
     moved = np.flatnonzero(np.diff(level)) + 1
     step_s = _period((time[moved] + time[moved - 1]) / 2, float(np.median(np.diff(time)))) or _USUAL_STEP_S
-    edges_s = np.sort((np.asarray(edges_ns, dtype=np.int64) - series.t_before_ns[0]) * 1e-9)
+    edges_s = np.sort((np.asarray(edges_ns, dtype=np.int64) - start_ns) * 1e-9)
     rises = np.array([step.crossing(_TO) - step.crossing(_FROM) for step in steps])
     responses = [
         found for step in steps if (found := _response(step, edges_s, (time, level), step_s)) is not None
@@ -120,7 +119,7 @@ class _Step:
     def is_straight(self, edges_s: Floats) -> bool:
         """Whether it is the straight climb of a mean over 1 s, from one of `edges_s` on if there are any.
 
-        Power that wanders climbs slowly as well, yet in no such line.
+        Power that wanders also climbs slowly, yet in no such line.
         """
         starts = self.time[0] + np.arange(0.0, max(0.01, float(np.ptp(self.time)) - _AVERAGE_S / 2), 0.01)
         climbs = np.clip((self.time[None, :] - starts[:, None]) / _AVERAGE_S, 0.0, 1.0)
@@ -192,19 +191,11 @@ def _average(responses: Sequence[_Response], step_s: float, window_s: float) -> 
     if not lags:
         return Sensor("average", step_ns, window_ns)
     # A climb that is not straight says that power did more than step, and then less of the lag.
-    spread_s = math.hypot(max(float(np.std(lags)), 2 * _UNTOLD_S), float(np.mean(bends))) / math.sqrt(
+    spread_s = math.hypot(max(float(np.std(lags)), 2 * _UNSEEN_S), float(np.mean(bends))) / math.sqrt(
         len(lags)
     )
     lag_ns = round(max(0.0, float(np.median(lags))) * 1e9)
-    return Sensor("average", step_ns, window_ns, lag_ns, round((spread_s + _UNTOLD_S) * 1e9))
-
-
-def _edge(step: _Step, edges_s: Floats) -> float | None:
-    """The known moment that this step answers: the last one before it was well under way."""
-    before = edges_s[edges_s <= step.crossing(_FROM) + 0.02]
-    if before.size and step.crossing(_FROM) - before[-1] < _LARGEST_LAG_S + _USUAL_STEP_S + _BEFORE_S:
-        return float(before[-1])
-    return None
+    return Sensor("average", step_ns, window_ns, lag_ns, round((spread_s + _UNSEEN_S) * 1e9))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,9 +209,12 @@ class _Response:
 
 def _response(step: _Step, edges_s: Floats, read: tuple[Floats, Floats], step_s: float) -> _Response | None:
     """What the sensor showed after an edge of known time, by update; None where no edge belongs to it."""
-    edge_s = _edge(step, edges_s)
-    if edge_s is None:
+    # The known moment that this step answers: the last one before it was well under way.
+    before = edges_s[edges_s <= step.crossing(_FROM) + 0.02]
+    longest_s = _LARGEST_LAG_S + _USUAL_STEP_S + _BEFORE_S
+    if not before.size or step.crossing(_FROM) - before[-1] >= longest_s:
         return None
+    edge_s = float(before[-1])
     time, level = read
     first, last = np.searchsorted(time, (edge_s - 30 * step_s, edge_s + 30 * step_s))
     moved = np.flatnonzero(np.diff(level[first:last])) + first + 1
@@ -240,15 +234,12 @@ def _fitted(responses: Sequence[_Response], step_s: float) -> Sensor:
 
     An update has come (time since the edge − lag) / window of the way.
     """
-    early = [one.since < _LARGEST_LAG_S + 2 * step_s for one in responses]
-    s = np.concatenate([one.since[kept] for one, kept in zip(responses, early, strict=True)])
-    r = np.concatenate([one.part[kept] for one, kept in zip(responses, early, strict=True)])
-    w = np.concatenate(
-        [
-            np.full(kept.sum(), 1 / (one.scatter + 0.02) ** 2)
-            for one, kept in zip(responses, early, strict=True)
-        ]
-    )
+    early_s = _LARGEST_LAG_S + 2 * step_s
+    rows = [
+        np.stack((one.since, one.part, np.full_like(one.since, 1 / (one.scatter + 0.02) ** 2)))
+        for one in responses
+    ]
+    s, r, w = np.concatenate([row[:, row[0] < early_s] for row in rows], axis=1)
     lags = np.arange(0.0, _LARGEST_LAG_S, 0.0025)
     climbed = (s - lags[None, :, None]) / (_PARTS[:, None, None] * step_s)
     cost = np.sum(w * (np.clip(climbed, 0.0, 1.0) - r) ** 2, axis=2)
@@ -257,8 +248,8 @@ def _fitted(responses: Sequence[_Response], step_s: float) -> Sensor:
     # What is seen best is when the middle of the window was.
     middle = lags + _PARTS[:, None] * step_s / 2
     mean_s = float(np.sum(likely * middle) / likely.sum())
-    spread_s = math.sqrt(float(np.sum(likely * (middle - mean_s) ** 2) / likely.sum())) + _UNTOLD_S
-    mean_s = max(0.0, mean_s - (_UNTOLD_PART * step_s if window_s is None else window_s) / 2)
+    spread_s = math.sqrt(float(np.sum(likely * (middle - mean_s) ** 2) / likely.sum())) + _UNSEEN_S
+    mean_s = max(0.0, mean_s - (_UNSEEN_PART * step_s if window_s is None else window_s) / 2)
     window_ns = None if window_s is None else round(window_s * 1e9)
     return Sensor(kind, round(step_s * 1e9), window_ns, round(mean_s * 1e9), round(spread_s * 1e9))
 

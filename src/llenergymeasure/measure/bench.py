@@ -49,12 +49,7 @@ class Bench:
     """
 
     def __init__(
-        self,
-        config: ExperimentConfig,
-        *,
-        load: Callable[[str], Backend],
-        clock: Clock,
-        position: Position,
+        self, config: ExperimentConfig, *, load: Callable[[str], Backend], clock: Clock, position: Position
     ) -> None:
         self._config = config
         self._load = load

@@ -19,7 +19,7 @@ SHORTEST_S = 1.0
 class Turn:
     """Run `number` of `runs` that are planned, and what is left of the budget before it.
 
-    `remark` is told what a user should read; `strict` ends what can't give an interval.
+    `remark` receives what a user should read; `strict` ends what can't give an interval.
     """
 
     number: int

@@ -31,13 +31,7 @@ Engine: TypeAlias = Literal["docker", "podman"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman")
 ANSWER_S = 30.0
 # What of the host's environment a worker needs; the first two are secrets.
-PASSED = (
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "HF_HUB_OFFLINE",
-    "TRANSFORMERS_OFFLINE",
-    "HF_ENDPOINT",
-)
+PASSED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ def command(container: Container) -> list[str]:
     """The client's command line, which holds no secret.
 
     `--pid=host`: the worker's pids are those of this host, by which its processor time and its GPUs are
-    found. There is no `--init` with it: docker would ignore it, podman refuse it, and a worker is no pid 1.
+    found. There is no `--init` with it: docker would ignore it, podman refuse it, and a worker is not pid 1.
     `--log-driver=none`: the protocol goes through the client alone, not through a file that the daemon
     writes while power is measured.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from llenergymeasure.energy.meters.cpu_power import cpuinfo_field, read_cpuinfo
 from llenergymeasure.records import Environment, GpuFacts
 
 PACKAGES = (
@@ -31,17 +32,17 @@ def environment(gpus: tuple[GpuFacts, ...]) -> Environment:
     """A snapshot of the host, to be taken beside the idle window and never inside a measured one."""
     import psutil
 
-    versions = _versions()
+    versions, cpuinfo = _versions(), read_cpuinfo()
     return Environment(
         hostname=socket.gethostname(),
         os=_os_name(),
         kernel=platform.release(),
         python=platform.python_version(),
         llem=versions["llenergymeasure"],
-        cpu=_cpu_name(),
+        cpu=cpuinfo_field(cpuinfo, "model name") or platform.processor() or None,
         logical_cpus=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
-        virtualization=_virtualization(),
+        virtualization=_virtualization(cpuinfo),
         container=_container(),
         swap_used_bytes=psutil.swap_memory().used,
         load_1min=os.getloadavg()[0],
@@ -82,19 +83,9 @@ def _os_name() -> str:
         return platform.platform(terse=True)
 
 
-def _cpu_name() -> str | None:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or None
-
-
-def _virtualization() -> str | None:
+def _virtualization(cpuinfo: str) -> str | None:
     """The hypervisor's product where the guest can see it, "unknown hypervisor" where only its flag shows."""
-    flags = next(
-        (line for line in (_read("/proc/cpuinfo") or "").splitlines() if line.startswith("flags")), ""
-    )
-    if " hypervisor" not in flags:
+    if "hypervisor" not in cpuinfo_field(cpuinfo, "flags").split():
         return None
     return _read("/sys/class/dmi/id/product_name") or _read("/sys/hypervisor/type") or "unknown hypervisor"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -45,38 +45,36 @@ def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER
         return ()
 
 
+@dataclass(slots=True)
 class PlacedWorker:
     """A worker whose facts name the GPUs of all its processes: those that the engine says, and those that the
     driver sees them on once the model is loaded and again before it is closed.
 
-    `claim` is told of the first, and may refuse the run.
+    `claim` hears of the first, and may refuse the run.
     """
 
-    def __init__(
-        self, worker: Worker, used: Callable[[], Sequence[str]], claim: Callable[[Sequence[str]], None]
-    ) -> None:
-        self._worker = worker
-        self._used = used
-        self._claim = claim
-        self._seen: dict[str, None] = {}
+    worker: Worker
+    used: Callable[[], Sequence[str]]
+    claim: Callable[[Sequence[str]], None]
+    _seen: dict[str, None] = field(default_factory=dict)
 
     def open(self) -> Ready:
-        ready = self._worker.open()
-        facts = self._placed(ready.facts, self._used())
-        self._claim(facts.gpu_uuids)
+        ready = self.worker.open()
+        facts = self._placed(ready.facts, self.used())
+        self.claim(facts.gpu_uuids)
         return replace(ready, facts=facts)
 
     def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
-        return self._worker.warm_up(began)
+        return self.worker.warm_up(began)
 
     def run_block(
         self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
     ) -> tuple[Pass, ...]:
-        return self._worker.run_block(kind, passes, before=before, after=after)
+        return self.worker.run_block(kind, passes, before=before, after=after)
 
     def close(self) -> SessionFacts:
-        used = self._used()
-        return self._placed(self._worker.close(), used)
+        used = self.used()
+        return self._placed(self.worker.close(), used)
 
     def _placed(self, facts: SessionFacts, used: Sequence[str]) -> SessionFacts:
         self._seen |= dict.fromkeys((*facts.gpu_uuids, *used))

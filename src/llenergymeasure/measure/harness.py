@@ -36,17 +36,7 @@ EDGE_S = 0.5
 LISTEN_S = 0.01
 
 Phase: TypeAlias = Literal[
-    "cooling",
-    "bare",
-    "load",
-    "rest",
-    "loaded",
-    "warm_up",
-    "silence",
-    "full",
-    "prefill",
-    "after",
-    "closing",
+    "cooling", "bare", "load", "rest", "loaded", "warm_up", "silence", "full", "prefill", "after", "closing"
 ]
 
 

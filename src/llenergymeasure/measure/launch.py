@@ -1,4 +1,4 @@
-"""How is a worker started, told from other processes, and ended with everything that it started?"""
+"""How is a worker started, recognised, and ended with everything that it started?"""
 
 from __future__ import annotations
 
@@ -71,10 +71,8 @@ def has_ended(process: subprocess.Popen[bytes], within_s: float) -> bool:
 
 
 def signal_group(leader: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(leader, number)
-    except ProcessLookupError:
-        return
 
 
 def kill_session(leader: int) -> None:
@@ -93,7 +91,7 @@ def kill_session(leader: int) -> None:
                 else:
                     os.kill(pid, signal.SIGKILL)
     if leader == os.getpid():
-        return  # the trackers wait for this process as well
+        return  # the trackers also wait for this process
     until = time.monotonic() + TRACKER_S
     while any(map(_is_alive, trackers)) and time.monotonic() < until:
         time.sleep(0.01)
@@ -115,7 +113,5 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def close_pipe(stream: IO[bytes]) -> None:
     """A pipe whose reader is gone can't be flushed, and nothing of it is wanted any more."""
-    try:
+    with suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        return

@@ -28,7 +28,7 @@ class DomainLocks:
     """
 
     def __init__(self, *, owner: str, directory: Path | None = None) -> None:
-        """`owner` is what other processes are told of this run."""
+        """`owner` names this run to other processes."""
         self._owner = owner
         self._directory = directory or Path(os.environ.get("LLEM_LOCK_DIR") or _DIRECTORY)
         self._held = ExitStack()
@@ -68,7 +68,7 @@ class DomainLocks:
 
 
 def run_domains(domains: Sequence[Domain], config: ExperimentConfig) -> list[str]:
-    """Of what the meters see, the devices that this run is to use, as far as that can be told beforehand.
+    """Of what the meters see, the devices that this run is to use, as far as that is known beforehand.
 
     Not a model of power, which no other run disturbs. Of GPUs those that `energy.gpus` names; with `auto` as
     many of the visible ones as the engine will take, which begins with the first.

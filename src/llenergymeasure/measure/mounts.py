@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import JsonValue
-
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import ConfigError
@@ -47,24 +46,13 @@ def mounts(config: ExperimentConfig) -> tuple[Mount, ...]:
 def _named_files(config: ExperimentConfig) -> Iterator[Path]:
     """What the configuration names on this disk, wherever in it: models, adapters, engines, prompts."""
     described = config.model_dump(mode="json", exclude={"output_dir", "runner"})
-    for text in _strings(described):
-        name = text.removeprefix("random:")
+    for _, text in leaves(described, lists=True):
+        name = text.removeprefix("random:") if isinstance(text, str) else ""
         if "/" not in name and not name.endswith((".jsonl", ".gguf")):
             continue
         path = Path(name).expanduser().absolute()
         if path != Path("/") and path.exists():
             yield path
-
-
-def _strings(value: JsonValue) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _strings(one)
 
 
 def _make_mount_points(home: Mount, found: Mapping[Path, Mount]) -> None:

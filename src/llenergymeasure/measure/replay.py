@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
@@ -103,7 +103,7 @@ def _of_folder(directory: Path) -> Iterator[Measurement]:
         cycles, last = _cycles(messages[-1])
         event = _MEASURED.validate_python(last, context={"stored": True})
         done = [_PASSES.validate_python(found) for found in _walked(messages)]
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path} does not end with what was measured", hint="it was cut short") from error
     kept = {one.name: getattr(event, one.name) for one in fields(event) if one.name not in _BESIDE}
     trace = read_trace(directory / PARQUET_NAME)
@@ -127,19 +127,14 @@ def _cycles(last: dict[str, Any]) -> tuple[list[int] | None, dict[str, Any]]:
     return list(last["cycles"]), new | {"config": config_1_to_2(last["config"]), "blocks": ()}
 
 
-def _walked(messages: Sequence[Mapping[str, object]]) -> Iterator[object]:
+def _walked(messages: Sequence[Mapping[str, Any]]) -> Iterator[object]:
     """The passes of each block, or each pass alone in events of version 0.8."""
     for message in messages:
         if message.get("say") == "block_done":
             yield message["passes"]
         elif message.get("say") == "pass_done":
-            yield [_without_cycle(message["result"])]
-
-
-def _without_cycle(found: object) -> object:
-    return (
-        {key: value for key, value in found.items() if key != "cycle"} if isinstance(found, dict) else found
-    )
+            one = dict(message["result"])
+            yield [{key: value for key, value in one.items() if key != "cycle"}]
 
 
 def _same_count(found: int, due: int, what: str, path: Path) -> None:

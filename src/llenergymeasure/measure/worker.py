@@ -78,9 +78,8 @@ def _serve(channel: Channel, bench: Bench) -> None:
     while True:
         match channel.hear():
             case protocol.StartWarmUp():
-                channel.say(
-                    protocol.Warm(bench.warm_up(lambda *batch: channel.say(protocol.WarmUpBatch(*batch))))
-                )
+                warm_up = bench.warm_up(lambda *batch: channel.say(protocol.WarmUpBatch(*batch)))
+                channel.say(protocol.Warm(warm_up))
             case protocol.StartBlock() as asked:
                 channel.say(_block(bench, channel, asked))
             case protocol.Close():
@@ -91,9 +90,7 @@ def _serve(channel: Channel, bench: Bench) -> None:
 
 
 def _block(bench: Bench, channel: Channel, asked: protocol.StartBlock) -> protocol.BlockDone:
-    def wait_after(
-        message: protocol.Edge | protocol.Rest, wanted: type[protocol.Go | protocol.Report]
-    ) -> None:
+    def wait_after(message: protocol.Message, wanted: type[protocol.Command]) -> None:
         channel.say(message)
         answer = channel.hear()
         if not isinstance(answer, wanted):

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from types import SimpleNamespace
-from typing import Literal, TypedDict
+from typing import Literal
 
 from llenergymeasure.records import Clock, Window
 from llenergymeasure.simulation.gpu import SimulatedGpu
 from llenergymeasure.simulation.sensor import SimulatedSensor
 
-# amdsmi_status_t
-_NOT_SUPPORTED, _NO_PERM, _NOT_FOUND, _NOT_INIT, _DRIVER_NOT_LOADED = 2, 10, 31, 32, 34
 _RESOLUTION_UJ = 15.3
-_UNKNOWN: Literal["N/A"] = "N/A"
+_UNKNOWN = "N/A"
+
+
+class Status(IntEnum):
+    """What a call returns (amdsmi_status_t)."""
+
+    NOT_SUPPORTED = 2
+    NO_PERM = 10
+    NOT_FOUND = 31
+    NOT_INIT = 32
+    DRIVER_NOT_LOADED = 34
 
 
 class SimulatedAmdSmiError(Exception):
@@ -32,15 +41,6 @@ class SimulatedAmdSmiLibraryError(SimulatedAmdSmiError):
         return self.err_code
 
 
-class PowerInfo(TypedDict):
-    """Watts, or "N/A" where this generation does not tell."""
-
-    socket_power: int | Literal["N/A"]
-    current_socket_power: int | Literal["N/A"]
-    average_socket_power: int | Literal["N/A"]
-    power_limit: int
-
-
 class SimulatedAmdSmi:
     """Stands for the module `amdsmi` over boards whose true power is known.
 
@@ -52,13 +52,7 @@ class SimulatedAmdSmi:
 
     AmdSmiException = SimulatedAmdSmiError
     AmdSmiLibraryException = SimulatedAmdSmiLibraryError
-    amdsmi_wrapper = SimpleNamespace(
-        AMDSMI_STATUS_NOT_SUPPORTED=_NOT_SUPPORTED,
-        AMDSMI_STATUS_NO_PERM=_NO_PERM,
-        AMDSMI_STATUS_NOT_FOUND=_NOT_FOUND,
-        AMDSMI_STATUS_NOT_INIT=_NOT_INIT,
-        AMDSMI_STATUS_DRIVER_NOT_LOADED=_DRIVER_NOT_LOADED,
-    )
+    amdsmi_wrapper = SimpleNamespace(**{f"AMDSMI_STATUS_{one.name}": one.value for one in Status})
 
     def __init__(
         self,
@@ -97,7 +91,7 @@ class SimulatedAmdSmi:
 
     def _require_open(self) -> None:
         if not self._open:
-            raise SimulatedAmdSmiLibraryError(_NOT_INIT)
+            raise SimulatedAmdSmiLibraryError(Status.NOT_INIT)
 
     def amdsmi_get_processor_handles(self) -> list[SimulatedGpu]:
         self._require_open()
@@ -111,7 +105,7 @@ class SimulatedAmdSmi:
         """The accumulator, its unit in microjoules and a stamp in nanoseconds."""
         with self._asking(processor_handle, "amdsmi_get_energy_count"):
             if self.guest:
-                raise SimulatedAmdSmiLibraryError(_NOT_SUPPORTED)
+                raise SimulatedAmdSmiLibraryError(Status.NOT_SUPPORTED)
             joules = sum(die.counter_j() for die in self._shown_by(processor_handle))
             return {
                 self.energy_key: int(joules * 1e6 / _RESOLUTION_UJ),
@@ -119,7 +113,8 @@ class SimulatedAmdSmi:
                 "timestamp": self._clock.monotonic_ns(),
             }
 
-    def amdsmi_get_power_info(self, processor_handle: SimulatedGpu) -> PowerInfo:
+    def amdsmi_get_power_info(self, processor_handle: SimulatedGpu) -> dict[str, int | str]:
+        """Watts, or "N/A" where this generation does not show it."""
         with self._asking(processor_handle, "amdsmi_get_power_info"):
             dies = self._shown_by(processor_handle)
             watts = round(sum(die.mean_w(die.sensor.window_s) for die in dies))

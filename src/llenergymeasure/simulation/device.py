@@ -75,6 +75,12 @@ class SimulatedNvml:
             for number, uuid in enumerate(uuids)
         )
 
+    def move_to(self, clock: Clock) -> None:
+        """From now on all of its time is that clock's."""
+        self._clock = clock
+        for gpu in self.gpus:
+            gpu.clock = clock
+
     def set_power(self, watts: float, *, index: int = 0) -> None:
         """From now on board `index` draws `watts`."""
         self.gpus[index].power.set(self._clock.monotonic_ns(), watts)
@@ -164,7 +170,7 @@ class SimulatedNvml:
         return handle.parent.name + " MIG" if isinstance(handle, SimulatedMig) else handle.name
 
     def nvmlDeviceGetMemoryInfo(self, handle: Handle, version: int | None = None) -> names.Memory:
-        """Only the second version tells apart what the driver keeps to itself."""
+        """Only the second version shows separately what the driver keeps to itself."""
         with self._asking_any(handle, "nvmlDeviceGetMemoryInfo") as (gpu, instance):
             memory = gpu.memory(instance=instance)
         if version:

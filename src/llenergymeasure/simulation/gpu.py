@@ -59,7 +59,7 @@ class SimulatedGpu:
         self.lost_from_ns: int | None = None
         self.mig: bool | None = None
         self.instances: tuple[SimulatedMig, ...] = ()
-        self._clock = clock
+        self.clock = clock
         self._calls = itertools.count()
         self._counter_from_ns = clock.monotonic_ns() - 3_600_000_000_000
         self._stuck_ns = clock.monotonic_ns() if sensor.counter_stuck else None
@@ -87,11 +87,11 @@ class SimulatedGpu:
 
     def reset_counter(self) -> None:
         """The counter starts again at 0, as when the driver is loaded anew."""
-        self._counter_from_ns = self._clock.monotonic_ns()
+        self._counter_from_ns = self.clock.monotonic_ns()
 
     def stick_counter(self) -> None:
         """From now on the counter shows what it shows now."""
-        self._stuck_ns = self._clock.monotonic_ns()
+        self._stuck_ns = self.clock.monotonic_ns()
 
     def memory(self, *, instance: SimulatedMig | None = None) -> Memory:
         """`used` is what processes hold; the driver's own part is `reserved`."""
@@ -111,20 +111,20 @@ class SimulatedGpu:
         """A call of the driver takes its time before it looks, and after."""
         before_ns, after_ns = self.sensor.latency_ns(next(self._calls))
         if before_ns:
-            self._clock.sleep(before_ns / 1e9)
+            self.clock.sleep(before_ns / 1e9)
         yield
         if after_ns:
-            self._clock.sleep(after_ns / 1e9)
+            self.clock.sleep(after_ns / 1e9)
 
     @contextmanager
     def call(self, name: str) -> Iterator[None]:
-        """A call of the driver's function `name`, which fails where it is told to."""
+        """A call of the driver's function `name`, which fails where a script wants it to."""
         with self.waiting():
             self._fail_if_asked(name)
             yield
 
     def _fail_if_asked(self, name: str) -> None:
-        if self.lost_from_ns is not None and self._clock.monotonic_ns() >= self.lost_from_ns:
+        if self.lost_from_ns is not None and self.clock.monotonic_ns() >= self.lost_from_ns:
             raise SimulatedNvmlError(Code.GPU_IS_LOST)
         code = self.fails_with if self.fails_with is not None else self.fails.get(name)
         if code is not None:
@@ -160,14 +160,14 @@ class SimulatedGpu:
 
     def counter_j(self) -> float:
         """The counter as of the last step."""
-        now_ns = self._clock.monotonic_ns()
+        now_ns = self.clock.monotonic_ns()
         now_ns = now_ns if self._stuck_ns is None else min(now_ns, self._stuck_ns)
         since_ns = self._counter_from_ns
         return max(0.0, self.sensor.counted_j(self.power, since_ns, self.sensor.last_step_ns(now_ns)))
 
     def mean_w(self, window_s: float, *, module: bool = False) -> float:
         """The power over the `window_s` before the last step, of the whole module or of the GPU alone."""
-        step_ns = self.sensor.last_step_ns(self._clock.monotonic_ns())
+        step_ns = self.sensor.last_step_ns(self.clock.monotonic_ns())
         watts = self.sensor.mean_w(self.power, window_s, step_ns)
         if module and self.cpu_power is not None:
             t_ns = step_ns - self.sensor.lag_ns(counter=False)

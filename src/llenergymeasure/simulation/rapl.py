@@ -41,7 +41,7 @@ class Zone:
 class SimulatedRapl:
     """A powercap tree under `root`, for a meter that is handed this directory.
 
-    Counters stand still until `tick`, which brings them to `clock`'s time. A zone whose directory is in
+    Counters do not move until `tick`, which brings them to `clock`'s time. A zone whose directory is in
     `failing` has no number to read from the next tick on.
     """
 
@@ -74,11 +74,7 @@ class SimulatedRapl:
 
 
 def intel_zones(
-    packages: Sequence[Waveform],
-    *,
-    dram: Sequence[Waveform] = (),
-    psys: bool = False,
-    mmio: bool = False,
+    packages: Sequence[Waveform], *, dram: Sequence[Waveform] = (), psys: bool = False, mmio: bool = False
 ) -> tuple[Zone, ...]:
     """The zones of an Intel machine: packages, each with its memory; the whole platform; the mirrors."""
     zones = []

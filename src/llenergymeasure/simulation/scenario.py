@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Clock
+from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
 from llenergymeasure.simulation.waveform import Serving, Waveform
 
@@ -69,17 +70,17 @@ def write_scenario(path: Path, scenario: Scenario) -> None:
 
 
 def read_scenario(path: Path) -> Scenario:
-    """ConfigError where the file can't be read or is no scenario."""
+    """ConfigError where the file can't be read or is not a scenario."""
     try:
         return _FORMAT.validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"the scenario {path} can't be read: {error.strerror}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path} is no scenario: {error}") from error
+        raise ConfigError(f"{path} is not a scenario: {error}") from error
 
 
 def waveform(board: Board, start_ns: int) -> Waveform:
-    """The true power of `board`. ConfigError where a change is no call that `Waveform` knows."""
+    """The true power of `board`. ConfigError where a change is not a call that `Waveform` knows."""
     power = Waveform(board.idle_w)
     for number, change in enumerate(board.power):
         at_ns = start_ns + round(change.at_s * 1e9)
@@ -96,24 +97,11 @@ def waveform(board: Board, start_ns: int) -> Waveform:
     return power
 
 
-class _Anchored:
-    """`clock`, but standing at the scenario's start while boards are made: their counters begin there."""
-
-    def __init__(self, clock: Clock, start_ns: int) -> None:
-        self._clock = clock
-        self.stands_at_ns: int | None = start_ns
-
-    def monotonic_ns(self) -> int:
-        return self._clock.monotonic_ns() if self.stands_at_ns is None else self.stands_at_ns
-
-    def sleep(self, seconds: float, /) -> None:
-        self._clock.sleep(seconds)
-
-
 def play(scenario: Scenario, *, clock: Clock) -> SimulatedNvml:
     """The boards on `clock`. What they show is a function of its time alone, in whichever process."""
-    anchored = _Anchored(clock, scenario.start_ns)
-    nvml = SimulatedNvml(anchored, idle_w=0.0, uuids=[board.uuid for board in scenario.boards])
+    # Their counters begin where the scenario does.
+    start = VirtualClock(scenario.start_ns)
+    nvml = SimulatedNvml(start, idle_w=0.0, uuids=[board.uuid for board in scenario.boards])
     for gpu, board in zip(nvml.gpus, scenario.boards, strict=True):
         gpu.name, gpu.sensor = board.name, board.sensor
         gpu.power = waveform(board, scenario.start_ns)
@@ -121,5 +109,5 @@ def play(scenario: Scenario, *, clock: Clock) -> SimulatedNvml:
             gpu.stick_counter()
     if scenario.init_fails_with is not None:
         nvml.fails["nvmlInit"] = scenario.init_fails_with
-    anchored.stands_at_ns = None
+    nvml.move_to(clock)
     return nvml

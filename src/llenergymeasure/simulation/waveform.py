@@ -148,7 +148,7 @@ class Waveform:
         self._append(until_ns, before_w)
 
     def add(self, other: Waveform) -> None:
-        """Let `other`'s power be drawn as well, always: a drift on top of bursts."""
+        """Let `other`'s power also be drawn, always: a drift on top of bursts."""
         self._added = (*self._added, other)
 
     def power_w(self, t_ns: int) -> float:

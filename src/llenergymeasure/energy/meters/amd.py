@@ -34,7 +34,7 @@ class AmdMeter(DeviceMeter):
 
     On MI250X and MI300A the accumulator agrees with the power measured before the board (McDaniel et al.
     2026, arXiv 2604.06056, which gives no bounds); other boards count wrongly (ROCm/amdsmi issue 38). Where
-    there is power as well, one is compared with the other, and the bounds are those of NVIDIA's boards.
+    there is also power, one is compared with the other, and the bounds are those of NVIDIA's boards.
     """
 
     def __init__(

@@ -80,13 +80,13 @@ def power_model(cpuinfo: str) -> PowerModel:
 
 
 def microarchitectures(cpuinfo: str) -> Sequence[str]:
-    """What the CPU may be, by names of the table; empty where it can't be told.
+    """What the CPU may be, by names of the table; empty where that cannot be determined.
 
     A hypervisor may hide the model number; AMX then still leaves only the generations that have it.
     """
-    vendor = _field(cpuinfo, "vendor_id")
+    vendor = cpuinfo_field(cpuinfo, "vendor_id")
     family, model, stepping = (
-        int(_field(cpuinfo, name) or -1) for name in ("cpu family", "model", "stepping")
+        int(cpuinfo_field(cpuinfo, name) or -1) for name in ("cpu family", "model", "stepping")
     )
     if vendor == "AuthenticAMD":
         return [_AMD[family, model]] if (family, model) in _AMD else []
@@ -96,7 +96,7 @@ def microarchitectures(cpuinfo: str) -> Sequence[str]:
         return ["Skylake" if stepping <= 4 else "Cascade Lake"]
     if model in _INTEL:
         return [_INTEL[model]]
-    return _by_flags(set(_field(cpuinfo, "flags").split()))
+    return _by_flags(set(cpuinfo_field(cpuinfo, "flags").split()))
 
 
 def _by_flags(flags: set[str]) -> Sequence[str]:
@@ -105,6 +105,7 @@ def _by_flags(flags: set[str]) -> Sequence[str]:
     return ["Sapphire Rapids", "Emerald Rapids"] if "amx_tile" in flags else []
 
 
-def _field(cpuinfo: str, name: str) -> str:
+def cpuinfo_field(cpuinfo: str, name: str) -> str:
+    """Of the first processor; empty where it is not said."""
     match = re.search(rf"^{name}[ \t]*:[ \t]*(.*)$", cpuinfo, re.MULTILINE)
     return match.group(1).strip() if match else ""

@@ -40,12 +40,7 @@ class Device:
     period_s: float | None = None
 
     def __init__(
-        self,
-        questions: Sequence[Question],
-        *,
-        errors: tuple[type[Exception], ...],
-        silent: str,
-        clock: Clock,
+        self, questions: Sequence[Question], *, errors: tuple[type[Exception], ...], silent: str, clock: Clock
     ) -> None:
         self.questions = tuple(questions)
         self.driver_cpu_ns = 0

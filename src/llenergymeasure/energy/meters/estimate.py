@@ -1,4 +1,4 @@
-"""How much work did the processes of a run give the CPU, where no sensor tells its energy?"""
+"""How much work did the processes of a run give the CPU, where no sensor measures its energy?"""
 
 from __future__ import annotations
 
@@ -77,11 +77,7 @@ class EstimateMeter:
     period_s = 0.33
 
     def __init__(
-        self,
-        processes: Callable[[], Sequence[int]],
-        *,
-        cgroups: Cgroups | None = None,
-        clock: Clock = time,
+        self, processes: Callable[[], Sequence[int]], *, cgroups: Cgroups | None = None, clock: Clock = time
     ) -> None:
         self._processes = processes
         self._cgroups = cgroups or Cgroups()
@@ -110,7 +106,7 @@ class EstimateMeter:
         return ()
 
     def __enter__(self) -> Self:
-        # Their start could be compared with the time as well, but that is wall-clock time, which may jump.
+        # Their start could also be compared with the time, but that is wall-clock time, which may jump.
         self._older = frozenset(psutil.pids())
         return self
 

@@ -15,11 +15,7 @@ def _unknown(instance: str) -> None:  # noqa: ARG001  the signature of BoardOf
 
 
 def visible_gpus(
-    spec: str | None,
-    uuids: Sequence[str],
-    *,
-    pci_order: bool,
-    board_of: BoardOf = _unknown,
+    spec: str | None, uuids: Sequence[str], *, pci_order: bool, board_of: BoardOf = _unknown
 ) -> tuple[int, ...]:
     """The indices of the boards that CUDA_VISIBLE_DEVICES=`spec` leaves visible, in its order, each once.
 
@@ -39,11 +35,7 @@ def visible_gpus(
 
 
 def why_unsure(
-    spec: str | None,
-    uuids: Sequence[str],
-    *,
-    pci_order: bool,
-    board_of: BoardOf = _unknown,
+    spec: str | None, uuids: Sequence[str], *, pci_order: bool, board_of: BoardOf = _unknown
 ) -> str | None:
     """Why the entries of CUDA_VISIBLE_DEVICES can't be matched to boards; None where they can."""
     for entry in _entries(spec or ""):
@@ -60,10 +52,7 @@ def why_unsure(
 
 
 def chosen_gpus(
-    names: Sequence[str],
-    uuids: Sequence[str],
-    *,
-    board_of: BoardOf = _unknown,
+    names: Sequence[str], uuids: Sequence[str], *, board_of: BoardOf = _unknown
 ) -> tuple[int, ...]:
     """The indices of the boards that `names` (indices, UUIDs or their beginnings) mean, each once.
 

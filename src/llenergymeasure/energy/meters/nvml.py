@@ -57,6 +57,10 @@ class NvmlMeter(DeviceMeter):
         self._health: tuple[HealthPart, ...] = ()
         self._health_due_ns = 0
 
+    def __exit__(self, *error: object) -> None:
+        self._health = ()
+        super().__exit__(*error)
+
     def parts(self) -> Sequence[Part]:
         return [*self._parts, *self._health]
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -26,7 +27,7 @@ _ANSWER_S = 20.0
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The meters to record, what their best figure is, which were not taken: (name, why), what could not be
-    told of those that were, and what they saw when they were tried.
+    determined of those that were, and what they saw when they were tried.
     """
 
     meters: tuple[Meter, ...]
@@ -42,14 +43,24 @@ class _Taken:
     domains: dict[str, tuple[Domain, str]] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
-    def take(self, name: str, meter: Meter, domains: Sequence[Domain]) -> None:
-        """Refused where it sees what is seen already, since a sum would hold that twice."""
-        if twice := [domain.name for domain in domains if domain.name in self.domains]:
+    def try_out(self, name: str, make: Callable[[], Meter]) -> None:
+        """Refused where it can't be used, models energy, or sees what is seen already: a sum would hold that
+        twice.
+        """
+        try:
+            meter = make()
+            domains = _seen(name, meter)
+        except EnergyError as error:
+            self.refused.append((name, _whole(error)))
+            return
+        if any(domain.model is not None for domain in domains):
+            self.refused.append((name, f"it models energy; to use it: --meter {name}"))
+        elif twice := [domain.name for domain in domains if domain.name in self.domains]:
             other = self.domains[twice[0]][1]
             self.refused.append((name, f"{twice[0]} is read by {other} already (name it to prefer it)"))
-            return
-        self.meters[name] = meter
-        self.domains |= {domain.name: (domain, name) for domain in domains}
+        else:
+            self.meters[name] = meter
+            self.domains |= {domain.name: (domain, name) for domain in domains}
 
 
 def choose_meters(
@@ -79,14 +90,10 @@ def choose_meters(
         return _named(energy, arguments)
     taken = _Taken()
     for name in _measuring(amdsmi):
-        meter = _built_in(name, arguments)
-        try:
-            taken.take(name, meter, _seen(name, meter))
-        except EnergyError as error:
-            taken.refused.append((name, _whole(error)))
+        taken.try_out(name, partial(_built_in, name, arguments))
     _require_gpus(energy, taken)
     for point in entry_points(group=_GROUP):
-        _try_plug_in(point, taken)
+        taken.try_out(point.name, partial(_loaded, point))
     if not taken.meters and energy.require_measured:
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
@@ -120,26 +127,8 @@ def _require_gpus(energy: EnergyConfig, taken: _Taken) -> None:
     raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")
 
 
-def _try_plug_in(point: EntryPoint, taken: _Taken) -> None:
-    try:
-        meter = _loaded(point)
-        domains = _seen(point.name, meter)
-    except EnergyError as error:
-        taken.refused.append((point.name, _whole(error)))
-        return
-    if any(domain.model is not None for domain in domains):
-        taken.refused.append((point.name, f"it models energy; to use it: --meter {point.name}"))
-        return
-    taken.take(point.name, meter, domains)
-
-
 def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Selection:
     name = energy.meter
-    if name == _MODELLED and energy.require_measured:
-        raise EnergyError(
-            "the meter 'estimate' models energy, and energy.require_measured forbids that",
-            hint="choose another meter, or --set energy.require_measured=false",
-        )
     meter = _built_in(name, arguments) if name in METERS else _plug_in(name)
     try:
         domains = _seen(name, meter)
@@ -149,7 +138,10 @@ def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Sel
         ) from error
     modelled = any(domain.model is not None for domain in domains)
     if modelled and energy.require_measured:
-        raise EnergyError(f"the meter {name!r} models energy, and energy.require_measured forbids that")
+        raise EnergyError(
+            f"the meter {name!r} models energy, and energy.require_measured forbids that",
+            hint="choose another meter, or --set energy.require_measured=false",
+        )
     return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])), domains)
 
 
@@ -164,13 +156,12 @@ def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
             return tuple(meter.domains())
 
     what = f"the meter {name!r}"
-    if name in METERS:
-        return bounded(look, _ANSWER_S, what=what)
     try:
         return bounded(look, _ANSWER_S, what=what)
-    except EnergyError:
-        raise
-    except Exception as error:  # a plug-in is other people's code: whatever it raises, this says whose it is
+    except Exception as error:
+        if isinstance(error, EnergyError) or name in METERS:
+            raise
+        # A plug-in is other people's code: whatever it raises, this says whose it is.
         raise EnergyError(f"{what} broke when it was opened: {type(error).__name__}: {error}") from error
 
 
@@ -184,13 +175,15 @@ def _built_in(name: str, arguments: dict[str, dict[str, object]]) -> Meter:
     return cast("Meter", getattr(import_module(module), attribute)(**arguments[name]))
 
 
+def meter_names() -> list[str]:
+    """Those that are built in, and those that are installed besides."""
+    return [*METERS, *sorted({point.name for point in entry_points(group=_GROUP)} - set(METERS))]
+
+
 def _plug_in(name: str) -> Meter:
-    points = entry_points(group=_GROUP)
-    for point in points:
-        if point.name == name:
-            return _loaded(point)
-    names = sorted({*METERS, *(point.name for point in points)})
-    raise EnergyError(f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(names)}")
+    for point in entry_points(group=_GROUP, name=name):
+        return _loaded(point)
+    raise EnergyError(f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(sorted(meter_names()))}")
 
 
 def _loaded(point: EntryPoint) -> Meter:

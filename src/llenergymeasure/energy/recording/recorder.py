@@ -26,7 +26,7 @@ from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 
-# A silence in which a counter shows no events ends all the same, and a look at a driver that blocks as well.
+# A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
 _SILENCE_AT_MOST_S = 3.0
 _LOOK_AT_MOST_NS = 300_000_000
 _FLUSH_S = 1.0
@@ -44,7 +44,7 @@ class Recorder:
     `power.parquet`. A meter that raises or blocks gives a `Gap`, not an end.
 
     Silences are looked at densely, so that the steps of counters are known to ± 3 ms; else a few reads a
-    second do.
+    second do. `samples` counts the fields that were read, and `due_ns` is when `poll` has something to do.
     """
 
     tick_s = 0.001
@@ -53,7 +53,7 @@ class Recorder:
         self._meters = tuple(meters)
         self._clock = clock
         self._directory = directory
-        self._domains: tuple[Domain, ...] = ()
+        self.domains: tuple[Domain, ...] = ()
         self._watched: tuple[Watched, ...] = ()
         self._dense = False
         self._devices = 0
@@ -66,14 +66,9 @@ class Recorder:
         # Numbers, not tuples: hundreds of new objects a second would keep the garbage collector busy.
         self._rows = array("q")
         self._gaps: list[Gap] = []
-        self._samples = 0
-        self._next_flush_ns = self._due_ns = 0
+        self.samples = 0
+        self._next_flush_ns = self.due_ns = 0
         self._failure: OSError | None = None
-
-    @property
-    def samples(self) -> int:
-        """Fields read so far."""
-        return self._samples
 
     @property
     def cpu_s(self) -> float:
@@ -84,15 +79,6 @@ class Recorder:
     def driver_cpu_s(self) -> float:
         """The part of `cpu_s` that was spent in the drivers' calls, as far as the meters count it."""
         return sum(one.part.driver_cpu_ns for one in self._watched) / 1e9
-
-    @property
-    def domains(self) -> tuple[Domain, ...]:
-        return self._domains
-
-    @property
-    def due_ns(self) -> int:
-        """When `poll` has something to do next."""
-        return self._due_ns
 
     def __enter__(self) -> Self:
         self.start()
@@ -112,7 +98,7 @@ class Recorder:
         with ExitStack() as opening:
             for meter in self._meters:
                 self._open(meter, opening)
-            self._writer = TraceWriter(self._directory / STREAM_NAME, self._domains)
+            self._writer = TraceWriter(self._directory / STREAM_NAME, self.domains)
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
         if not threaded:
@@ -132,15 +118,15 @@ class Recorder:
         bounded(meter.__enter__, _OPEN_S, what=name)
         opening.callback(partial(self._leave, meter))
         domains = tuple(bounded(meter.domains, _OPEN_S, what=name))
-        taken = {domain.name for domain in self._domains}
+        taken = {domain.name for domain in self.domains}
         if twice := [domain.name for domain in domains if domain.name in taken]:
             raise EnergyError(
                 f"{name} reads {', '.join(twice)}, which another meter reads already",
                 hint="choose one of them by name: --meter",
             )
-        first = len(series_keys(self._domains))
+        first = len(series_keys(self.domains))
         index = {key: first + number for number, key in enumerate(series_keys(domains))}
-        self._domains += domains
+        self.domains += domains
         self._watched += tuple(watched(meter, domains, index))
         self._devices = sum(one.part.period_s is None for one in self._watched)
 
@@ -162,7 +148,7 @@ class Recorder:
             now_ns = self._clock.monotonic_ns()
 
     def _hurry(self, parts: Sequence[Watched]) -> None:
-        self._due_ns = 0
+        self.due_ns = 0
         for one in parts:
             one.due_ns = 0
             one.bell.ring()
@@ -172,7 +158,7 @@ class Recorder:
         """The least seconds of a silence before and after a block, and the lag to allow for after it besides:
         what the slowest of all sources needs, (0, 0) where none is measured.
         """
-        each = [quiet_s(domain) for domain in self._domains]
+        each = [quiet_s(domain) for domain in self.domains]
         return max((least for least, _ in each), default=0.0), max((lag for _, lag in each), default=0.0)
 
     def quiet_enough(self, since_ns: int) -> bool:
@@ -189,7 +175,7 @@ class Recorder:
     def poll(self) -> None:
         """Read what is due, and write what has been read for a second; for use without threads."""
         now_ns = self._clock.monotonic_ns()
-        if now_ns < self._due_ns:
+        if now_ns < self.due_ns:
             return
         for one in self._watched:
             if one.due_ns > self._clock.monotonic_ns():
@@ -200,7 +186,7 @@ class Recorder:
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + round(_FLUSH_S * 1e9)
             self._flush()
-        self._due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
+        self.due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
     def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
         """All that was recorded so far, or what matters for `windows`: them and a few seconds around each.
@@ -245,7 +231,7 @@ class Recorder:
         self._writer = None
 
     def _leave(self, meter: Meter) -> None:
-        """Close a meter. One whose driver has not come back is left alone: closing it would block as well."""
+        """Close a meter. One whose driver has not come back is left alone: closing it would also block."""
         if any(one.thread and one.thread.is_alive() for one in self._watched if one.meter is meter):
             return
         try:
@@ -282,7 +268,7 @@ class Recorder:
         samples, call, reason = one.read(self._clock)
         with self._buffer_lock:
             if self._writer is not None:
-                self._samples += len(samples)
+                self.samples += len(samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
                 if len(self._rows) < _MOST_NUMBERS:
                     for s in samples:

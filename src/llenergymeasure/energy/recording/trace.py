@@ -43,7 +43,7 @@ _GAP_LIST = TypeAdapter(tuple[Gap, ...])
 
 
 def series_keys(domains: Iterable[Domain]) -> list[tuple[str, str]]:
-    """(domain, quantity) by the index that stands for it in a file."""
+    """(domain, quantity) by its index in a file."""
     return [(domain.name, quantity.name) for domain in domains for quantity in domain.quantities]
 
 
@@ -212,7 +212,7 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return number
 
 

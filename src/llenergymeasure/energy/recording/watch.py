@@ -41,8 +41,8 @@ class Bell:
 class Events:
     """The last moments at which a counter was seen to step: the read before each that is usable.
 
-    For a part of the shortest time between two of them no next one is to be expected. The part is no simple
-    fraction, so that a distance of several steps is found out.
+    For a part of the shortest time between two of them no next one is expected. It is not a simple fraction,
+    so that a distance of several steps is found out.
     """
 
     raw: int | None = None
@@ -118,7 +118,7 @@ class Watched:
             raise EnergyError(f"the meter gave {samples!r:.60} instead of samples")
         for one in samples:
             if not isinstance(one, Sample) or (one.domain, one.quantity) not in self.index:
-                raise EnergyError(f"the meter gave {one!r:.100}, which is no sample of its domains")
+                raise EnergyError(f"the meter gave {one!r:.100}, which is not a sample of its domains")
             numbers = (one.raw, one.t_before_ns, one.t_after_ns)
             if not all(type(number) is int and abs(number) < _TOO_LARGE for number in numbers):
                 raise EnergyError(f"the meter gave {one.raw!r:.40} where a whole number of 63 bits is due")
