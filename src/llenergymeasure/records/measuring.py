@@ -25,9 +25,9 @@ Unit: TypeAlias = Literal["J", "W", "s", "bytes", "Hz", "degC", "count"]
 class Estimate:
     """A value and how far it can be trusted.
 
-    `low` and `high` bound the 95 % interval from random error and sensor resolution, which repetition narrows.
-    `systematic` bounds the error of an uncalibrated sensor or a model of power, which it does not; both are in
-    the unit of `value`. `reason` says why a part is None. NaN and infinity are refused.
+    `low` and `high` bound the 95 % interval from random error and sensor resolution, which repetition
+    narrows. `systematic` bounds the error of an uncalibrated sensor or a model of power, which it does not.
+    Both are in the unit of `value`. `reason` says why a part is None. NaN and infinity are refused.
     """
 
     value: float | None
