@@ -161,7 +161,7 @@ def test_run_verbose_shows_what_the_worker_said_and_quiet_does_not_hide_errors()
     failure = RunFailure("r1", "measure", "crash", "gone", traceback="WORKER TRACE", log_tail="LAST WORDS")
     error = ExperimentError("the worker died", failure=failure)
     plain = failing_run(error, "-q").output
-    assert plain == "ExperimentError: the worker died\nhint: -v shows what the worker said\n"
+    assert plain == "ExperimentError: the worker died\nhint: -v shows the output of the worker\n"
     told = failing_run(error, "-v").output
     assert "LAST WORDS" in told
     assert "WORKER TRACE" in told

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from test_metrics import GPU, HOST, MODEL, S, measurement, one_pass, series
+from virtual_result import virtual_result
 
 from llenergymeasure.analysis.net import net_of_idle
 from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
@@ -161,3 +162,14 @@ def test_without_an_idle_window_there_is_no_net(idle: Idle) -> None:
     net = net_of(spent(1000), one)
     assert net.value is None
     assert net.reason == "idle power was not measured: baseline.seconds is 0"
+
+
+def test_net_lies_within_its_systematic_range_however_short_the_idle_window() -> None:
+    slow = {"counter_step_s": 0.5}
+    one = virtual_result(
+        baseline={"seconds": 1.0}, passes={"seconds": 1.0}, repeats={"count": 1}, simulated=slow
+    )
+    net = one.energy.net
+    assert net.value is not None
+    assert net.systematic is not None
+    assert net.systematic[0] < net.value < net.systematic[1]

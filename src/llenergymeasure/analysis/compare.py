@@ -153,7 +153,7 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
     if (a.experiment_id, a.started_at) == (b.experiment_id, b.started_at):
         raise ConfigError(
             f"A and B are the same result: {a.experiment_id}",
-            hint="give two results; a copy of one is no second measurement",
+            hint="give two results; a copy is not a second measurement",
         )
     found = tuple(differences(a, b))
     refused = [difference for difference in found if difference.key not in allow]

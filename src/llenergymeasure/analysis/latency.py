@@ -13,7 +13,7 @@ from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pa
 from llenergymeasure.results.models import Percentiles
 
 NEEDED = {99.0: 100}
-# Latencies count from when a request was due, so that the client's own delay stands in them. A twentieth of
+# Latencies count from when a request was due, so that they include the client's own delay. A twentieth of
 # the shortest latency that is reported is where it begins to show in p95.
 LAG_SHARE = 0.05
 # An event loop on a machine that works wakes up a few milliseconds late, and no plan is finer than that.
@@ -65,7 +65,7 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
 
 def lag_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
     """Whether the client kept up with the load plan: p95 of `t_sent - t_scheduled` is at most a twentieth of
-    the median time from there to the first token (to the last, where no first is told), or 5 ms. Static
+    the median time from there to the first token (to the last, where no first is known), or 5 ms. Static
     batches are due when they are sent, and never lag.
     """
     done = [one for each in passes for one in each.generation.completions]

@@ -19,7 +19,7 @@ def leads_in(costs: Sequence[Sequence[float]]) -> bool:
 
     A silence may let clocks drop and turbo budgets refill. The first pass is held against the mean of the
     others: over runs where there are three or more, by Student's t; within a single run by the scatter of
-    its other passes. At least three passes a run; two runs tell nothing.
+    its other passes. At least three passes a run; two runs show nothing.
     """
     if not costs or min(len(run) for run in costs) < 3 or fmean(costs[0]) <= 0:
         return False

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.records import Domain, Estimate, Window
 
 
@@ -58,14 +59,14 @@ def _gain_only(energies: Sequence[RunEnergy], which: str) -> tuple[float, float]
 def _nets(one: RunEnergy, window: Window) -> Iterator[tuple[Domain, float | None]]:
     """Joules of each domain above its idle; None where another sensor gave the one than the other."""
     for domain in one.domains:
-        idle = window_energy(one.measurement.trace, domain.name, window)
+        source = window_energy(one.measurement.trace, domain.name, window).source
+        idle_w = idle_power(one.measurement.trace, window, domain.name).value
         blocks = [block.spent[domain.name] for block in one.of("full")]
-        same = all(spent.source == idle.source and spent.joules is not None for spent in blocks)
-        if not same or idle.joules is None:
+        same = all(spent.source == source and spent.joules is not None for spent in blocks)
+        if not same or idle_w is None:
             yield domain, None
         else:
-            spent_j = math.fsum(spent.joules or 0.0 for spent in blocks)
-            yield domain, spent_j - idle.joules / window.duration_s * _seconds(one)
+            yield domain, math.fsum(spent.joules or 0.0 for spent in blocks) - idle_w * _seconds(one)
 
 
 def _in_proportion(gross: Estimate, value: float) -> tuple[float, float] | None:

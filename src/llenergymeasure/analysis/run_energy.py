@@ -164,7 +164,7 @@ def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
     others = (
         "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
         if config.meter == "auto"
-        else "read the CPU as well: --meter auto"
+        else "read the CPU also: --meter auto"
     )
     return (
         f"nothing was measured{refused}: energy.gpus is auto, and the engine used none of the GPUs that were "

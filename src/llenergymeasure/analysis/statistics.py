@@ -1,4 +1,4 @@
-"""What repetition tells: intervals from independent passes, how many are needed, whether times settled."""
+"""What follows from repetition: intervals from independent passes, their number, whether times settled."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ def correlated(values: Sequence[float]) -> bool:
     """Whether passes that follow one another resemble each other more than chance explains.
 
     The lag-1 autocorrelation of n independent values has mean −1/n and variance (n − 2) / (n² − 1) (from von
-    Neumann's ratio). At one standard deviation above (1.28 below 20 values, where little can be told) one run
-    in six (in ten) of independent passes is called correlated; missing a real correlation costs more, since
-    the interval is then too narrow. Fewer than 4 values tell nothing,
-    nor do values that are equal but for rounding.
+    Neumann's ratio). At one standard deviation above (1.28 below 20 values, which show little) one run in six
+    (in ten) of independent passes is called correlated; missing a real correlation costs more, since the
+    interval is then too narrow. Fewer than 4 values show nothing, nor do values that are equal but for
+    rounding.
     """
     count = len(values)
     if count < 4 or (spread := _spread(values)) <= (1e-9 * fmean(values)) ** 2 * count:

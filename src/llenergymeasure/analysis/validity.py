@@ -209,7 +209,7 @@ def _gaps(one: RunEnergy) -> list[MeasurementWarning]:
 
 
 def _missed(energy: Energy, target: float) -> str | None:
-    """Why the target is not met; None where it is, or where another warning tells that energy is missing."""
+    """Why the target is not met; None where it is, or where another warning reports missing energy."""
     cost = energy.per_output_token
     if cost.value is None:
         return None if energy.total.value is None else f"no joules per output token: {cost.reason}"

@@ -71,7 +71,7 @@ def _warnings(sides: dict[str, Side]) -> Iterator[str]:
 
 
 def _sentence(one: Ratio) -> str:
-    """`B uses 12 % less, 9.3 to 15 %`, or why that cannot be said."""
+    """`B uses 12 % less, 9.3 to 15 %`, or why there is no such statement."""
     found, verb = one.ratio, _VERBS[one.name]
     if found.value is None:
         return f"no ratio: {found.reason}"

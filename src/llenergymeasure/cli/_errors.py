@@ -21,13 +21,13 @@ from llenergymeasure.exceptions import ExperimentError, LLEMError
 
 
 def format_error(error: BaseException, *, verbose: bool = False) -> str:
-    """`ClassName: message`, then `hint: …`; with `verbose` what the worker said and the traceback."""
+    """`ClassName: message`, then `hint: …`; with `verbose` the output of the worker and the traceback."""
     lines = [f"{type(error).__name__}: {error}".rstrip(": ")]
     failure = error.failure if isinstance(error, ExperimentError) else None
     if isinstance(error, LLEMError) and error.hint:
         lines.append(f"hint: {error.hint}")
     if failure is not None and not verbose and (failure.log_tail or failure.traceback):
-        lines.append("hint: -v shows what the worker said")
+        lines.append("hint: -v shows the output of the worker")
     if verbose:
         if failure is not None:
             lines += [text.rstrip() for text in (failure.log_tail, failure.traceback) if text]

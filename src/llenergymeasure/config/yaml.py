@@ -1,7 +1,7 @@
 """How is YAML read so that a file can neither surprise, exhaust nor run anything?
 
 Scalars follow the core schema of YAML 1.2, so that `off` is a word and `1e-5` a number. No tag makes an
-object, no key stands twice, and what anchors expand to is counted before anything is built.
+object, no key is repeated, and what anchors expand to is counted before anything is built.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _CoreLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag not in {_STR, _MERGE}:
                 raise _refused("a key must be a word", key.start_mark)
             if key.value in seen:
-                raise _refused(f"the key {key.value!r} stands twice", key.start_mark)
+                raise _refused(f"duplicate key {key.value!r}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep=True)
 
@@ -50,7 +50,7 @@ class _CoreLoader(yaml.SafeLoader):
         try:
             return int(text, base)
         except ValueError as error:
-            raise _refused(f"{text[:20]}… is no usable number", node.start_mark) from error
+            raise _refused(f"{text[:20]}… is not a usable number", node.start_mark) from error
 
     def core_float(self, node: yaml.ScalarNode) -> float:
         text = node.value.lower().replace(".inf", "inf").replace(".nan", "nan")

@@ -135,7 +135,7 @@ def about(seconds: float) -> str:
 
 
 def _unit(unit: str, exponent: int) -> tuple[str, bool, int]:
-    """How the unit is written, whether it takes a prefix, and the power of ten that it stands for."""
+    """How the unit is written, whether it takes a prefix, and the power of ten of that prefix."""
     if unit == "1":
         return "%", False, -2
     unit = unit.replace("bytes", "B")

@@ -25,9 +25,9 @@ Unit: TypeAlias = Literal["J", "W", "s", "bytes", "Hz", "degC", "count"]
 class Estimate:
     """A value and how far it can be trusted.
 
-    `low` and `high` bound the 95 % interval from chance and sensor resolution, which repetition narrows.
-    `systematic` bounds what an uncalibrated sensor or a model of power may hide, which it can't; both are in
-    the unit of `value`. `reason` says why a part is None. NaN and infinity are refused.
+    `low` and `high` bound the 95 % interval from random error and sensor resolution, which repetition
+    narrows. `systematic` bounds the error of an uncalibrated sensor or a model of power, which it does not.
+    Both are in the unit of `value`. `reason` says why a part is None. NaN and infinity are refused.
     """
 
     value: float | None
@@ -106,7 +106,7 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """Watts from CPU time: what stands in where no sensor does.
+    """Watts from CPU time, used where there is no sensor.
 
     `w_per_busy_vcpu` is the central figure for one vCPU-second of work and `w_per_busy_vcpu_range` what it
     may be; `w_per_byte` the same for resident memory. `name` and `citation` say where they come from.

@@ -60,7 +60,7 @@ def save(result: ExperimentResult, output_dir: Path, *, files: Path | None) -> P
             hint="make room or choose another --output",
         ) from error
     if files is not None:
-        # The result is whole by now; a stray temporary file is no reason to call it lost.
+        # The result is whole by now; a stray temporary file does not make it lost.
         shutil.rmtree(files, ignore_errors=True)
     return target
 

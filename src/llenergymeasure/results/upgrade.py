@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# What stands in the files of schema 1; its shape is checked by the models once it has become schema 2.
+# The content of a file of schema 1; its shape is checked by the models once it has become schema 2.
 Data = dict[str, Any]
 
 
