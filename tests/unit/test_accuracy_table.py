@@ -16,7 +16,7 @@ PYTHON = Path(sys.executable)
 # A tool that knows the 100 W and says 1 % too much.
 TOO_MUCH = """
 import json, sys
-for index, (begin_ns, length_ns) in enumerate(json.load(open(sys.argv[1]))):
+for index, (begin_ns, length_ns, _) in enumerate(json.load(open(sys.argv[1]))):
     joules = 1.01 * 100 * length_ns / 1e9
     print(json.dumps({"index": index, "begin_ns": begin_ns, "end_ns": begin_ns + length_ns, "joules": joules,
                       "low": joules - 3, "high": joules + 3}))
@@ -24,7 +24,7 @@ for index, (begin_ns, length_ns) in enumerate(json.load(open(sys.argv[1]))):
 # A tool that says less and less, of the first of two windows only, and then breaks.
 BREAKS = """
 import json, sys
-begin_ns, length_ns = json.load(open(sys.argv[1]))[0]
+begin_ns, length_ns, _ = json.load(open(sys.argv[1]))[0]
 print("talk that is no figure")
 print(json.dumps({"index": 0, "begin_ns": begin_ns, "end_ns": begin_ns + length_ns, "joules": 50.0}),
       flush=True)
