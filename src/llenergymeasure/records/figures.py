@@ -154,15 +154,16 @@ def _range_half(estimate: Estimate) -> float:
 def _scale(value: float, estimate: Estimate) -> Scale:
     """The scale of the value, less the digits that the larger of its uncertainties makes meaningless.
 
-    What is left is that uncertainty's first digit, or its first two below 3 (JCGM 100, 7.2.6), and at least
-    one digit of the value.
+    What is left is that uncertainty's first digit, or its first two where they are below 3 or where the range
+    is shown in full (JCGM 100, 7.2.6), and at least one digit of the value.
     """
     widest = max(half_width(estimate) or 0.0, _range_half(estimate))
     scale = scale_for(value or widest, estimate.unit)
     if scale.scientific or not widest:
         return scale
     known = Decimal(f"{widest:.1e}").scaleb(-scale.exponent)
-    decimals = -known.adjusted() + (1 if known.as_tuple().digits[0] < 3 else 0)
+    two = known.as_tuple().digits[0] < 3 or led_by_range(estimate)
+    decimals = -known.adjusted() + (1 if two else 0)
     if value:
         decimals = max(decimals, -Decimal(f"{value:.0e}").scaleb(-scale.exponent).adjusted())
     return replace(scale, decimals=min(scale.decimals, decimals))
