@@ -102,7 +102,7 @@ def test_carbon_and_cost_stand_below_the_energy_with_their_factors(
     (cost,) = [row for row in rows if row.startswith("Cost, total")]
     assert "0.36 EUR/kWh, PUE 1.5" in cost
     assert "≈ 17.6 (10.5 to 24.6) g" in rows[rows.index(carbon) + 1]
-    assert "≈ 0.018 (0.011 to 0.025) EUR" in rows[rows.index(cost) + 1]
+    assert "≈ 0.0176 (0.0105 to 0.0246) EUR" in rows[rows.index(cost) + 1]
 
 
 def test_nothing_of_carbon_or_cost_is_shown_unasked(capsys: pytest.CaptureFixture[str]) -> None:

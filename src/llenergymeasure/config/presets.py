@@ -23,6 +23,7 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
             "repeats.count": 5,
             "repeats.target": 0.02,
             "passes.seconds": 10.0,
+            "passes.count": 2,
             "passes.budget.seconds": 1200.0,
             "baseline.seconds": 10.0,
             "baseline.cooling_seconds": 120.0,
