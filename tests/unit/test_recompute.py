@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from benchmarks.virtual_run import VirtualRuns
+from typer.testing import CliRunner
 from virtual_result import config
 
 from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.cli import app
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.protocol import BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
@@ -101,3 +103,10 @@ def test_events_that_are_cut_short_or_torn_are_named(stored: Stored) -> None:
             read_measurements(folder, [1])
     events.write_text(whole)
     assert len(read_measurements(folder, [1])) == 1
+
+
+def test_a_result_of_an_older_method_is_told_what_changed_in_it() -> None:
+    older = Path(__file__).parents[1] / "data" / "run-schema-1"
+    said = CliRunner().invoke(app, ["recompute", str(older)])
+    assert said.exit_code == 0
+    assert [line for line in said.stdout.splitlines() if line.startswith("why: ")]

@@ -19,6 +19,12 @@ from llenergymeasure.results import ExperimentResult
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
 
+# What each version changed in the method, for those who compute older results again.
+METHODS = {
+    "0.9": "since 0.9 joules are counted from silence to silence, and prefill and decode come from passes of "
+    "their own; passes of 0.8 have neither, and are read as windows amid other work, with wider intervals"
+}
+
 
 def recompute(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
@@ -69,10 +75,18 @@ def _changes(stored: ExperimentResult, before: Leaves, after: Leaves, changed: S
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
     if not changed:
         return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
+    why = [reason for version, reason in METHODS.items() if _number(written) < _number(version)]
     return [
         f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}",
+        *(f"why: {reason}" for reason in why),
         *(f"{key}: {_shown(before, key)} → {_shown(after, key)}" for key in changed),
     ]
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """Of a version, for comparison; one that is no plain number is older than all."""
+    parts = version.split(".")[:2]
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
 def _shown(leaves: Leaves, key: str) -> str:
