@@ -298,7 +298,7 @@ def regression(comparison: Comparison, percent: float) -> str | None:
     low, _ = _ends(found)
     if found.value is None or low is None:
         message = f"a regression cannot be judged:\n  {found.reason}"
-        if energy.method is not None and energy.method.name == "too_few_runs" and len(energy.withheld) == 1:
+        if energy.method is not None and energy.method.name == "too_few_runs":
             hint = f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}"
             raise ConfigError(message, hint=hint)
         raise ResultError(message)

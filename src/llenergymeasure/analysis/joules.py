@@ -76,7 +76,8 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:
     """How many passes at the start of each run only lead in to the others: 0 or 1."""
-    return int(leads_in([one.costs for one in energies]))
+    unsure = max((one.ends_apart for one in energies), default=0.0)
+    return int(leads_in([one.costs for one in energies], at_least=unsure))
 
 
 def total_joules(energies: Sequence[RunEnergy]) -> Estimate:

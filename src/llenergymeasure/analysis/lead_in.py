@@ -14,8 +14,9 @@ NEGLIGIBLE = 0.02
 SURE = 0.995
 
 
-def leads_in(costs: Sequence[Sequence[float]]) -> bool:
-    """Whether the first pass of each run is a lead-in. `costs` are those of each run's passes.
+def leads_in(costs: Sequence[Sequence[float]], *, at_least: float = 0.0) -> bool:
+    """Whether the first pass of each run is a lead-in. `costs` are those of each run's passes;
+    less than `at_least` (relative) is left open by what a pass's share is.
 
     A silence may let clocks drop and turbo budgets refill. The first pass is held against the mean of the
     others: over runs where there are three or more, by Student's t; within a single run by the scatter of
@@ -25,7 +26,7 @@ def leads_in(costs: Sequence[Sequence[float]]) -> bool:
         return False
     apart = [run[0] / fmean(run[1:]) - 1 for run in costs]
     mean, count = fmean(apart), len(costs)
-    if abs(mean) <= NEGLIGIBLE:
+    if abs(mean) <= max(NEGLIGIBLE, at_least):
         return False
     if count >= 3:
         return abs(mean) > t_quantile(SURE, count - 1) * stdev(apart) / math.sqrt(count)

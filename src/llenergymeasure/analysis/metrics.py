@@ -68,7 +68,7 @@ def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] 
         devices=device_states(energies),
         workload_hash=first.workload_hash,
         footprint=footprint(first.config.footprint, joules),
-        warnings=warnings(energies, joules, counted_tokens, leads=leads),
+        warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=len(failed)),
         overhead=_overhead(measurements),
         notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
     )

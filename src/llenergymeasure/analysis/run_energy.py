@@ -43,6 +43,18 @@ class BlockJoules:
         return [math.fsum(each) for each in zip(*parts, strict=True)]
 
     @property
+    def ends_apart(self) -> float:
+        """By how much the first and the last pass may seem to differ because of where their shares end,
+        relative to a pass: a lag that is not known moves all inner edges alike, in every run.
+        """
+        halves = [one.share_half_widths for one in self.spent.values()]
+        shares = self.shares
+        if len(self.block.passes) < 2 or not shares or not all(halves) or math.fsum(shares) <= 0:
+            return 0.0
+        both = math.hypot(*(one[0] for one in halves)) + math.hypot(*(one[-1] for one in halves))
+        return both / (math.fsum(shares) / len(shares))
+
+    @property
     def joules(self) -> float | None:
         known = [one.joules for one in self.spent.values() if one.joules is not None]
         return math.fsum(known) if known and len(known) == len(self.spent) else None
@@ -66,6 +78,10 @@ class RunEnergy:
     def spent(self, kind: BlockKind) -> list[Spent]:
         """What each domain spent in each block of that kind."""
         return [part for block in self.of(kind) for part in block.spent.values()]
+
+    @property
+    def ends_apart(self) -> float:
+        return max((block.ends_apart for block in self.of("full")), default=0.0)
 
     @property
     def costs(self) -> list[float]:

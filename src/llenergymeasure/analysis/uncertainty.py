@@ -93,7 +93,7 @@ def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator
                 low=gross_j + min(ends),
                 high=gross_j + max(ends),
                 common=True,
-                cancels_in_ratio=name == "gain",
+                cancels_in_ratio=name != "offset",
             )
 
 

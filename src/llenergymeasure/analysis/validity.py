@@ -21,7 +21,7 @@ IDLE_DRIFT = 0.10
 
 
 def warnings(
-    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, leads: int
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, leads: int, failed: int = 0
 ) -> tuple[MeasurementWarning, ...]:
     """Those of each run first, then those that the numbers show; each code once per message."""
     measurements = [one.measurement for one in energies]
@@ -29,7 +29,7 @@ def warnings(
     found = [
         *_by_run([(one.measurement.index, _of_one(one)) for one in energies], len(energies)),
         *_of_energy(energy),
-        *_of_experiment(energies, energy, tokens),
+        *_of_experiment(energies, energy, tokens, failed=failed),
         *token_warnings(passes),
         *lag_warnings(passes),
         *_over_passes(energies, leads=leads),
@@ -131,7 +131,7 @@ def _not_steady(seen: Measurement) -> list[MeasurementWarning]:
 
 
 def _of_experiment(
-    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, failed: int
 ) -> Iterator[MeasurementWarning]:
     config, runs = energies[0].measurement.config, len(energies)
     passes = len(energies[0].measurement.passes)
@@ -144,7 +144,7 @@ def _of_experiment(
         if passes == 1:
             yield MeasurementWarning.of("single_pass", "one pass in one run: scatter cannot be determined")
     target = config.repeats.target if config.repeats.count > 1 else config.passes.target
-    few = runs < config.repeats.count or (runs == 1 and passes < config.passes.count)
+    few = runs + failed < config.repeats.count or (runs == 1 and passes < config.passes.count)
     if target is not None and (missed := _missed(energy, target)) is not None:
         yield MeasurementWarning.of("target_not_met", missed)
     elif few:
@@ -161,7 +161,8 @@ def _of_experiment(
 def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[MeasurementWarning]:
     """Whether passes that follow one another resemble each other, or costs move from the first to the last.
 
-    Over several runs a move counts where their passes, taken together by position, show it.
+    Over several runs a move counts where their passes, taken together by position, show it, and where it is
+    more than the edges of the passes' shares leave open.
     """
     found = []
     costs = [_costs(one, leads=leads) for one in energies]
@@ -172,7 +173,8 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
         found.append(
             MeasurementWarning.of("passes_correlated", f"neighbours among {len(costs[0])} are alike: {said}")
         )
-    if (moved := drift(costs)) is not None:
+    moved = drift(costs)
+    if moved is not None and abs(moved) > max(one.ends_apart for one in energies):
         what = "joules per output token" if all(one.shares for one in energies) else "time per output token"
         found.append(
             MeasurementWarning.of(

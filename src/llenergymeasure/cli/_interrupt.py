@@ -37,7 +37,9 @@ def interruptible() -> Iterator[None]:
         os.write(2, f"Ended by {signal.Signals(number).name}\n".encode())
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in _ENDING}
+    # What a caller has ignored (nohup does so with SIGHUP) stays ignored.
+    heard = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

@@ -43,6 +43,8 @@ def recompute(
 
         folder = result.parent if result.name == "result.json" else result
         stored = ExperimentResult.load(folder)
+        if not stored.measured:
+            raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
         measurements = read_measurements(folder, [run.index for run in stored.measured])
         failed = [FailedRun(run.index, run.reason or "") for run in stored.runs if run.outcome == "failed"]
         anew = metrics(measurements, failed=failed)

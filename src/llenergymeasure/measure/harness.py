@@ -163,8 +163,8 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
 
     def before() -> None:
         silences.append(_silence(rig))
-        rig.progress(what, total=passes * expected_pass_s(config, warm_up, kind))
         rig.enter(kind)
+        rig.progress(what, total=round(passes * expected_pass_s(config, warm_up, kind), 1))
 
     def after() -> None:
         rig.enter("silence")
@@ -223,9 +223,9 @@ def _idle(config: ExperimentConfig, rig: Rig, phase: Literal["bare", "loaded", "
     rest_s = 0.0 if phase == "bare" else MEMORY_S
     if rest_s:
         rig.enter("rest")
-    rig.progress(f"idle, {phase}", total=seconds + rest_s)
-    rig.clock.sleep(rest_s)
+        rig.clock.sleep(rest_s)
     rig.enter(phase)
+    rig.progress(f"idle, {phase}", total=seconds)
     edge_s = min(EDGE_S, seconds / 2)
     start_ns = rig.clock.monotonic_ns()
     rig.recorder.dense(True)

@@ -79,8 +79,11 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
     launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
 
     def enter(phase: Phase) -> None:
+        # The simulated board falls silent at once, and begins to work just before the worker does.
+        if device is not None and phase == "silence":
+            device.enter(phase)
         conditions.enter(phase)
-        if device is not None:
+        if device is not None and phase != "silence":
             device.enter(phase)
         tell.enter(phase)
 
