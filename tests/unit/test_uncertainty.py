@@ -163,7 +163,7 @@ def test_the_width_of_a_model_is_a_row_of_its_own() -> None:
     found = rows(budget(energy([with_range(HOST, spent)])).total)
     assert set(found) == {"model of power"}
     assert (found["model of power"].low, found["model of power"].high) == (75.0, 200.0)
-    assert not found["model of power"].cancels_in_ratio
+    assert found["model of power"].cancels_in_ratio
 
 
 def test_a_calibrated_sensor_has_no_systematic_row() -> None:
