@@ -212,3 +212,30 @@ def test_prefill_and_decode_have_rows_of_their_own(capsys: pytest.CaptureFixture
     rows = rows_of(result.model_copy(update={"energy": energy}), capsys)
     assert "12.3 ± 0.4 mJ/token" in rows["Prefill, per prompt token"]
     assert "passes.prefill is 0" in rows["Decode, per output token"]
+
+
+def test_what_this_machine_cannot_have_takes_one_line_and_its_reasons_come_when_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = example_result()
+    unknown = Estimate.missing("1", "no published peak")
+    speed = result.performance.model_copy(update={"mfu": unknown, "mbu": unknown})
+    result = result.model_copy(update={"performance": speed})
+    print_result_summary(result)
+    print_result_details(result)
+    shown = capsys.readouterr()
+    (line,) = [row for row in shown.out.splitlines() if "utilisation" in row]
+    assert line.endswith("FLOP utilisation, Bandwidth utilisation: no published peak")
+    assert sum("no published peak" in row for row in shown.err.splitlines()) == 2
+
+
+def test_a_reason_that_several_intervals_are_missing_for_is_written_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = example_result()
+    bare = Estimate(1.0, "s", reason="too few of them")
+    speed = result.performance.model_copy(
+        update={"output_tokens_per_second": bare, "requests_per_second": bare}
+    )
+    print_result_summary(result.model_copy(update={"performance": speed}))
+    assert capsys.readouterr().out.count("too few of them") == 1

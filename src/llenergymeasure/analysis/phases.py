@@ -151,8 +151,9 @@ def _chance(energies: Sequence[RunEnergy]) -> tuple[float | None, float | None, 
         return half_p, half_d, None
     full, prefill = (_by_pass(energies[0], kind) for kind in KINDS)
     if min(len(full), len(prefill)) < 3:
-        count = len(prefill)
-        return None, None, f"{count} prefill passes in one run: an interval needs three runs or passes"
+        few = len(prefill)
+        passes = f"{few} prefill pass{'es' if few != 1 else ''} in one run: an interval needs 3"
+        return None, None, passes if len(full) >= 3 else too_few(len(full))
     parts = [[one.joules / one.walks for one in some] for some in (full, prefill)]
     squares = [stdev(part) ** 2 / len(part) for part in parts]
     spread = sum(squares)

@@ -69,8 +69,7 @@ def _talk(text: str) -> None:
 
 def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
-    energy = [*summary.energy_rows(result), *summary.footprint_rows(result)]
-    speed = list(summary.speed_rows(result))
+    energy, speed = summary.sections(result)
     table = list(_table([*energy, *speed]))
     lines = [*map(_strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
     for text in summary.legend(result.energy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import chain
 
 from llenergymeasure.results import summary
 from llenergymeasure.results.models import ExperimentResult
@@ -14,9 +15,7 @@ LEFT = "style='text-align:left'"
 def as_html(result: ExperimentResult) -> str:
     """The rows of the summary as a table."""
     rows = [
-        *summary.energy_rows(result),
-        *summary.footprint_rows(result),
-        *summary.speed_rows(result),
+        *chain(*summary.sections(result)),
         *[Row("Warning", "", f"{one.message}: {one.remedy}", strong=True) for one in result.warnings],
     ]
     body = "".join(

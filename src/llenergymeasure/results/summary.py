@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, duration, led_by_range, plain, relative, span
 from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
 
 WITHIN = "within this process"
+MISSING = "–"
+# Fewer cores that spin while the model is idle are shown as none.
+VISIBLE_CORES = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """`gap` is why the value, or its interval, is missing."""
+
     label: str
     value: str
     note: str = ""
     strong: bool = False
+    gap: str = ""
 
 
 def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -32,7 +39,7 @@ def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 def as_text(result: ExperimentResult) -> str:
     """The whole summary, without a terminal's width or marks."""
-    rows = [*energy_rows(result), *footprint_rows(result), *speed_rows(result)]
+    rows = [row for part in sections(result) for row in part]
     warnings = [f"Warning: {one.message} ({one.code}); {one.remedy}" for one in result.warnings]
     table = columns((row.label, row.value, row.note) for row in rows)
     return "\n".join([heading(result), "", *table, *legend(result.energy), *warnings])
@@ -50,7 +57,36 @@ def heading(result: ExperimentResult) -> str:
     return f"{head} · {where}"
 
 
-def energy_rows(result: ExperimentResult) -> Iterator[Row]:
+def sections(result: ExperimentResult) -> tuple[list[Row], list[Row]]:
+    """What it cost, and how fast it was. What is missing takes one line, and a reason that several intervals
+    lack for is written once.
+    """
+    energy = [*_energy_rows(result), *_footprint_rows(result)]
+    speed = list(_speed_rows(result))
+    often = Counter(row.gap for row in (*energy, *speed) if row.gap and row.value not in {"", MISSING})
+    once = {gap for gap, count in often.items() if count > 1}
+    for part in (energy, speed):
+        part[:] = [replace(row, gap="") if row.gap in once and row.value != MISSING else row for row in part]
+    energy += [Row("No interval", "", gap) for gap in once]
+    return [_with_gap(row) for row in energy], [_with_gap(row) for row in _folded(speed)]
+
+
+def _with_gap(row: Row) -> Row:
+    return replace(row, note=_listed(row.note, row.gap), gap="")
+
+
+def _folded(rows: Sequence[Row]) -> Iterator[Row]:
+    missing = [row for row in rows if row.value == MISSING]
+    yield from (row for row in rows if row.value != MISSING)
+    reasons = {row.gap for row in missing}
+    names = ", ".join(row.label for row in missing)
+    if len(missing) == 1 or (missing and len(reasons) == 1):
+        yield Row("Not available", "", f"{names}: {reasons.pop()}")
+    elif missing:
+        yield Row("Not available", "", f"{names} (--verbose gives the reasons)")
+
+
+def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     """What it cost; where that is not valid, first of all why, and every value in brackets without ±."""
     energy = result.energy
     scatter = WITHIN if of_one_process(result) else "between runs"
@@ -65,22 +101,28 @@ def energy_rows(result: ExperimentResult) -> Iterator[Row]:
     for label, cost in costs:
         first = cost is energy.per_output_token
         said = words.get(energy.method or "") if first and cost.value is not None else None
-        yield _energy_row(label, cost, energy, said=said, scatter=scatter, strong=first)
-    yield _energy_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
+        yield _cost_row(label, cost, energy, said=said, scatter=scatter, strong=first)
+    yield _cost_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
     spinning = energy.idle.spinning
-    if spinning is not None:
-        yield _energy_row(
-            "  spinning while idle", spinning, energy, said="the engine's waiting threads; not in net"
+    if spinning is not None and (spinning.value or 0.0) >= VISIBLE_CORES:
+        yield Row(
+            "  spinning while idle", _joules(spinning, energy), "the engine's waiting threads; not in net"
         )
     sources = ", ".join(sorted({reading.source for reading in energy.readings}))
     by = f"{energy.method} by {sources}" if sources else f"{energy.method}"
     known = energy.total.value is not None
-    yield _energy_row(
+    yield _cost_row(
         "Energy, total", energy.total, energy, said=f"{by}; boundary {energy.boundary}" if known else None
     )
-    for name in ("bare", "loaded", "after"):
-        idle: Estimate = getattr(energy.idle, name)
-        yield Row(f"Idle power, {name}", _joules(idle, energy), idle.reason or "")
+    idle = [
+        Row(f"Idle power, {name}", _joules(one, energy), gap=one.reason or "")
+        for name, one in (
+            ("bare", energy.idle.bare),
+            ("loaded", energy.idle.loaded),
+            ("after", energy.idle.after),
+        )
+    ]
+    yield from _folded(idle)
 
 
 def legend(energy: Energy) -> Iterator[str]:
@@ -94,7 +136,7 @@ def legend(energy: Energy) -> Iterator[str]:
         )
 
 
-def footprint_rows(result: ExperimentResult) -> Iterator[Row]:
+def _footprint_rows(result: ExperimentResult) -> Iterator[Row]:
     """What was asked to be derived from the joules, each with its factor and where that comes from."""
     derived, energy, asked = result.footprint, result.energy, result.config.footprint
     if derived is None:
@@ -114,7 +156,7 @@ def footprint_rows(result: ExperimentResult) -> Iterator[Row]:
         yield _derived_row("  per million output tokens", cost, energy)
 
 
-def speed_rows(result: ExperimentResult) -> Iterator[Row]:
+def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     speed, tokens = result.performance, result.tokens
     yield from _run_rows(result)
     for label, estimate in (
@@ -122,7 +164,7 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
         ("Request throughput", speed.requests_per_second),
     ):
         within = WITHIN if estimate.low is not None and of_one_process(result) else None
-        yield Row(label, amount(estimate), _listed(within, estimate.reason))
+        yield Row(label, amount(estimate), within or "", gap=estimate.reason or "")
     for label, times in (
         ("Time to first token", speed.ttft_s),
         ("Time per output token", speed.tpot_s),
@@ -142,11 +184,11 @@ def speed_rows(result: ExperimentResult) -> Iterator[Row]:
     )
     flops = speed.flops
     if flops.total is None:
-        yield Row("Arithmetic", "–", flops.reason or "")
+        yield Row("Arithmetic", MISSING, gap=flops.reason or "")
     else:
         yield Row("Arithmetic", plain(flops.total, "FLOP"), flops.method or "")
     for label, share in (("FLOP utilisation", speed.mfu), ("Bandwidth utilisation", speed.mbu)):
-        yield Row(label, amount(share), share.reason or "")
+        yield Row(label, amount(share), gap=share.reason or "")
     yield _memory_row(result.memory)
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
 
@@ -186,6 +228,9 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
     if len(result.runs) > 1:
         yield from columns(_run_table(result.runs))
+    for row in (*_energy_rows(result), *_speed_rows(result)):
+        if row.value == MISSING:
+            yield f"{MISSING}  {row.label}: {row.gap}"
     for reading in energy.readings:
         flags = f" ({', '.join(reading.flags)})" if reading.flags else ""
         yield f"{reading.domain}: {_joules(reading.energy, energy)} from {reading.source}{flags}"
@@ -205,7 +250,7 @@ def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
         yield "(a to b)  systematic error of the sensor or of a model of power; repetition does not narrow it"
     if is_modelled(energy):
         yield "≈  from a model of power, not from a sensor"
-    yield "–  missing, which is not 0; the reason is beside it"
+    yield "–  missing, which is not 0"
     if not energy.valid:
         yield "( )  not valid: wrong by an unknown amount, so that no interval holds"
 
@@ -231,7 +276,7 @@ def is_modelled(energy: Energy) -> bool:
     return energy.method in {"modelled", "mixed"}
 
 
-def _energy_row(
+def _cost_row(
     label: str,
     estimate: Estimate,
     energy: Energy,
@@ -243,7 +288,7 @@ def _energy_row(
     """`scatter` says where the ± of a cost comes from; that of a sum is the resolution of its windows."""
     value = _joules(estimate, energy)
     if estimate.value is None:
-        return Row(label, value, estimate.reason or "", strong)
+        return Row(label, value, "", strong, estimate.reason or "")
     if not energy.valid:
         return Row(label, value, _listed("not valid", said), strong)
     if led_by_range(estimate):
@@ -253,12 +298,12 @@ def _energy_row(
         limits = span(estimate)
         within = scatter if scatter == WITHIN and estimate.low is not None else None
         parts = [within, f"{limits} systematic" if limits else None]
-    return Row(label, value, _listed(said, *parts, estimate.reason), strong)
+    return Row(label, value, _listed(said, *parts), strong, estimate.reason or "")
 
 
 def _derived_row(label: str, estimate: Estimate, energy: Energy, *, by: str = "") -> Row:
-    row = _energy_row(label, estimate, energy)
-    return Row(label, row.value, _listed(by, row.note))
+    row = _cost_row(label, estimate, energy)
+    return replace(row, note=_listed(by, row.note))
 
 
 def _joules(estimate: Estimate, energy: Energy) -> str:
@@ -271,14 +316,14 @@ def _joules(estimate: Estimate, energy: Energy) -> str:
 
 def _latency_row(label: str, times: Percentiles) -> Row:
     if times.p50.value is None:
-        return Row(label, "–", times.p50.reason or "")
+        return Row(label, MISSING, gap=times.p50.reason or "")
     tail = f"p95 {amount(times.p95)}" if times.p95.value is not None else times.p95.reason
-    return Row(label, amount(times.p50), _listed(f"median, {tail}", times.p50.reason))
+    return Row(label, amount(times.p50), f"median, {tail}", gap=times.p50.reason or "")
 
 
 def _memory_row(memory: Memory) -> Row:
     if memory.peak_bytes is None:
-        return Row("Peak memory", "–", memory.reason or "")
+        return Row("Peak memory", MISSING, gap=memory.reason or "")
     parts = (("weights", memory.weights_bytes), ("cache", memory.kv_cache_bytes))
     known = [f"{name} {plain(size, 'B')}" for name, size in parts if size is not None]
     source = f"({memory.source})" if memory.source else ""
