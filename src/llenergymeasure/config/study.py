@@ -1,0 +1,237 @@
+"""What does a study file ask for: a base, what varies, what is left out, and how it is run?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, ValidationError
+
+from llenergymeasure.config import yaml
+from llenergymeasure.config.axes import Axis, Settings, axes, check_key, points, settings, size
+from llenergymeasure.config.section import NotNegative, Positive, PositiveSeconds, Section
+from llenergymeasure.config.suggest import nearest
+from llenergymeasure.exceptions import ConfigError
+
+# Keys of a study file that are no keys of an experiment. One of the first two makes a file a study.
+STUDY_KEYS = ("sweep", "experiments")
+OTHER_KEYS = ("base", "name", "exclude", "when", "execution")
+MAX_POINTS = 10_000
+
+Condition = Mapping[str, Sequence[JsonValue]]
+
+
+class SlurmConfig(Section):
+    """What each run asks of Slurm; a run has its node for itself."""
+
+    partition: str | None = None
+    gpus: int = Field(0, ge=0, description="GPUs of one run")
+    cpus: Positive | None = Field(None, description="processors of one run; all of the node when absent")
+    minutes: Positive = Field(60, description="time limit of one run")
+    at_once: Positive | None = Field(None, description="runs at once; as many as Slurm gives when absent")
+    setup: tuple[str, ...] = Field((), description="shell lines before each run, such as module load cuda")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="further options of sbatch, by their long names"
+    )
+
+
+class RayConfig(Section):
+    """What each run asks of a Ray cluster."""
+
+    address: str = Field("auto", description="of the cluster")
+    gpus: NotNegative = Field(0.0, description="GPUs of one run")
+    cpus: NotNegative = Field(1.0, description="processors of one run")
+    resources: dict[str, float] = Field(default_factory=dict, description="further resources of one run")
+    retries: int = Field(3, ge=0, description="of a run whose node was lost")
+
+
+class Execution(Section):
+    """How a study is run. None of it changes what its experiments are."""
+
+    order: Literal["sequential", "interleaved", "shuffled", "balanced"] = Field(
+        "interleaved",
+        description="sequential: all repeats of one experiment, then the next; interleaved: one repeat of "
+        "each in turn; shuffled: turns in random order; balanced: each experiment comes first equally often",
+    )
+    gaps: NotNegative = Field(0.0, description="seconds of rest before each run")
+    cooling: NotNegative = Field(
+        0.0, description="seconds at most until power and temperature are back at idle before a run"
+    )
+    timeout: PositiveSeconds | None = Field(
+        None, description="seconds of a run; timeout_s of each when absent"
+    )
+    retries: int = Field(1, ge=0, description="of a run that crashed, hung or failed; never of a wrong one")
+    stop_after_failures: Positive | None = Field(
+        10, description="failed runs in a row, of any experiment, after which the study stops"
+    )
+    executor: Literal["local", "slurm", "ray"] = "local"
+    parallel: Literal["none", "per-gpu"] = Field(
+        "none", description="per-gpu: runs side by side, one on each GPU; neighbours share a chassis"
+    )
+    max_points: Positive = Field(MAX_POINTS, description="more points than this are refused")
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Keys that one experiment sets on top of the base. `swept` ones leave out what their engine does not
+    take; `name` is what its file calls it.
+    """
+
+    settings: Settings
+    swept: bool
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A study file as it stands, before any experiment is validated."""
+
+    path: Path | None
+    name: str | None
+    base: Mapping[str, JsonValue]
+    axes: tuple[Axis, ...]
+    listed: tuple[Point, ...]
+    exclude: tuple[Condition, ...]
+    when: Mapping[str, Condition]
+    execution: Execution
+
+    @property
+    def size(self) -> int:
+        return (size(self.axes) if self.axes else 0) + len(self.listed)
+
+    def points(self) -> Iterator[Point]:
+        """The grid in the order of its axes, then the listed experiments."""
+        yield from (Point(each, swept=True) for each in points(self.axes) if self.axes)
+        yield from self.listed
+
+
+def is_study(content: Mapping[str, JsonValue]) -> bool:
+    return any(key in content for key in STUDY_KEYS)
+
+
+def read_study(path: Path) -> StudyFile:
+    """ConfigError says what in the file has no meaning; a `base` is looked for beside it."""
+    return study_from(yaml.read_mapping(path), path=path)
+
+
+def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) -> StudyFile:
+    """A study from what its file holds."""
+    where = str(path) if path is not None else "the study"
+    own = {key: content[key] for key in (*STUDY_KEYS, *OTHER_KEYS) if key in content}
+    execution = _execution(own.get("execution"), where)
+    sweep = own.get("sweep")
+    if "sweep" in own and not isinstance(sweep, dict):
+        raise ConfigError(f"{where}: sweep is not a mapping", hint="such as sweep: {precision: [bf16, fp32]}")
+    name = own.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"{where}: name is not a text: {name!r}")
+    study = StudyFile(
+        path=path,
+        name=name,
+        base=_base(own.get("base"), path, {key: content[key] for key in content if key not in own}),
+        axes=axes(sweep, where=f"{where}: sweep") if isinstance(sweep, dict) else (),
+        listed=tuple(_listed(own.get("experiments"), where)),
+        exclude=tuple(_conditions(own.get("exclude"), where=f"{where}: exclude")),
+        when=_when(own.get("when"), where=f"{where}: when"),
+        execution=execution,
+    )
+    if not study.size:
+        raise ConfigError(
+            f"{where} has no experiment", hint="give axes under sweep, or a list of experiments"
+        )
+    if study.size > execution.max_points:
+        raise ConfigError(
+            f"{where} has {study.size:,} points, and {execution.max_points:,} are allowed",
+            hint=f"fewer values, or execution.max_points: {study.size}",
+        )
+    return study
+
+
+def holds(condition: Condition, values: Mapping[str, JsonValue]) -> bool:
+    """Whether each key of the condition has one of its values."""
+    return all(values.get(key) in wanted for key, wanted in condition.items())
+
+
+def _base(name: JsonValue, path: Path | None, inline: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What the file says itself, on top of the file that it names."""
+    if name is None:
+        return inline
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"base is {name!r}", hint="give the path of an experiment file, beside this one")
+    file = (path.parent if path is not None else Path()) / Path(name).expanduser()
+    below = yaml.read_mapping(file)
+    if is_study(below):
+        raise ConfigError(f"{file} is a study, and the base of a study is one experiment")
+    return {**_flat(below, str(file)), **_flat(inline, str(path))}
+
+
+def _flat(content: dict[str, JsonValue], where: str) -> Settings:
+    return settings(content, where=where) if content else {}
+
+
+def _execution(given: JsonValue, where: str) -> Execution:
+    if given is None:
+        return Execution()
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: execution is not a mapping", hint="such as execution: {order: shuffled}")
+    if unknown := [key for key in given if key not in Execution.model_fields]:
+        meant = nearest(unknown[0], Execution.model_fields)
+        raise ConfigError(
+            f"{where}: unknown key execution.{unknown[0]}", hint=f"did you mean {meant}?" if meant else None
+        )
+    try:
+        execution = Execution.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("execution", *first["loc"])))
+        raise ConfigError(f"{where}: {key}: {first['msg']}") from error
+    if execution.parallel == "per-gpu" and execution.executor != "local":
+        raise ConfigError(
+            f"{where}: execution.parallel is for the local executor; {execution.executor} places runs"
+        )
+    return execution
+
+
+def _listed(given: JsonValue, where: str) -> Iterator[Point]:
+    if given is None:
+        return
+    if not isinstance(given, list):
+        raise ConfigError(
+            f"{where}: experiments is not a list", hint="such as experiments: [{backend: vllm}]"
+        )
+    for number, each in enumerate(given, 1):
+        spot = f"{where}: experiments, number {number}"
+        found = settings(each, where=spot)
+        name = found.pop("name", None)
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"{spot}: name is not a text: {name!r}")
+        for key in found:
+            check_key(key, where=spot)
+        yield Point(found, swept=False, name=name)
+
+
+def _conditions(given: JsonValue, *, where: str) -> Iterator[Condition]:
+    for each in given if isinstance(given, list) else [] if given is None else [given]:
+        found = settings(each, where=where)
+        for key in found:
+            check_key(key, where=where)
+        yield {key: value if isinstance(value, list) else [value] for key, value in found.items()}
+
+
+def _when(given: JsonValue, *, where: str) -> dict[str, Condition]:
+    """For each key of an axis the condition under which it is set."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"{where} is not a mapping", hint="such as when: {pytorch.compile: {precision: bf16}}"
+        )
+    found: dict[str, Condition] = {}
+    for key, condition in given.items():
+        check_key(key, where=where)
+        found[key] = next(_conditions(condition, where=f"{where}.{key}"), {})
+    return found
