@@ -1,0 +1,193 @@
+"""What a study's file holds: a row per experiment with what a table needs, and what is missing.
+
+History of the schema: 1, the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pydantic import Field, JsonValue, ValidationError
+
+from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records import Estimate, WarningCode
+from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
+from llenergymeasure.results.summary import is_modelled
+
+STUDY_FILE = "study.json"
+STUDY_SCHEMA_VERSION = "1"
+
+Outcome: TypeAlias = Literal["done", "partial", "failed", "pending"]
+
+
+class StudyFailure(Part):
+    """A run that was not measured, the last of its attempts."""
+
+    repeat: int
+    attempts: int
+    kind: str
+    message: str
+
+
+class StudyRow(Part):
+    """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
+    result.json, relative to the study's folder. `partial`: some of its repeats are missing.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    hash: str
+    varied: dict[str, JsonValue]
+    outcome: Outcome
+    folder: str | None
+    runs: Count
+    planned: Count
+    failures: tuple[StudyFailure, ...] = ()
+    energy_per_output_token: Estimate | None = None
+    energy_per_request: Estimate | None = None
+    prefill: Estimate | None = None
+    decode: Estimate | None = None
+    energy_total: Estimate | None = None
+    output_tokens_per_second: Estimate | None = None
+    ttft_s: Estimate | None = None
+    tpot_s: Estimate | None = None
+    peak_bytes: int | None = None
+    modelled: bool = False
+    valid: bool = True
+    warnings: tuple[WarningCode, ...] = ()
+    figures: tuple[RunFigures, ...] = Field(default=(), description="what each run gave alone")
+
+
+class StudyGap(Part):
+    """A point that did not run: excluded by a rule, or not a valid experiment."""
+
+    label: str
+    kind: Literal["excluded", "invalid"]
+    reason: str
+
+
+class StudyResult(Part):
+    """All experiments of a study, in the order of its file, and the points that it left out."""
+
+    schema_version: Literal["1"] = "1"
+    kind: Literal["study"] = "study"
+    name: str | None
+    identity: str
+    finished: bool
+    simulated: bool
+    started_at: str
+    ended_at: str | None
+    executor: str
+    rows: tuple[StudyRow, ...]
+    left_out: tuple[StudyGap, ...]
+
+    @property
+    def failed(self) -> tuple[StudyRow, ...]:
+        return tuple(row for row in self.rows if row.outcome in {"failed", "partial"})
+
+    @classmethod
+    def load(cls, path: str | Path) -> StudyResult:
+        """Read a `study.json`, or the folder that holds one. ResultError says what is wrong with it."""
+        file = Path(path)
+        file = file / STUDY_FILE if file.is_dir() else file
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ResultError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        try:
+            version = json.loads(text).get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise ResultError(f"{file} is not a study's result") from error
+        if version != STUDY_SCHEMA_VERSION:
+            raise ResultError(
+                f"{file} has study schema {version!r}; this llem reads {STUDY_SCHEMA_VERSION!r}",
+                hint="pip install --upgrade llenergymeasure",
+            )
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ResultError(f"{file} does not fit study schema 1: {where}: {first['msg']}") from error
+
+    def write(self, folder: Path) -> Path:
+        """`study.json` in the study's folder, whole or as it was. ResultError where it can't be written."""
+        final = folder / STUDY_FILE
+        aside = folder / f".{STUDY_FILE}.{secrets.token_hex(4)}"
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                file.write(self.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(final)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise ResultError(
+                f"{final} can't be written: {error.strerror}", hint="free space on that disk"
+            ) from error
+        return final
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The object in the file."""
+        data: dict[str, JsonValue] = self.model_dump(mode="json")
+        return data
+
+    def __repr__(self) -> str:
+        return f"<StudyResult {self.name or self.identity[:12]}: {len(self.rows)} experiments>"
+
+    def __str__(self) -> str:
+        from llenergymeasure.results.study_table import as_text
+
+        return as_text(self)
+
+
+def row_of(result: ExperimentResult) -> dict[str, object]:
+    """The figures of a row."""
+    energy, speed = result.energy, result.performance
+    return {
+        "runs": len(result.measured),
+        "energy_per_output_token": energy.per_output_token,
+        "energy_per_request": energy.per_request,
+        "prefill": energy.prefill,
+        "decode": energy.decode,
+        "energy_total": energy.total,
+        "output_tokens_per_second": speed.output_tokens_per_second,
+        "ttft_s": speed.ttft_s.p50,
+        "tpot_s": speed.tpot_s.p50,
+        "peak_bytes": result.memory.peak_bytes,
+        "modelled": is_modelled(energy),
+        "valid": energy.valid,
+        "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
+        "figures": tuple(run.figures for run in result.measured if run.figures is not None),
+    }
+
+
+SORTS: Mapping[str, Callable[[StudyRow], float | None]] = {
+    "energy": lambda row: _value(row.energy_per_output_token),
+    "throughput": lambda row: None if (found := _value(row.output_tokens_per_second)) is None else -found,
+    "ttft": lambda row: _value(row.ttft_s),
+    "tpot": lambda row: _value(row.tpot_s),
+    "memory": lambda row: row.peak_bytes,
+}
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+def in_order(rows: tuple[StudyRow, ...], key: str | None) -> tuple[StudyRow, ...]:
+    """By one of SORTS, the best first and what is unknown last; as they are without a key."""
+    if key is None:
+        return rows
+    by = SORTS[key]
+
+    def rank(row: StudyRow) -> tuple[bool, float]:
+        value = by(row)
+        return value is None, value or 0.0
+
+    return tuple(sorted(rows, key=rank))

@@ -1,0 +1,179 @@
+"""How does a study look as a table: as text, Markdown, CSV, LaTeX?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from pydantic import JsonValue
+
+from llenergymeasure.records import Estimate, WarningCode
+from llenergymeasure.records.figures import amount, plain
+from llenergymeasure.results.study import StudyResult, StudyRow
+from llenergymeasure.results.summary import columns
+
+Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
+HEADS = ("J per output token", "tokens/s", "TTFT", "TPOT", "peak memory", "runs", "")
+# Warnings that do not say that something is wrong with the numbers of a row.
+_QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
+_LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+
+
+def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
+    return "\n".join([*columns(cells(study, rows)), *marks(study), *account(study)])
+
+
+def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
+    """The head and a row per experiment: what differs, then its figures."""
+    keys, codes = varied(study), _codes(study)
+    shown = study.rows if rows is None else rows
+    return [[*(_last(key, keys) for key in keys), *HEADS], *(_cells(row, keys, codes) for row in shown)]
+
+
+def varied(study: StudyResult) -> list[str]:
+    return list(dict.fromkeys(key for row in study.rows for key in row.varied)) or ["experiment"]
+
+
+def marks(study: StudyResult) -> Iterator[str]:
+    """What the marks of the table mean."""
+    if any(not row.valid for row in study.rows):
+        yield "( )  energy is not valid: wrong by an unknown amount"
+    if any(row.modelled for row in study.rows):
+        yield "≈  energy is estimated by a model of power, not measured"
+    for number, code in enumerate(_codes(study), 1):
+        yield f"[{number}]  {code}"
+
+
+def account(study: StudyResult) -> Iterator[str]:
+    """What is missing, and why."""
+    for row in study.rows:
+        for one in row.failures:
+            tries = f" after {one.attempts} attempts" if one.attempts > 1 else ""
+            yield f"{row.label}: run {one.repeat} failed{tries} ({one.kind}): {one.message}"
+        if row.outcome == "pending":
+            yield f"{row.label}: not run yet"
+    for kind in ("invalid", "excluded"):
+        found = [gap for gap in study.left_out if gap.kind == kind]
+        for gap in found if kind == "invalid" else ():
+            yield f"{gap.label}: not run: {gap.reason}"
+        if kind == "excluded" and found:
+            yield f"{len(found)} point{'s' if len(found) > 1 else ''} excluded by rule"
+
+
+def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = None) -> str:
+    """The study in one of the formats; CSV and JSON hold bare numbers in SI units."""
+    if form == "text":
+        return as_text(study, rows)
+    if form == "json":
+        ordered = study if rows is None else study.model_copy(update={"rows": tuple(rows)})
+        return json.dumps(ordered.as_json(), indent=2, allow_nan=False)
+    if form == "csv":
+        return _csv(study, study.rows if rows is None else rows)
+    head, *body = cells(study, rows)
+    notes = [*marks(study), *account(study)]
+    if form == "markdown":
+        lines = ["| " + " | ".join(map(_markdown, cells_)) + " |" for cells_ in (head, *body)]
+        lines.insert(1, "|" + "---|" * len(head))
+        return "\n".join([*lines, "", *(f"- {_markdown(note)}" for note in notes)]).rstrip()
+    rows_ = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
+    rows_.insert(1, r"\midrule")
+    spec = "l" * len(varied(study)) + "r" * (len(head) - len(varied(study)) - 1) + "l"
+    return "\n".join(
+        [
+            *(f"% {note}" for note in notes),
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            *rows_,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _codes(study: StudyResult) -> list[WarningCode]:
+    """The warnings that are marked, in the order of their numbers."""
+    return sorted({code for row in study.rows for code in row.warnings} - _QUIET)
+
+
+def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
+    of = [row.label] if keys == ["experiment"] else [_setting(row.varied.get(key)) for key in keys]
+    if row.energy_per_output_token is None:
+        return [*of, *("–",) * 5, f"0 of {row.planned}", row.outcome]
+    energy = amount(row.energy_per_output_token, modelled=row.modelled)
+    figures = [
+        energy if row.valid else f"({energy})",
+        _amount(row.output_tokens_per_second),
+        _amount(row.ttft_s),
+        _amount(row.tpot_s),
+        "–" if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+    ]
+    runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
+    marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
+    return [*of, *figures, runs, " ".join(marked)]
+
+
+def _amount(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else amount(estimate)
+
+
+def _setting(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _last(key: str, keys: Sequence[str]) -> str:
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+
+
+_COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
+    "energy_per_output_token_j": lambda row: row.energy_per_output_token,
+    "energy_per_request_j": lambda row: row.energy_per_request,
+    "prefill_j": lambda row: row.prefill,
+    "decode_j": lambda row: row.decode,
+    "energy_total_j": lambda row: row.energy_total,
+    "output_tokens_per_second": lambda row: row.output_tokens_per_second,
+    "ttft_s": lambda row: row.ttft_s,
+    "tpot_s": lambda row: row.tpot_s,
+}
+
+
+def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
+    keys = varied(study)
+    ends = ("", "_low", "_high", "_systematic_low", "_systematic_high")
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["label", *keys, "outcome", "runs", "modelled", "valid", "warnings", "peak_bytes"]
+        + [f"{name}{end}" for name in _COLUMNS for end in ends]
+    )
+    for row in rows:
+        numbers: list[float | None] = []
+        for of in _COLUMNS.values():
+            one = of(row) or Estimate.missing("1", "not measured")
+            numbers += [one.value, one.low, one.high, *(one.systematic or (None, None))]
+        settings = [row.label if key == "experiment" else _setting(row.varied.get(key)) for key in keys]
+        facts = [row.outcome, row.runs, row.modelled, row.valid, " ".join(row.warnings), row.peak_bytes]
+        writer.writerow(
+            [row.label, *settings, *facts, *("" if one is None else repr(one) for one in numbers)]
+        )
+    return file.getvalue().rstrip("\n")
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _latex(text: str) -> str:
+    return (
+        text.translate(_LATEX)
+        .replace("±", r"$\pm$")
+        .replace("≈", r"$\approx$")
+        .replace("–", "--")
+        .replace("µ", r"$\mu$")
+    )

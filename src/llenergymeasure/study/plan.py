@@ -1,0 +1,149 @@
+"""Which experiments does a study consist of, and what was left out and why?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from pydantic import JsonValue, ValidationError
+
+from llenergymeasure.config.axes import Settings
+from llenergymeasure.config.flat import leaves
+from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.config.study import Execution, Point, StudyFile, holds
+from llenergymeasure.exceptions import ConfigError
+
+# The configuration that a point gives, with the origin of each value.
+Resolve: TypeAlias = Callable[[Point], tuple[ExperimentConfig, Mapping[str, str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment of a study. `label` is what differs from the others; `names` are all that it stands for,
+    where several points are the same experiment.
+    """
+
+    config: ExperimentConfig
+    origins: Mapping[str, str]
+    hash: str
+    label: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A point that does not run."""
+
+    label: str
+    kind: Literal["excluded", "invalid"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study runs. `identity` depends on its experiments alone: not on paths, names or times."""
+
+    name: str | None
+    experiments: tuple[Experiment, ...]
+    left_out: tuple[LeftOut, ...]
+    execution: Execution
+
+    @property
+    def identity(self) -> str:
+        parts = [(one.hash, one.config.repeats.model_dump(mode="json")) for one in self.experiments]
+        canonical = json.dumps(sorted(parts, key=lambda part: part[0]), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def make_plan(study: StudyFile, resolve: Resolve, *, describe: Callable[[Exception], str]) -> Plan:
+    """Every point of the study, each validated; equal ones are one experiment.
+
+    `describe` says in one line why a point is not valid. ConfigError where none is left.
+    """
+    values = dict(leaves(ExperimentConfig(model="any").model_dump(mode="json")))
+    values |= dict(leaves(dict(study.base)))
+    found: dict[str, Experiment] = {}
+    left_out: list[LeftOut] = []
+    label = _labels(study)
+    for point in study.points():
+        point = _in_force(point, study, values)  # noqa: PLW2901  the point without what does not apply
+        name = label(point)
+        rule = next((one for one in study.exclude if holds(one, values | point.settings)), None)
+        if rule is not None:
+            left_out.append(LeftOut(name, "excluded", f"exclude {_rule(rule)}"))
+            continue
+        try:
+            config, origins = resolve(point)
+        except (ConfigError, ValidationError) as error:
+            left_out.append(LeftOut(name, "invalid", describe(error)))
+            continue
+        key = config_hash(config)
+        before = found.get(key)
+        names = (name,) if before is None else tuple(dict.fromkeys((*before.names, name)))
+        first = before or Experiment(config, origins, key, name, ())
+        found[key] = replace(first, names=names)
+    if not found:
+        reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])
+        raise ConfigError(f"no experiment of the study can run:\n  {reasons}")
+    return Plan(study.name, tuple(found.values()), tuple(left_out), study.execution)
+
+
+def _in_force(point: Point, study: StudyFile, values: Mapping[str, JsonValue]) -> Point:
+    """Without the axes that `when` rules out for this point."""
+    if not point.swept:
+        return point
+    known = {**values, **point.settings}
+    kept = {
+        key: value
+        for key, value in point.settings.items()
+        if key not in study.when or holds(study.when[key], known)
+    }
+    return replace(point, settings=kept)
+
+
+def _labels(study: StudyFile) -> Callable[[Point], str]:
+    """`batch_size=4 precision=fp32`: the last word of each key, or as many as tell it apart."""
+    keys = dict.fromkeys(key for axis in study.axes for choice in axis.choices for key in choice)
+    keys |= dict.fromkeys(key for point in study.listed for key in point.settings)
+    short = {key: _short(key, keys) for key in keys}
+
+    def label(point: Point) -> str:
+        if point.name is not None:
+            return point.name
+        return " ".join(f"{short[key]}={_value(value)}" for key, value in point.settings.items())
+
+    return label
+
+
+def _short(key: str, keys: Mapping[str, None]) -> str:
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        tail = ".".join(parts[-count:])
+        if sum(other == tail or other.endswith(f".{tail}") for other in keys) == 1:
+            return tail
+    return key
+
+
+def _value(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rule(condition: Mapping[str, Sequence[JsonValue]]) -> str:
+    return ", ".join(f"{key}={'|'.join(map(_value, wanted))}" for key, wanted in condition.items())
+
+
+def swept_keys(experiments: Sequence[Experiment]) -> Iterator[str]:
+    """The dotted keys in which the experiments differ, in the order of the configuration."""
+    flat = [dict(leaves(one.config.model_dump(mode="json"))) for one in experiments]
+    for key in dict.fromkeys(key for each in flat for key in each):
+        first, *others = [each.get(key) for each in flat]
+        if any(other != first for other in others):
+            yield key
+
+
+def settings_in_force(settings: Settings, *, others: set[str]) -> Settings:
+    """Without the options of engines that do not run at this point."""
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in others}
