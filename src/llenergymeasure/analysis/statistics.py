@@ -50,12 +50,18 @@ def t_quantile(probability: float, degrees: float) -> float:
     scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
     t = 0.0
     for _ in range(200):
-        above = _beta_share(degrees / (degrees + t * t), degrees / 2) / 2
-        step = (probability - 1 + above) / (scale * (1 + t * t / degrees) ** (-(degrees + 1) / 2))
+        step = (probability - 1 + t_tail(t, degrees)) / (
+            scale * (1 + t * t / degrees) ** (-(degrees + 1) / 2)
+        )
         t += max(0.0, step)
         if step <= 1e-14 * t:
             break
     return t
+
+
+def t_tail(t: float, degrees: float) -> float:
+    """The chance that a draw of Student's t is above `t`, which is 0 or more."""
+    return _beta_share(degrees / (degrees + t * t), degrees / 2) / 2
 
 
 def t_half_width(values: Sequence[float]) -> float:

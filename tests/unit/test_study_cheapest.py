@@ -1,0 +1,51 @@
+"""Which configuration is called the cheapest, and how often by mistake."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llenergymeasure.analysis.cheapest import Candidate, cheapest
+from llenergymeasure.analysis.statistics import t_quantile, t_tail
+
+
+@pytest.mark.parametrize("degrees", [1.0, 2.5, 4.0, 30.0])
+@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.999])
+def test_the_tail_is_what_the_quantile_leaves(degrees: float, probability: float) -> None:
+    assert t_tail(t_quantile(probability, degrees), degrees) == pytest.approx(1 - probability, rel=1e-9)
+
+
+def test_a_clear_lead_is_shown_and_a_small_one_is_left_open() -> None:
+    found = cheapest(
+        [
+            Candidate("b=1", (10.0, 10.1, 9.9), "m"),
+            Candidate("b=4", (4.0, 4.02, 3.98), "m"),
+            Candidate("b=8", (3.99, 4.03, 3.96), "m"),
+            Candidate("other", (4.5, 4.6, 4.4), "another model of power"),
+        ]
+    )
+    assert found is not None
+    assert found.label == "b=8"
+    assert (found.ahead, found.open, found.incomparable) == (("b=1",), ("b=4",), ("other",))
+
+
+def test_two_runs_show_nothing_and_one_candidate_is_no_comparison() -> None:
+    found = cheapest([Candidate("a", (1.0, 1.0), "m"), Candidate("b", (2.0, 2.0), "m")])
+    assert found is not None
+    assert found.open == ("b",)
+    assert cheapest([Candidate("a", (1.0, 1.0, 1.0), "m"), Candidate("b", (), "m")]) is None
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_among_equal_configurations_few_studies_show_a_lead(count: int) -> None:
+    draw = random.Random(7)
+    studies = 300
+    shown = 0
+    for _ in range(studies):
+        candidates = [
+            Candidate(str(at), tuple(draw.gauss(1, 0.02) for _ in range(4)), "m") for at in range(count)
+        ]
+        found = cheapest(candidates)
+        shown += found is not None and bool(found.ahead)
+    assert shown / studies <= 0.075
