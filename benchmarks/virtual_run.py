@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.analysis.metrics import experiment_result
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.backends import Backend
 from llenergymeasure.backends.simulated import SimulatedBackend
@@ -99,6 +99,7 @@ class VirtualRuns:
                 mark=lambda: None,
                 progress=tell,
                 warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
+                keep=lambda _: None,
                 costs=costs,
                 watts=watts,
             )
@@ -128,7 +129,7 @@ def virtual_experiment(
         strict=strict,
         run=runs or VirtualRuns(),
     ) as finished:
-        return metrics(finished.measurements, failed=finished.failed)
+        return experiment_result(finished.energies, failed=finished.failed)
 
 
 def _silent(description: str, **_: object) -> None:

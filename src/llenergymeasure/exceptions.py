@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from llenergymeasure.records import RunFailure
+    from llenergymeasure.results import ExperimentResult
 
 
 class LLEMError(Exception):
@@ -47,7 +48,13 @@ class EnergyError(LLEMError):
 
 
 class ResultError(LLEMError):
-    pass
+    """`result` is what was measured, where it is the saving that failed."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, result: ExperimentResult | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.result = result
 
 
 class ExperimentError(LLEMError):

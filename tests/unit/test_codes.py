@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
-from scripted_run import S, message, one_pass, result_of
+from scripted_run import S, measured, message, one_pass, result_of
 from test_conditions import Kernel, Worker
 from test_metrics import host_trace
 from test_validity import POWER, WATTS, constant, device, steps
@@ -17,7 +17,8 @@ from test_validity_device import POWER as POWER_LIMIT
 from virtual_result import late_by, virtual_result, with_tokens
 
 from llenergymeasure.analysis.codes import INVALIDATING
-from llenergymeasure.records import REMEDIES, SessionFacts, Trace, WarningCode, Window
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.records import REMEDIES, FailedRun, SessionFacts, Trace, WarningCode, Window
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.nvml_names import SimulatedProcess
 from llenergymeasure.simulation.sensor import COUNTER, INSTANT, SimulatedSensor
@@ -82,6 +83,11 @@ def silences(first: float, second: float) -> Make:
         return result_of(device(), warnings=worker.conditions.warnings())
 
     return make
+
+
+def lost(outcome: Literal["failed", "interrupted"]) -> Make:
+    """A second run that gave no measurement."""
+    return lambda _: metrics([measured(device())], failed=[FailedRun(2, "Ctrl-C", outcome)])
 
 
 def throttled(policy: int, start_s: int, end_s: int) -> tuple[float, Script]:
@@ -192,6 +198,7 @@ CASES: dict[WarningCode, Case] = {
     "passes_correlated": Case(
         over_passes(100, 102, 104, 106, 108, 110, 112), over_passes(100, 112, 102, 110, 104, 108, 106)
     ),
+    "interrupted": Case(lost("interrupted"), lost("failed")),
     "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
 

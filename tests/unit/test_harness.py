@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 from benchmarks.virtual_run import VirtualRuns
 from virtual_result import config
 
-from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.analysis.run_energy import run_cost, run_energy
+from llenergymeasure.analysis.metrics import experiment_result
+from llenergymeasure.analysis.run_energy import run_energy
 from llenergymeasure.analysis.statistics import stein_count, t_quantile
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted
+from llenergymeasure.exceptions import ConfigError, ExperimentError, ExperimentInterrupted, ResultError
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.budget import Turn, passes_that_fit, why_too_few
 from llenergymeasure.measure.harness import MEMORY_S, Observations, Phase, Rig, conduct
@@ -24,10 +28,10 @@ from llenergymeasure.measure.runner import Job, Run
 from llenergymeasure.records import (
     FailedRun,
     Measurement,
-    RunFailure,
     WarmUp,
     Window,
 )
+from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.clock import VirtualClock
 
@@ -44,6 +48,7 @@ class Experiment:
     failed: tuple[FailedRun, ...]
     remarks: list[str]
     told: list[dict[str, object]]
+    ended_by: BaseException | None
 
     @property
     def seen(self) -> Observations:
@@ -71,8 +76,8 @@ def experiment(
     with repeat(
         asked, origins={}, tell=tell, remark=remarks.append, strict=strict, run=make or made
     ) as finished:
-        result = metrics(finished.measurements, failed=finished.failed)
-    return Experiment(made, result, finished.failed, remarks, told)
+        result = experiment_result(finished.energies, failed=finished.failed)
+    return Experiment(made, result, finished.failed, remarks, told, finished.ended_by)
 
 
 # One run
@@ -267,7 +272,7 @@ class NoSensor:
 
 def test_where_energy_is_modelled_there_are_no_silences_and_both_edges_are_read() -> None:
     asked, clock = config(**ONE, baseline={"seconds": 0}), VirtualClock()
-    recorder, marks = NoSensor(clock), list[int]()
+    recorder, marks, kept = NoSensor(clock), list[int](), list[Observations]()
     with Bench(asked, load=lambda _: SimulatedBackend(clock), clock=clock, position=Position()) as bench:
         rig = Rig(
             worker=bench,
@@ -277,6 +282,7 @@ def test_where_energy_is_modelled_there_are_no_silences_and_both_edges_are_read(
             mark=lambda: marks.append(clock.monotonic_ns()),
             progress=lambda *_, **__: None,
             warmed=lambda _: None,
+            keep=kept.append,
             costs=lambda *_: [],
             watts=lambda _: [],
         )
@@ -285,6 +291,8 @@ def test_where_energy_is_modelled_there_are_no_silences_and_both_edges_are_read(
     assert [(one.before, one.after) for one in seen.blocks] == [(None, None)] * 2
     assert recorder.looks == edges
     assert (recorder.dense_calls, marks) == ([], [])
+    # After each block all that was seen by then, so that a run that ends early leaves its whole blocks.
+    assert [one.blocks for one in kept] == [seen.blocks[:1], seen.blocks]
 
 
 # Repeats
@@ -325,7 +333,7 @@ def test_restless_runs_get_as_many_as_the_first_stage_asks_for() -> None:
         random_seed=1,
     )
     found = experiment(asked)
-    costs = [run_cost(one) for one in found.runs.measurements[:4]]
+    costs = [run_energy(one).cost for one in found.runs.measurements[:4]]
     wanted = stein_count([cost for cost in costs if cost is not None], target=0.05, minimum=4)
     assert 4 < wanted < 30
     assert len(found.runs.seen) == wanted
@@ -506,7 +514,7 @@ class Failing:
 
     fails: Sequence[int]
     runs: VirtualRuns = field(default_factory=VirtualRuns)
-    error: Exception = field(default_factory=lambda: ExperimentError("the worker was killed"))
+    error: BaseException = field(default_factory=lambda: ExperimentError("the worker was killed"))
     tried: list[int] = field(default_factory=list)
 
     def __call__(self, config: ExperimentConfig, job: Job) -> Measurement:
@@ -553,9 +561,80 @@ def test_the_error_of_a_first_run_is_the_experiment_s() -> None:
     assert failing.tried == [1]
 
 
-def test_an_interrupt_ends_all_runs() -> None:
-    stopped = ExperimentInterrupted("by Ctrl-C", failure=RunFailure("id", "measure", "interrupted", "x"))
-    failing = Failing([2], error=stopped)
-    with pytest.raises(ExperimentInterrupted):
-        experiment(config(), make=failing)
+INTERRUPTIONS = [
+    (KeyboardInterrupt(), "Ctrl-C"),
+    (SystemExit(143), "SIGTERM"),
+    (ExperimentInterrupted("the worker was told to stop"), "the worker was told to stop"),
+]
+
+
+@pytest.mark.parametrize(("error", "name"), INTERRUPTIONS)
+def test_an_interruption_ends_all_runs_and_those_that_were_measured_count(
+    error: BaseException, name: str
+) -> None:
+    failing = Failing([2], error=error)
+    found = experiment(config(repeats={"count": 4}), make=failing)
     assert failing.tried == [1, 2]
+    assert found.ended_by is error
+    runs = [(run.index, run.outcome, run.reason) for run in found.result.runs]
+    assert runs == [(1, "measured", None), (2, "interrupted", name)]
+    codes = [one.code for one in found.result.warnings]
+    assert codes.count("interrupted") == 1
+
+
+@pytest.mark.parametrize(("error", "name"), INTERRUPTIONS)
+def test_an_interruption_before_a_run_was_measured_leaves_nothing(
+    error: BaseException, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(type(error)):
+        experiment(config(output_dir=tmp_path / "out"), make=Failing([1], error=error))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_a_part_until_it_is_whole(tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", list[list[str]]()
+
+    def run(config: ExperimentConfig, job: Job) -> Measurement:
+        (folder,) = out.iterdir()
+        assert job.directory.parent == folder / "runs"
+        assert is_live(folder)
+        seen.append(sorted(one.name for one in job.directory.parent.iterdir()))
+        assert list(job.temporary.iterdir()) == []
+        return Failing([3])(config, job)
+
+    found = experiment(config(repeats={"count": 4}, output_dir=out), make=run)
+    assert seen == [["1.part"], ["1", "2.part"], ["1", "2", "3.part"], ["1", "2", "3.part", "4.part"]]
+    (folder,) = out.iterdir()
+    assert whole_runs(folder) == (1, 2, 4)
+    assert [one.name for one in parts(folder)] == ["3.part"]
+    assert not is_live(folder)
+    assert found.result.save(out) == folder
+
+
+def test_without_an_output_directory_the_files_are_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    places: list[Path] = []
+
+    def run(config: ExperimentConfig, job: Job) -> Measurement:
+        places.append(job.directory)
+        return VirtualRuns()(config, job)
+
+    experiment(config(repeats={"count": 2}), make=run)
+    assert len(places) == 2
+    assert all(one.is_relative_to(tmp_path) for one in places)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_is_an_error_that_names_it_and_no_bug(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "writing bytes. Detail: no space")
+    out = tmp_path / "out"
+    with pytest.raises(ResultError, match=os.strerror(errno.ENOSPC)) as caught:
+        experiment(config(output_dir=out), make=Failing([1], error=full))
+    assert "mounted on /" in caught.value.message
+    assert "free" in caught.value.message
+    found = experiment(config(output_dir=out), make=Failing([2], error=full))
+    assert [run.outcome for run in found.result.runs] == ["measured", "failed", "measured"]
+    with pytest.raises(OSError, match="of ours"):
+        experiment(config(output_dir=out), make=Failing([1], error=OSError(errno.EBADF, "of ours")))

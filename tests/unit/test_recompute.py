@@ -10,15 +10,16 @@ from benchmarks.virtual_run import VirtualRuns
 from typer.testing import CliRunner
 from virtual_result import config
 
-from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.analysis.metrics import experiment_result, metrics
 from llenergymeasure.cli import app
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.protocol import BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
 from llenergymeasure.measure.replay import read_measurements, write_measurement
 from llenergymeasure.records import FailedRun, Measurement
+from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
-from llenergymeasure.results.store import RUNS, why_requests_differ
+from llenergymeasure.results.store import why_requests_differ
 
 Stored = tuple[Path, ExperimentResult, tuple[Measurement, ...]]
 
@@ -27,25 +28,25 @@ Stored = tuple[Path, ExperimentResult, tuple[Measurement, ...]]
 def stored(tmp_path: Path) -> Stored:
     """An experiment in virtual time, with the events of its blocks as a child would have sent them."""
     with repeat(
-        config(passes={"seconds": 2.0}),
+        config(passes={"seconds": 2.0}, output_dir=str(tmp_path / "out")),
         origins={"n": "flag"},
         tell=lambda *_, **__: None,
         remark=lambda _: None,
         run=VirtualRuns(),
     ) as finished:
-        for one in finished.measurements:
-            directory = finished.files.directory / RUNS / str(one.index)
+        measurements = tuple(one.measurement for one in finished.energies)
+        for one in measurements:
+            directory = finished.folder / RUNS / str(one.index)
             (directory / "events.jsonl").unlink()
             log = EventLog(directory / "events.jsonl")
             for number, block in enumerate(one.blocks, start=1):
                 log.write("worker", encode_message(BlockDone(number, block.kind, block.passes)))
             log.close()
             write_measurement(directory, one)
-        result = metrics(finished.measurements, failed=finished.failed)
-        result.attach(finished.files.keep())
+        result = experiment_result(finished.energies, failed=finished.failed)
         folder = result.save(tmp_path / "out")
-        finished.files.release()
-    return folder, result, finished.measurements
+    assert folder == finished.folder
+    return folder, result, measurements
 
 
 def test_the_numbers_of_a_fresh_experiment_are_the_same_bit_for_bit(stored: Stored) -> None:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import gc
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -22,25 +21,17 @@ from pydantic import JsonValue
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block, Completion, Estimate, Generation, Pass, Window
 from llenergymeasure.results.models import ExperimentResult
-from llenergymeasure.results.store import load, preflight_output, save, why_requests_differ, write_requests
+from llenergymeasure.results.store import (
+    load,
+    preflight_output,
+    save,
+    save_or_rescue,
+    untraced,
+    why_requests_differ,
+    write_requests,
+)
 
 KINDS: list[EnergyKind] = ["modelled", "measured", "missing"]
-FILES = {
-    "power.parquet": b"PAR1",
-    "events.jsonl": b"{}\n",
-    "requests.parquet": b"PAR1",
-    "worker.log": b"log\n",
-}
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    """What a run leaves in its temporary folder."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name, content in FILES.items():
-        (folder / name).write_bytes(content)
-    return folder
 
 
 @pytest.fixture
@@ -66,8 +57,8 @@ def test_a_saved_result_reads_back_equal(tmp_path: Path, kind: EnergyKind) -> No
     assert folder == tmp_path / "out" / result.experiment_id
     for path in (folder, folder / "result.json"):
         again = ExperimentResult.load(path)
-        assert again == result
-        assert again.as_json() == result.as_json()
+        assert again == untraced(result)
+        assert again.as_json() == untraced(result).as_json()
         assert isinstance(again.warnings, tuple)
         assert isinstance(again.environment.gpus, tuple)
 
@@ -83,53 +74,7 @@ def test_any_number_and_any_text_survive_the_file(
     example = example_result(notes=(text,))
     energy = example.energy.model_copy(update={"total": Estimate(value, "J", value, value, (value, value))})
     result = example.model_copy(update={"energy": energy})
-    assert load(save(result, tmp_path_factory.mktemp("out"), files=None)) == result
-
-
-def test_where_the_files_lie_is_no_part_of_equality(files: Path) -> None:
-    assert example_result().attach(files) == example_result()
-    assert example_result() != example_result(energy="measured")
-    assert example_result() != "a result"
-
-
-def test_the_files_of_the_run_move_beside_the_result(tmp_path: Path, files: Path) -> None:
-    result = example_result().attach(files)
-    (files / "extra").mkdir()
-    (files / "extra" / "trace.arrow").write_bytes(b"ARROW1")
-    folder = result.save(tmp_path / "out")
-    assert (folder / "extra" / "trace.arrow").read_bytes() == b"ARROW1"
-    assert {name: (folder / name).read_bytes() for name in FILES} == FILES
-    assert not files.exists()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [result.experiment_id]
-
-
-def test_every_run_of_an_experiment_keeps_its_files_in_a_folder_of_its_own(
-    tmp_path: Path, files: Path
-) -> None:
-    for number in ("1", "2"):
-        run = files / "runs" / number
-        run.mkdir(parents=True)
-        (run / "events.jsonl").write_text(number)
-    folder = example_result().attach(files).save(tmp_path / "out")
-    assert [(folder / "runs" / one / "events.jsonl").read_text() for one in ("1", "2")] == ["1", "2"]
-    assert not files.exists()
-
-
-def test_files_are_copied_across_file_systems(tiny: Path, files: Path, tmp_path: Path) -> None:
-    there = tiny / "run"
-    shutil.copytree(files, there)
-    folder = save(example_result(), tmp_path / "out", files=there)
-    assert {name: (folder / name).read_bytes() for name in FILES} == FILES
-    assert not there.exists()
-
-
-def test_a_second_save_writes_the_result_alone_and_leaves_the_first(tmp_path: Path, files: Path) -> None:
-    result = example_result().attach(files)
-    first = result.save(tmp_path / "a")
-    second = result.save(tmp_path / "b")
-    assert set(contents(first)) == {"result.json", *FILES}
-    assert set(contents(second)) == {"result.json"}
-    assert load(second) == result
+    assert load(save(result, tmp_path_factory.mktemp("out"))) == untraced(result)
 
 
 def test_the_folder_is_as_open_as_the_users_umask_allows(tmp_path: Path) -> None:
@@ -141,55 +86,100 @@ def test_the_folder_is_as_open_as_the_users_umask_allows(tmp_path: Path) -> None
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
-def test_an_existing_folder_is_left_alone_and_the_runs_files_are_kept(tmp_path: Path, files: Path) -> None:
+def test_another_result_that_is_there_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    folder = save(example_result(), out, files=None)
+    folder = save(example_result(), out)
     before = contents(folder)
     with pytest.raises(ResultError, match="exists already") as caught:
-        save(example_result(energy="measured"), out, files=files)
+        save(example_result(energy="measured"), out)
     assert str(folder) in caught.value.message
-    assert str(files) in caught.value.message
     assert "--output" in str(caught.value.hint)
     assert contents(folder) == before
-    assert contents(files) == FILES
     assert list(out.iterdir()) == [folder]
 
 
-def test_an_existing_empty_folder_is_refused_too(tmp_path: Path) -> None:
-    (tmp_path / example_result().experiment_id).mkdir()
-    with pytest.raises(ResultError, match="exists already"):
-        example_result().save(tmp_path)
+def test_a_second_save_of_the_same_result_changes_nothing(tmp_path: Path) -> None:
+    folder = example_result().save(tmp_path)
+    before = (folder / "result.json").stat()
+    assert example_result().save(tmp_path) == folder
+    assert (folder / "result.json").stat() == before
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
+def test_a_result_is_saved_beside_the_files_of_its_runs_and_says_where_there_are_none(tmp_path: Path) -> None:
+    result = example_result()
+    run = tmp_path / "a" / result.experiment_id / "runs" / "1"
+    run.mkdir(parents=True)
+    (run / "events.jsonl").write_text("event")
+    assert load(result.save(tmp_path / "a")) == result
+    assert (run / "events.jsonl").read_text() == "event"
+    elsewhere = load(result.save(tmp_path / "b"))
+    assert elsewhere == untraced(result)
+    assert len(elsewhere.notes) == len(result.notes) + 1
+    assert untraced(elsewhere) == elsewhere
+
+
+def test_what_holds_runs_and_no_result_is_told_how_to_get_one(tmp_path: Path) -> None:
+    part = tmp_path / "runs" / "1.part"
+    part.mkdir(parents=True)
+    for folder in (tmp_path, part):
+        with pytest.raises(ResultError, match="no result at") as caught:
+            load(folder)
+        assert f"llem recompute {folder}" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")])
-def test_an_output_directory_that_is_none_is_refused(
-    tmp_path: Path, files: Path, make: Callable[[Path], None]
-) -> None:
+def test_an_output_directory_that_is_none_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "out")
     for out in (tmp_path / "out", tmp_path / "out" / "deeper"):
         with pytest.raises(ResultError, match="director") as caught:
-            save(example_result(), out, files=files)
+            save(example_result(), out)
         assert str(tmp_path / "out") in caught.value.message
         assert str(preflight_output(out)).endswith(f"{tmp_path / 'out'} is not a directory")
-    assert contents(files) == FILES
 
 
-def test_a_full_disk_leaves_nothing_half_written(tiny: Path, files: Path) -> None:
-    (files / "power.parquet").write_bytes(bytes(60_000))
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tiny: Path) -> None:
+    (tiny / "in the way").write_bytes(bytes(12_000))
     out = tiny / "deep" / "out"
     with pytest.raises(ResultError, match="No space left on device") as caught:
-        save(example_result(), out, files=files)
-    assert str(files) in caught.value.message
-    assert list(tiny.iterdir()) == []
-    assert len((files / "power.parquet").read_bytes()) == 60_000
+        save(example_result(), out)
+    assert f"mounted on {tiny}" in caught.value.message
+    assert "disk tmpfs" in caught.value.message
+    assert [path.name for path in tiny.iterdir()] == ["in the way"]
     assert "0 MB left" in str(preflight_output(out))
+
+
+def test_a_result_that_is_not_taken_where_asked_is_whole_elsewhere_and_the_command_finishes_the_job(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result, out = example_result(), tiny / "deep out"
+    with pytest.raises(ResultError, match="No space left on device") as caught:
+        save_or_rescue(result, out)
+    assert caught.value.result == result
+    subprocess.run(["mount", "-o", "remount,size=1m", str(tiny)], check=True)
+    command = str(caught.value.hint).partition("then: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert load(out / result.experiment_id) == result
+
+
+def test_where_no_disk_takes_the_result_the_way_out_is_to_compute_it_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tiny))
+    (tiny / "in the way").write_bytes(bytes(12_000))
+    with pytest.raises(ResultError) as caught:
+        save_or_rescue(example_result(), tiny / "out")
+    folder = tiny / "out" / example_result().experiment_id
+    assert f"llem recompute --save {folder}" in str(caught.value.hint)
+    assert caught.value.result == example_result()
 
 
 def test_a_read_only_file_system_is_refused_before_and_at_the_end(tiny: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny)], check=True)
     assert "no permission" in str(preflight_output(tiny / "out"))
     with pytest.raises(ResultError, match="Read-only file system"):
-        save(example_result(), tiny / "out", files=None)
+        save(example_result(), tiny / "out")
 
 
 def test_a_file_size_limit_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -229,7 +219,7 @@ def test_of_many_saves_to_one_folder_exactly_one_succeeds(tmp_path: Path) -> Non
         result = example_result(notes=(str(number),))
         start.wait()
         try:
-            save(result, tmp_path / "out", files=None)
+            save(result, tmp_path / "out")
         except ResultError as error:
             refused.append(error.message)
         else:
@@ -244,13 +234,7 @@ def test_of_many_saves_to_one_folder_exactly_one_succeeds(tmp_path: Path) -> Non
     assert all("exists already" in message for message in refused)
     assert len(refused) == 7
     (folder,) = (tmp_path / "out").iterdir()
-    assert load(folder).notes == (saved[0],)
-
-
-def test_files_that_are_gone_are_an_error_and_not_a_bare_result(tmp_path: Path) -> None:
-    with pytest.raises(ResultError, match="folder of the run is gone"):
-        save(example_result(), tmp_path / "out", files=tmp_path / "vanished")
-    assert not (tmp_path / "out").exists()
+    assert load(folder).notes[0] == saved[0]
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".", "..", ".hidden", "a\n", "a\0b", "ü", "x" * 201])
@@ -370,7 +354,7 @@ def test_a_path_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
     for name in ("x" * 5000, "nul\0byte"):
         assert "can't be used" in str(preflight_output(tmp_path / name))
         with pytest.raises(ResultError, match="can't be written"):
-            save(example_result(), tmp_path / name, files=None)
+            save(example_result(), tmp_path / name)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -378,27 +362,5 @@ def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert "no permission" in str(preflight_output(tmp_path / "out"))
     with pytest.raises(ResultError, match="Permission denied"):
-        save(example_result(), tmp_path / "out", files=None)
+        save(example_result(), tmp_path / "out")
     tmp_path.chmod(0o700)
-
-
-def test_files_that_nobody_saves_go_with_the_result(tmp_path: Path) -> None:
-    files = tmp_path / "files"
-    files.mkdir()
-    result = example_result().attach(files)
-    assert files.exists()
-    del result
-    gc.collect()
-    assert not files.exists()
-
-
-def test_files_of_a_result_that_can_t_be_saved_outlive_it(tmp_path: Path) -> None:
-    files, blocked = tmp_path / "files", tmp_path / "blocked"
-    files.mkdir()
-    blocked.write_text("in the way")
-    result = example_result().attach(files)
-    with pytest.raises(ResultError, match="are kept in"):
-        result.save(blocked)
-    del result
-    gc.collect()
-    assert files.exists()

@@ -70,6 +70,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "silence before or after the passes. The interval is wider for it.",
     "single_process": "One process: the interval is that of its passes. Another process of the same "
     "configuration may differ by more.",
+    "interrupted": "The experiment was ended before its last run (Ctrl-C, a signal, a killed process). What "
+    "was measured by then counts; what was begun does not.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -44,12 +44,17 @@ def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] 
     """What the experiment cost, over all its measured runs. The same measurements give the same numbers, bit
     for bit.
     """
+    return experiment_result([run_energy(one) for one in measurements], failed=failed)
+
+
+def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
+    """The same from runs whose energy is known."""
+    measurements = [one.measurement for one in energies]
     first = measurements[0]
-    energies = [run_energy(one) for one in measurements]
     leads = lead_in(energies)
     counted_tokens, joules = tokens(measurements), energy(energies)
     runs = [_run(one, leads=leads) for one in energies]
-    runs += [RunPart(index=one.index, outcome="failed", reason=one.message) for one in failed]
+    runs += [RunPart(index=one.index, outcome=one.outcome, reason=one.message) for one in failed]
     return ExperimentResult(
         experiment_id=first.experiment_id,
         simulated=first.simulated,
@@ -68,7 +73,7 @@ def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] 
         devices=device_states(energies),
         workload_hash=first.workload_hash,
         footprint=footprint(first.config.footprint, joules),
-        warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=len(failed)),
+        warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
         overhead=_overhead(measurements),
         notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
     )

@@ -101,6 +101,18 @@ class RunEnergy:
         return [share for part in known for share in part] if known and len(known) == len(parts) else None
 
     @property
+    def cost(self) -> float | None:
+        """What the rule over repeats looks at: joules per output token of the whole run, or seconds where no
+        energy can be known; None where nothing was produced.
+        """
+        passes = self.measurement.passes
+        tokens = sum(one.generation.output_tokens for one in passes)
+        spent = self.joules
+        if spent is None:
+            spent = sum(one.window.duration_s for one in passes)
+        return spent / tokens if tokens else None
+
+    @property
     def reasons(self) -> list[str]:
         """Why joules are missing, each reason once."""
         found = [one.reason for block in self.blocks for one in block.spent.values() if one.joules is None]
@@ -114,7 +126,8 @@ def run_energy(measurement: Measurement) -> RunEnergy:
 
     def mean_power(window: Window | None) -> Estimate:
         if window is None:
-            return Estimate.missing("W", "idle power was not measured: baseline.seconds is 0")
+            why = "the run ended before" if measurement.config.baseline.seconds else "baseline.seconds is 0"
+            return Estimate.missing("W", f"idle power was not measured: {why}")
         parts = [idle_power(trace, window, domain.name) for domain in domains]
         return total(parts, unit="W", why_none=why_none)
 
@@ -202,22 +215,6 @@ def pass_costs(trace: Trace, domains: Sequence[Domain], blocks: Sequence[Block])
 def _per_token(joules: Sequence[float] | None, passes: Sequence[Pass]) -> list[float]:
     spent = joules or [one.window.duration_s for one in passes]
     return [cost / max(one.generation.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
-
-
-def run_joules(measurement: Measurement) -> float | None:
-    """Of all full passes of one run."""
-    return run_energy(measurement).joules
-
-
-def run_cost(measurement: Measurement) -> float | None:
-    """What the rule over repeats looks at: the run's joules per output token, or seconds where no energy can
-    be known; None where nothing was produced.
-    """
-    tokens = sum(one.generation.output_tokens for one in measurement.passes)
-    spent = run_joules(measurement)
-    if spent is None:
-        spent = sum(one.window.duration_s for one in measurement.passes)
-    return spent / tokens if tokens else None
 
 
 def idle_watts(trace: Trace, window: Window) -> float | None:

@@ -13,7 +13,7 @@ from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, drift
 from llenergymeasure.analysis.tokens import token_warnings
 from llenergymeasure.energy.joules.idle import idle_power
-from llenergymeasure.records import Measurement, MeasurementWarning, WarningCode, Window
+from llenergymeasure.records import FailedRun, Measurement, MeasurementWarning, WarningCode, Window
 from llenergymeasure.results.models import Energy, Tokens
 
 CODES: tuple[WarningCode, ...] = get_args(WarningCode)
@@ -21,7 +21,7 @@ IDLE_DRIFT = 0.10
 
 
 def warnings(
-    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, leads: int, failed: int = 0
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, leads: int, failed: Sequence[FailedRun]
 ) -> tuple[MeasurementWarning, ...]:
     """Those of each run first, then those that the numbers show; each code once per message."""
     measurements = [one.measurement for one in energies]
@@ -131,7 +131,7 @@ def _not_steady(seen: Measurement) -> list[MeasurementWarning]:
 
 
 def _of_experiment(
-    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, failed: int
+    energies: Sequence[RunEnergy], energy: Energy, tokens: Tokens, *, failed: Sequence[FailedRun]
 ) -> Iterator[MeasurementWarning]:
     config, runs = energies[0].measurement.config, len(energies)
     passes = len(energies[0].measurement.passes)
@@ -144,10 +144,15 @@ def _of_experiment(
         if passes == 1:
             yield MeasurementWarning.of("single_pass", "one pass in one run: scatter cannot be determined")
     target = config.repeats.target if config.repeats.count > 1 else config.passes.target
-    few = runs + failed < config.repeats.count or (runs == 1 and passes < config.passes.count)
+    ended = [one for one in failed if one.outcome == "interrupted"]
+    for one in ended:
+        said = f"run {one.index} was interrupted ({one.message})"
+        said += f": {runs} of {config.repeats.count} repeats were measured"
+        yield MeasurementWarning.of("interrupted", said)
+    few = runs + len(failed) < config.repeats.count or (runs == 1 and passes < config.passes.count)
     if target is not None and (missed := _missed(energy, target)) is not None:
         yield MeasurementWarning.of("target_not_met", missed)
-    elif few:
+    elif few and not ended:
         done = f"{runs} of {config.repeats.count} repeats"
         if config.repeats.count == 1:
             done = f"{passes} of {config.passes.count} passes"

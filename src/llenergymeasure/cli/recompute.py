@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -10,7 +11,13 @@ import typer
 from pydantic import JsonValue
 
 from llenergymeasure import __version__
-from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._display import (
+    print_json,
+    print_lines,
+    print_result_summary,
+    reader_may_leave,
+    say,
+)
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
@@ -18,6 +25,16 @@ from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
+
+# So many changed values are listed one by one without being asked; of more, those that people look for.
+FEW = 20
+HEADLINES = (
+    "energy.per_output_token.value",
+    "energy.total.value",
+    "energy.net.value",
+    "energy.prefill.value",
+    "energy.decode.value",
+)
 
 # What each version changed in the method, for those who compute older results again.
 METHODS = {
@@ -29,60 +46,138 @@ METHODS = {
 def recompute(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
     *,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List every value that changed; show tracebacks")
+    ] = False,
 ) -> None:
     """Compute a stored run's numbers again from its trace and events, and say what changed.
 
-    Exit code 1 where values differ although this very version wrote the result.
+    Where a run did not end: compute what can be computed from what it left. Exit code 1 where values differ
+    although this very version wrote the result.
     """
     with reported(verbose=verbose):
-        from llenergymeasure.analysis.metrics import metrics
-        from llenergymeasure.measure.replay import read_measurements
-        from llenergymeasure.results.store import REQUESTS_FILE, RUNS, why_requests_differ
+        from llenergymeasure.results.folder import RUNS, parts
+        from llenergymeasure.results.store import RESULT_FILE
 
-        folder = result.parent if result.name == "result.json" else result
-        stored = ExperimentResult.load(folder)
-        if not stored.measured:
-            raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
-        measurements = read_measurements(folder, [run.index for run in stored.measured])
-        failed = [FailedRun(run.index, run.reason or "") for run in stored.runs if run.outcome == "failed"]
-        anew = metrics(measurements, failed=failed)
-        same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
-        before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
-        changed = [
-            key
-            for key in before | after
-            if (key in before, before.get(key)) != (key in after, after.get(key))
-        ]
-        with reader_may_leave():
-            if as_json:
-                print_json(anew.as_json())
-            else:
-                print_lines(_changes(stored, before, after, changed))
-        for one in measurements if same_version else ():
-            requests = folder / RUNS / str(one.index) / REQUESTS_FILE
-            if why := why_requests_differ(requests, one.blocks):
-                raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
-        if changed and same_version:
-            raise ResultError(
-                f"{folder}: the result and the files beside it do not belong together: "
-                f"the version that wrote them gets {len(changed)} other values from them",
-                hint="restore the whole folder from a copy",
+        folder = result.parent if result.name == RESULT_FILE else result
+        if not (folder / RESULT_FILE).exists() and RUNS in {folder.absolute().parent.name, *_names(folder)}:
+            _compute(folder, save=save, as_json=as_json)
+            return
+        for part in parts(folder):
+            say(
+                f"{part} is what a run left that did not end, and counts in no result; "
+                f"what is in it: llem recompute {part}"
             )
+        _compare(folder, as_json=as_json, verbose=verbose)
 
 
-def _changes(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
+def _names(folder: Path) -> set[str]:
+    return {one.name for one in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
+    """From the runs that are there without a result."""
+    from llenergymeasure.analysis.metrics import metrics
+    from llenergymeasure.measure.replay import read_unsaved
+    from llenergymeasure.results.folder import parts, whole_runs
+
+    measurements, failed = read_unsaved(folder)
+    anew = metrics(measurements, failed=failed)
+    whole = whole_runs(folder)
+    if whole:
+        found = f"{len(whole)} whole run{'s' if len(whole) > 1 else ''}"
+    else:
+        found = "no whole run; the blocks of passes that were whole are computed"
+    left = "".join(f"; {part.name} did not end" for part in parts(folder))
+    say(f"{folder} has no result.json: {found}{left}")
+    if save and not whole:
+        raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
+    if save:
+        say(f"Saved: {anew.save(folder.absolute().parent)}")
+    elif whole:
+        say(f"To write it: llem recompute --save {folder}")
+    with reader_may_leave():
+        if as_json:
+            print_json(anew.as_json())
+        else:
+            print_result_summary(anew)
+
+
+def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
+    """With the stored result."""
+    from llenergymeasure.analysis.metrics import metrics
+    from llenergymeasure.measure.replay import read_measurements
+    from llenergymeasure.results.folder import RUNS
+    from llenergymeasure.results.store import REQUESTS_FILE, why_requests_differ
+
+    stored = ExperimentResult.load(folder)
+    if not stored.measured:
+        raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
+    measurements = read_measurements(folder, [run.index for run in stored.measured])
+    failed = [
+        FailedRun(run.index, run.reason or "", run.outcome)
+        for run in stored.runs
+        if run.outcome != "measured"
+    ]
+    anew = metrics(measurements, failed=failed)
+    same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
+    before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
+    changed = [
+        key for key in before | after if (key in before, before.get(key)) != (key in after, after.get(key))
+    ]
+    with reader_may_leave():
+        if as_json:
+            print_json(anew.as_json())
+        else:
+            print_lines(_changes(stored, before, after, changed, every=verbose or len(changed) <= FEW))
+    for one in measurements if same_version else ():
+        requests = folder / RUNS / str(one.index) / REQUESTS_FILE
+        if why := why_requests_differ(requests, one.blocks):
+            raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
+    if changed and same_version:
+        raise ResultError(
+            f"{folder}: the result and the files beside it do not belong together: "
+            f"the version that wrote them gets {len(changed)} other values from them",
+            hint="restore the whole folder from a copy",
+        )
+
+
+def _changes(
+    stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str], *, every: bool
+) -> list[str]:
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
     if not changed:
         return [f"{stored.experiment_id}: all {len(before)} values are the same, by {by}"]
     why = [reason for version, reason in METHODS.items() if _number(written) < _number(version)]
+    head = f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}"
+    listed = changed if every else [key for key in HEADLINES if key in changed]
+    lines = [f"{key}: {_shown(before, key)} → {_shown(after, key)}" for key in listed]
     return [
-        f"{stored.experiment_id}: {len(changed)} of {len(before)} values differ, by {by}",
+        head,
         *(f"why: {reason}" for reason in why),
-        *(f"{key}: {_shown(before, key)} → {_shown(after, key)}" for key in changed),
+        *lines,
+        *([] if every else _counted(changed, before, after)),
     ]
+
+
+def _counted(changed: Sequence[str], before: Leaves, after: Leaves) -> Iterator[str]:
+    """How many values of each part of a result are other ones, new or gone."""
+    by_part: dict[str, list[str]] = {}
+    for key in changed:
+        by_part.setdefault(re.split(r"[.\[]", key)[0], []).append(key)
+    for part, mine in by_part.items():
+        kinds = {
+            "changed": sum(key in before and key in after for key in mine),
+            "new": sum(key not in before for key in mine),
+            "gone": sum(key not in after for key in mine),
+        }
+        yield f"{part}: {', '.join(f'{count} {kind}' for kind, count in kinds.items() if count)}"
+    yield "-v lists every value"
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from llenergymeasure.config.loader import (
     parse_assignments,
     resolve_origins,
 )
-from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.summary import failures
@@ -136,19 +136,22 @@ def _run_impl(
         following(bar) as progress,
     ):
         remark = say if silent else partial(tqdm.write, file=sys.stderr)
-        result = run_experiment(config, origins=origins, progress=progress, remark=remark, strict=how.strict)
+        try:
+            result = run_experiment(
+                config, origins=origins, progress=progress, remark=remark, strict=how.strict
+            )
+        except ResultError as error:
+            # What was measured is shown even where it could not be written.
+            if error.result is not None:
+                _show(error.result, how)
+            raise
 
-    try:
-        if config.output_dir is not None:
-            say(f"Saved: {result.save(config.output_dir)}")
-        elif not how.quiet:
-            say("Not saved; to keep the result and its trace: --output results")
-    finally:
-        # What was measured is shown even where it could not be written.
-        _show(result, how)
-    if failed := failures(result):
-        text = "; ".join(failed)
-        say(f"{text[0].upper()}{text[1:]}")
+    if config.output_dir is not None:
+        say(f"Saved: {result.save(config.output_dir)}")
+    elif not how.quiet:
+        say("Not saved; to keep the result and its trace: --output results")
+    _show(result, how)
+    if failures(result):
         raise typer.Exit(1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -75,7 +75,8 @@ class Watcher(Protocol):
 @dataclass(frozen=True, slots=True)
 class Rig:
     """What a run is done with. `enter` hears of each phase as it begins, `mark` of the beginning, the middle
-    and the end of each silence, `warmed` of what the warm-up showed; `costs` gives what each full pass so far
+    and the end of each silence, `warmed` of what the warm-up showed, `keep` after each block of all that was
+    seen so far; `costs` gives what each full pass so far
     cost per output token, in joules or, where no energy can be known, in seconds; `watts` the power of each
     of several idle windows.
     """
@@ -87,6 +88,7 @@ class Rig:
     mark: Callable[[], None]
     progress: Progress
     warmed: Callable[[WarmUp], None]
+    keep: Callable[[Observations], None]
     costs: Callable[[SessionFacts, Sequence[Block]], Sequence[float]]
     watts: Callable[[Sequence[Window]], Sequence[float | None]]
 
@@ -110,7 +112,10 @@ def conduct(config: ExperimentConfig, rig: Rig, turn: Turn) -> Observations:
     warm_up = _warm_up(config, rig)
     rig.warmed(warm_up)
     turn.forewarn(config, warm_up)
-    blocks = _blocks(config, rig, turn, warm_up=warm_up, facts=ready.facts)
+    blocks: tuple[Block, ...] = ()
+    for block in _blocks(config, rig, turn, warm_up=warm_up, facts=ready.facts):
+        blocks += (block,)
+        rig.keep(Observations(ready, Idle(bare, loaded), warm_up, blocks, ready.facts))
     after = _idle(config, rig, "after")
     _begin(rig, "closing", "closing")
     facts = rig.worker.close()
@@ -133,26 +138,24 @@ def _warm_up(config: ExperimentConfig, rig: Rig) -> WarmUp:
 
 def _blocks(
     config: ExperimentConfig, rig: Rig, turn: Turn, *, warm_up: WarmUp, facts: SessionFacts
-) -> tuple[Block, ...]:
+) -> Iterator[Block]:
     """The full block and the prefill block, in turns of the runs; for a target within this one process, a
     second full block with what the scatter of the first asks for (Stein's two stages).
     """
     count = passes_that_fit(config, warm_up, turn)
-    blocks = []
     wants_prefill = config.passes.prefill > 0 and config.max_output_tokens > 1
     if wants_prefill and turn.number % 2 == 0:
-        blocks.append(_block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up))
+        yield _block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up)
     full = _block(config, rig, "full", count, warm_up=warm_up)
-    blocks.append(full)
+    yield full
     if config.passes.target is not None and count == config.passes.count >= 2:
         wanted = stein_count(rig.costs(facts, [full]), target=config.passes.target, minimum=count)
         spent = turn.less(passes=count, seconds=full.window.duration_s)
         more = min(wanted - count, passes_that_fit(config, warm_up, spent, most=wanted - count))
         if more > 0 and spent.seconds > 0 and spent.passes > 0:
-            blocks.append(_block(config, rig, "full", more, warm_up=warm_up))
+            yield _block(config, rig, "full", more, warm_up=warm_up)
     if wants_prefill and turn.number % 2 == 1:
-        blocks.append(_block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up))
-    return tuple(blocks)
+        yield _block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up)
 
 
 def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, warm_up: WarmUp) -> Block:

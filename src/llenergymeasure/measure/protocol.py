@@ -165,7 +165,10 @@ class EventLog:
 
     def write(self, sender: Literal["parent", "worker"], line: bytes) -> None:
         head = json.dumps({"t_ns": time.monotonic_ns(), "from": sender})
-        self._file.write(head[:-1].encode() + b', "message": ' + line.strip() + b"}\n")
+        left = head[:-1].encode() + b', "message": ' + line.strip() + b"}\n"
+        while left:
+            # A disk that fills takes the first part of a line, and refuses the rest.
+            left = left[self._file.write(left) :]
 
     def close(self) -> None:
         self._file.close()

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from llenergymeasure.analysis.run_energy import run_cost, run_joules
+from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
 from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ExperimentError, ExperimentInterrupted, LLEMError
+from llenergymeasure.exceptions import ExperimentInterrupted, LLEMError
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.lock import DomainLocks
+from llenergymeasure.measure.replay import is_readable
 from llenergymeasure.measure.runner import Job, Run, experiment_id, run, started_now
-from llenergymeasure.measure.scratch import Files, scratch
-from llenergymeasure.records import FailedRun, Measurement, Progress
+from llenergymeasure.measure.scratch import scratch
+from llenergymeasure.records import FailedRun, Progress
+from llenergymeasure.results.folder import experiment_folder, parts, run_folder, whole_runs
 from llenergymeasure.results.history import earlier_results
-from llenergymeasure.results.store import RUNS
+from llenergymeasure.results.store import preflight_output
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The runs of one experiment that were measured, those that failed, and where their files lie."""
+    """The runs of one experiment that were measured, those that failed, and the folder of them all.
 
-    measurements: tuple[Measurement, ...]
+    `ended_by` is what interrupted the last of them, for the caller to raise again.
+    """
+
+    energies: tuple[RunEnergy, ...]
     failed: tuple[FailedRun, ...]
-    files: Files
+    folder: Path
+    ended_by: BaseException | None = None
 
 
 @contextmanager
@@ -41,70 +50,106 @@ def repeat(
     strict: bool = False,
     run: Run = run,
 ) -> Iterator[Finished]:
-    """All runs of the experiment, each in `runs/<number>` of a folder that goes unless it is kept.
+    """All runs of the experiment, each in `runs/<number>` of a folder in the output directory, or of one that
+    goes on leaving.
 
     `run` makes one of them. A run that fails after another was measured is noted, and the rest go on; two in
-    a row end it. Where nothing was measured the error of the first run is raised.
+    a row end it, and so does an interruption. Where nothing was measured the first run's error is raised.
     """
     experiment = experiment_id(config, started_now())
     turn = Turn.first(config, remark=remark, strict=strict)
-    measured: list[Measurement] = []
+    measured: list[RunEnergy] = []
     failed: list[FailedRun] = []
-    spent_j: float | None = 0.0
+    ended_by: BaseException | None = None
+    place = _place(config)
     pace = find_pace(config, earlier_results(config, socket.gethostname()), gpu=bool(gpu_facts()))
     tracker = Tracker(config, pace, tell)
-    with scratch() as files, DomainLocks(owner=experiment) as locks:
-        while turn.number <= turn.runs and not _ended(config, turn, measured, failed, spent_j):
-            directory = files.directory / RUNS / str(turn.number)
-            directory.mkdir(parents=True)
+    with (
+        scratch() as temporary,
+        experiment_folder((place or temporary) / experiment) as folder,
+        nullcontext() if place is None else _remains(folder, remark),
+        DomainLocks(owner=experiment) as locks,
+    ):
+        while turn.number <= turn.runs and not _ended(config, turn, measured, failed):
             tracker.begin_run(turn.number, turn.runs)
             try:
-                one = run(config, Job(experiment, origins, turn, directory, locks, tracker))
-            except ExperimentInterrupted:
-                raise
+                # The log of a later run that fails says why.
+                with run_folder(
+                    folder, turn.number, keep=lambda part: bool(measured) or is_readable(part)
+                ) as at:
+                    one = run_energy(
+                        run(config, Job(experiment, origins, turn, at, temporary, locks, tracker))
+                    )
+            except (KeyboardInterrupt, SystemExit, ExperimentInterrupted) as error:
+                if not measured:
+                    raise
+                failed.append(FailedRun(turn.number, _named(error), "interrupted"))
+                ended_by = error
+                break
             except LLEMError as error:
                 if not measured:
                     raise
-                failed.append(_failed(turn.number, error))
+                failed.append(FailedRun(turn.number, error.message))
                 remark(f"run {turn.number} failed: {error.message}")
                 turn = turn.after()
                 continue
             measured.append(one)
-            joules = run_joules(one)
-            spent_j = None if joules is None or spent_j is None else spent_j + joules
-            turn = turn.after(one.passes)
+            turn = turn.after(one.measurement.passes)
             if len(measured) == config.repeats.count >= 3 and config.repeats.target is not None:
                 turn = replace(turn, runs=_wanted(config, measured))
         tell("computing")
-        yield Finished(tuple(measured), tuple(failed), files)
+        yield Finished(tuple(measured), tuple(failed), folder, ended_by)
+
+
+def _place(config: ExperimentConfig) -> Path | None:
+    """Where files are to be kept. A place that will not do is refused by the preflight of the first run,
+    together with whatever else is in its way.
+    """
+    if config.output_dir is None or preflight_output(config.output_dir) is not None:
+        return None
+    return config.output_dir
+
+
+@contextmanager
+def _remains(folder: Path, remark: Callable[[str], None]) -> Iterator[None]:
+    """Where an error ends the experiment, say what of it can still be computed."""
+    try:
+        yield
+    except BaseException:
+        if whole_runs(folder) or parts(folder):
+            remark(f"What was measured by then is kept in {folder}; to see it: llem recompute {folder}")
+        raise
+
+
+def _named(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
+        return signal.Signals(error.code - 128).name
+    return str(error)
 
 
 def _ended(
     config: ExperimentConfig,
     turn: Turn,
-    measured: list[Measurement],
+    measured: list[RunEnergy],
     failed: list[FailedRun],
-    spent_j: float | None,
 ) -> bool:
     """Whether the budget is used up, or two runs in a row have failed."""
     if len(failed) >= 2 and [one.index for one in failed[-2:]] == [turn.number - 2, turn.number - 1]:
         return True
-    limit_j = config.passes.budget.joules
-    over = limit_j is not None and spent_j is not None and spent_j >= limit_j
+    limit_j, spent_j = config.passes.budget.joules, [one.joules for one in measured]
+    known_j = [joules for joules in spent_j if joules is not None]
+    over = limit_j is not None and len(known_j) == len(spent_j) and math.fsum(known_j) >= limit_j
     return bool(measured) and (turn.passes <= 0 or turn.seconds <= 0 or over)
 
 
-def _wanted(config: ExperimentConfig, measured: list[Measurement]) -> int:
+def _wanted(config: ExperimentConfig, measured: list[RunEnergy]) -> int:
     """How many runs the scatter of the first ones asks for."""
     assert config.repeats.target is not None
-    costs = [run_cost(one) for one in measured]
+    costs = [one.cost for one in measured]
     known = [cost for cost in costs if cost is not None]
     if len(known) < len(costs):
         return config.repeats.count
     wanted = stein_count(known, target=config.repeats.target, minimum=config.repeats.count)
     return min(wanted, config.repeats.max)
-
-
-def _failed(number: int, error: LLEMError) -> FailedRun:
-    failure = error.failure if isinstance(error, ExperimentError) else None
-    return FailedRun(number, error.message, failure)

@@ -1,17 +1,17 @@
-"""How does a stored run become a measurement again, so that its numbers can be computed anew?"""
+"""How does a stored run, or what a killed one left, become a measurement again?"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
+from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.protocol import EVENTS_NAME, EventLog
 from llenergymeasure.records import (
@@ -19,6 +19,7 @@ from llenergymeasure.records import (
     Block,
     BlockKind,
     Environment,
+    FailedRun,
     Idle,
     Measurement,
     MeasurementWarning,
@@ -29,7 +30,7 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
-from llenergymeasure.results.store import RUNS
+from llenergymeasure.results.folder import PART, RUNS, is_live, parts, whole_runs
 from llenergymeasure.results.upgrade import config_1_to_2
 
 
@@ -44,7 +45,9 @@ class Silenced:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The parent's last event: all of a measurement but the trace and the passes, which lie beside it."""
+    """The parent's event after each block and at the end of a run: all of a measurement but the trace and the
+    passes, which lie beside it.
+    """
 
     experiment_id: str
     config: ExperimentConfig
@@ -94,11 +97,56 @@ def read_measurements(directory: Path, indexes: Sequence[int]) -> tuple[Measurem
     return tuple(one for index in indexes for one in _of_folder(runs / str(index)))
 
 
+def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[FailedRun, ...]]:
+    """What a folder without a result holds: its whole runs and those that did not end, or where none is whole
+    what can be read of the others; a run's own folder gives that run. ResultError where that is nothing.
+    """
+    if directory.parent.name == RUNS and directory.is_dir():
+        if directory.suffix == PART and is_live(directory.parents[1]):
+            raise ResultError(f"{directory} belongs to a run that goes on", hint="wait until it has ended")
+        return tuple(_of_folder(directory) if directory.suffix != PART else [_of_part(directory)]), ()
+    if is_live(directory):
+        raise ResultError(f"the runs in {directory} go on", hint="wait until they have ended")
+    if whole := whole_runs(directory):
+        lost = [int(one.stem) for one in parts(directory)]
+        failed = [FailedRun(number, "its files are not whole", "interrupted") for number in lost]
+        return read_measurements(directory, whole), tuple(failed)
+    if found := tuple(_of_part(one) for one in parts(directory) if is_readable(one)):
+        return found, ()
+    raise ResultError(f"no run in {directory} got as far as one whole block", hint="measure again")
+
+
+def is_readable(part: Path) -> bool:
+    """Whether a run that did not end left at least one block of passes."""
+    try:
+        return bool(_of_part(part).passes)
+    except ResultError:
+        return False
+
+
+def _of_part(directory: Path) -> Measurement:
+    """A run as far as its last whole block of passes."""
+    path = directory / EVENTS_NAME
+    messages = _messages(path, whole=False)
+    last = max((at for at, one in enumerate(messages) if one.get("say") == "measured"), default=None)
+    if last is None:
+        raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
+    blocks = [one for one in messages[:last] if one.get("say") == "block_done"]
+    (seen,) = _of_messages(directory, [*blocks[: len(messages[last]["blocks"])], messages[last]])
+    said = MeasurementWarning.of("interrupted", f"run {seen.index} was ended after {len(seen.blocks)} blocks")
+    return replace(seen, warnings=(*seen.warnings, said))
+
+
 def _of_folder(directory: Path) -> Iterator[Measurement]:
     path = directory / EVENTS_NAME
     messages = _messages(path)
     if not messages:
         raise ResultError(f"{path} is empty", hint="take it from a copy of the run's folder")
+    return _of_messages(directory, messages)
+
+
+def _of_messages(directory: Path, messages: Sequence[dict[str, Any]]) -> Iterator[Measurement]:
+    path = directory / EVENTS_NAME
     try:
         cycles, last = _cycles(messages[-1])
         event = _MEASURED.validate_python(last, context={"stored": True})
@@ -106,7 +154,9 @@ def _of_folder(directory: Path) -> Iterator[Measurement]:
     except (ValueError, KeyError, TypeError) as error:
         raise ResultError(f"{path} does not end with what was measured", hint="it was cut short") from error
     kept = {one.name: getattr(event, one.name) for one in fields(event) if one.name not in _BESIDE}
-    trace = read_trace(directory / PARQUET_NAME)
+    # One that did not end, or found no room for the smaller file, left the stream.
+    stream = directory / STREAM_NAME
+    trace = read_trace(stream if stream.exists() else directory / PARQUET_NAME)
     if cycles is None:
         _same_count(len(done), len(event.blocks), "blocks", path)
         both = zip(event.blocks, done, strict=True)
@@ -142,9 +192,11 @@ def _same_count(found: int, due: int, what: str, path: Path) -> None:
         raise ResultError(f"{path} holds {found} {what}, and {due} were measured")
 
 
-def _messages(path: Path) -> list[dict[str, Any]]:
+def _messages(path: Path, *, whole: bool = True) -> list[dict[str, Any]]:
+    """All of them; of a run that did not end without the last line where that was cut short."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
+        lines = (text if whole else text[: text.rfind("\n") + 1]).splitlines()
     except FileNotFoundError as error:
         raise ResultError(f"there are no events at {path}", hint="name the folder of a saved run") from error
     except (OSError, ValueError) as error:

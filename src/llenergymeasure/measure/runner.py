@@ -22,7 +22,7 @@ from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.forecast import Tracker
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
-from llenergymeasure.measure.harness import Phase, Rig, conduct
+from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
@@ -38,19 +38,26 @@ from llenergymeasure.records import (
     Progress,
     SessionFacts,
     Start,
+    Trace,
     Window,
 )
 from llenergymeasure.results.store import write_requests
 
+# It is recorded still, and lies beside the events.
+_NO_TRACE = Trace((), {})
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of an experiment: its turn, the folder for its files, and what it shares with the others."""
+    """One run of an experiment: its turn, the folder for its files, one for what goes with the run, and what
+    it shares with the others.
+    """
 
     experiment: str
     origins: Mapping[str, str]
     turn: Turn
     directory: Path
+    temporary: Path
     locks: DomainLocks
     tell: Tracker
 
@@ -60,7 +67,7 @@ Run: TypeAlias = Callable[[ExperimentConfig, Job], Measurement]
 
 def run(config: ExperimentConfig, job: Job) -> Measurement:
     """One run in a process of its own. Whatever ends it, no process or thread of it is left."""
-    with temporary_in(job.directory) as temporary:
+    with temporary_in(job.temporary) as temporary:
         measurement = _measure(config, job, start_local=partial(local, temporary=temporary))
     write_measurement(job.directory, measurement)
     return measurement
@@ -98,6 +105,31 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
+
+            def measured(seen: Observations, trace: Trace) -> Measurement:
+                return Measurement(
+                    experiment_id=job.experiment,
+                    index=job.turn.number,
+                    config=config,
+                    origins=job.origins,
+                    started=started,
+                    environment=here,
+                    facts=seen.facts,
+                    architecture=None if model is None else model.architecture,
+                    idle=seen.idle,
+                    load=seen.ready.load,
+                    warm_up=seen.warm_up,
+                    blocks=seen.blocks,
+                    trace=trace,
+                    overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
+                    warnings=conditions.warnings(),
+                    simulated=is_simulated,
+                    notes=_notes(cleared),
+                    workload_hash=seen.ready.workload_hash,
+                    cut_prompts=seen.ready.cut,
+                    spinning_cores=conditions.spinning_cores,
+                )
+
             rig = Rig(
                 worker=PlacedWorker(
                     child,
@@ -110,33 +142,13 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 mark=conditions.mark,
                 progress=tell,
                 warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
+                keep=lambda seen: write_measurement(directory, measured(seen, _NO_TRACE)),
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )
             seen = conduct(config, rig, job.turn)
     write_requests(directory / "requests.parquet", seen.blocks)
-    return Measurement(
-        experiment_id=job.experiment,
-        index=job.turn.number,
-        config=config,
-        origins=job.origins,
-        started=started,
-        environment=here,
-        facts=seen.facts,
-        architecture=None if model is None else model.architecture,
-        idle=seen.idle,
-        load=seen.ready.load,
-        warm_up=seen.warm_up,
-        blocks=seen.blocks,
-        trace=recorder.trace(),
-        overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
-        warnings=conditions.warnings(),
-        simulated=is_simulated,
-        notes=_notes(cleared),
-        workload_hash=seen.ready.workload_hash,
-        cut_prompts=seen.ready.cut,
-        spinning_cores=conditions.spinning_cores,
-    )
+    return measured(seen, recorder.trace())
 
 
 def _costs(

@@ -1,4 +1,4 @@
-"""Where do the files of a run lie while it runs, and what becomes of them when nobody keeps them?"""
+"""Where do a run and its engine put what nobody keeps, and who clears it after a run that was killed?"""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from llenergymeasure.exceptions import PreFlightError
 
 PREFIX = "llem-run-"
 # What mkdtemp makes of it; a folder that somebody named by hand is left alone.
@@ -22,39 +23,27 @@ LEFT_BEHIND_S = 86_400.0
 LONGEST_BYTES = 60
 
 
-@dataclass(slots=True)
-class Files:
-    """The folder of a run's files. It goes with the run unless somebody keeps it.
-
-    `lock` is open on the folder and has it locked, by which other runs know that somebody needs it.
-    """
-
-    directory: Path
-    lock: int
-    kept: bool = False
-
-    def keep(self) -> Path:
-        """The folder, which is the caller's from now on, as is the call of `release`."""
-        self.kept = True
-        return self.directory
-
-    def release(self) -> None:
-        os.close(self.lock)
-
-
 @contextmanager
-def scratch() -> Iterator[Files]:
-    """A new folder in the system's temporary one, after `sweep` has cleared that."""
+def scratch() -> Iterator[Path]:
+    """A new folder in the system's temporary one, after `sweep` has cleared that; gone on leaving.
+
+    It is locked, by which other runs know that somebody needs it.
+    """
     sweep()
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-    files = Files(directory, os.open(directory, os.O_RDONLY))
-    fcntl.flock(files.lock, fcntl.LOCK_EX)
     try:
-        yield files
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+    except OSError as error:
+        raise PreFlightError(
+            f"no folder for temporary files can be made: {error.strerror}",
+            hint="free space in /tmp, or set TMPDIR to a folder on another disk",
+        ) from error
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield directory
     finally:
-        if not files.kept:
-            shutil.rmtree(directory, ignore_errors=True)
-            files.release()
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
 
 
 def sweep() -> None:

@@ -37,6 +37,7 @@ WarningCode: TypeAlias = Literal[
     "drift",
     "silence_broken",
     "single_process",
+    "interrupted",
 ]
 Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
@@ -75,6 +76,7 @@ REMEDIES: Mapping[WarningCode, str] = {
     "drift": "warm up for longer (warmup.max_seconds), or wait until the machine is as warm as it gets",
     "silence_broken": "stop what kept working, or read the wider interval as it is",
     "single_process": "repeat the run in fresh processes: --set repeats.count=3",
+    "interrupted": "run again for all repeats, or read the wider interval as it is",
 }
 
 
@@ -110,4 +112,4 @@ class FailedRun:
 
     index: int
     message: str
-    failure: RunFailure | None = None
+    outcome: Literal["failed", "interrupted"] = "failed"

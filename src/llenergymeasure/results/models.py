@@ -7,12 +7,10 @@ gone.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
-from weakref import finalize
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import (
@@ -260,7 +258,7 @@ class RunPart(Part):
     """One run: a process of its own. `outcome` says whether it was measured; `reason` why not."""
 
     index: Annotated[int, Field(ge=1)]
-    outcome: Literal["measured", "failed"]
+    outcome: Literal["measured", "failed", "interrupted"]
     reason: str | None = None
     started_at: Start | None = None
     window: RunWindow | None = None
@@ -299,9 +297,6 @@ class ExperimentResult(Part):
     overhead: OverheadPart
     notes: tuple[str, ...] = Field(default=(), description="facts about the run that weaken nothing")
 
-    _files: Path | None = PrivateAttr(default=None)
-    _discard: finalize[..., ExperimentResult] | None = PrivateAttr(default=None)
-
     @property
     def measured(self) -> tuple[RunPart, ...]:
         """The runs that were measured."""
@@ -312,27 +307,18 @@ class ExperimentResult(Part):
         """Seconds of all passes of all runs."""
         return sum(run.window.duration_s for run in self.measured if run.window is not None)
 
-    def __eq__(self, other: object) -> bool:
-        """Equal when every key is: where its files are is not part of a result."""
-        return dict(self) == dict(other) if isinstance(other, ExperimentResult) else NotImplemented
-
     __hash__ = None  # type: ignore[assignment]  # its mappings have none either
 
     def save(self, output_dir: str | Path) -> Path:
-        """Write the result and the files of its run to `output_dir/<experiment_id>/`; returns that folder.
+        """Write `result.json` to `output_dir/<experiment_id>/` and return that folder.
 
-        Everything is written aside and renamed, so that the folder is whole or absent. ResultError when it
-        exists already or can't be written; the files of the run then stay where they were. They move once:
-        a second save, to another folder, writes the result alone.
+        The files of its runs are there where it was measured with that `output_dir`, else a note in the file
+        says that they are not. Saving it where it is saved already does nothing. ResultError where another
+        result is there, or it can't be written.
         """
         from llenergymeasure.results import store
 
-        if self._discard is not None:
-            # From here on the files are either moved or named in the error.
-            self._discard.detach()
-        folder = store.save(self, Path(output_dir), files=self._files)
-        self._files = None
-        return folder
+        return store.save(self, Path(output_dir))
 
     @classmethod
     def load(cls, path: str | Path) -> ExperimentResult:
@@ -340,12 +326,6 @@ class ExperimentResult(Part):
         from llenergymeasure.results import store
 
         return store.load(Path(path))
-
-    def attach(self, files: Path) -> ExperimentResult:
-        """Remember where the run's files lie until they are saved; unsaved, they go with this object."""
-        self._files = files
-        self._discard = finalize(self, shutil.rmtree, files, ignore_errors=True)
-        return self
 
     def as_json(self) -> dict[str, JsonValue]:
         """The object in the file."""

@@ -1,4 +1,4 @@
-"""Where do results live, and how are they written so that they are whole or absent?"""
+"""Where do results live, and how is one written so that it is whole or absent?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import errno
 import json
 import os
 import secrets
+import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +19,11 @@ from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
+from llenergymeasure.results.folder import PART, RUNS, made, sync_folder, unwritable
 from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
 from llenergymeasure.results.upgrade import result_1_to_2
 
-RESULT_FILE, REQUESTS_FILE, RUNS = "result.json", "requests.parquet", "runs"
+RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -32,37 +35,60 @@ _COLUMNS = (
 ROOM_BYTES = 50_000_000
 CHANGED = "it was changed after it was written; take it from a copy, or measure again"
 WHAT_TO_GIVE = "give a result.json, or the folder that holds one"
+UNTRACED = "no traces are kept with this result: it can't be computed again (an output directory keeps them)"
 
 
-def save(result: ExperimentResult, output_dir: Path, *, files: Path | None) -> Path:
-    """Write `output_dir/<experiment_id>/` and return it.
+def save(result: ExperimentResult, output_dir: Path) -> Path:
+    """Write `result.json` to `output_dir/<experiment_id>/`, where the files of its runs are if any were kept;
+    returns that folder.
 
-    It holds `result.json` and everything that lies in `files`, the folder of the runs, which is removed once
-    all is in place. ResultError when the folder exists or can't be written: then nothing of it is left in
-    `output_dir` and `files` is as it was.
+    It is written aside and renamed; where this very result is there already nothing is done. ResultError when
+    another one is there, or it can't be written: then nothing of it is left.
     """
-    target = output_dir / result.experiment_id
-    kept = "" if files is None else f"; the files of the run are kept in {files}"
+    folder = output_dir / result.experiment_id
     try:
-        with _room_for(target) as aside:
-            _write_synced(aside / RESULT_FILE, _as_text(result))
-            if files is not None:
-                _bring(files, aside)
-            _sync_folder(aside)
+        _save(result, folder)
     except FileExistsError as error:
         raise ResultError(
-            f"{error.filename} {error.strerror}{kept}", hint="choose another --output, or move what is there"
+            f"{error.filename} {error.strerror}", hint="choose another --output, or move what is there"
         ) from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ResultError(
-            f"the result can't be written to {target}: {reason}{kept}",
-            hint="make room or choose another --output",
-        ) from error
-    if files is not None:
-        # The result is whole by now; a stray temporary file does not make it lost.
-        shutil.rmtree(files, ignore_errors=True)
-    return target
+    except OSError as error:
+        raise unwritable("the result", folder / RESULT_FILE, error) from error
+    except ValueError as error:
+        raise ResultError(f"the result can't be written to {folder}: {error}") from error
+    return folder
+
+
+def _save(result: ExperimentResult, folder: Path) -> None:
+    text = _as_text(result if (folder / RUNS).is_dir() else untraced(result))
+    if os.path.lexists(folder.parent) and not folder.parent.is_dir():
+        raise FileExistsError(errno.EEXIST, "is not a directory", str(folder.parent))
+    with made(folder):
+        if not _holds(folder / RESULT_FILE, text):
+            _write_aside(folder / RESULT_FILE, text)
+
+
+def save_or_rescue(result: ExperimentResult, output_dir: Path) -> Path:
+    """`save`; where that fails write the result to the temporary folder, and raise ResultError with what was
+    measured and the command that finishes the job.
+    """
+    try:
+        return save(result, output_dir)
+    except ResultError as error:
+        folder, message = output_dir / result.experiment_id, error.message
+        hint = f"free space there, then: llem recompute --save {shlex.quote(str(folder))}"
+        with contextlib.suppress(OSError):
+            rescued = Path(tempfile.mkdtemp(prefix="llem-result-")) / RESULT_FILE
+            _write_aside(rescued, _as_text(result))
+            message += f"; it is whole in {rescued}"
+            places = [shlex.quote(str(one)) for one in (folder, rescued, folder / RESULT_FILE)]
+            hint = "free space there, then: mkdir -p {} && mv {} {}".format(*places)
+        raise ResultError(message, hint=hint, result=result) from error
+
+
+def untraced(result: ExperimentResult) -> ExperimentResult:
+    """The same with a note that there are no traces to compute it from again."""
+    return result.model_copy(update={"notes": tuple(dict.fromkeys((*result.notes, UNTRACED)))})
 
 
 def load(path: Path) -> ExperimentResult:
@@ -169,74 +195,37 @@ def _nearest(path: Path) -> Path:
     raise FileNotFoundError(f"the working directory is gone, and {path} is relative to it")
 
 
-@contextlib.contextmanager
-def _room_for(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, renamed to it when the block ends well, else gone with all it held."""
-    output_dir = target.parent
-    if os.path.lexists(output_dir) and not output_dir.is_dir():
-        raise FileExistsError(errno.EEXIST, "is not a directory", str(output_dir))
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, "exists already", str(target))
-    missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        aside.mkdir()
-        yield aside
-        _rename(aside, target)
-        _sync_folder(output_dir)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        for folder in missing:
-            # What another run has put there in the meantime stays.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+def _holds(file: Path, text: str) -> bool:
+    """Whether the file is there with that text; FileExistsError where it is there with another one."""
+    if not os.path.lexists(file):
+        return False
+    if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
+        raise FileExistsError(errno.EEXIST, "exists already", str(file))
+    return True
 
 
-def _rename(aside: Path, target: Path) -> None:
+def _write_aside(path: Path, text: str) -> None:
+    """The whole file or none of it; FileExistsError where there is one."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
-        aside.rename(target)
+        with aside.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(aside, path)
+        sync_folder(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _move(aside: Path, path: Path) -> None:
+    """Never over another file, where the file system has hard links."""
+    try:
+        path.hardlink_to(aside)
     except OSError as error:
-        if os.path.lexists(target):
-            raise FileExistsError(errno.EEXIST, "exists already", str(target)) from error
-        raise
-
-
-def _bring(files: Path, into: Path) -> None:
-    """Every file under `files` also under `into`, linked where one file system holds both, else copied."""
-    if not files.is_dir():
-        raise ValueError(f"the folder of the run is gone: {files}")
-    for source in sorted(files.rglob("*")):
-        copy = into / source.relative_to(files)
-        if source.is_dir():
-            copy.mkdir()
-            continue
-        try:
-            copy.hardlink_to(source)
-        except FileExistsError:
-            raise
-        except OSError:
-            shutil.copyfile(source, copy)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut, where the file system can."""
-    with contextlib.suppress(
-        OSError
-    ):  # some network file systems cannot sync folders; the files are written all the same
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
+        aside.rename(path)
 
 
 def _as_text(result: ExperimentResult) -> str:
@@ -250,7 +239,9 @@ def _read(path: Path) -> tuple[Path, str]:
         odd = file.exists() and not file.is_file()
         text = "" if odd else file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ResultError(f"there is no result at {file}", hint=WHAT_TO_GIVE) from error
+        runs = path.is_dir() and ((path / RUNS).is_dir() or path.parent.name == RUNS)
+        hint = f"it holds files of runs; llem recompute {path} computes what is in them"
+        raise ResultError(f"there is no result at {file}", hint=hint if runs else WHAT_TO_GIVE) from error
     except UnicodeDecodeError as error:
         raise ResultError(
             f"{file} is not a result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE

@@ -196,9 +196,9 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
 def failures(result: ExperimentResult) -> list[str]:
     """Which runs of how many failed, each with its reason."""
     return [
-        f"run {run.index} of {len(result.runs)} failed: {run.reason or 'no reason was recorded'}"
+        f"run {run.index} of {len(result.runs)} {run.outcome}: {run.reason or 'no reason was recorded'}"
         for run in result.runs
-        if run.outcome == "failed"
+        if run.outcome != "measured"
     ]
 
 
@@ -262,7 +262,9 @@ def _run_table(runs: Sequence[RunPart]) -> Iterator[Sequence[str]]:
     for run in runs:
         found = [None] * len(units) if run.figures is None else [value for _, value in run.figures]
         cells = ["–" if one is None else plain(one, unit) for one, unit in zip(found, units, strict=True)]
-        remark = run.reason or "" if run.outcome == "failed" else "not steady" if run.steady is False else ""
+        remark = (
+            run.reason or "" if run.outcome != "measured" else "not steady" if run.steady is False else ""
+        )
         yield f"{run.index}", *cells, remark
 
 

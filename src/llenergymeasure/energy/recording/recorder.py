@@ -23,8 +23,9 @@ from llenergymeasure.energy.recording.trace import (
     series_keys,
 )
 from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
-from llenergymeasure.exceptions import EnergyError, ResultError
+from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
+from llenergymeasure.results.folder import unwritable
 
 # A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
 _SILENCE_AT_MOST_S = 3.0
@@ -131,7 +132,8 @@ class Recorder:
         self._devices = sum(one.part.period_s is None for one in self._watched)
 
     def dense(self, wanted: bool, /) -> None:
-        """Look closely from now on, or no longer."""
+        """Look closely from now on, or no longer. ResultError where the disk has stopped taking the trace."""
+        self._raise_failure()
         self._dense = wanted
         if wanted:
             self._hurry([one for one in self._watched if one.part.period_s is None])
@@ -244,10 +246,7 @@ class Recorder:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise ResultError(
-                f"the trace can't be written to {self._directory}: {self._failure}",
-                hint="free space there, or set TMPDIR to a disk that has some",
-            ) from self._failure
+            raise unwritable("the trace", self._directory, self._failure) from self._failure
 
     def _watch(self, one: Watched) -> None:
         while not self._stopping.is_set():

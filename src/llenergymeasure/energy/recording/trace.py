@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Domain, Gap, Series, Trace, Window
+from llenergymeasure.results.folder import unwritable
 
 TRACE_SCHEMA_VERSION = 1
 STREAM_NAME = "power.arrow"
@@ -58,7 +59,7 @@ class TraceWriter:
             # A batch of nothing brings the schema to the disk: a run that dies at once leaves a trace.
             self.write((), ())
         except OSError as error:
-            raise ResultError(f"the trace can't be written to {path}: {error}") from error
+            raise unwritable("the trace", path, error) from error
 
     def write(self, rows: Sequence[Row] | array[int], gaps: Sequence[Gap]) -> None:
         """One batch of rows, or of their numbers one after the other in an array of 64-bit integers.
@@ -102,9 +103,7 @@ def compact(directory: Path) -> Path:
         os.replace(aside, final)  # noqa: PTH105  the atomic one, by its own name
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise ResultError(
-            f"the trace can't be written to {final}: {error}", hint=f"it is kept as {stream}"
-        ) from error
+        raise unwritable("the trace", final, error) from error
     stream.unlink()
     return final
 
