@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.budget import RunCost
 from llenergymeasure.study import ledger
-from llenergymeasure.study.ledger import Begun, Closed, Cost, Done, Failed, Opened, Planned, Record
+from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened, Planned, Record
 
 RECORDS: tuple[Record, ...] = (
     Opened("i" * 8, (Planned("a1", "n=8", ("n=8", "small"), 3),), {"llenergymeasure": "1"}, resumed=False),
     Begun("a1", 1, 1, "host"),
     Failed("a1", 1, 1, "crash", "died of SIGSEGV", final=False),
     Begun("a1", 1, 2, "host"),
-    Done("a1", 1, Cost(3, 15.2, 20.5, None), {"events.jsonl": (10, 12, "ab")}, 17.0),
+    Done("a1", 1, RunCost(3, 15.2, 20.5, None), {"events.jsonl": (10, 12, "ab")}, 17.0),
     Closed("finished"),
 )
 

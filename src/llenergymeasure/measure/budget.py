@@ -1,14 +1,16 @@
-"""How many passes does the budget leave for this run, and is that enough for an interval?"""
+"""Which run comes next, how many passes does the budget leave for it, and is that enough for an interval?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import BlockKind, Pass, WarmUp
+from llenergymeasure.records import BlockKind, WarmUp
 
 ENOUGH = 3
 # No sensor says anything of less.
@@ -34,11 +36,6 @@ class Turn:
         budget = config.passes.budget
         return cls(1, config.repeats.count, budget.passes, budget.seconds, remark, strict)
 
-    def after(self, passes: Sequence[Pass] = ()) -> Turn:
-        """The next run, once this one has made those passes."""
-        spent_s = sum(one.window.duration_s for one in passes)
-        return replace(self.less(passes=len(passes), seconds=spent_s), number=self.number + 1)
-
     def forewarn(self, config: ExperimentConfig, warm_up: WarmUp) -> None:
         """Before the first pass: say where the budget leaves too little for an interval; with `strict` stop
         there, by ConfigError.
@@ -52,6 +49,63 @@ class Turn:
 
     def less(self, *, passes: int, seconds: float) -> Turn:
         return replace(self, passes=self.passes - passes, seconds=self.seconds - seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """What a run took of the budget, in passes and seconds, its joules, and its joules (or seconds, where no
+    energy can be known) per output token; None is unknown.
+    """
+
+    passes: int
+    seconds: float
+    joules: float | None
+    per_token: float | None
+
+    @classmethod
+    def of(cls, energy: RunEnergy) -> RunCost:
+        passes = energy.measurement.passes
+        seconds = sum(one.window.duration_s for one in passes)
+        return cls(len(passes), seconds, energy.joules, energy.cost)
+
+
+class Repeats:
+    """Whose turn it is among the runs of one experiment, by what those so far have cost (None: it failed)."""
+
+    def __init__(self, config: ExperimentConfig, *, remark: Callable[[str], None], strict: bool) -> None:
+        self._config, self._turn = config, Turn.first(config, remark=remark, strict=strict)
+        self._costs: list[RunCost | None] = []
+
+    def next(self) -> Turn | None:
+        """None once every run was made, the budget is used up, or two runs in a row have failed."""
+        measured = self._measured
+        if len(self._costs) >= 2 and self._costs[-2:] == [None, None]:
+            return None
+        limit_j, known_j = (
+            self._config.passes.budget.joules,
+            [one.joules for one in measured if one.joules is not None],
+        )
+        over = limit_j is not None and len(known_j) == len(measured) and math.fsum(known_j) >= limit_j
+        turn = self._turn
+        if turn.number > turn.runs or (measured and (turn.passes <= 0 or turn.seconds <= 0 or over)):
+            return None
+        return turn
+
+    def add(self, cost: RunCost | None) -> None:
+        """A run was made, or failed; a target may then ask for more of them (Stein's second stage)."""
+        self._costs.append(cost)
+        left = self._turn if cost is None else self._turn.less(passes=cost.passes, seconds=cost.seconds)
+        self._turn = replace(left, number=left.number + 1)
+        asked, measured = self._config.repeats, self._measured
+        if cost is not None and len(measured) == asked.count >= 3 and asked.target is not None:
+            known = [one.per_token for one in measured if one.per_token is not None]
+            if len(known) == len(measured):
+                wanted = stein_count(known, target=asked.target, minimum=asked.count)
+                self._turn = replace(self._turn, runs=min(wanted, asked.max))
+
+    @property
+    def _measured(self) -> list[RunCost]:
+        return [one for one in self._costs if one is not None]
 
 
 def expected_pass_s(config: ExperimentConfig, warm_up: WarmUp, kind: BlockKind = "full") -> float:

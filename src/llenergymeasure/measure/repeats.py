@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
-from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ExperimentInterrupted, LLEMError
-from llenergymeasure.measure.budget import Turn
+from llenergymeasure.measure.budget import Repeats, RunCost
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.lock import DomainLocks
@@ -57,7 +55,7 @@ def repeat(
     a row end it, and so does an interruption. Where nothing was measured the first run's error is raised.
     """
     experiment = experiment_id(config, started_now())
-    turn = Turn.first(config, remark=remark, strict=strict)
+    repeats = Repeats(config, remark=remark, strict=strict)
     measured: list[RunEnergy] = []
     failed: list[FailedRun] = []
     ended_by: BaseException | None = None
@@ -70,7 +68,7 @@ def repeat(
         nullcontext() if place is None else _remains(folder, remark),
         DomainLocks(owner=experiment) as locks,
     ):
-        while turn.number <= turn.runs and not _ended(config, turn, measured, failed):
+        while (turn := repeats.next()) is not None:
             tracker.begin_run(turn.number, turn.runs)
             try:
                 # The log of a later run that fails says why.
@@ -91,12 +89,10 @@ def repeat(
                     raise
                 failed.append(FailedRun(turn.number, error.message))
                 remark(f"run {turn.number} failed: {error.message}")
-                turn = turn.after()
+                repeats.add(None)
                 continue
             measured.append(one)
-            turn = turn.after(one.measurement.passes)
-            if len(measured) == config.repeats.count >= 3 and config.repeats.target is not None:
-                turn = replace(turn, runs=_wanted(config, measured))
+            repeats.add(RunCost.of(one))
         tell("computing")
         yield Finished(tuple(measured), tuple(failed), folder, ended_by)
 
@@ -127,29 +123,3 @@ def _named(error: BaseException) -> str:
     if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
         return signal.Signals(error.code - 128).name
     return str(error)
-
-
-def _ended(
-    config: ExperimentConfig,
-    turn: Turn,
-    measured: list[RunEnergy],
-    failed: list[FailedRun],
-) -> bool:
-    """Whether the budget is used up, or two runs in a row have failed."""
-    if len(failed) >= 2 and [one.index for one in failed[-2:]] == [turn.number - 2, turn.number - 1]:
-        return True
-    limit_j, spent_j = config.passes.budget.joules, [one.joules for one in measured]
-    known_j = [joules for joules in spent_j if joules is not None]
-    over = limit_j is not None and len(known_j) == len(spent_j) and math.fsum(known_j) >= limit_j
-    return bool(measured) and (turn.passes <= 0 or turn.seconds <= 0 or over)
-
-
-def _wanted(config: ExperimentConfig, measured: list[RunEnergy]) -> int:
-    """How many runs the scatter of the first ones asks for."""
-    assert config.repeats.target is not None
-    costs = [one.cost for one in measured]
-    known = [cost for cost in costs if cost is not None]
-    if len(known) < len(costs):
-        return config.repeats.count
-    wanted = stein_count(known, target=config.repeats.target, minimum=config.repeats.count)
-    return min(wanted, config.repeats.max)

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.budget import RunCost
 
 NAME = "ledger.jsonl"
 LOCK = "ledger.lock"
@@ -66,24 +67,12 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What later repeats of the experiment need to know of a run: passes and seconds that it took of the
-    budget, its joules, and its joules (or seconds) per output token; None is unknown.
-    """
-
-    passes: int
-    seconds: float
-    joules: float | None
-    per_token: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """A run was measured; `files` are the size, the time of change and the SHA-256 of each of its files."""
 
     experiment: str
     repeat: int
-    cost: Cost
+    cost: RunCost
     files: dict[str, tuple[int, int, str]]
     seconds: float
     event: Literal["done"] = "done"
