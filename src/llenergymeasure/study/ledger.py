@@ -21,11 +21,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.budget import RunCost
+from llenergymeasure.records import FailureKind
 
 NAME = "ledger.jsonl"
 LOCK = "ledger.lock"
-
-FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "config", "error", "lost"]
 
 
 def _now() -> str:

@@ -1,0 +1,413 @@
+"""How does a study run to its end: each run in its turn, each ending on record, whatever fails?"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from heapq import nsmallest
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
+from llenergymeasure.measure.budget import Repeats, RunCost, Turn
+from llenergymeasure.records import FailedRun
+from llenergymeasure.results.folder import RUNS
+from llenergymeasure.study import ledger, task
+from llenergymeasure.study.executors import Ended, Executor
+from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
+from llenergymeasure.study.order import turns
+from llenergymeasure.study.plan import Experiment, Plan
+
+TASKS = "tasks"
+# What an executor gives a run beyond its own time limit, until it is taken for hung.
+MARGIN_S = 120.0
+# Trying the same again can only help where chance had a part.
+_RETRIED = frozenset({"crash", "timeout", "error", "lost", "interrupted"})
+# Libraries whose version is part of what a study measures.
+_ENGINES = ("torch", "transformers", "vllm", "llama-cpp-python", "tensorrt-llm")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the study does now: `done` of `planned` runs, the run that begins or ended, seconds left by those
+    so far (None before the first).
+    """
+
+    done: int
+    planned: int
+    label: str
+    repeat: int
+    said: str
+    left_s: float | None
+
+
+@dataclass
+class _Track:
+    """One experiment on its way."""
+
+    experiment: Experiment
+    name: str
+    folder: Path
+    repeats: Repeats
+    failed: list[FailedRun] = field(default_factory=list)
+    failures: list[Failed] = field(default_factory=list)
+    measured: list[int] = field(default_factory=list)
+    place: int = 0
+    planned: int = 0
+    attempt: int = 1
+    running: bool = False
+    over: bool = False
+
+    def turn(self) -> Turn | None:
+        return None if self.running or self.over else self.repeats.next()
+
+    def add(self, number: int, cost: RunCost) -> None:
+        self.measured.append(number)
+        self.repeats.add(cost)
+        self.attempt = 1
+
+    def fail(self, record: Failed) -> None:
+        self.failures.append(record)
+        self.failed.append(FailedRun(record.repeat, record.message))
+        self.repeats.add(None)
+        self.attempt = 1
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What the command line says of how to go on."""
+
+    resume: bool = False
+    retry_failed: bool = False
+    accept_drift: bool = False
+    only: tuple[str, ...] = ()
+
+
+def run_plan(
+    plan: Plan,
+    folder: Path,
+    *,
+    executor: Executor,
+    how: How,
+    tell: Callable[[Step], None],
+    remark: Callable[[str], None],
+) -> bool:
+    """Make every run that is not made yet; whether the study came to its end.
+
+    Each experiment's folder gets its `result.json` once its last run is over. ResultError where the folder
+    holds another study, or this one and `how.resume` is not given.
+    """
+    with ledger.opened(folder) as book:
+        study = _Study(plan, folder, book, tell=tell, remark=remark)
+        study.take_up(how)
+        try:
+            with executor:
+                finished = study.run(executor)
+        except BaseException as error:
+            book.append(Closed(f"ended by {type(error).__name__}"))
+            raise
+        book.append(Closed("finished" if finished else "stopped after too many failures"))
+        return finished
+
+
+class _Study:
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        book: Ledger,
+        *,
+        tell: Callable[[Step], None],
+        remark: Callable[[str], None],
+    ) -> None:
+        self._plan, self._folder, self._book, self._tell, self._remark = plan, folder, book, tell, remark
+        self._tracks = [_track(one, folder, at, remark) for at, one in enumerate(plan.experiments)]
+        self._open = self._tracks
+        self._places: dict[int, list[int]] = {}
+        self._by_hash = {one.experiment.hash: one for one in self._tracks}
+        self._waiting: dict[Path, tuple[_Track, Turn]] = {}
+        self._failed_in_a_row = 0
+        self._made, self._spent_s = 0, 0.0
+
+    def take_up(self, how: How) -> None:
+        """Start the study, or go on where its ledger ends."""
+        records = list(ledger.read(self._folder))
+        before = next((one for one in reversed(records) if isinstance(one, Opened)), None)
+        now = Opened(self._plan.identity, _planned(self._plan), versions(), resumed=before is not None)
+        if before is not None:
+            if not how.resume:
+                raise ResultError(
+                    f"{self._folder} holds a study already",
+                    hint="go on with it: --resume; or choose another --output",
+                )
+            _check_same(before, now, how)
+            self._replay(records, how)
+        elif how.resume:
+            self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
+        self._book.append(now)
+        if how.only:
+            self._keep_only(how.only)
+
+    def _replay(self, records: Sequence[ledger.Record], how: How) -> None:
+        done: dict[tuple[str, int], Done | Failed] = {}
+        for one in records:
+            if isinstance(one, Done) or (isinstance(one, Failed) and one.final and not how.retry_failed):
+                done[one.experiment, one.repeat] = one
+        for (which, number), record in sorted(done.items(), key=lambda part: part[0][1]):
+            track = self._by_hash.get(which)
+            if track is None or track.repeats.next() is None:
+                continue
+            turn = track.repeats.next()
+            if turn is None or turn.number != number:
+                continue  # an earlier repeat is missing: this one is made again in its turn
+            if isinstance(record, Failed):
+                track.fail(record)
+            elif _is_whole(track.folder / RUNS / str(number), record):
+                track.add(number, record.cost)
+
+    def _keep_only(self, patterns: Sequence[str]) -> None:
+        for pattern in patterns:
+            if not any(_matches(one.experiment, pattern) for one in self._tracks):
+                raise ConfigError(f"--only {pattern}: no experiment of the study has that name")
+        for track in self._tracks:
+            if not any(_matches(track.experiment, pattern) for pattern in patterns):
+                track.over = True
+        self._open = [track for track in self._tracks if not track.over]
+
+    def run(self, executor: Executor) -> bool:
+        for track in self._tracks:
+            self._settle(track)
+        while True:
+            free = executor.slots - len(self._waiting)
+            due = self._due(free) if free > 0 and not self._is_broken() else []
+            if not due and not self._waiting:
+                return not self._is_broken()
+            self._begin(executor, due)
+            for ended in executor.ended():
+                self._settle(self._end(ended))
+
+    def _due(self, most: int) -> list[tuple[_Track, Turn]]:
+        """The runs that come next, by the order of the plan."""
+        self._open = [track for track in self._open if not track.over]
+        waiting = [(track, turn) for track in self._open if (turn := track.turn()) is not None]
+        if self._plan.execution.order == "sequential":
+            return waiting[:most]
+        return nsmallest(most, waiting, key=lambda part: (part[1].number, self._place(*part)))
+
+    def _place(self, track: _Track, turn: Turn) -> int:
+        """Where the experiment comes among the repeats of that number."""
+        if turn.number not in self._places:
+            order, seed = self._plan.execution.order, self._plan.identity
+            found = turns(order, len(self._tracks), turn.number, seed=seed)
+            self._places[turn.number] = sorted(range(len(found)), key=found.__getitem__)
+        return self._places[turn.number][track.place]
+
+    def _begin(self, executor: Executor, due: Sequence[tuple[_Track, Turn]]) -> None:
+        if not due:
+            return
+        if self._plan.execution.gaps and self._made:
+            time.sleep(self._plan.execution.gaps)
+        paths, limit_s = [], 0.0
+        folder = self._folder / TASKS
+        folder.mkdir(exist_ok=True)
+        for track, turn in due:
+            one = track.experiment
+            path = folder / f"{track.name}-{turn.number}-{track.attempt}.json"
+            shutil.rmtree(track.folder / RUNS / str(turn.number), ignore_errors=True)
+            task.write_task(
+                path,
+                task.Task(
+                    track.name,
+                    track.folder.absolute(),
+                    one.config,
+                    one.origins,
+                    turn.number,
+                    turn.runs,
+                    turn.passes,
+                    turn.seconds,
+                ),
+            )
+            self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
+            self._tell(self._step(track, turn, "begins"))
+            track.running = True
+            self._waiting[path] = (track, turn)
+            paths.append(path)
+            limit_s = max(limit_s, one.config.timeout_s + MARGIN_S)
+        executor.start(paths, limit_s=limit_s)
+
+    def _end(self, ended: Ended) -> _Track:
+        track, turn = self._waiting.pop(ended.task)
+        track.running = False
+        ending = task.read_ending(ended.task)
+        if ending is None or ended.timed_out:
+            ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
+        which, number = track.experiment.hash, turn.number
+        run = track.folder / RUNS / str(number)
+        if ending.cost is not None and run.is_dir():
+            self._book.append(Done(which, number, ending.cost, files_of(run), ending.seconds))
+            track.add(number, ending.cost)
+            self._failed_in_a_row, self._made = 0, self._made + 1
+            self._spent_s += ending.seconds
+            self._tell(self._step(track, turn, f"measured in {ending.seconds:.3g} s"))
+            task.remove(ended.task)
+            return track
+        kind = ending.kind or "error"
+        final = kind not in _RETRIED or track.attempt > self._plan.execution.retries
+        record = Failed(which, number, track.attempt, kind, ending.message, final)
+        self._book.append(record)
+        again = "" if final else "; it is tried again"
+        self._remark(f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}{again}")
+        if final:
+            self._failed_in_a_row += 1
+            track.fail(record)
+        else:
+            track.attempt += 1
+        return track
+
+    def _settle(self, track: _Track) -> None:
+        """Pool the runs of an experiment whose last one is over."""
+        if not track.over and not track.running and track.repeats.next() is None:
+            track.over = True
+            if track.measured:
+                pool(track.folder, track.measured, track.failed, remark=self._remark)
+
+    def _is_broken(self) -> bool:
+        most = self._plan.execution.stop_after_failures
+        return most is not None and self._failed_in_a_row >= most
+
+    def _step(self, track: _Track, turn: Turn, said: str) -> Step:
+        track.planned = max(track.planned, turn.runs)
+        done = sum(len(one.measured) + len(one.failed) for one in self._tracks)
+        planned = sum(one.planned for one in self._tracks)
+        left_s = None if not self._made else (planned - done) * self._spent_s / self._made
+        return Step(done, planned, track.experiment.label, turn.number, said, left_s)
+
+
+def pool(
+    folder: Path, measured: Sequence[int], failed: Sequence[FailedRun], *, remark: Callable[[str], None]
+) -> None:
+    """Write the result of an experiment from its runs, unless it is there already."""
+    from llenergymeasure.analysis.metrics import metrics
+    from llenergymeasure.measure.replay import read_measurements
+    from llenergymeasure.results.store import RESULT_FILE
+
+    if (folder / RESULT_FILE).exists():
+        return
+    try:
+        result = metrics(read_measurements(folder, sorted(measured)), failed=failed)
+        result.save(folder.parent)
+    except LLEMError as error:
+        remark(f"{folder.name}: its result can't be made: {error.message}")
+
+
+def files_of(run: Path) -> dict[str, tuple[int, int, str]]:
+    """Size, time of change and SHA-256 of each file of a run."""
+    found = {}
+    for path in sorted(run.iterdir()):
+        if path.is_file():
+            seen = path.stat()
+            found[path.name] = (seen.st_size, seen.st_mtime_ns, _sha256(path))
+    return found
+
+
+def _is_whole(run: Path, record: Done) -> bool:
+    """Whether the files of a run are those that were recorded; False where the folder is gone.
+
+    ResultError where one was changed. A file whose size and time of change are the recorded ones is not read.
+    """
+    if not run.is_dir():
+        return False
+    for name, (size, changed_ns, digest) in record.files.items():
+        path = run / name
+        try:
+            seen = path.stat()
+        except OSError:
+            return False
+        if (seen.st_size, seen.st_mtime_ns) != (size, changed_ns) and _sha256(path) != digest:
+            raise ResultError(
+                f"{path} was changed after it was measured",
+                hint=f"restore it from a copy, or remove {run} to measure that run again",
+            )
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what a study's numbers depend on."""
+    found = {"python": platform.python_version(), "machine": platform.node()}
+    for name in ("llenergymeasure", *_ENGINES):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def folder_name(experiment: Experiment) -> str:
+    """Of an experiment's folder: its label, as far as that is a name, and its identity."""
+    slug = re.sub(r"[^A-Za-z0-9.=]+", "-", experiment.label).strip("-.=")[:60] or "experiment"
+    return f"{slug.replace('=', '-')}-{experiment.hash[:12]}"
+
+
+def _track(experiment: Experiment, folder: Path, place: int, remark: Callable[[str], None]) -> _Track:
+    name = folder_name(experiment)
+    repeats = Repeats(experiment.config, remark=remark, strict=False)
+    return _Track(
+        experiment, name, folder / name, repeats, place=place, planned=experiment.config.repeats.count
+    )
+
+
+def _planned(plan: Plan) -> tuple[Planned, ...]:
+    return tuple(
+        Planned(one.hash, one.label, one.names, one.config.repeats.count) for one in plan.experiments
+    )
+
+
+def _matches(experiment: Experiment, pattern: str) -> bool:
+    names = (experiment.label, *experiment.names, folder_name(experiment))
+    return any(fnmatch(name, pattern) for name in names)
+
+
+def _check_same(before: Opened, now: Opened, how: How) -> None:
+    """ResultError names what changed since the study was begun."""
+    lines = []
+    if before.identity != now.identity:
+        old, new = ({one.hash: one for one in part.plan} for part in (before, now))
+        lines += [f"no longer in it: {old[key].label}" for key in old if key not in new]
+        lines += [f"new: {new[key].label}" for key in new if key not in old]
+        lines += [
+            f"repeats of {new[key].label}: {old[key].repeats}, now {new[key].repeats}"
+            for key in new
+            if key in old and new[key].repeats != old[key].repeats
+        ]
+        lines = lines or ["its experiments"]
+    keys = dict.fromkeys((*before.versions, *now.versions))
+    changed = [key for key in keys if before.versions.get(key) != now.versions.get(key)]
+    lines += [
+        f"{key}: {before.versions.get(key, 'none')}, now {now.versions.get(key, 'none')}" for key in changed
+    ]
+    if lines and not how.accept_drift:
+        shown = [*lines[:20], *([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])]
+        raise ResultError(
+            "the study is not what it was when it was begun:\n  " + "\n  ".join(shown),
+            hint="--accept-drift goes on all the same; another --output starts anew",
+        )
+
+
+def _ended_badly(ended: Ended) -> str:
+    """What is known of a process that wrote no ending: how it went, and the last line that it printed."""
+    try:
+        lines = task.log_of(ended.task).read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return f"{ended.note}: {lines[-1][:200]}" if lines else ended.note
