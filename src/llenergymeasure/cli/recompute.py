@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
-import typer
 from pydantic import JsonValue
 
 from llenergymeasure import __version__
-from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
+from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.replay import read_measurements
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.store import REQUESTS_FILE, RUNS, why_requests_differ
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
 
@@ -26,21 +28,8 @@ METHODS = {
 }
 
 
-def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
-) -> None:
-    """Compute a stored run's numbers again from its trace and events, and say what changed.
-
-    Exit code 1 where values differ although this very version wrote the result.
-    """
+def recompute(result: Path, *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
-        from llenergymeasure.analysis.metrics import metrics
-        from llenergymeasure.measure.replay import read_measurements
-        from llenergymeasure.results.store import REQUESTS_FILE, RUNS, why_requests_differ
-
         folder = result.parent if result.name == "result.json" else result
         stored = ExperimentResult.load(folder)
         if not stored.measured:
