@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from textwrap import indent
 from typing import Any, NoReturn
 
 import platformdirs
@@ -33,8 +34,8 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
         lines.append("hint: -v shows the output of the worker")
     if verbose:
         if failure is not None:
-            lines += [text.rstrip() for text in (failure.log_tail, failure.traceback) if text]
-        lines.append(format_traceback(error))
+            lines += [indent(text.rstrip(), "  ") for text in (failure.log_tail, failure.traceback) if text]
+        lines.append(indent(format_traceback(error), "  "))
     return "\n".join(lines)
 
 
@@ -50,7 +51,7 @@ def format_bug(error: BaseException, *, verbose: bool = False) -> str:
     text = format_traceback(error)
     head = f"unexpected {type(error).__name__}: {_one_line(str(error))}; this is a bug in llem"
     if verbose:
-        return f"{head}\n{text}"
+        return f"{head}\n{indent(text, '  ')}"
     folder = platformdirs.user_log_path("llenergymeasure")
     log = folder / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
     try:

@@ -26,7 +26,6 @@ from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     load_experiment_config,
     parse_assignments,
-    resolve_origins,
 )
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.vram import estimate_vram
@@ -53,9 +52,8 @@ def _run_impl(path: Path | None, flags: Mapping[str, JsonValue], assignments: li
     settings = parse_assignments(assignments)
     if twice := flags.keys() & settings.keys():
         raise ConfigError(f"{', '.join(sorted(twice))}: given twice, by a flag of its own and by --set")
-    overrides = {**flags, **settings}
-    config = load_experiment_config(path=path, cli_overrides=overrides)
-    origins = resolve_origins(path=path, cli_overrides=overrides)
+    config = load_experiment_config(path=path, cli_overrides={**flags, **settings})
+    origins = config.origins
 
     if how.dry_run:
         vram = estimate_vram(config)
