@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
 
-from llenergymeasure.api import run_experiment
-from llenergymeasure.config.loader import load_experiment_config
-from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import (
-    BackendError,
-    ConfigError,
-    EnergyError,
-    ExperimentError,
-    ExperimentInterrupted,
-    ExperimentTimeout,
-    LLEMError,
-    PreFlightError,
-    ResultError,
-)
-from llenergymeasure.records import Estimate
-from llenergymeasure.results import ExperimentResult
+TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all else on the way to main()
+if TYPE_CHECKING:
+    from typing import Any
+
+    from llenergymeasure.api import run_experiment
+    from llenergymeasure.config.engines import LoraConfig
+    from llenergymeasure.config.engines.llamacpp import LlamacppConfig
+    from llenergymeasure.config.engines.pytorch import PytorchConfig
+    from llenergymeasure.config.engines.simulated import SimulatedConfig
+    from llenergymeasure.config.engines.vllm import VllmConfig
+    from llenergymeasure.config.loader import load_experiment_config
+    from llenergymeasure.config.models import (
+        BaselineConfig,
+        BudgetConfig,
+        DatasetConfig,
+        DecoderConfig,
+        EnergyConfig,
+        ExperimentConfig,
+        FootprintConfig,
+        PassesConfig,
+        RepeatsConfig,
+        WarmupConfig,
+    )
+    from llenergymeasure.config.runner import RunnerConfig
+    from llenergymeasure.exceptions import (
+        BackendError,
+        ConfigError,
+        EnergyError,
+        ExperimentError,
+        ExperimentInterrupted,
+        ExperimentTimeout,
+        LLEMError,
+        PreFlightError,
+        ResultError,
+    )
+    from llenergymeasure.records import Estimate
+    from llenergymeasure.results import ExperimentResult
+
+__version__ = "0.9.0"
 
 __all__ = [
     "BackendError",
+    "BaselineConfig",
+    "BudgetConfig",
     "ConfigError",
+    "DatasetConfig",
+    "DecoderConfig",
+    "EnergyConfig",
     "EnergyError",
     "Estimate",
     "ExperimentConfig",
@@ -31,12 +59,36 @@ __all__ = [
     "ExperimentInterrupted",
     "ExperimentResult",
     "ExperimentTimeout",
+    "FootprintConfig",
     "LLEMError",
+    "LlamacppConfig",
+    "LoraConfig",
+    "PassesConfig",
     "PreFlightError",
+    "PytorchConfig",
+    "RepeatsConfig",
     "ResultError",
+    "RunnerConfig",
+    "SimulatedConfig",
+    "VllmConfig",
+    "WarmupConfig",
     "__version__",
     "load_experiment_config",
     "run_experiment",
 ]
 
-__version__ = version("llenergymeasure")
+# Where these names are looked up once somebody asks for one, the lightest module first.
+_MODULES = ("exceptions", "records", "config.models", "config.loader", "results", "api")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            if name in (there := vars(import_module(f"{__name__}.{module}"))):
+                globals()[name] = there[name]
+                return there[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

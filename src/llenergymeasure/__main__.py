@@ -1,7 +1,36 @@
-"""`python -m llenergymeasure` is `llem`."""
+"""`llem`, and `python -m llenergymeasure`: Ctrl-C is heard before anything else is imported."""
 
 from __future__ import annotations
 
-from llenergymeasure.cli import app
+import os
+import signal
+import sys
 
-app()
+from llenergymeasure import __version__
+
+
+def main() -> None:
+    # What a caller has ignored stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+    try:
+        if sys.argv[1:] == ["--version"]:
+            print(f"llem v{__version__}", flush=True)
+        else:
+            from llenergymeasure.cli import app
+
+            app(prog_name="llem")
+    except OSError as error:
+        # Of what prints help or the version: a command explains its own. The interpreter flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1 if isinstance(error, BrokenPipeError) else f"stdout can't be written: {error.strerror}")
+
+
+def _end(*_: object) -> None:
+    """At once: an import that an exception cuts short may hide it, or leave half a module."""
+    os.write(2, b"Interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Progress
 from llenergymeasure.results import ExperimentResult
 
 
 def run_experiment(
-    config: ExperimentConfig,
+    config: ExperimentConfig | Mapping[str, object] | str | Path,
     *,
     origins: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -19,44 +22,61 @@ def run_experiment(
 ) -> ExperimentResult:
     """Measure one experiment, each run in a process of its own, and return what it cost.
 
-    `origins` says where each value of the configuration came from and is stored with the result; `progress`
-    is told of every phase, and `remark` what a user should read on the way. With `strict` a budget that
-    leaves too little for an interval is a ConfigError.
+    `config` is a configuration, a mapping of its keys, or the path of a YAML file. `origins` says where each
+    of its values came from and is stored with the result; `progress` is told of every phase, and `remark`
+    what a user should read on the way. With `strict` a budget that leaves too little for an interval is a
+    ConfigError.
 
     With `output_dir` the files of the runs and the result are stored in it. Without one nothing is: the
     traces are temporary, and the result says so. An interruption (Ctrl-C, SystemExit) after a run was
     measured is raised again once the runs before it are stored.
 
-    Raises PreFlightError (every reason why this machine can't, before anything is loaded), ConfigError,
-    EnergyError, BackendError, and ExperimentError with a `failure` when the run itself ended badly. A run
-    that fails after another was measured is named in `result.runs`. ResultError, with the `result`, where it
-    can't be stored.
+    Raises ConfigError, or pydantic's ValidationError where a value is not allowed, PreFlightError (every
+    reason why this machine can't, before anything is loaded), EnergyError, BackendError, and ExperimentError
+    with a `failure` when the run itself ended badly. A run that fails after another was measured is named in
+    `result.runs`. ResultError, with the `result`, where it can't be stored.
     """
     from llenergymeasure.analysis.metrics import experiment_result
     from llenergymeasure.measure.repeats import repeat
     from llenergymeasure.results.store import save_or_rescue, untraced
 
-    remark = remark or _unheard
+    remark, valid = remark or _unheard, _validated(config)
     with repeat(
-        config,
-        origins=origins or {},
+        valid,
+        origins=valid.origins if origins is None else origins,
         tell=progress or _silent,
         remark=remark,
         strict=strict,
     ) as finished:
         result = experiment_result(finished.energies, failed=finished.failed)
-    if config.output_dir is None:
+    if valid.output_dir is None:
         result = untraced(result)
     else:
-        folder = save_or_rescue(result, config.output_dir)
+        folder = save_or_rescue(result, valid.output_dir)
     if finished.ended_by is not None:
-        count = f"{len(result.measured)} of {config.repeats.count} runs"
-        if config.output_dir is None:
+        count = f"{len(result.measured)} of {valid.repeats.count} runs"
+        if valid.output_dir is None:
             remark(f"{count} were measured and are discarded; next time, to keep them: --output results")
         else:
             remark(f"Saved: {folder} ({count})")
         raise finished.ended_by
     return result
+
+
+def _validated(config: ExperimentConfig | Mapping[str, object] | str | Path) -> ExperimentConfig:
+    """One that holds no value that is not allowed: `model_copy` and `model_construct` check none."""
+    match config:
+        case ExperimentConfig():
+            values = config.model_dump(warnings=False)
+            return ExperimentConfig.model_validate(values).with_origins(config.origins)
+        case str() | Path():
+            return load_experiment_config(config)
+        case Mapping():
+            return ExperimentConfig.model_validate(dict(config))
+    raise ConfigError(
+        f"run_experiment was given {type(config).__name__}, not a configuration",
+        hint="give an ExperimentConfig, a mapping of its keys, or the path of a YAML file",
+    )
 
 
 def _silent(description: str, **_: object) -> None:

@@ -1,34 +1,132 @@
+"""The way in: what is imported for what, and what Ctrl-C and a full disk do before a command has begun."""
+
 from __future__ import annotations
 
-import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LLEM = [sys.executable, "-m", "llenergymeasure"]
+# As the console script does it, with SIGINT from within once the module named first is to be imported.
+INTERRUPTED_AT = """
+import os, signal, sys
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == at:
+            os.kill(os.getpid(), signal.SIGINT)
+            # Not in a call that Python resumes: the handler runs between two instructions.
+            for _ in range(1000): pass
+at = sys.argv.pop(1)
+sys.meta_path.insert(0, Press())
+from llenergymeasure.__main__ import main
+main()
+"""
 
 
-def test_importing_the_command_line_loads_nothing_heavy() -> None:
+def imported(*arguments: str) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import llenergymeasure.cli"],
+        [sys.executable, "-X", "importtime", *arguments],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
     )
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "llenergymeasure.cli.run" in loaded
-    heavy = re.compile(r"(torch|transformers|numpy|pyarrow|pynvml|psutil|vllm|llama_cpp)(\.|$)")
-    assert sorted(name for name in loaded if heavy.match(name)) == []
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
-def test_a_dry_run_of_a_known_shape_needs_no_torch() -> None:
-    program = (
-        "import sys\n"
-        "from typer.testing import CliRunner\n"
-        "from llenergymeasure.cli import app\n"
-        "done = CliRunner().invoke(app, ['run', '--model', 'random:llama-3.2-1b', '--dry-run'])\n"
-        "assert done.exit_code == 0, done.output\n"
-        "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
-    )
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"], ["compare", "-h"]])
+def test_version_and_help_need_no_command_and_no_model_of_pydantic(arguments: list[str]) -> None:
+    loaded = imported("-m", "llenergymeasure", *arguments)
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("llenergymeasure.")}
+    assert rooms <= {"cli"}
+    assert "llenergymeasure.cli.run" not in loaded
+    assert "pydantic" not in loaded
+    if arguments == ["--version"]:
+        assert "typer" not in loaded
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    loaded = imported("-c", "import llenergymeasure")
+    assert not {name for name in loaded if name.startswith(("llenergymeasure.", "pydantic", "typing"))}
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    loaded = imported("-c", "import llenergymeasure.cli.run")
+    roots = {name.partition(".")[0] for name in loaded}
+    heavy = {"torch", "transformers", "numpy", "pyarrow", "pynvml", "psutil", "vllm", "llama_cpp"}
+    assert not roots & heavy
+
+
+def test_a_dry_run_of_a_known_shape_needs_no_engine() -> None:
+    loaded = imported("-m", "llenergymeasure", "run", "--model", "random:llama-3.2-1b", "--dry-run")
+    roots = {name.partition(".")[0] for name in loaded}
+    assert "pydantic" in roots
+    assert not roots & {"torch", "transformers", "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "typer",
+        "llenergymeasure.cli._commands",
+        "pydantic",
+        "llenergymeasure.config.models",
+        "numpy",
+        "pyarrow",
+    ],
+)
+def test_ctrl_c_during_an_import_is_one_line(module: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", INTERRUPTED_AT, module, "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    assert done.stdout.strip() == "[]"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
+
+
+@pytest.mark.parametrize("after_ms", [0, 20, 50, 100, 200, 400, 800])
+def test_ctrl_c_at_any_time_is_one_line(after_ms: int) -> None:
+    with subprocess.Popen(
+        [*LLEM, "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        time.sleep(after_ms / 1000)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    if child.returncode == 130:
+        assert said == "Interrupted\n"
+    else:
+        # Before the first line of llem Python ends it, and after the last one there is nothing to end.
+        assert child.returncode in {0, 1, -signal.SIGINT}
+        assert "in main\n" not in said
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, "typer", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["run", "-h"], ["run", "-m", "random:gpt2", "--dry-run"]]
+)
+def test_a_full_disk_behind_stdout_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*LLEM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "No space left on device" in done.stderr

@@ -13,7 +13,6 @@ from llenergymeasure.config.loader import (
     _unflatten,
     load_experiment_config,
     parse_assignments,
-    resolve_origins,
 )
 from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.config.presets import PRESET_VALUES
@@ -39,7 +38,7 @@ def origins(
     environ: dict[str, str] | None = None,
     user_config: Path = ABSENT,
 ) -> dict[str, str]:
-    return resolve_origins(path, overrides, environ=environ or {}, user_config=user_config)
+    return dict(load(overrides, path=path, environ=environ, user_config=user_config).origins)
 
 
 def written(folder: Path, text: str, name: str = "experiment.yaml") -> Path:
@@ -280,10 +279,6 @@ def test_where_the_output_goes_does_not_change_what_the_experiment_is(tmp_path: 
     here = load({"model": "gpt2", "output_dir": str(tmp_path)})
     assert here.output_dir == tmp_path
     assert config_hash(here) == config_hash(load({"model": "gpt2"}))
-
-
-def test_origins_survive_the_loss_of_the_file() -> None:
-    assert origins({"model": "gpt2"}, path=ABSENT)["model"] == "flag"
 
 
 def test_assignments_are_yaml_and_keep_what_follows_the_first_equals_sign() -> None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from llenergymeasure import __version__
-from llenergymeasure.cli.compare import compare
-from llenergymeasure.cli.doctor import doctor
-from llenergymeasure.cli.recompute import recompute
-from llenergymeasure.cli.run import run
-from llenergymeasure.cli.show import show
+from llenergymeasure.cli import _commands
+
+
+class _Group(TyperGroup):
+    def get_help_option(self, ctx: Any) -> Any:
+        """Off unless given: Typer loads pydantic to make sense of None."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
 
 app = typer.Typer(
     name="llem",
+    cls=_Group,
     no_args_is_help=True,
+    # Typer's options for shell completion load pydantic: where a command is named it goes without.
+    add_completion="_LLEM_COMPLETE" in os.environ or sys.argv[1:2] == [] or sys.argv[1].startswith("-"),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,8 +49,8 @@ def main(
     """What LLM inference costs: joules, time, memory and arithmetic, with an interval on every number."""
 
 
-app.command(name="run", help="Run an LLM efficiency experiment")(run)
-app.command(name="doctor", help="Say what this machine can measure")(doctor)
-app.command(name="show", help="Show a stored result, or its uncertainty budget")(show)
-app.command(name="compare", help="Compare two results, B against A")(compare)
-app.command(name="recompute", help="Compute a stored result again and list what changed")(recompute)
+app.command(name="run", help="Run an LLM efficiency experiment")(_commands.run)
+app.command(name="doctor", help="Say what this machine can measure")(_commands.doctor)
+app.command(name="show", help="Show a stored result, or its uncertainty budget")(_commands.show)
+app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
+app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)

@@ -1,4 +1,4 @@
-"""What is printed, and on which stream: data to stdout, talk to stderr."""
+"""What does a person read of an experiment and of its result?"""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING, TextIO
-
-import typer
-from pydantic import JsonValue
+from typing import TYPE_CHECKING
 
 from llenergymeasure.cli import _plan
+from llenergymeasure.cli._streams import print_json, print_lines, say, strong
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary
 from llenergymeasure.results.models import ExperimentResult
@@ -36,33 +32,37 @@ UNBROKEN = 10_000
 # A note narrower than this goes below its row rather than beside it.
 NARROW = 36
 
-# For a terminal that has no such signs.
-_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
-
-
-def say(text: str) -> None:
-    """Talk: a line on stderr."""
-    _write(text, sys.stderr)
-
 
 def print_experiment_header(config: ExperimentConfig) -> None:
-    """What is about to be measured, on stderr."""
-    dataset = getattr(config.dataset, "name", config.dataset)
+    """What is about to be measured, on stderr: as much of it as the configuration, of any kind, offers."""
+
+    def said(name: str, text: str) -> str:
+        value = getattr(config, name, None)
+        return "" if value is None else text.format(value)
+
     own = getattr(config, "engine", None)
     size = getattr(own, "static_batch", None)
-    batch = "" if size is None else f", batch size {size}"
-    target = f", results to {config.output_dir}" if config.output_dir is not None else ""
     # What a file holds, where an engine computes with that, the summary can tell.
-    precision = "" if isinstance(getattr(own, "filed", None), FileMemory) else f", {config.precision}"
-    _talk(f"{config.model} on {config.backend}{precision}{batch}")
-    prompts = "1 prompt" if config.n == 1 else f"{config.n} prompts"
-    _talk(
-        f"{prompts} of {dataset}, up to {config.max_input_tokens} tokens in "
-        f"and {config.max_output_tokens} out{target}"
+    filed = isinstance(getattr(own, "filed", None), FileMemory)
+    what = (
+        said("model", "{}") + said("backend", " on {}"),
+        "" if filed else said("precision", "{}"),
+        "" if size is None else f"batch size {size}",
     )
+    dataset = getattr(config, "dataset", None)
+    of = "" if dataset is None else f" of {getattr(dataset, 'name', dataset)}"
+    longest = said("max_input_tokens", "{} tokens in"), said("max_output_tokens", "{} out")
+    work = (
+        said("n", "{} prompt" if getattr(config, "n", None) == 1 else "{} prompts") + of,
+        f"up to {' and '.join(filter(None, longest))}" if any(longest) else "",
+        said("output_dir", "results to {}"),
+    )
+    for parts in (what, work):
+        talk(", ".join(filter(None, parts)))
 
 
-def _talk(text: str) -> None:
+def talk(text: str) -> None:
+    """One paragraph on stderr, in lines that fit."""
     for line in filled(text):
         say(line)
 
@@ -71,31 +71,21 @@ def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
     energy, speed = summary.sections(result)
     table = list(_table([*energy, *speed]))
-    lines = [*map(_strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
+    lines = [*map(strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
     for text in summary.legend(result.energy):
         lines += filled(text, indent="  ")
     lines += ["", *chain(*table[len(energy) :])]
     for warning in result.warnings:
         first, *more = filled(f"Warning: {warning.message} ({warning.code})")
-        lines += ["", _strong(first), *map(_strong, more), *filled(f"→ {warning.remedy}", indent="  ")]
-    _write("\n".join(lines), sys.stdout)
+        lines += ["", strong(first), *map(strong, more), *filled(f"→ {warning.remedy}", indent="  ")]
+    print_lines(lines)
 
 
 def print_result_details(result: ExperimentResult) -> None:
     """How to read the summary and what its sums are made of, on stderr."""
     for text in summary.explanation(result):
-        _talk(text)
+        talk(text)
     say("")
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    """Data that a person reads, on stdout."""
-    _write("\n".join(lines), sys.stdout)
-
-
-def print_json(value: JsonValue) -> None:
-    """One JSON object on stdout."""
-    _write(json.dumps(value, indent=2, allow_nan=False), sys.stdout)
 
 
 def print_dry_run(
@@ -123,20 +113,20 @@ def print_dry_run(
         )
         return
     lines = [
-        _strong("Configuration"),
+        strong("Configuration"),
         *_configuration(config, origins),
         "",
-        _strong("Plan"),
+        strong("Plan"),
         *chain(*_table(_plan.plan_rows(config, plan))),
         "",
-        _strong("Memory"),
+        strong("Memory"),
         *_memory(vram, gpu_vram_gb),
         "",
-        *(_strong(f"This run would be refused: {reason}") for reason in refused),
+        *(strong(f"This run would be refused: {reason}") for reason in refused),
         *([""] if refused else []),
         "Nothing was loaded or measured.",
     ]
-    _write("\n".join(lines), sys.stdout)
+    print_lines(lines)
 
 
 def _refused(config: ExperimentConfig) -> tuple[str, ...]:
@@ -144,24 +134,6 @@ def _refused(config: ExperimentConfig) -> tuple[str, ...]:
     from llenergymeasure.measure.preflight import reasons_against
 
     return reasons_against(config)
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """For what prints to stdout: where its reader, such as `head`, has gone, end with 1 and no traceback.
-
-    ResultError where stdout can't be written for another reason.
-    """
-    try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        # the interpreter flushes once more on its way out and would complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            raise typer.Exit(1) from None
-        raise ResultError(f"stdout can't be written: {error.strerror}") from error
 
 
 def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iterator[str]:
@@ -204,7 +176,7 @@ def _table(rows: Iterable[Row]) -> Iterator[list[str]]:
     for row in rows:
         label = f"  {row.label.ljust(labels)}  "
         near = len(label) + (len(row.value) + 2 if row.value else 0)
-        head = label + (_strong(row.value) if row.strong else row.value)
+        head = label + (strong(row.value) if row.strong else row.value)
         padded = head + " " * (beside - len(label) - len(row.value))
         if beside + len(row.note) <= most and row.value:
             yield [f"{padded}{row.note}".rstrip()]
@@ -254,19 +226,3 @@ def room() -> int:
         return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
     asked = os.environ.get("COLUMNS", "")
     return max(40, int(asked)) if asked.isdecimal() else UNBROKEN
-
-
-def _strong(text: str) -> str:
-    on_terminal = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return typer.style(text, bold=True) if on_terminal else text
-
-
-def _write(text: str, stream: TextIO | None) -> None:
-    """A stream that was closed before the program began is None, and nobody reads it."""
-    if stream is None:
-        return
-    encoding = stream.encoding or "utf-8"
-    for sign, stand_in in _STAND_INS.items():
-        if sign.encode(encoding, "ignore") == b"":
-            text = text.replace(sign, stand_in)
-    print(text.encode(encoding, "replace").decode(encoding), file=stream)

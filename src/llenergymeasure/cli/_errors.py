@@ -8,30 +8,34 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from textwrap import indent
 from typing import Any, NoReturn
 
 import platformdirs
 import typer
 from pydantic import ValidationError
 
-from llenergymeasure.cli._display import say
 from llenergymeasure.cli._interrupt import interruptible
+from llenergymeasure.cli._streams import printable, say
 from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
 
 def format_error(error: BaseException, *, verbose: bool = False) -> str:
-    """`ClassName: message`, then `hint: …`; with `verbose` the output of the worker and the traceback."""
-    lines = [f"{type(error).__name__}: {error}".rstrip(": ")]
+    """`ClassName: message`, then `hint: …`; with `verbose` the output of the worker and the traceback.
+
+    Further lines of a message are indented, so that none of them passes for a hint or another error.
+    """
+    lines = [_indented(f"{type(error).__name__}: {error}".rstrip(": "))]
     failure = error.failure if isinstance(error, ExperimentError) else None
     if isinstance(error, LLEMError) and error.hint:
-        lines.append(f"hint: {error.hint}")
+        lines.append(_indented(f"hint: {error.hint}"))
     if failure is not None and not verbose and (failure.log_tail or failure.traceback):
         lines.append("hint: -v shows the output of the worker")
     if verbose:
         if failure is not None:
-            lines += [text.rstrip() for text in (failure.log_tail, failure.traceback) if text]
-        lines.append(format_traceback(error))
+            lines += [indent(text.rstrip(), "  ") for text in (failure.log_tail, failure.traceback) if text]
+        lines.append(indent(format_traceback(error), "  "))
     return "\n".join(lines)
 
 
@@ -39,7 +43,7 @@ def format_validation_error(error: ValidationError) -> str:
     """`Config validation failed (n errors):`, then a line per error with its path."""
     lines = dict.fromkeys(_line(details) for details in error.errors(include_url=False))
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
-    return "\n".join([f"Config validation failed ({count}):", *(f"  {line}" for line in lines)])
+    return "\n".join([f"Config validation failed ({count}):", *(f"  {printable(line)}" for line in lines)])
 
 
 def format_bug(error: BaseException, *, verbose: bool = False) -> str:
@@ -47,7 +51,7 @@ def format_bug(error: BaseException, *, verbose: bool = False) -> str:
     text = format_traceback(error)
     head = f"unexpected {type(error).__name__}: {_one_line(str(error))}; this is a bug in llem"
     if verbose:
-        return f"{head}\n{text}"
+        return f"{head}\n{indent(text, '  ')}"
     folder = platformdirs.user_log_path("llenergymeasure")
     log = folder / f"crash-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}.log"
     try:
@@ -88,6 +92,10 @@ def _line(details: Mapping[str, Any]) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _indented(text: str) -> str:
+    return re.sub(r"\n(?! )", "\n  ", text)
 
 
 def _one_line(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from llenergymeasure.cli._streams import printable
 from llenergymeasure.records import Progress
 from llenergymeasure.records.figures import about
 
@@ -87,7 +88,7 @@ def following(bar: tqdm[Any], *, now: Callable[[], float] = time.monotonic) -> I
     def show() -> None:
         at, width = now(), shutil.get_terminal_size((80, 24)).columns
         bar.n, bar.total = at - started, shown.total
-        bar.set_description_str(line(shown, at - started, since=at - heard, width=width))
+        bar.set_description_str(printable(line(shown, at - started, since=at - heard, width=width)))
 
     def progress(description: str, *, done: float | None = None, **more: Any) -> None:
         nonlocal shown, started, heard

@@ -2,55 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from pydantic import JsonValue, TypeAdapter
 
+from llenergymeasure.analysis import compare as analysis
 from llenergymeasure.cli._comparison import comparison_lines
-from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.results import ExperimentResult
 
 REGRESSION = 4
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="result.json, or the folder that holds one")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The one that is measured against A")],
+    a: Path,
+    b: Path,
     *,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allow",
-            metavar="KEY",
-            help="Compare although they differ in this: unit, simulated, method, boundary, model, "
-            "workload, tokens, driver, power_limit or clocks; or single_process: judge by the intervals "
-            "within single processes; may be repeated",
-        ),
-    ] = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Compare modelled with measured energy (--allow method)")
-    ] = False,
-    fail_above: Annotated[
-        float | None,
-        typer.Option(
-            "--fail-above",
-            metavar="PERCENT",
-            min=0,
-            help="End with exit code 4 where B uses over PERCENT more joules per output token, beyond "
-            "the interval and systematic errors; needs three runs of each",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+    allowed: Collection[str],
+    fail_above: float | None,
+    as_json: bool,
+    verbose: bool,
 ) -> None:
-    """Compare two results: B / A with its interval, or why they cannot be compared."""
     with reported(verbose=verbose):
-        from llenergymeasure.analysis import compare as analysis
-
-        allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
         comparison = analysis.compare(ExperimentResult.load(a), ExperimentResult.load(b), allow=allowed)
         with reader_may_leave():
             if as_json:

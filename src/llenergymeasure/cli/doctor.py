@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 from pydantic import JsonValue, TypeAdapter
 from tqdm import tqdm
 
-from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._examination import examination_lines, sensor_lines
 from llenergymeasure.cli._progress import following
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.doctor.characterise import Characterised, characterise_gpus, characterise_simulated
+from llenergymeasure.doctor.examine import Examination, examine, simulated_driver
 
 
-def doctor(
-    *,
-    characterise: Annotated[
-        bool,
-        typer.Option(
-            "--characterise",
-            help="Put a load on each GPU for half a minute, find out what its power sensor does, keep it",
-        ),
-    ] = False,
-    simulated: Annotated[
-        bool, typer.Option("--simulated", help="Look at the simulated board instead; keeps nothing")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
-) -> None:
-    """Say what this machine can measure, what it lacks, and how to get it."""
+def doctor(*, characterise: bool, simulated: bool, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         if characterise:
             _characterise(simulated=simulated, as_json=as_json)
@@ -39,8 +25,6 @@ def doctor(
 
 
 def _examine(*, simulated: bool, as_json: bool) -> None:
-    from llenergymeasure.doctor.examine import Examination, examine, simulated_driver
-
     found = examine(nvml=simulated_driver() if simulated else None)
     with reader_may_leave():
         if as_json:
@@ -53,12 +37,6 @@ def _examine(*, simulated: bool, as_json: bool) -> None:
 
 
 def _characterise(*, simulated: bool, as_json: bool) -> None:
-    from llenergymeasure.doctor.characterise import (
-        Characterised,
-        characterise_gpus,
-        characterise_simulated,
-    )
-
     if simulated:
         boards = characterise_simulated()
     else:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
-import typer
 from pydantic import JsonValue
 
 from llenergymeasure import __version__
-from llenergymeasure.cli._display import (
-    print_json,
-    print_lines,
-    print_result_summary,
-    reader_may_leave,
-    say,
-)
+from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.folder import RUNS, parts, whole_runs
+from llenergymeasure.results.store import REQUESTS_FILE, RESULT_FILE, why_requests_differ
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
 
@@ -43,26 +41,8 @@ METHODS = {
 }
 
 
-def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The folder of a saved run")],
-    *,
-    save: Annotated[
-        bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List every value that changed; show tracebacks")
-    ] = False,
-) -> None:
-    """Compute a stored run's numbers again from its trace and events, and say what changed.
-
-    Where a run did not end: compute what can be computed from what it left. Exit code 1 where values differ
-    although this very version wrote the result.
-    """
+def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
-        from llenergymeasure.results.folder import RUNS, parts
-        from llenergymeasure.results.store import RESULT_FILE
-
         folder = result.parent if result.name == RESULT_FILE else result
         if not (folder / RESULT_FILE).exists() and RUNS in {folder.absolute().parent.name, *_names(folder)}:
             _compute(folder, save=save, as_json=as_json)
@@ -81,10 +61,6 @@ def _names(folder: Path) -> set[str]:
 
 def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     """From the runs that are there without a result."""
-    from llenergymeasure.analysis.metrics import metrics
-    from llenergymeasure.measure.replay import read_unsaved
-    from llenergymeasure.results.folder import parts, whole_runs
-
     measurements, failed = read_unsaved(folder)
     anew = metrics(measurements, failed=failed)
     whole = whole_runs(folder)
@@ -109,11 +85,6 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
 
 def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
     """With the stored result."""
-    from llenergymeasure.analysis.metrics import metrics
-    from llenergymeasure.measure.replay import read_measurements
-    from llenergymeasure.results.folder import RUNS
-    from llenergymeasure.results.store import REQUESTS_FILE, why_requests_differ
-
     stored = ExperimentResult.load(folder)
     if not stored.measured:
         raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")

@@ -6,20 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from llenergymeasure.cli._display import (
-    filled,
-    fitting,
-    print_json,
-    print_lines,
-    print_result_details,
-    print_result_summary,
-    reader_may_leave,
-)
+from llenergymeasure.cli._display import filled, fitting, print_result_details, print_result_summary
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
@@ -37,20 +27,7 @@ NOTES = (
 )
 
 
-def show(
-    result: Annotated[
-        Path, typer.Argument(metavar="RESULT", help="result.json, or the folder that holds one")
-    ],
-    *,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
-    ] = False,
-) -> None:
-    """Show a stored result as `llem run` does, or its uncertainty budget."""
+def show(result: Path, *, uncertainty: bool, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         stored = ExperimentResult.load(result)
         budget = _budget(stored, result) if uncertainty else None

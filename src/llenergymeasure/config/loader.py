@@ -18,7 +18,8 @@ from llenergymeasure.config import yaml
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
-from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
+from llenergymeasure.config.secrets import is_secret, way_out
+from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
 
 PREFIX = "LLEM_"
@@ -45,8 +46,15 @@ class _Unknown:
 
     def __str__(self) -> str:
         name, meant = self.variable or self.key, RENAMED.get(self.key) or nearest_key(self.key)
-        if meant and self.variable:
-            meant = PREFIX + meant.upper().replace(".", "__")
+        if is_secret(self.key):
+            return f"{name} ({self.origin}) looks like a secret, and is no setting; {way_out(self.key)}"
+        if self.variable:
+            steering = {variable.removeprefix(PREFIX): variable for variable in RESERVED}
+            setting = meant and PREFIX + meant.upper().replace(".", "__")
+            near = nearest(name.removeprefix(PREFIX), steering)
+            meant = steering[near] if near else setting
+        if not name.isprintable() or not name.strip():
+            name = repr(name)
         if self.key in RENAMED:
             return f"{name} is now {meant} ({self.origin})"
         return f"{name} ({self.origin})" + (f"; did you mean {meant}?" if meant else "")
@@ -62,7 +70,8 @@ def load_experiment_config(
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> ExperimentConfig:
-    """One experiment from all of these sources.
+    """One experiment from all of these sources, with `origins`: flag, file …, environment LLEM_…,
+    user config …, preset …, or default.
 
     `cli_overrides` maps dotted keys to values; BATCH_SIZE goes to the section of the backend in force.
     `environ` is the process's environment and `user_config` the platform's place for it, when None.
@@ -78,33 +87,7 @@ def load_experiment_config(
         raise _no_model(path)
     config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
     _refuse_other_engines(said, config.backend)
-    return config
-
-
-def resolve_origins(
-    path: str | Path | None = None,
-    cli_overrides: Mapping[str, JsonValue] | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    user_config: Path | None = None,
-) -> dict[str, str]:
-    """Where each value that `load_experiment_config` gives for the same arguments comes from, by dotted key:
-    flag, file …, environment LLEM_…, user config …, preset …, or default.
-
-    A file that was deleted since it was loaded is left out: origins are a record, and must not end a run.
-    """
-    there = path if path is not None and Path(path).is_file() else None
-    said = _resolve(there, cli_overrides, environ, user_config, [])
-    defaults = {
-        key: "default"
-        for key, field in known_keys().items()
-        if section_of(field) is None or field.default is None
-    }
-    given = {key: leaf.origin for key, leaf in said.items()}
-    hidden = {parent for key in given for parent in _parents(key)}
-    return {
-        key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
-    }
+    return config.with_origins(_origins(said))
 
 
 def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
@@ -199,6 +182,20 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
             layer[key] = _Leaf(value, origin)
     unknown.extend(_Unknown(key, origin) for key in sorted(stray))
     return layer
+
+
+def _origins(said: _Layer) -> dict[str, str]:
+    """Where each value comes from, by dotted key."""
+    defaults = {
+        key: "default"
+        for key, field in known_keys().items()
+        if section_of(field) is None or field.default is None
+    }
+    given = {key: leaf.origin for key, leaf in said.items()}
+    hidden = {parent for key in given for parent in _parents(key)}
+    return {
+        key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
+    }
 
 
 def _overlay(layers: Iterable[_Layer]) -> _Layer:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
     Field,
     JsonValue,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -27,6 +28,7 @@ from llenergymeasure.config.engines.tensorrt import TensorrtConfig
 from llenergymeasure.config.engines.vllm import VllmConfig
 from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.config.section import (
+    AboveZero,
     Arguments,
     NotNegative,
     Positive,
@@ -94,7 +96,7 @@ class BudgetConfig(Section):
 
     passes: Positive = 90
     seconds: PositiveSeconds = 120.0
-    joules: PositiveSeconds | None = None
+    joules: AboveZero | None = None
 
 
 class PassesConfig(Section):
@@ -191,7 +193,7 @@ def why_not_in_force(section: str, backend: str) -> str:
     )
 
 
-class ExperimentConfig(Section):
+class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a frozen model
     """One experiment: one model on one backend with one workload."""
 
     model: str = Field(
@@ -229,6 +231,27 @@ class ExperimentConfig(Section):
     )
     output_dir: Path | None = None
 
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """By its values, wherever they come from."""
+        return isinstance(other, ExperimentConfig) and self.__dict__ == other.__dict__
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Without origins, which are those of the values as they were."""
+        return super().model_copy(update=update, deep=deep).with_origins({})
+
+    def with_origins(self, origins: Mapping[str, str]) -> Self:
+        """The same, with where each value comes from, by dotted key."""
+        same = super().model_copy()
+        same._origins = origins  # noqa: SLF001  of a copy
+        return same
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Where each value comes from, by dotted key; empty where the configuration was made in Python."""
+        return self._origins
+
     @field_validator("model")
     @classmethod
     def _printable(cls, value: str) -> str:
@@ -240,6 +263,14 @@ class ExperimentConfig(Section):
     @classmethod
     def _backend_exists(cls, name: str, info: ValidationInfo) -> str:
         return _known_name(name, ENGINES, group="llenergymeasure.backends", info=info)
+
+    @field_validator("output_dir", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        # As a path it would be the working directory.
+        if value == "":
+            raise ValueError("it is empty; name a directory, or leave it out")
+        return value
 
     @field_validator("output_dir")
     @classmethod

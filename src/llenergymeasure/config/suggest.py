@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
-from typing import get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -13,7 +13,12 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Section
 
 # keys of earlier versions, and what they are now
-RENAMED = {"cycles": "repeats.count", "passes.minimum": "passes.count"}
+RENAMED = {
+    "cycles": "repeats.count",
+    "cycles.count": "repeats.count",
+    "cycles.target": "repeats.target",
+    "passes.minimum": "passes.count",
+}
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
@@ -37,7 +42,8 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 def is_free(field: FieldInfo) -> bool:
     """Whether a field is a mapping whose keys somebody else checks, such as an engine's arguments."""
     kinds = (field.annotation, *get_args(field.annotation))
-    return any(kind is dict or get_origin(kind) is dict for kind in kinds)
+    plain = (get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
+    return any(kind is dict or get_origin(kind) is dict for kind in plain)
 
 
 @cache
@@ -56,6 +62,8 @@ def _walk(model: type[Section], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
 def nearest_key(key: str) -> str | None:
     """The valid dotted key most like `key`: first among its siblings, then anywhere by its last word."""
     parent, _, last = key.rpartition(".")
+    if parent in known_keys() and section_of(known_keys()[parent]) is None:
+        return parent  # it holds a single value
     prefix = f"{parent}." if parent else ""
     siblings = [
         name.removeprefix(prefix)
@@ -67,5 +75,5 @@ def nearest_key(key: str) -> str | None:
     by_last: dict[str, str] = {}
     for name in known_keys():
         by_last.setdefault(name.rpartition(".")[2], name)
-    match = nearest(last, by_last)
+    match = nearest(last, by_last) if len(last) > 2 else None
     return by_last[match] if match is not None else None

@@ -193,6 +193,9 @@ def _measure(text: str) -> None:
 
     It works on events, which PyYAML makes without recursion, before anything is composed.
     """
-    extent = _Extent()
+    extent, documents = _Extent(), 0
     for event in yaml.parse(text, Loader=_CoreLoader):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if documents > 1:
+            raise _refused("another document begins here; a file holds one experiment", event.start_mark)
         extent.add(event)

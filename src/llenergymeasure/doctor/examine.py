@@ -27,7 +27,7 @@ from llenergymeasure.records import Clock, Domain, Environment, GpuFacts
 from llenergymeasure.simulation.device import SimulatedNvml
 
 READS = 20
-RECORDED_S = 1.0
+RECORDED_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ClockReport:
 
 @dataclass(frozen=True, slots=True)
 class RecorderReport:
-    """A close look of a second with every meter: its share of one core, and values read a second.
+    """A close look of 0.3 s with every meter: its share of one core, and values read a second.
 
     Both are None where `why_not` says why it could not be tried.
     """

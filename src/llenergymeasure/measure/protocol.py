@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import BlockKind, Pass, RunFailure, SessionFacts, WarmUp, Window
@@ -143,8 +143,10 @@ Message: TypeAlias = Annotated[
     Hello | Ready | WarmUpBatch | Warm | Edge | Rest | BlockDone | Closed | Failed, Field(discriminator="say")
 ]
 
-COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
-MESSAGES: TypeAdapter[Message] = TypeAdapter(Message)
+# Built once the first message goes: whoever only imports this module has no use for them.
+_LATER = ConfigDict(defer_build=True)
+COMMANDS: TypeAdapter[Command] = TypeAdapter(Command, config=_LATER)
+MESSAGES: TypeAdapter[Message] = TypeAdapter(Message, config=_LATER)
 
 
 def encode_command(command: Command) -> bytes:

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,7 @@ _AGAIN = "fetch the file again; it was probably cut off while copying"
 # The letters of `struct` by the number of the type; 8 and 9 are the two below.
 _SCALARS = {kind: f"<{letter}" for kind, letter in enumerate("BbHhIif?..Qqd") if letter != "."}
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 4
 
 # Elements and bytes of a block, by the number of the tensor's type.
@@ -85,8 +87,13 @@ class _Cursor:
             return self.number(_SCALARS[kind])
         inner, count = self.whole("<I"), self.whole("<Q")
         if inner == _STRING:
+            # There are hundreds of thousands of them in a vocabulary.
+            at, end = self.at, len(self.data)
             for _ in range(count):
-                self.skip(self.whole("<Q"))
+                at += 8 + _LENGTH.unpack_from(self.data, at)[0]
+                if at > end:
+                    raise struct.error("past the end")
+            self.at = at
         elif inner == _ARRAY:
             for _ in range(count):
                 self.value(_ARRAY)
@@ -104,14 +111,21 @@ def read_gguf(path: Path) -> GgufHeader:
                     f"{path} is no GGUF file: it does not begin with GGUF",
                     hint="is it a Git LFS pointer, an archive or an error page?",
                 )
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(path, _Cursor(data))
+            is_now = os.fstat(file.fileno())
+            return _read(path, (is_now.st_ino, is_now.st_size, is_now.st_mtime_ns))
     except OSError as error:
         raise PreFlightError(f"can't read {path}: {error.strerror}") from error
     except struct.error as error:
         raise PreFlightError(f"{path} is cut off within its header", hint=_AGAIN) from error
     except (KeyError, UnicodeDecodeError, RecursionError) as error:
         raise PreFlightError(f"{path} is damaged: its header can't be read", hint=_AGAIN) from error
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _version: tuple[int, ...]) -> GgufHeader:
+    """Once for each version of a file: whoever asks something of a model asks for its header."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _parse(path, _Cursor(data))
 
 
 def _parse(path: Path, cursor: _Cursor) -> GgufHeader:

@@ -34,6 +34,7 @@ class Part(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
+        defer_build=True,
         json_schema_serialization_defaults_required=True,
     )
 

@@ -1,0 +1,189 @@
+"""Which arguments and options does each command take?
+
+A command's own module is imported once the command runs, so that help needs none of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+def _path(text: str) -> Path:
+    # An empty one comes of a shell variable that is not set, and would stand for the working directory.
+    if not text:
+        raise typer.BadParameter("it is empty; is the variable that it comes from set?")
+    return Path(text)
+
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")]
+Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")]
+Explained: TypeAlias = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
+]
+
+
+def run(  # noqa: PLR0913  the signature is the command line
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", parser=_path, help="YAML file that describes the experiment"),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Hub id, directory, GGUF file, alias, or random:<shape>"),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", "-b", help="Engine that runs the model, such as pytorch")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, or a .jsonl file")
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="smoke, quick, rigorous, ai-energy-score or mlperf-power")
+    ] = None,
+    meter: Annotated[
+        str | None, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other dotted key; may be repeated"),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Directory to save the result in")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show configuration, plan and memory; run nothing")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Stop before the first pass where the budget is too small for an interval"
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No header and no progress")] = False,
+    verbose: Explained = False,
+) -> None:
+    """Measure one experiment, from a file, from flags, or from a file with flags on top."""
+    from llenergymeasure.cli.run import How, run
+
+    flags = {
+        "model": model,
+        "backend": backend,
+        "dataset": dataset,
+        "n": n,
+        "--batch-size": batch_size,
+        "precision": precision,
+        "preset": preset,
+        "energy.meter": meter,
+        "output_dir": output,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    run(config, given, assignments or [], how=How(dry_run, quiet, verbose, as_json, strict))
+
+
+def doctor(
+    *,
+    characterise: Annotated[
+        bool,
+        typer.Option(
+            "--characterise",
+            help="Put a load on each GPU for half a minute, find out what its power sensor does, keep it",
+        ),
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Look at the simulated board instead; keeps nothing")
+    ] = False,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Say what this machine can measure, what it lacks, and how to get it."""
+    from llenergymeasure.cli.doctor import doctor
+
+    doctor(characterise=characterise, simulated=simulated, as_json=as_json, verbose=verbose)
+
+
+def show(
+    result: Annotated[
+        Path,
+        typer.Argument(metavar="RESULT", parser=_path, help="result.json, or the folder that holds one"),
+    ],
+    *,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
+    ] = False,
+    as_json: AsJson = False,
+    verbose: Explained = False,
+) -> None:
+    """Show a stored result as `llem run` does, or its uncertainty budget."""
+    from llenergymeasure.cli.show import show
+
+    show(result, uncertainty=uncertainty, as_json=as_json, verbose=verbose)
+
+
+def compare(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", parser=_path, help="result.json, or the folder that holds one")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="The one that is measured against A")],
+    *,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow",
+            metavar="KEY",
+            help="Compare although they differ in this: unit, simulated, method, boundary, model, "
+            "workload, tokens, driver, power_limit or clocks; or single_process: judge by the intervals "
+            "within single processes; may be repeated",
+        ),
+    ] = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Compare modelled with measured energy (--allow method)")
+    ] = False,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            "--fail-above",
+            metavar="PERCENT",
+            min=0,
+            help="End with exit code 4 where B uses over PERCENT more joules per output token, beyond "
+            "the interval and systematic errors; needs three runs of each",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Compare two results: B / A with its interval, or why they cannot be compared."""
+    from llenergymeasure.cli.compare import compare
+
+    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
+    compare(a, b, allowed=allowed, fail_above=fail_above, as_json=as_json, verbose=verbose)
+
+
+def recompute(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help="The folder of a saved run")],
+    *,
+    save: Annotated[
+        bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the new result instead")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List every value that changed; show tracebacks")
+    ] = False,
+) -> None:
+    """Compute a stored run's numbers again from its trace and events, and say what changed.
+
+    Where a run did not end: compute what can be computed from what it left. Exit code 1 where values differ
+    although this very version wrote the result.
+    """
+    from llenergymeasure.cli.recompute import recompute
+
+    recompute(result, save=save, as_json=as_json, verbose=verbose)

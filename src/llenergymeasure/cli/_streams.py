@@ -1,0 +1,87 @@
+"""How does text reach a terminal, with nothing in it that steers it: data on stdout, talk on stderr?"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
+
+from llenergymeasure.exceptions import ResultError
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+# For a terminal that has no such signs.
+_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
+# Around what is bold until it is known where it goes: code points that Unicode keeps for such inner use.
+_BOLD, _PLAIN = "\ufdd0", "\ufdd1"
+_SPACES = "\u00a0\u202f"
+
+
+def say(text: str) -> None:
+    """Talk: lines on stderr."""
+    # Where stderr can't be written there is nowhere to say so.
+    with suppress(OSError):
+        _write(printable(text, keep="\n\t"), sys.stderr)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Data that a person reads, on stdout."""
+    _write("\n".join(map(printable, lines)), sys.stdout)
+
+
+def print_json(value: JsonValue) -> None:
+    """One JSON object on stdout."""
+    _write(json.dumps(value, indent=2, allow_nan=False), sys.stdout)
+
+
+def strong(text: str) -> str:
+    """Bold, where it is printed on a terminal."""
+    return f"{_BOLD}{text}{_PLAIN}"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """With control characters and what reorders text escaped: a file, a result or an engine may hold some."""
+    if text.isprintable():
+        return text
+    kept = keep + _SPACES + _BOLD + _PLAIN
+    return "".join(
+        sign if sign.isprintable() or sign in kept else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """For what prints to stdout: where its reader has gone, end with 1 and no traceback.
+
+    ResultError where stdout can't be written for another reason.
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes once more on its way out and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        raise ResultError(f"stdout can't be written: {error.strerror}") from error
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    """A stream that was closed before the program began is None, and nobody reads it."""
+    if stream is None:
+        return
+    on_terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    text = text.replace(_BOLD, "\x1b[1m" if on_terminal else "")
+    text = text.replace(_PLAIN, "\x1b[0m" if on_terminal else "")
+    encoding = stream.encoding or "utf-8"
+    for sign, stand_in in _STAND_INS.items():
+        if sign.encode(encoding, "ignore") == b"":
+            text = text.replace(sign, stand_in)
+    # In one piece, or a reader such as `head` may leave between two.
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
