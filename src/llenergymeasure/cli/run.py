@@ -71,7 +71,9 @@ def _run_impl(path: Path | None, flags: Mapping[str, JsonValue], assignments: li
     ):
         remark = talk if silent else lambda text: tqdm.write(printable(text), file=sys.stderr)
         try:
-            result = run_experiment(config, progress=progress, remark=remark, strict=how.strict)
+            result = run_experiment(
+                config, origins=config.origins, progress=progress, remark=remark, strict=how.strict
+            )
         except ResultError as error:
             # What was measured is shown even where it could not be written.
             if error.result is not None:

@@ -228,9 +228,8 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     yield f"times: median and p95 of {result.performance.e2e_s.count} requests, by linear interpolation"
     if len(result.runs) > 1:
         yield from columns(_run_table(result.runs))
-    for row in (*_energy_rows(result), *_speed_rows(result)):
-        if row.value == MISSING:
-            yield f"{MISSING}  {row.label}: {row.gap}"
+    for label, reason in _missing(result):
+        yield f"{MISSING}  {label}: {reason}"
     for reading in energy.readings:
         flags = f" ({', '.join(reading.flags)})" if reading.flags else ""
         yield f"{reading.domain}: {_joules(reading.energy, energy)} from {reading.source}{flags}"
@@ -238,6 +237,26 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
     for origin in dict.fromkeys(origins.values()):
         yield f"from {origin}: {', '.join(key for key, whence in origins.items() if whence == origin)}"
     yield from result.notes
+
+
+def _missing(result: ExperimentResult) -> Iterator[tuple[str, str | None]]:
+    """What the summary names in one line, each with its reason."""
+    idle, speed, memory = result.energy.idle, result.performance, result.memory
+    for label, one in (
+        ("Idle power, bare", idle.bare),
+        ("Idle power, loaded", idle.loaded),
+        ("Idle power, after", idle.after),
+        ("Time to first token", speed.ttft_s.p50),
+        ("Time per output token", speed.tpot_s.p50),
+        ("FLOP utilisation", speed.mfu),
+        ("Bandwidth utilisation", speed.mbu),
+    ):
+        if one.value is None:
+            yield label, one.reason
+    if speed.flops.total is None:
+        yield "Arithmetic", speed.flops.reason
+    if memory.peak_bytes is None:
+        yield "Peak memory", memory.reason
 
 
 def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
