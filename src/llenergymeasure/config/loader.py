@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 from platformdirs import user_config_path
@@ -78,16 +79,79 @@ def load_experiment_config(
     ConfigError when something can't be read or has no meaning, pydantic's ValidationError when a value is
     not allowed.
     """
+    sources = read_sources(path, cli_overrides, environ=environ, user_config=user_config)
+    if not any("model" in layer for layer in (*sources.shared, sources.file, sources.flags)):
+        raise _no_model(path)
+    return resolve(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What each source says: the user's configuration and the environment, the file, and the flags."""
+
+    shared: tuple[_Layer, _Layer]
+    file: _Layer
+    flags: _Layer
+    batch_size: JsonValue = None
+
+
+def read_sources(
+    path: str | Path | None = None,
+    cli_overrides: Mapping[str, JsonValue] | None = None,
+    *,
+    content: Mapping[str, JsonValue] | None = None,
+    environ: Mapping[str, str] | None = None,
+    user_config: Path | None = None,
+) -> Sources:
+    """All that is said, once; `content` stands for what the file at `path` holds. ConfigError names every key
+    that does not exist.
+    """
     unknown: list[_Unknown] = []
-    said = _resolve(path, cli_overrides, environ, user_config, unknown)
+    user = user_config or user_config_path("llenergymeasure") / "config.yaml"
+    flags = dict(cli_overrides or {})
+    batch_size = flags.pop(BATCH_SIZE, None)
+    of_user = _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {}
+    of_environment = _from_environment(os.environ if environ is None else environ, unknown)
+    if content is not None:
+        file = _layer(content, "study" if path is None else f"file {path}", unknown)
+    else:
+        file = {} if path is None else _from_file(Path(path), unknown)
+    sources = Sources((of_user, of_environment), file, _layer(flags, "flag", unknown), batch_size)
     if unknown:
         head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
-    if "model" not in said:
-        raise _no_model(path)
+    return sources
+
+
+def resolve(
+    sources: Sources, point: Mapping[str, JsonValue] | None = None, *, swept: bool = False
+) -> ExperimentConfig:
+    """One experiment of the sources, with its origins; of a study the one with the keys of `point`.
+
+    What is said of engines that do not run there applies to others, where it is the user's configuration, the
+    environment, or a study that says it; a point's own settings must fit, unless it is `swept`.
+    """
+    unknown: list[_Unknown] = []
+    own = _layer(point or {}, "study", unknown)
+    layers = [*sources.shared, sources.file, own, sources.flags]
+    said = _overlay(layers)
+    preset, backend = (_chosen(said, key) for key in ("preset", "backend"))
+    values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
+    base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
+    if sources.batch_size is not None:
+        layers[-1] = _with_batch_size(layers[-1], sources.batch_size, str(backend))
+    others = _other_engines(str(backend))
+    for at in (0, 1) if point is None else (0, 1, 2, *((3,) if swept else ()), 4):
+        layers[at] = {key: leaf for key, leaf in layers[at].items() if key.partition(".")[0] not in others}
+    said = _overlay([base, *layers])
     config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
     _refuse_other_engines(said, config.backend)
     return config.with_origins(_origins(said))
+
+
+def _chosen(said: _Layer, key: str) -> JsonValue:
+    found: JsonValue = said[key].value if key in said else ExperimentConfig.model_fields[key].default
+    return found
 
 
 def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
@@ -104,38 +168,6 @@ def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
             raise ConfigError(f"--set {key} is given twice")
         values[key] = yaml.parse(text, where=f"--set {key}")
     return values
-
-
-def _resolve(
-    path: str | Path | None,
-    cli_overrides: Mapping[str, JsonValue] | None,
-    environ: Mapping[str, str] | None,
-    user_config: Path | None,
-    unknown: list[_Unknown],
-) -> _Layer:
-    user = user_config or user_config_path("llenergymeasure") / "config.yaml"
-    flags = dict(cli_overrides or {})
-    batch_size = flags.pop(BATCH_SIZE, None)
-    layers = [
-        _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {},
-        _from_environment(os.environ if environ is None else environ, unknown),
-        _from_file(Path(path), unknown) if path is not None else {},
-        _layer(flags, "flag", unknown),
-    ]
-    said = _overlay(layers)
-    preset = said["preset"].value if "preset" in said else ExperimentConfig.model_fields["preset"].default
-    values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
-    base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
-    backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
-    if batch_size is not None:
-        layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
-    # What the user configuration and the environment say of other engines is for runs of those.
-    others = _other_engines(str(backend))
-    of_all_runs = [
-        {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
-        for layer in layers[:2]
-    ]
-    return _overlay([base, *of_all_runs, *layers[2:]])
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
@@ -186,16 +218,32 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
 
 def _origins(said: _Layer) -> dict[str, str]:
     """Where each value comes from, by dotted key."""
-    defaults = {
+    given = {key: leaf.origin for key, leaf in said.items()}
+    absent = [prefix for prefix in _optional() if not any(key.startswith(prefix) for key in given)]
+    hidden = {parent for key in given for parent in _parents(key)}
+    return {
+        key: origin
+        for key, origin in (_defaults() | given).items()
+        if key not in hidden and not (absent and key.startswith(tuple(absent)))
+    }
+
+
+@cache
+def _defaults() -> dict[str, str]:
+    """Every single value, and the sections that are absent by default."""
+    return {
         key: "default"
         for key, field in known_keys().items()
         if section_of(field) is None or field.default is None
     }
-    given = {key: leaf.origin for key, leaf in said.items()}
-    hidden = {parent for key in given for parent in _parents(key)}
-    return {
-        key: origin for key, origin in (defaults | given).items() if key not in hidden and _shown(key, given)
-    }
+
+
+@cache
+def _optional() -> tuple[str, ...]:
+    """The beginnings of keys in sections that are absent by default; they exist once one of them is given."""
+    return tuple(
+        f"{key}." for key, field in known_keys().items() if section_of(field) and field.default is None
+    )
 
 
 def _overlay(layers: Iterable[_Layer]) -> _Layer:
@@ -271,6 +319,7 @@ def _first_unknown(key: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def _parents(key: str) -> list[str]:
     """`a.b.c` gives `a.b` and `a`."""
     parts = key.split(".")
@@ -283,15 +332,6 @@ def _says_nothing(key: str, value: JsonValue) -> bool:
     if field is None or section_of(field) is None:
         return False
     return value == {} or (value is None and field.default is not None)
-
-
-def _shown(key: str, given: Mapping[str, str]) -> bool:
-    """Whether a value exists: the fields of a section that is absent by default exist once one is given."""
-    for parent in _parents(key):
-        field = known_keys().get(parent)
-        if field is not None and field.default is None:
-            return any(name.startswith(f"{parent}.") for name in given)
-    return True
 
 
 def _no_model(path: str | Path | None) -> ConfigError:

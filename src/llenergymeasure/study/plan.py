@@ -16,8 +16,8 @@ from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.config.study import Execution, Point, StudyFile, holds
 from llenergymeasure.exceptions import ConfigError
 
-# The configuration that a point gives, with the origin of each value.
-Resolve: TypeAlias = Callable[[Point], tuple[ExperimentConfig, Mapping[str, str]]]
+# The configuration that a point gives.
+Resolve: TypeAlias = Callable[[Point], ExperimentConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,6 @@ class Experiment:
     """
 
     config: ExperimentConfig
-    origins: Mapping[str, str]
     hash: str
     label: str
     names: tuple[str, ...]
@@ -76,14 +75,14 @@ def make_plan(study: StudyFile, resolve: Resolve, *, describe: Callable[[Excepti
             left_out.append(LeftOut(name, "excluded", f"exclude {_rule(rule)}"))
             continue
         try:
-            config, origins = resolve(point)
+            config = resolve(point)
         except (ConfigError, ValidationError) as error:
             left_out.append(LeftOut(name, "invalid", describe(error)))
             continue
         key = config_hash(config)
         before = found.get(key)
         names = (name,) if before is None else tuple(dict.fromkeys((*before.names, name)))
-        first = before or Experiment(config, origins, key, name, ())
+        first = before or Experiment(config, key, name, ())
         found[key] = replace(first, names=names)
     if not found:
         reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])

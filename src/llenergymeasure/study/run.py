@@ -226,7 +226,7 @@ class _Study:
                     track.name,
                     track.folder.absolute(),
                     one.config,
-                    one.origins,
+                    one.config.origins,
                     turn.number,
                     turn.runs,
                     turn.passes,
