@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # as in `typing`, which takes longer to import than all e
 if TYPE_CHECKING:
     from typing import Any
 
-    from llenergymeasure.api import run_experiment
+    from llenergymeasure.api import run_experiment, run_study
     from llenergymeasure.config.engines import LoraConfig
     from llenergymeasure.config.engines.llamacpp import LlamacppConfig
     from llenergymeasure.config.engines.pytorch import PytorchConfig
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from llenergymeasure.records import Estimate
     from llenergymeasure.results import ExperimentResult
+    from llenergymeasure.results.study import StudyResult
 
 __version__ = "0.9.0"
 
@@ -70,15 +71,17 @@ __all__ = [
     "ResultError",
     "RunnerConfig",
     "SimulatedConfig",
+    "StudyResult",
     "VllmConfig",
     "WarmupConfig",
     "__version__",
     "load_experiment_config",
     "run_experiment",
+    "run_study",
 ]
 
 # Where these names are looked up once somebody asks for one, the lightest module first.
-_MODULES = ("exceptions", "records", "config.models", "config.loader", "results", "api")
+_MODULES = ("exceptions", "records", "config.models", "config.loader", "results", "results.study", "api")
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Progress
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.study import StudyResult
+
+if TYPE_CHECKING:
+    from llenergymeasure.study.run import How, Step
 
 
 def run_experiment(
@@ -61,6 +68,43 @@ def run_experiment(
             remark(f"Saved: {folder} ({count})")
         raise finished.ended_by
     return result
+
+
+def run_study(
+    study: str | Path | Mapping[str, JsonValue],
+    *,
+    output_dir: str | Path,
+    how: How | None = None,
+    progress: Callable[[Step], None] | None = None,
+    remark: Callable[[str], None] | None = None,
+    overrides: Mapping[str, JsonValue] | None = None,
+    execution: Mapping[str, JsonValue] | None = None,
+) -> StudyResult:
+    """Run every experiment of a study, a file or a mapping of its keys, and return a row for each.
+
+    Results go to a folder of `output_dir` that is named after the study. `how` says whether to go on with a
+    study that is there; `progress` is called before and after each run, and `remark` with what a user should
+    read. `overrides` are dotted keys for every experiment, `execution` keys of the file's section of that
+    name. Failed runs are in the result and raise nothing; Ctrl-C and SystemExit are raised again once the
+    study's file is written.
+
+    Raises ConfigError where the study has no meaning, and ResultError where its folder is another study's,
+    another process's, or can't be written.
+    """
+    from llenergymeasure.study import start
+
+    planned = start.planned(study, overrides=overrides, execution=execution)
+    return start.run(
+        planned,
+        start.folder_of(planned, Path(output_dir)),
+        how=how,
+        tell=progress or _no_step,
+        remark=remark or _unheard,
+    )
+
+
+def _no_step(step: Step) -> None:
+    pass
 
 
 def _validated(config: ExperimentConfig | Mapping[str, object] | str | Path) -> ExperimentConfig:

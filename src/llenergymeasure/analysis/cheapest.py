@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from llenergymeasure.analysis.statistics import t_tail
+from llenergymeasure.results.study import StudyResult, StudyRow
 
 ALPHA = 0.05
 
@@ -71,3 +72,39 @@ def _chance(low: Sequence[float], high: Sequence[float]) -> float:
         return 0.0 if apart > 1e-9 else 1.0
     degrees = whole**2 / sum(part**2 / count for part, count in parts)
     return 2 * t_tail(apart / math.sqrt(whole), degrees)
+
+
+def cheapest_lines(study: StudyResult) -> Iterator[str]:
+    """Which experiment takes the fewest joules per output token, and over which others that is shown."""
+    candidates = [
+        Candidate(row.label, tuple(costs), _kin(row))
+        for row in study.rows
+        if row.valid and len(costs := _costs(row)) == row.runs > 0
+    ]
+    found = cheapest(candidates)
+    if found is None:
+        return
+    yield f"Fewest joules per output token: {found.label}"
+    if found.ahead:
+        yield f"  shown to be fewer than those of {_some(found.ahead)} (95 % for all together, Holm)"
+    if found.open:
+        yield f"  no difference shown to {_some(found.open)}"
+    if found.incomparable:
+        yield f"  not comparable, as a model of power errs differently there: {_some(found.incomparable)}"
+
+
+def _costs(row: StudyRow) -> list[float]:
+    alone = [one.energy_per_output_token_j for one in row.figures]
+    return [cost for cost in alone if cost is not None]
+
+
+def _kin(row: StudyRow) -> str:
+    """Where systematic errors cancel: on one sensor always, in a model of power for the same kind of work."""
+    if not row.modelled:
+        return "measured"
+    return f"modelled: {row.varied.get('backend')}, {row.varied.get('precision')}"
+
+
+def _some(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:5])
+    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown

@@ -54,3 +54,5 @@ app.command(name="doctor", help="Say what this machine can measure")(_commands.d
 app.command(name="show", help="Show a stored result, or its uncertainty budget")(_commands.show)
 app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
+app.command(name="list", help="List the results and studies in a directory")(_commands.list_)
+app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)

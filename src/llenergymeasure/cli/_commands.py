@@ -68,11 +68,30 @@ def run(  # noqa: PLR0913  the signature is the command line
             "--strict", help="Stop before the first pass where the budget is too small for an interval"
         ),
     ] = False,
+    order: Annotated[
+        str | None,
+        typer.Option("--order", help="Of a study: sequential, interleaved, shuffled or balanced"),
+    ] = None,
+    no_gaps: Annotated[bool, typer.Option("--no-gaps", help="Of a study: no rest between runs")] = False,
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="Of a study: local, slurm or ray")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was begun")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: try runs that failed again")
+    ] = False,
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="With --resume: although the study or versions changed")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Of a study: experiments of this name; * is any text"),
+    ] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No header and no progress")] = False,
     verbose: Explained = False,
 ) -> None:
-    """Measure one experiment, from a file, from flags, or from a file with flags on top."""
+    """Measure one experiment, from a file, from flags, from a file with flags on top, or a study."""
     from llenergymeasure.cli.run import How, run
 
     flags = {
@@ -87,7 +106,22 @@ def run(  # noqa: PLR0913  the signature is the command line
         "output_dir": output,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    run(config, given, assignments or [], how=How(dry_run, quiet, verbose, as_json, strict))
+    of_study = {
+        "--order": order,
+        "--no-gaps": no_gaps or None,
+        "--executor": executor,
+        "--resume": resume or retry_failed or accept_drift or None,
+        "--retry-failed": retry_failed or None,
+        "--accept-drift": accept_drift or None,
+        "--only": tuple(only) if only else None,
+    }
+    run(
+        config,
+        given,
+        assignments or [],
+        how=How(dry_run, quiet, verbose, as_json, strict),
+        of_study={name: value for name, value in of_study.items() if value is not None},
+    )
 
 
 def doctor(
@@ -120,13 +154,19 @@ def show(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
     ] = False,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Of a study: text, markdown, csv, latex or json")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
+    ] = None,
     as_json: AsJson = False,
     verbose: Explained = False,
 ) -> None:
-    """Show a stored result as `llem run` does, or its uncertainty budget."""
+    """Show a stored result as `llem run` does, its uncertainty budget, or the table of a study."""
     from llenergymeasure.cli.show import show
 
-    show(result, uncertainty=uncertainty, as_json=as_json, verbose=verbose)
+    show(result, uncertainty=uncertainty, as_json=as_json, form=form, sort=sort, verbose=verbose)
 
 
 def compare(
@@ -187,3 +227,38 @@ def recompute(
     from llenergymeasure.cli.recompute import recompute
 
     recompute(result, save=save, as_json=as_json, verbose=verbose)
+
+
+def list_(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=_path, help="Where results are; results when absent")
+    ] = Path("results"),
+    *,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """List the results and studies in a directory: what is there, what runs, what failed."""
+    from llenergymeasure.cli.list import list_
+
+    list_(directory, as_json=as_json, verbose=verbose)
+
+
+def merge(
+    studies: Annotated[
+        list[Path],
+        typer.Argument(metavar="STUDY…", parser=_path, help="Folders of one study, from several machines"),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", parser=_path, help="Folder for the whole study")],
+    accept_drift: Annotated[
+        bool,
+        typer.Option(
+            "--accept-drift", help="Although machines or versions differ: labels say which is which"
+        ),
+    ] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Join the folders of a study whose parts ran on several machines."""
+    from llenergymeasure.cli.merge import merge
+
+    merge(studies, output, accept_drift=accept_drift, verbose=verbose)

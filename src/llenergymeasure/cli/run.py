@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from tqdm import tqdm
 
 from llenergymeasure import run_experiment
@@ -21,12 +21,15 @@ from llenergymeasure.cli._display import (
 )
 from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._streams import print_json, printable, reader_may_leave, say
+from llenergymeasure.cli._streams import print_json, print_lines, printable, reader_may_leave, say
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     load_experiment_config,
     parse_assignments,
 )
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.study import is_study, study_text, swept
+from llenergymeasure.config.yaml import read_mapping
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.results import ExperimentResult
@@ -42,17 +45,44 @@ class How:
     strict: bool
 
 
-def run(path: Path | None, flags: Mapping[str, JsonValue], assignments: list[str], *, how: How) -> None:
-    """`flags` are those given of the flags that stand for a key, by that key."""
+def run(
+    path: Path | None,
+    flags: Mapping[str, JsonValue],
+    assignments: list[str],
+    *,
+    how: How,
+    of_study: Mapping[str, object] | None = None,
+) -> None:
+    """`flags` are those given of the flags that stand for a key, by that key; `of_study` those given of the
+    flags that are for studies.
+    """
     with reported(verbose=how.verbose, explain=format_error, explain_validation=format_validation_error):
-        _run_impl(path, flags, assignments, how=how)
+        _run_impl(path, flags, assignments, how=how, of_study=of_study or {})
 
 
-def _run_impl(path: Path | None, flags: Mapping[str, JsonValue], assignments: list[str], *, how: How) -> None:
+def _run_impl(
+    path: Path | None,
+    flags: Mapping[str, JsonValue],
+    assignments: list[str],
+    *,
+    how: How,
+    of_study: Mapping[str, object],
+) -> None:
     settings = parse_assignments(assignments)
     if twice := flags.keys() & settings.keys():
         raise ConfigError(f"{', '.join(sorted(twice))}: given twice, by a flag of its own and by --set")
-    config = load_experiment_config(path=path, cli_overrides={**flags, **settings})
+    overrides = {**flags, **settings}
+    if path is not None and path.is_file() and is_study(read_mapping(path)):
+        from llenergymeasure.cli import study
+
+        study.run(path, overrides, of_study, how=how)
+        return
+    if of_study:
+        raise ConfigError(
+            f"{', '.join(of_study)}: for a study, and this is one experiment",
+            hint="a study file has sweep: or experiments:",
+        )
+    config = _one_experiment(path, overrides)
 
     if how.dry_run:
         vram = estimate_vram(config)
@@ -61,7 +91,25 @@ def _run_impl(path: Path | None, flags: Mapping[str, JsonValue], assignments: li
                 config, vram, gpu_vram_gb=get_gpu_vram_gb(), origins=config.origins, as_json=how.as_json
             )
         return
+    _measure(config, how)
 
+
+def _one_experiment(path: Path | None, overrides: Mapping[str, JsonValue]) -> ExperimentConfig:
+    """ConfigError with the study file that would do it, where a key is given several values."""
+    try:
+        return load_experiment_config(path=path, cli_overrides=overrides)
+    except ValidationError as error:
+        if (found := swept(error, overrides)) is None:
+            raise
+        with reader_may_leave():
+            print_lines(study_text(path, overrides, found).splitlines())
+        raise ConfigError(
+            f"{', '.join(found)}: several values are a study, and this is one experiment",
+            hint="save the lines on stdout as study.yaml, then: llem run study.yaml --output results",
+        ) from error
+
+
+def _measure(config: ExperimentConfig, how: How) -> None:
     if not how.quiet:
         print_experiment_header(config)
     silent = how.quiet or sys.stderr is None or not sys.stderr.isatty()

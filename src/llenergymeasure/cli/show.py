@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from llenergymeasure.cli import study
 from llenergymeasure.cli._display import filled, fitting, print_result_details, print_result_summary
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
-from llenergymeasure.exceptions import ResultError
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
 from llenergymeasure.results import ExperimentResult
@@ -27,8 +28,17 @@ NOTES = (
 )
 
 
-def show(result: Path, *, uncertainty: bool, as_json: bool, verbose: bool) -> None:
+def show(
+    result: Path, *, uncertainty: bool, as_json: bool, form: str | None, sort: str | None, verbose: bool
+) -> None:
     with reported(verbose=verbose):
+        if study.is_study_folder(result):
+            study.show_stored(result, form="json" if as_json else form, sort=sort)
+            return
+        if form is not None or sort is not None:
+            raise ConfigError(
+                "--format and --sort are for the table of a study", hint=f"{result} is one result"
+            )
         stored = ExperimentResult.load(result)
         budget = _budget(stored, result) if uncertainty else None
         if verbose and not uncertainty:

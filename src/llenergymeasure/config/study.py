@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,9 +114,21 @@ def is_study(content: Mapping[str, JsonValue]) -> bool:
     return any(key in content for key in STUDY_KEYS)
 
 
-def read_study(path: Path) -> StudyFile:
-    """ConfigError says what in the file has no meaning; a `base` is looked for beside it."""
-    return study_from(yaml.read_mapping(path), path=path)
+def read_study(path: Path, *, execution: Mapping[str, JsonValue] | None = None) -> StudyFile:
+    """The study in a file, with `execution` on top of its section of that name. Its `base` is looked for
+    beside it, and it is named after its file where it has no `name`. ConfigError says what has no meaning.
+    """
+    content = {"name": path.stem, **yaml.read_mapping(path)}
+    return study_from(with_execution(content, execution or {}), path=path)
+
+
+def with_execution(
+    content: Mapping[str, JsonValue], execution: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    given = content.get("execution") or {}
+    if not execution or not isinstance(given, dict):
+        return dict(content)
+    return {**content, "execution": {**given, **execution}}
 
 
 def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) -> StudyFile:
@@ -149,6 +162,29 @@ def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) ->
             hint=f"fewer values, or execution.max_points: {study.size}",
         )
     return study
+
+
+def swept(error: ValidationError, given: Mapping[str, JsonValue]) -> dict[str, list[JsonValue]] | None:
+    """The `given` keys that failed as they hold several values, such as `1,4,8`; None for another error."""
+    found: dict[str, list[JsonValue]] = {}
+    for one in error.errors(include_url=False):
+        path = ".".join(str(part) for part in one["loc"])
+        key = next((key for key in given if path == key or path.startswith(f"{key}.")), None)
+        value = None if key is None else given[key]
+        if isinstance(value, str) and "," in value:
+            value = [yaml.parse(part, where=str(key)) for part in value.split(",")]
+        if key is None or not isinstance(value, list):
+            return None
+        found[key] = value
+    return found or None
+
+
+def study_text(path: Path | None, given: Mapping[str, JsonValue], axes: Mapping[str, list[JsonValue]]) -> str:
+    """The study file that sweeps those axes, over a file and what else was given."""
+    base: dict[str, JsonValue] = {} if path is None else {"base": str(path)}
+    base |= {key: value for key, value in given.items() if key not in axes and key != "output_dir"}
+    lines = [f"{key}: {json.dumps(value)}" for key, value in base.items()]
+    return "\n".join([*lines, "sweep:", *(f"  {key}: {json.dumps(values)}" for key, values in axes.items())])
 
 
 def holds(condition: Condition, values: Mapping[str, JsonValue]) -> bool:

@@ -13,10 +13,10 @@ from pydantic import JsonValue
 from llenergymeasure.records import Estimate, WarningCode
 from llenergymeasure.records.figures import amount, plain
 from llenergymeasure.results.study import StudyResult, StudyRow
-from llenergymeasure.results.summary import columns
+from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
-HEADS = ("J per output token", "tokens/s", "TTFT", "TPOT", "peak memory", "runs", "")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -26,7 +26,16 @@ _LATEX = str.maketrans(
 
 
 def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
-    return "\n".join([*columns(cells(study, rows)), *marks(study), *account(study)])
+    return "\n".join([*columns(labelled(study, rows)), *marks(study), *account(study)])
+
+
+def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
+    """The head and a row per experiment, named by its label; columns that hold nothing are left out."""
+    shown = study.rows if rows is None else rows
+    codes = _codes(study)
+    table_ = [["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)]
+    kept = [at for at in range(len(table_[0])) if any(row[at] not in {"", MISSING} for row in table_[1:])]
+    return [[row[at] for at in kept] for row in table_]
 
 
 def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:

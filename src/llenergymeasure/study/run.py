@@ -131,9 +131,9 @@ class _Study:
         self._open = self._tracks
         self._places: dict[int, list[int]] = {}
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
-        self._waiting: dict[Path, tuple[_Track, Turn]] = {}
+        self._waiting: dict[Path, tuple[_Track, Turn, float]] = {}
         self._failed_in_a_row = 0
-        self._made, self._spent_s = 0, 0.0
+        self._made, self._spent_s, self._slots = 0, 0.0, 1
 
     def take_up(self, how: How) -> None:
         """Start the study, or go on where its ledger ends."""
@@ -181,6 +181,7 @@ class _Study:
         self._open = [track for track in self._tracks if not track.over]
 
     def run(self, executor: Executor) -> bool:
+        self._slots = executor.slots
         for track in self._tracks:
             self._settle(track)
         while True:
@@ -236,13 +237,13 @@ class _Study:
             self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
             self._tell(self._step(track, turn, "begins"))
             track.running = True
-            self._waiting[path] = (track, turn)
+            self._waiting[path] = (track, turn, time.monotonic())
             paths.append(path)
             limit_s = max(limit_s, one.config.timeout_s + MARGIN_S)
         executor.start(paths, limit_s=limit_s)
 
     def _end(self, ended: Ended) -> _Track:
-        track, turn = self._waiting.pop(ended.task)
+        track, turn, began = self._waiting.pop(ended.task)
         track.running = False
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
@@ -253,7 +254,7 @@ class _Study:
             self._book.append(Done(which, number, ending.cost, files_of(run), ending.seconds))
             track.add(number, ending.cost)
             self._failed_in_a_row, self._made = 0, self._made + 1
-            self._spent_s += ending.seconds
+            self._spent_s += time.monotonic() - began
             self._tell(self._step(track, turn, f"measured in {ending.seconds:.3g} s"))
             task.remove(ended.task)
             return track
@@ -285,7 +286,7 @@ class _Study:
         track.planned = max(track.planned, turn.runs)
         done = sum(len(one.measured) + len(one.failed) for one in self._tracks)
         planned = sum(one.planned for one in self._tracks)
-        left_s = None if not self._made else (planned - done) * self._spent_s / self._made
+        left_s = None if not self._made else (planned - done) * self._spent_s / self._made / self._slots
         return Step(done, planned, track.experiment.label, turn.number, said, left_s)
 
 

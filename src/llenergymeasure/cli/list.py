@@ -1,0 +1,98 @@
+"""`llem list`: which results and studies are in a directory, and how far are they?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from llenergymeasure.cli._display import fitting
+from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records import Estimate
+from llenergymeasure.records.figures import amount
+from llenergymeasure.results.folder import is_live, parts, whole_runs
+from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.study import ledger
+from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A result, a study, or what a killed run left. `state`: done, running, failed, unfinished."""
+
+    name: str
+    kind: str
+    state: str
+    what: str
+    figure: str
+
+
+def list_(directory: Path, *, as_json: bool, verbose: bool) -> None:
+    with reported(verbose=verbose):
+        if not directory.is_dir():
+            raise ResultError(f"{directory} is not a directory", hint="give the one that --output named")
+        found = list(entries(directory))
+        with reader_may_leave():
+            if as_json:
+                print_json([asdict(one) for one in found])
+            elif not found:
+                print_lines([f"{directory} holds no results"])
+            else:
+                rows = [["name", "kind", "state", "energy per output token", ""]]
+                rows += [[one.name, one.kind, one.state, one.figure, one.what] for one in found]
+                print_lines(line for lines in fitting(rows, indent="") for line in lines)
+
+
+def entries(directory: Path) -> Iterator[Entry]:
+    """Those right below the directory, by name. A file is read as far as its head is needed."""
+    for folder in sorted(one for one in directory.iterdir() if one.is_dir()):
+        if (folder / ledger.NAME).exists():
+            yield _study(folder)
+        elif (folder / RESULT_FILE).exists():
+            yield _result(folder)
+        elif whole_runs(folder) or parts(folder):
+            runs = f"{len(whole_runs(folder))} whole runs and no result: llem recompute {folder}"
+            state = "running" if is_live(folder) else "unfinished"
+            yield Entry(folder.name, "result", state, "" if state == "running" else runs, "–")
+
+
+def _result(folder: Path) -> Entry:
+    try:
+        data = json.loads((folder / RESULT_FILE).read_bytes())
+        config, cost = data["config"], data["energy"]["per_output_token"]
+        estimate = Estimate(
+            cost["value"], cost["unit"], cost["low"], cost["high"],
+            None if cost["systematic"] is None else (cost["systematic"][0], cost["systematic"][1]),
+            cost["reason"],
+        )  # fmt: skip
+        failed = sum(run.get("outcome") != "measured" for run in data.get("runs", ()))
+        modelled = data["energy"]["method"] in {"modelled", "mixed"}
+        what = f"{config['model']} on {config.get('backend', 'pytorch')}"
+        state = "done" if not failed else f"{failed} of {len(data['runs'])} runs failed"
+        return Entry(folder.name, "result", state, what, amount(estimate, modelled=modelled))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return Entry(folder.name, "result", "unreadable", f"{type(error).__name__}: {error}"[:80], "–")
+
+
+def _study(folder: Path) -> Entry:
+    try:
+        records = list(ledger.read(folder))
+    except ResultError as error:
+        return Entry(folder.name, "study", "unreadable", error.message[:80], "–")
+    opened = [one for one in records if isinstance(one, Opened)]
+    plan = opened[-1].plan if opened else ()
+    last: dict[tuple[str, int], Begun | Done | Failed] = {}
+    for one in records:
+        if isinstance(one, Begun | Done | Failed):
+            last[one.experiment, one.repeat] = one
+    done = sum(isinstance(one, Done) for one in last.values())
+    failed = sum(isinstance(one, Failed) and one.final for one in last.values())
+    planned = sum(one.repeats for one in plan)
+    closed = bool(records) and isinstance(records[-1], Closed)
+    state = "running" if ledger.is_running(folder) else "done" if closed and done >= planned else "unfinished"
+    if closed and failed and done + failed >= planned:
+        state = f"done, {failed} failed"
+    return Entry(folder.name, "study", state, f"{done} of {planned} runs of {len(plan)} experiments", "–")

@@ -1,0 +1,236 @@
+"""`llem run STUDY`, `llem show STUDY`, `llem list`: how does a study look while it runs and afterwards?"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, get_args
+
+import typer
+from pydantic import JsonValue
+from tqdm import tqdm
+
+from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.cli._display import filled, fitting, room, talk
+from llenergymeasure.cli._streams import print_json, print_lines, printable, reader_may_leave
+from llenergymeasure.cli._vram import get_gpu_vram_gb
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.records.figures import about, plain
+from llenergymeasure.results.history import earlier_results
+from llenergymeasure.results.study import SORTS, STUDY_FILE, StudyResult, in_order
+from llenergymeasure.results.study_table import Format, account, labelled, marks, table
+from llenergymeasure.results.summary import columns
+from llenergymeasure.study import start
+from llenergymeasure.study.plan import Plan
+from llenergymeasure.study.preview import preview
+from llenergymeasure.study.run import How, Step
+
+
+class Shown(Protocol):
+    """What was asked of the display."""
+
+    @property
+    def dry_run(self) -> bool: ...
+    @property
+    def quiet(self) -> bool: ...
+    @property
+    def as_json(self) -> bool: ...
+
+
+def run(
+    path: Path, overrides: Mapping[str, JsonValue], of_study: Mapping[str, object], *, how: Shown
+) -> None:
+    """Exit code 3 where the study finished with failures."""
+    flags = dict(overrides)
+    output = flags.pop("output_dir", None)
+    given = {"order": of_study.get("--order"), "executor": of_study.get("--executor")}
+    execution: dict[str, JsonValue] = {key: value for key, value in given.items() if isinstance(value, str)}
+    if "--no-gaps" in of_study:
+        execution["gaps"] = 0.0
+    plan = start.planned(path, overrides=flags, execution=execution)
+    if how.dry_run:
+        _preview(plan, output, as_json=how.as_json)
+        return
+    if not isinstance(output, str):
+        raise ConfigError(
+            "a study is stored as it goes, and no output directory was given", hint="--output results"
+        )
+    only = of_study.get("--only")
+    on = How(
+        resume="--resume" in of_study,
+        retry_failed="--retry-failed" in of_study,
+        accept_drift="--accept-drift" in of_study,
+        only=only if isinstance(only, tuple) else (),
+    )
+    folder = start.folder_of(plan, Path(output))
+    with _following(quiet=how.quiet) as (tell, remark):
+        result = start.run(plan, folder, how=on, tell=tell, remark=remark)
+    if not how.quiet:
+        talk(f"Saved: {folder}")
+    show(result, form="json" if how.as_json else "text", sort=None)
+    if result.failed or not result.finished or any(gap.kind == "invalid" for gap in result.left_out):
+        raise typer.Exit(3)
+
+
+def show(study: StudyResult, *, form: Format, sort: str | None) -> None:
+    """The table of a study, and what is missing of it."""
+    rows = in_order(study.rows, sort)
+    with reader_may_leave():
+        if form == "json":
+            print_json(study.model_copy(update={"rows": rows}).as_json())
+        elif form == "text":
+            print_lines(text_lines(study, sort=sort))
+        else:
+            print_lines(table(study, form, rows).splitlines())
+
+
+def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
+    done = sum(row.outcome == "done" for row in study.rows)
+    head = f"{study.name or study.identity[:12]}: {done} of {len(study.rows)} experiments done"
+    yield from filled(f"{head} · simulated: no model ran, no sensor was read" if study.simulated else head)
+    yield ""
+    yield from _narrowed(labelled(study, in_order(study.rows, sort)))
+    notes = [*marks(study), *cheapest_lines(study), *account(study)]
+    if notes:
+        yield ""
+    for note in notes:
+        yield from filled(note)
+
+
+# What is left out first where the table is wider than the terminal.
+_LEAST_NEEDED = ("memory", "TPOT", "TTFT")
+
+
+def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    left_out = []
+    for head in _LEAST_NEEDED:
+        if max(map(len, columns(rows))) + 2 > room() and head in rows[0]:
+            at = list(rows[0]).index(head)
+            rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+            left_out.append(head)
+    for lines in fitting(rows):
+        yield from lines
+    if left_out:
+        yield from filled(f"not shown for want of width: {', '.join(left_out)}", indent="  ")
+
+
+def _preview(plan: Plan, output: JsonValue, *, as_json: bool) -> None:
+    """What would run, what was left out, and what that takes. Nothing is written."""
+    import socket
+
+    first = plan.experiments[0].config
+    place = None if not isinstance(output, str) else start.folder_of(plan, Path(output))
+    history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())
+    gpu_gb = get_gpu_vram_gb()
+    found = preview(plan, history, gpu=gpu_gb is not None)
+    seconds = sum(one.seconds for one in found)
+    joules = [one.joules for one in found]
+    known = [one for one in joules if one is not None]
+    if as_json:
+        with reader_may_leave():
+            print_json(
+                {
+                    "identity": plan.identity,
+                    "experiments": [
+                        {
+                            "label": one.experiment.label,
+                            "names": list(one.experiment.names),
+                            "runs": one.runs,
+                            "memory_bytes": one.memory_bytes,
+                            "memory_reason": one.why,
+                            "expected_s": one.seconds,
+                            "expected_j": one.joules,
+                            "config": one.experiment.config.model_dump(mode="json"),
+                        }
+                        for one in found
+                    ],
+                    "left_out": [
+                        {"label": gap.label, "kind": gap.kind, "reason": gap.reason} for gap in plan.left_out
+                    ],
+                    "expected_s": seconds,
+                    "expected_j": sum(known) if len(known) == len(joules) else None,
+                }
+            )
+        return
+    rows = [["experiment", "runs", "memory", "time", "energy"]]
+    for one in found:
+        size = "–" if one.memory_bytes is None else plain(one.memory_bytes, "B")
+        energy = "–" if one.joules is None else f"≈ {plain(one.joules, 'J')}"
+        rows.append([one.experiment.label, f"{one.runs}", size, f"about {about(one.seconds)}", energy])
+    with reader_may_leave():
+        print_lines(
+            _preview_lines(plan, rows, seconds=seconds, joules=known if len(known) == len(joules) else [])
+        )
+
+
+def _preview_lines(
+    plan: Plan, rows: Sequence[Sequence[str]], *, seconds: float, joules: Sequence[float]
+) -> Iterator[str]:
+    for lines in fitting(rows):
+        yield from lines
+    yield ""
+    for one in plan.experiments:
+        if len(one.names) > 1:
+            yield from filled(f"{one.label} is also {', '.join(one.names[1:])}: it runs once")
+    for gap in plan.left_out:
+        word = "excluded" if gap.kind == "excluded" else "not valid"
+        yield from filled(f"{gap.label}: {word}: {gap.reason}")
+    runs = sum(int(row[1]) for row in rows[1:])
+    how = plan.execution
+    where = "on this host" if how.executor == "local" else f"through {how.executor}"
+    energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
+    yield from filled(
+        f"{len(plan.experiments)} experiments, {runs} runs in {how.order} order {where}: "
+        f"about {about(seconds)}{energy}"
+    )
+    yield "Nothing was loaded or measured."
+
+
+@contextmanager
+def _following(*, quiet: bool) -> Iterator[tuple[Callable[[Step], None], Callable[[str], None]]]:
+    """A bar with the time left on a terminal, a line for each run in a log, nothing when quiet."""
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    began = time.monotonic()
+    with tqdm(total=None, file=sys.stderr, disable=quiet or not on_terminal, leave=False) as bar:
+        bar.bar_format = "{desc}"
+
+        def tell(step: Step) -> None:
+            left = "" if step.left_s is None else f", about {about(step.left_s)} left"
+            text = (
+                f"{step.done} of {step.planned} runs: {step.label}, repeat {step.repeat}, {step.said}{left}"
+            )
+            if bar.disable:
+                if not quiet:
+                    talk(f"[{time.monotonic() - began:.0f} s] {text}")
+                return
+            width = shutil.get_terminal_size((80, 24)).columns
+            if step.said.startswith("measured"):
+                tqdm.write(printable(f"{step.label}, repeat {step.repeat}: {step.said}"), file=sys.stderr)
+            bar.set_description_str(printable(text)[: width - 1])
+
+        def remark(text: str) -> None:
+            if bar.disable:
+                talk(text)
+            else:
+                tqdm.write(printable(text), file=sys.stderr)
+
+        yield tell, remark
+
+
+def is_study_folder(path: Path) -> bool:
+    return (path / STUDY_FILE).exists() or (path.name == STUDY_FILE and path.exists())
+
+
+def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:
+    """The table of a stored study. ConfigError for a format or an order that does not exist."""
+    form = form or "text"
+    if form not in get_args(Format):
+        raise ConfigError(f"--format {form}: one of {', '.join(get_args(Format))}")
+    if sort is not None and sort not in SORTS:
+        raise ConfigError(f"--sort {sort}: one of {', '.join(SORTS)}")
+    chosen: Format = next(one for one in get_args(Format) if one == form)
+    show(StudyResult.load(path), form=chosen, sort=sort)

@@ -1,0 +1,82 @@
+"""How does a study file become a study that runs?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from llenergymeasure.config.loader import read_sources, resolve
+from llenergymeasure.config.study import StudyFile, read_study, study_from, with_execution
+from llenergymeasure.exceptions import ConfigError, LLEMError
+from llenergymeasure.measure.gpus import gpu_facts
+from llenergymeasure.results.study import StudyResult
+from llenergymeasure.study.account import account
+from llenergymeasure.study.executors import executor_for
+from llenergymeasure.study.plan import Plan, make_plan
+from llenergymeasure.study.run import How, Step, run_plan
+
+
+def planned(
+    study: str | Path | Mapping[str, JsonValue],
+    *,
+    overrides: Mapping[str, JsonValue] | None = None,
+    execution: Mapping[str, JsonValue] | None = None,
+) -> Plan:
+    """The plan of a file or of a mapping of its keys; `execution` replaces keys of that section."""
+    if isinstance(study, Mapping):
+        return plan_of(study_from(with_execution(study, execution or {})), overrides)
+    return plan_of(read_study(Path(study), execution=execution), overrides)
+
+
+def plan_of(study: StudyFile, overrides: Mapping[str, JsonValue] | None = None) -> Plan:
+    flags = dict(overrides or {})
+    swept = {key for axis in study.axes for choice in axis.choices for key in choice}
+    if twice := sorted(swept & flags.keys()):
+        raise ConfigError(f"{', '.join(twice)}: given for all experiments, and swept by the study")
+    wanted: dict[str, JsonValue] = {}
+    if study.execution.cooling:
+        wanted["baseline.cooling_seconds"] = study.execution.cooling
+    if study.execution.timeout is not None:
+        wanted["timeout_s"] = study.execution.timeout
+    sources = read_sources(study.path, flags, content={**study.base, **wanted})
+    return make_plan(study, lambda point: resolve(sources, point.settings, swept=point.swept), describe=_why)
+
+
+def folder_of(plan: Plan, output_dir: Path) -> Path:
+    """Of the study's results: its name, as far as that can name a folder."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.name or "").strip("-.") or f"study-{plan.identity[:8]}"
+    return output_dir / name
+
+
+def run(
+    plan: Plan,
+    folder: Path,
+    *,
+    how: How | None,
+    tell: Callable[[Step], None],
+    remark: Callable[[str], None],
+) -> StudyResult:
+    """Run what is not there yet, and write `study.json` whatever ends it."""
+    gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
+    executor = executor_for(plan.execution, folder, gpus=gpus)
+    try:
+        run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
+    except (KeyboardInterrupt, SystemExit):
+        account(plan, folder).write(folder)
+        raise
+    result = account(plan, folder)
+    result.write(folder)
+    return result
+
+
+def _why(error: Exception) -> str:
+    """Why a point is no experiment, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        text = first["msg"].removeprefix("Value error, ")
+        return f"{path}: {text}" if path else text
+    return error.message if isinstance(error, LLEMError) else str(error)
