@@ -17,6 +17,7 @@ from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.meters import FollowedDevice
+from llenergymeasure.measure.protocol import EVENTS_NAME, BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.runner import Job
@@ -112,6 +113,10 @@ class VirtualRuns:
             _measurement(config, job.experiment, turn.number, seen, recorder.trace()), origins=job.origins
         )
         write_requests(directory / "requests.parquet", seen.blocks)
+        log = EventLog(directory / EVENTS_NAME)
+        for at, block in enumerate(seen.blocks, 1):
+            log.write("worker", encode_message(BlockDone(at, block.kind, block.passes)))
+        log.close()
         write_measurement(directory, found)
         self.measurements.append(found)
         return found

@@ -13,9 +13,8 @@ from virtual_result import config
 from llenergymeasure.analysis.metrics import experiment_result, metrics
 from llenergymeasure.cli import app
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.protocol import BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
-from llenergymeasure.measure.replay import read_measurements, write_measurement
+from llenergymeasure.measure.replay import read_measurements
 from llenergymeasure.records import FailedRun, Measurement
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
@@ -26,7 +25,7 @@ Stored = tuple[Path, ExperimentResult, tuple[Measurement, ...]]
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Stored:
-    """An experiment in virtual time, with the events of its blocks as a child would have sent them."""
+    """An experiment in virtual time."""
     with repeat(
         config(passes={"seconds": 2.0}, output_dir=str(tmp_path / "out")),
         origins={"n": "flag"},
@@ -35,14 +34,6 @@ def stored(tmp_path: Path) -> Stored:
         run=VirtualRuns(),
     ) as finished:
         measurements = tuple(one.measurement for one in finished.energies)
-        for one in measurements:
-            directory = finished.folder / RUNS / str(one.index)
-            (directory / "events.jsonl").unlink()
-            log = EventLog(directory / "events.jsonl")
-            for number, block in enumerate(one.blocks, start=1):
-                log.write("worker", encode_message(BlockDone(number, block.kind, block.passes)))
-            log.close()
-            write_measurement(directory, one)
         result = experiment_result(finished.energies, failed=finished.failed)
         folder = result.save(tmp_path / "out")
     assert folder == finished.folder

@@ -26,7 +26,7 @@ from llenergymeasure.measure.budget import RunCost, Turn
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.replay import is_readable
-from llenergymeasure.measure.runner import Job, run
+from llenergymeasure.measure.runner import Job, Run, run
 from llenergymeasure.measure.scratch import scratch
 from llenergymeasure.records import FailureKind
 from llenergymeasure.results.folder import PART, RUNS, experiment_folder, run_folder
@@ -36,8 +36,8 @@ _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def perform(task: Task) -> Ending:
-    """Make the run. Whatever ends it leaves nothing running."""
+def perform(task: Task, *, run: Run = run) -> Ending:
+    """Make the run with `run`. Whatever ends it leaves nothing running."""
     began = time.monotonic()
     turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=_say)
     tracker = Tracker(task.config, find_pace(task.config), _no_progress)

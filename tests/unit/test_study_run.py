@@ -1,0 +1,302 @@
+"""How a study runs, fails, goes on and comes to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
+
+from llenergymeasure.exceptions import ConfigError, ResultError
+from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.study import StudyResult
+from llenergymeasure.study import ledger
+from llenergymeasure.study.ledger import Begun, Closed, Done, Failed
+from llenergymeasure.study.run import How, Step
+from llenergymeasure.study.task import Task
+
+SEEDS: list[JsonValue] = [1, 2, 3]
+SCATTERS: list[JsonValue] = [0.0, 0.08]
+
+
+def of(*seeds: JsonValue, count: int = 1, **execution: JsonValue) -> dict[str, JsonValue]:
+    return {
+        **base(repeats={"count": count}),
+        "sweep": {"random_seed": list(seeds)},
+        "execution": {"retries": 1, **execution},
+    }
+
+
+def test_every_experiment_gets_a_result_like_that_of_a_single_run(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    study = run_virtually(of(*SEEDS, count=3), tmp_path, steps=steps)
+    assert [row.outcome for row in study.rows] == ["done"] * 3
+    assert study.finished
+    assert not study.failed
+    for row in study.rows:
+        assert row.folder is not None
+        result = ExperimentResult.load(tmp_path / row.folder)
+        assert len(result.measured) == row.runs == 3
+        assert row.energy_per_output_token == result.energy.per_output_token
+        assert row.energy_per_output_token.low is not None
+        assert row.varied == {"random_seed": result.config.random_seed}
+    assert (steps[-1].done, steps[-1].planned) == (9, 9)
+    assert [one.left_s is None for one in steps[:3]] == [True, False, False]
+
+
+def test_repeats_of_different_experiments_alternate(tmp_path: Path) -> None:
+    executor = VirtualExecutor()
+    run_virtually(of(1, 2, count=2), tmp_path, executor=executor)
+    assert [number for _, number in executor.started] == [1, 1, 2, 2]
+    sequential = VirtualExecutor()
+    run_virtually(of(1, 2, count=2, order="sequential"), tmp_path / "b", executor=sequential)
+    assert [number for _, number in sequential.started] == [1, 2, 1, 2]
+
+
+def test_a_target_asks_for_more_repeats_of_the_experiment_that_scatters(tmp_path: Path) -> None:
+    study = {
+        **base(
+            repeats={"count": 3, "target": 0.02, "max": 6}, passes={"seconds": 5.0, "count": 1, "prefill": 0}
+        ),
+        "sweep": {"simulated.run_scatter": SCATTERS},
+    }
+    found = run_virtually(study, tmp_path)
+    assert [row.runs for row in found.rows] == [3, 6]
+
+
+@pytest.mark.parametrize("kind", ["crash", "hang", "error", "unwritten"])
+def test_a_run_that_fails_by_chance_is_tried_again(tmp_path: Path, kind: str) -> None:
+    def once(task: Task, attempt: int) -> str | None:
+        return kind if attempt == 1 and task.number == 2 else None
+
+    study = run_virtually(of(1, count=3), tmp_path, executor=VirtualExecutor(fault=once))
+    (row,) = study.rows
+    assert (row.outcome, row.runs, row.failures) == ("done", 3, ())
+    failed = [one for one in ledger.read(tmp_path) if isinstance(one, Failed)]
+    assert [(one.repeat, one.final) for one in failed] == [(2, False)]
+
+
+@pytest.mark.parametrize("kind", ["oom", "config"])
+def test_what_would_fail_again_is_not_tried_again(tmp_path: Path, kind: str) -> None:
+    executor = VirtualExecutor(fault=lambda task, _: kind if task.number == 2 else None)
+    study = run_virtually(of(1, count=3), tmp_path, executor=executor)
+    (row,) = study.rows
+    assert (row.outcome, row.runs) == ("partial", 2)
+    assert [(one.repeat, one.attempts, one.kind) for one in row.failures] == [(2, 1, kind)]
+    assert row.folder is not None
+    outcomes = [run.outcome for run in ExperimentResult.load(tmp_path / row.folder).runs]
+    assert sorted(outcomes) == ["failed", "measured", "measured"]
+
+
+def test_an_experiment_that_fails_takes_no_other_away(tmp_path: Path) -> None:
+    def fault(task: Task, _attempt: int) -> str | None:
+        return "crash" if task.config.random_seed == 2 else None
+
+    remarks: list[str] = []
+    study = run_virtually(of(*SEEDS), tmp_path, executor=VirtualExecutor(fault=fault), remarks=remarks)
+    assert [row.outcome for row in study.rows] == ["done", "failed", "done"]
+    assert study.rows[1].failures[0].attempts == 2
+    assert "SIGSEGV" in study.rows[1].failures[0].message
+    assert len(remarks) == 2
+
+
+def test_too_many_failures_in_a_row_stop_the_study_and_it_goes_on_once_they_are_mended(
+    tmp_path: Path,
+) -> None:
+    seeds: list[JsonValue] = list(range(1, 7))
+    content = of(*seeds, stop_after_failures=2, retries=0)
+    broken = VirtualExecutor(fault=lambda *_: "crash")
+    study = run_virtually(content, tmp_path, executor=broken)
+    assert len(broken.started) == 2
+    assert [row.outcome for row in study.rows] == ["failed"] * 2 + ["pending"] * 4
+    assert not study.finished
+    (closed,) = [one for one in ledger.read(tmp_path) if isinstance(one, Closed)]
+    assert "failures" in closed.why
+    mended = VirtualExecutor()
+    study = run_virtually(content, tmp_path, executor=mended, how=How(resume=True, retry_failed=True))
+    assert len(mended.started) == 6
+    assert [row.outcome for row in study.rows] == ["done"] * 6
+
+
+def test_failures_stay_failures_unless_they_are_to_be_tried_again(tmp_path: Path) -> None:
+    content = of(1, 2, retries=0)
+    run_virtually(content, tmp_path, executor=VirtualExecutor(fault=lambda *_: "crash"))
+    again = VirtualExecutor()
+    study = run_virtually(content, tmp_path, executor=again, how=How(resume=True))
+    assert again.started == []
+    assert [row.outcome for row in study.rows] == ["failed", "failed"]
+
+
+def test_a_study_that_is_there_is_not_run_over(tmp_path: Path) -> None:
+    run_virtually(of(1), tmp_path)
+    with pytest.raises(ResultError, match="holds a study already"):
+        run_virtually(of(1), tmp_path)
+    again = VirtualExecutor()
+    study = run_virtually(of(1), tmp_path, executor=again, how=How(resume=True))
+    assert again.started == []
+    assert study.rows[0].outcome == "done"
+
+
+def test_going_on_with_another_study_names_what_changed(tmp_path: Path) -> None:
+    run_virtually(of(1, 2), tmp_path)
+    with pytest.raises(ResultError) as caught:
+        run_virtually(of(2, 3), tmp_path, how=How(resume=True))
+    assert "random_seed=1" in caught.value.message
+    assert "random_seed=3" in caught.value.message
+    executor = VirtualExecutor()
+    study = run_virtually(of(2, 3), tmp_path, executor=executor, how=How(resume=True, accept_drift=True))
+    assert len(executor.started) == 1
+    assert [row.outcome for row in study.rows] == ["done", "done"]
+
+
+def test_names_and_paths_are_no_part_of_what_a_study_is() -> None:
+    content = of(1, 2)
+    renamed = {**content, "name": "other", "output_dir": "elsewhere"}
+    assert planned(content).identity == planned(renamed).identity
+    assert planned(content).identity != planned(of(1, 3)).identity
+    assert planned(content).identity != planned(of(1, 2, count=3)).identity
+
+
+def test_a_run_whose_folder_is_gone_is_made_again(tmp_path: Path) -> None:
+    study = run_virtually(of(1, 2), tmp_path)
+    assert study.rows[0].folder is not None
+    shutil.rmtree(tmp_path / study.rows[0].folder)
+    executor = VirtualExecutor()
+    again = run_virtually(of(1, 2), tmp_path, executor=executor, how=How(resume=True))
+    assert executor.started == [(study.rows[0].folder, 1)]
+    assert [row.outcome for row in again.rows] == ["done", "done"]
+
+
+def test_a_run_that_was_edited_by_hand_is_named(tmp_path: Path) -> None:
+    study = run_virtually(of(1), tmp_path)
+    assert study.rows[0].folder is not None
+    events = tmp_path / study.rows[0].folder / "runs" / "1" / "events.jsonl"
+    events.write_text(events.read_text().replace('"', "'", 1))
+    with pytest.raises(ResultError, match=r"events\.jsonl was changed"):
+        run_virtually(of(1), tmp_path, how=How(resume=True))
+    copied = tmp_path / "copy"
+    fresh = run_virtually(of(1), copied)
+    assert fresh.rows[0].folder is not None
+    # A copy has other times of change, and the same content.
+    for path in copied.rglob("*"):
+        os.utime(path)
+    executor = VirtualExecutor()
+    run_virtually(of(1), copied, executor=executor, how=How(resume=True))
+    assert executor.started == []
+
+
+def test_only_some_experiments_may_be_asked_for(tmp_path: Path) -> None:
+    executor = VirtualExecutor()
+    study = run_virtually(of(*SEEDS), tmp_path, executor=executor, how=How(only=("random_seed=[13]",)))
+    assert [row.outcome for row in study.rows] == ["done", "pending", "done"]
+    with pytest.raises(ConfigError, match="no experiment"):
+        run_virtually(of(*SEEDS), tmp_path, how=How(resume=True, only=("nothing",)))
+
+
+def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) -> None:
+    content: dict[str, JsonValue] = {**of(1, 2), "experiments": [{"random_seed": 2, "name": "the second"}]}
+    executor = VirtualExecutor()
+    study = run_virtually(content, tmp_path, executor=executor)
+    assert len(executor.started) == 2
+    assert [row.names for row in study.rows] == [("random_seed=1",), ("random_seed=2", "the second")]
+
+
+def test_points_that_are_no_experiment_are_listed_with_their_reason_and_the_others_run(
+    tmp_path: Path,
+) -> None:
+    content: dict[str, JsonValue] = {
+        **base(),
+        "sweep": {"simulated.batch_size": [1, 2, 64], "precision": ["bf16", "fp32"]},
+        "exclude": [{"precision": "fp32", "simulated.batch_size": [1, 2]}],
+    }
+    study = run_virtually(content, tmp_path)
+    assert [row.label for row in study.rows] == ["batch_size=1 precision=bf16", "batch_size=2 precision=bf16"]
+    kinds = Counter(gap.kind for gap in study.left_out)
+    assert kinds == {"excluded": 2, "invalid": 2}
+    assert all("batch_size 64 is larger" in gap.reason for gap in study.left_out if gap.kind == "invalid")
+
+
+def test_a_full_study_with_faults_accounts_for_every_point(tmp_path: Path) -> None:
+    seeds: list[JsonValue] = list(range(1, 41))
+    content = of(*seeds, stop_after_failures=None)
+    study = run_virtually(content, tmp_path, executor=VirtualExecutor(fault=sprinkled(5, 0.4)))
+    assert study.finished
+    outcomes = Counter(row.outcome for row in study.rows)
+    assert outcomes["done"] + outcomes["failed"] == 40
+    assert 0 < outcomes["failed"] < 25
+    assert all(row.failures for row in study.failed)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def program(folder: Path) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("virtual_study.py")), str(folder)]
+
+
+def killed_and_resumed(folder: Path, kills: int, draw: random.Random) -> int:
+    """Run the program, kill it at random moments, and let it come to its end; how often it was killed."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = 0
+    for _ in range(kills):
+        process = subprocess.Popen(program(folder), env=environment, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(draw.uniform(0.3, 4.0))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done += 1
+    subprocess.run(program(folder), env=environment, check=True)
+    return done
+
+
+def settled(folder: Path) -> dict[str, tuple[int, list[tuple[int, str]]]]:
+    """What is there in the end: measured runs and failures of each experiment."""
+    found = {}
+    for path in sorted(folder.glob("*/result.json")):
+        result = ExperimentResult.load(path)
+        runs: list[tuple[int, str]] = [(run.index, run.outcome) for run in result.runs]
+        found[path.parent.name] = (len(result.measured), sorted(runs))
+    return found
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    tmp_path: Path, kills: int
+) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
+    subprocess.run(program(undisturbed), env=environment, check=True)
+    began = time.monotonic()
+    killed = killed_and_resumed(disturbed, kills, random.Random(kills))
+    assert time.monotonic() - began < 600
+    assert settled(disturbed) == settled(undisturbed)
+    records = list(ledger.read(disturbed))
+    done = Counter((one.experiment, one.repeat) for one in records if isinstance(one, Done))
+    assert set(done.values()) == {1}
+    begun = Counter((one.experiment, one.repeat, one.attempt) for one in records if isinstance(one, Begun))
+    assert sum(begun.values()) - len(begun) <= killed
+    for path in disturbed.rglob("*.json"):
+        json.loads(path.read_text())
+
+
+def test_the_study_file_says_what_the_study_gave(tmp_path: Path) -> None:
+    study = run_virtually(of(1, 2), tmp_path)
+    study.write(tmp_path)
+    assert StudyResult.load(tmp_path) == study
+    path = tmp_path / "study.json"
+    path.write_text(path.read_text().replace('"schema_version": "1"', '"schema_version": "9"'))
+    with pytest.raises(ResultError, match="'9'"):
+        StudyResult.load(tmp_path)
+    path.write_text("{")
+    with pytest.raises(ResultError, match="not a study"):
+        StudyResult.load(path)
