@@ -1,0 +1,140 @@
+"""How are the runs of a study placed by Ray?
+
+Each run is a task of an existing cluster, with the resources that the study asks for. Its files come home
+with its answer, so that the nodes need no file system in common. Placement, and another try where a node is
+lost, are Ray's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from llenergymeasure.config.study import RayConfig
+from llenergymeasure.exceptions import BackendError, ConfigError
+from llenergymeasure.results.folder import PART, RUNS, sync_folder
+from llenergymeasure.study.executors import Ended
+from llenergymeasure.study.task import Ending, Task, log_of, read_ending, read_task, write_ending, write_task
+
+LOOK_S = 0.1
+MOST_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What comes home of a run: its files, how it ended, and what its process printed."""
+
+    files: dict[str, bytes]
+    ending: Ending | None
+    log: bytes
+    code: int
+    node: str
+
+
+def make_run(task: Task) -> Brought:
+    """The run, in a folder of the node that is gone afterwards."""
+    import platform
+
+    with tempfile.TemporaryDirectory(prefix="llem-ray-") as place:
+        folder, path = Path(place) / task.experiment, Path(place) / "task.json"
+        write_task(path, replace(task, folder=folder))
+        with log_of(path).open("wb") as log:
+            command = [sys.executable, "-m", "llenergymeasure.study.unit", str(path), "--tied"]
+            code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        run = folder / RUNS / str(task.number)
+        files = {one.name: one.read_bytes() for one in run.iterdir()} if run.is_dir() else {}
+        return Brought(files, read_ending(path), log_of(path).read_bytes(), code, platform.node())
+
+
+class RayExecutor:
+    """ConfigError without Ray, BackendError where there is no such cluster."""
+
+    def __init__(self, asked: RayConfig) -> None:
+        self._asked = asked
+        self._running: dict[Any, tuple[Path, Task]] = {}
+        self._ray: Any = None
+        self._is_ours = False
+
+    @property
+    def slots(self) -> int:
+        return MOST_AT_ONCE
+
+    @property
+    def where(self) -> str:
+        return "Ray"
+
+    def __enter__(self) -> Self:
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(
+                "the ray executor needs Ray", hint="pip install 'llenergymeasure[ray]'"
+            ) from error
+        self._ray = ray
+        if not ray.is_initialized():
+            try:
+                ray.init(address=self._asked.address, log_to_driver=False, logging_level="error")
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+                raise BackendError(
+                    f"there is no Ray cluster at {self._asked.address}: {error}",
+                    hint="start one (ray start --head), or give execution.ray.address",
+                ) from error
+            self._is_ours = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._is_ours:
+            self._ray.shutdown()
+
+    def start(self, tasks: Sequence[Path], *, limit_s: float) -> None:
+        del limit_s  # a run ends itself after its own time limit, and is killed with its task
+        asked = self._asked
+        place = self._ray.remote(
+            num_cpus=asked.cpus,
+            num_gpus=asked.gpus,
+            resources=asked.resources or None,
+            max_retries=asked.retries,
+        )(make_run)
+        for path in tasks:
+            task = read_task(path)
+            self._running[place.remote(task)] = (path, task)
+
+    def ended(self) -> list[Ended]:
+        if not self._running:
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_S)
+        return [self._brought(reference) for reference in ready]
+
+    def _brought(self, reference: Any) -> Ended:
+        path, task = self._running.pop(reference)
+        try:
+            brought: Brought = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return Ended(path, f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        log_of(path).write_bytes(brought.log)
+        if brought.ending is not None and brought.ending.cost is not None:
+            _store(task, brought.files)
+        if brought.ending is not None:
+            write_ending(path, brought.ending)
+        return Ended(path, f"its process on {brought.node} ended with code {brought.code}")
+
+
+def _store(task: Task, files: dict[str, bytes]) -> None:
+    """Write the run's folder, whole or not at all."""
+    runs = task.folder / RUNS
+    part = runs / f"{task.number}{PART}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, data in files.items():
+        (part / name).write_bytes(data)
+    part.rename(runs / str(task.number))
+    sync_folder(runs)
