@@ -84,20 +84,20 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     from llenergymeasure.analysis.metrics import metrics
     from llenergymeasure.measure.replay import read_unsaved
     from llenergymeasure.results.folder import parts, whole_runs
+    from llenergymeasure.results.store import save_in
 
     measurements, failed = read_unsaved(folder)
     anew = metrics(measurements, failed=failed)
-    whole = whole_runs(folder)
-    if whole:
-        found = f"{len(whole)} whole run{'s' if len(whole) > 1 else ''}"
-    else:
-        found = "no whole run; the blocks of passes that were whole are computed"
-    left = "".join(f"; {part.name} did not end" for part in parts(folder))
-    say(f"{folder} has no result.json: {found}{left}")
+    whole, left = whole_runs(folder), [one.name for one in parts(folder)]
+    if whole or left:
+        lost = f", {', '.join(left)} did not end" if left else ""
+        say(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
+    if not whole and any(one.code == "interrupted" for one in anew.warnings):
+        say("These are the whole blocks of passes of a run that did not end")
     if save and not whole:
         raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
     if save:
-        say(f"Saved: {anew.save(folder.absolute().parent)}")
+        say(f"Saved: {save_in(folder, anew)}")
     elif whole:
         say(f"To write it: llem recompute --save {folder}")
     with reader_may_leave():

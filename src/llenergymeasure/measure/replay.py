@@ -119,20 +119,21 @@ def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[Failed
 def is_readable(part: Path) -> bool:
     """Whether a run that did not end left at least one block of passes."""
     try:
-        return bool(_of_part(part).passes)
+        _of_part(part)
     except ResultError:
         return False
+    return True
 
 
 def _of_part(directory: Path) -> Measurement:
     """A run as far as its last whole block of passes."""
     path = directory / EVENTS_NAME
     messages = _messages(path, whole=False)
-    last = max((at for at, one in enumerate(messages) if one.get("say") == "measured"), default=None)
-    if last is None:
-        raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
+    last = max((at for at, one in enumerate(messages) if one.get("say") == "measured"), default=0)
     blocks = [one for one in messages[:last] if one.get("say") == "block_done"]
-    (seen,) = _of_messages(directory, [*blocks[: len(messages[last]["blocks"])], messages[last]])
+    if not any(one.get("kind") == "full" for one in blocks):
+        raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
+    (seen,) = _of_messages(directory, [*blocks, messages[last]])
     said = MeasurementWarning.of("interrupted", f"run {seen.index} was ended after {len(seen.blocks)} blocks")
     return replace(seen, warnings=(*seen.warnings, said))
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records.figures import plain
 
 RUNS, PART = "runs", ".part"
 # What a disk answers, as against a mistake of ours.
@@ -34,7 +33,7 @@ def made(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def experiment_folder(folder: Path) -> Iterator[Path]:
     """`folder` for the runs of an experiment, locked while they go on; removed where no run leaves a file."""
-    with _explained("the runs", folder), made(folder), contextlib.ExitStack() as held:
+    with explained("the runs", folder), made(folder), contextlib.ExitStack() as held:
         handle = os.open(folder, os.O_RDONLY)
         held.callback(os.close, handle)
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -50,7 +49,7 @@ def run_folder(experiment: Path, number: int, *, keep: Callable[[Path], bool]) -
     """
     final = experiment / RUNS / str(number)
     part = final.with_name(final.name + PART)
-    with _explained("the run", part), made(part.parent):
+    with explained("the run", part), made(part.parent):
         part.mkdir()
         try:
             yield part
@@ -112,7 +111,8 @@ def _runs(experiment: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _explained(what: str, path: Path) -> Iterator[None]:
+def explained(what: str, path: Path) -> Iterator[None]:
+    """What a disk refuses becomes a ResultError; `path` is where that is, unless the error names a file."""
     try:
         yield
     except OSError as error:
@@ -132,4 +132,4 @@ def _disk(path: Path) -> str:
     except (OSError, ValueError, StopIteration):
         return ""
     seen = [one.device for one in psutil.disk_partitions(all=True) if one.mountpoint == str(mount)]
-    return f" (disk {seen[-1] if seen else 'unknown'}, mounted on {mount}, {plain(free, 'B')} free)"
+    return f" (disk {seen[-1] if seen else 'unknown'}, mounted on {mount}, {free / 1e6:.3g} MB free)"

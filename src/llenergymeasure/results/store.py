@@ -39,13 +39,16 @@ UNTRACED = "no traces are kept with this result: it can't be computed again (an 
 
 
 def save(result: ExperimentResult, output_dir: Path) -> Path:
-    """Write `result.json` to `output_dir/<experiment_id>/`, where the files of its runs are if any were kept;
-    returns that folder.
+    """Write `result.json` to `output_dir/<experiment_id>/` and return that folder."""
+    return save_in(output_dir / result.experiment_id, result)
+
+
+def save_in(folder: Path, result: ExperimentResult) -> Path:
+    """Write `result.json` to the folder, where the files of its runs are if any were kept, and return that.
 
     It is written aside and renamed; where this very result is there already nothing is done. ResultError when
     another one is there, or it can't be written: then nothing of it is left.
     """
-    folder = output_dir / result.experiment_id
     try:
         _save(result, folder)
     except FileExistsError as error:
@@ -81,8 +84,10 @@ def save_or_rescue(result: ExperimentResult, output_dir: Path) -> Path:
             rescued = Path(tempfile.mkdtemp(prefix="llem-result-")) / RESULT_FILE
             _write_aside(rescued, _as_text(result))
             message += f"; it is whole in {rescued}"
-            places = [shlex.quote(str(one)) for one in (folder, rescued, folder / RESULT_FILE)]
-            hint = "free space there, then: mkdir -p {} && mv {} {}".format(*places)
+            make = "" if folder.is_dir() else f"mkdir -p {shlex.quote(str(folder))} && "
+            hint = (
+                f"free space there, then: {make}{shlex.join(['mv', str(rescued), str(folder / RESULT_FILE)])}"
+            )
         raise ResultError(message, hint=hint, result=result) from error
 
 
