@@ -112,13 +112,14 @@ def _runs(experiment: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def explained(what: str, path: Path) -> Iterator[None]:
-    """What a disk refuses becomes a ResultError; `path` is where that is, unless the error names a file."""
+    """What a disk refuses, or anything about the files beside `path`, becomes a ResultError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        at = Path(error.filename) if isinstance(error.filename, str | Path) else None
+        if error.errno not in _OF_THE_DISK and (at is None or not at.is_relative_to(path.parent)):
             raise
-        raise unwritable(what, Path(error.filename or path), error) from error
+        raise unwritable(what, at or path, error) from error
 
 
 def _disk(path: Path) -> str:
