@@ -60,11 +60,11 @@ def recompute(
     although this very version wrote the result.
     """
     with reported(verbose=verbose):
-        from llenergymeasure.results.folder import RUNS, parts
+        from llenergymeasure.results.folder import holds_runs, parts
         from llenergymeasure.results.store import RESULT_FILE
 
         folder = result.parent if result.name == RESULT_FILE else result
-        if not (folder / RESULT_FILE).exists() and RUNS in {folder.absolute().parent.name, *_names(folder)}:
+        if folder.is_dir() and holds_runs(folder) and not (folder / RESULT_FILE).exists():
             _compute(folder, save=save, as_json=as_json)
             return
         for part in parts(folder):
@@ -73,10 +73,6 @@ def recompute(
                 f"what is in it: llem recompute {part}"
             )
         _compare(folder, as_json=as_json, verbose=verbose)
-
-
-def _names(folder: Path) -> set[str]:
-    return {one.name for one in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
@@ -112,11 +108,13 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
     from llenergymeasure.analysis.metrics import metrics
     from llenergymeasure.measure.replay import read_measurements
     from llenergymeasure.results.folder import RUNS
-    from llenergymeasure.results.store import REQUESTS_FILE, why_requests_differ
+    from llenergymeasure.results.store import REQUESTS_FILE, UNTRACED, why_requests_differ
 
     stored = ExperimentResult.load(folder)
     if not stored.measured:
         raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
+    if UNTRACED in stored.notes and not (folder / RUNS).is_dir():
+        raise ResultError(f"{folder}: {UNTRACED}", hint="name the folder of a run with --output")
     measurements = read_measurements(folder, [run.index for run in stored.measured])
     failed = [
         FailedRun(run.index, run.reason or "", run.outcome)

@@ -30,7 +30,7 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
-from llenergymeasure.results.folder import PART, RUNS, is_live, parts, whole_runs
+from llenergymeasure.results.folder import PART, RUNS, is_live, is_run, parts, whole_runs
 from llenergymeasure.results.upgrade import config_1_to_2
 
 
@@ -101,8 +101,8 @@ def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[Failed
     """What a folder without a result holds: its whole runs and those that did not end, or where none is whole
     what can be read of the others; a run's own folder gives that run. ResultError where that is nothing.
     """
-    if directory.parent.name == RUNS and directory.is_dir():
-        if directory.suffix == PART and is_live(directory.parents[1]):
+    if is_run(directory):
+        if directory.suffix == PART and is_live(directory.absolute().parents[1]):
             raise ResultError(f"{directory} belongs to a run that goes on", hint="wait until it has ended")
         return tuple(_of_folder(directory) if directory.suffix != PART else [_of_part(directory)]), ()
     if is_live(directory):

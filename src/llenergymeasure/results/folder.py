@@ -72,6 +72,17 @@ def parts(experiment: Path) -> tuple[Path, ...]:
     return tuple(sorted(found, key=lambda one: int(one.stem)))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, whole or not, rather than of an experiment."""
+    at = folder.absolute()
+    return at.parent.name == RUNS and at.stem.isdecimal() and at.suffix in {"", PART}
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether there are files of runs in it, and it should have a result."""
+    return is_run(folder) or (folder / RUNS).is_dir()
+
+
 def is_live(experiment: Path) -> bool:
     """Whether a process is still at the runs of an experiment."""
     handle = os.open(experiment, os.O_RDONLY)

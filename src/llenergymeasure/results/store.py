@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
-from llenergymeasure.results.folder import PART, RUNS, made, sync_folder, unwritable
+from llenergymeasure.results.folder import PART, RUNS, holds_runs, made, sync_folder, unwritable
 from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
 from llenergymeasure.results.upgrade import result_1_to_2
 
@@ -244,9 +244,10 @@ def _read(path: Path) -> tuple[Path, str]:
         odd = file.exists() and not file.is_file()
         text = "" if odd else file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        runs = path.is_dir() and ((path / RUNS).is_dir() or path.parent.name == RUNS)
         hint = f"it holds files of runs; llem recompute {path} computes what is in them"
-        raise ResultError(f"there is no result at {file}", hint=hint if runs else WHAT_TO_GIVE) from error
+        raise ResultError(
+            f"there is no result at {file}", hint=hint if holds_runs(path) else WHAT_TO_GIVE
+        ) from error
     except UnicodeDecodeError as error:
         raise ResultError(
             f"{file} is not a result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE
