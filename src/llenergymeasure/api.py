@@ -63,7 +63,7 @@ def run_experiment(
     if finished.ended_by is not None:
         count = f"{len(result.measured)} of {valid.repeats.count} runs"
         if valid.output_dir is None:
-            remark(f"{count} were measured and are discarded; next time, to keep them: --output results")
+            remark(f"Discarded what was measured ({count}); to keep it next time: --output results")
         else:
             remark(f"Saved: {folder} ({count})")
         raise finished.ended_by

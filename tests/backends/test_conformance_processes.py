@@ -57,7 +57,7 @@ class Run:
 
         def given() -> bool:
             assert self.process.poll() is None, self.process.communicate()[1]
-            logs = self.scratch.glob("llem-*/runs/*/events.jsonl")
+            logs = self.scratch.glob("llem-*/*/runs/*/events.jsonl")
             return any(f'"do":"{command}"' in log.read_text() for log in logs)
 
         until(given, within_s=300)

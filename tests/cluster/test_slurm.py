@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from slurm import Cluster
+from slurm_cluster import Cluster
 
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
@@ -19,6 +19,7 @@ from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Done
 from llenergymeasure.study.slurm import parse_states
 
+pytest_plugins = ["slurm_cluster"]
 pytestmark = pytest.mark.timeout(600)
 
 

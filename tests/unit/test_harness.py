@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -636,5 +637,15 @@ def test_a_disk_that_fills_is_an_error_that_names_it_and_no_bug(tmp_path: Path) 
     assert "free" in caught.value.message
     found = experiment(config(output_dir=out), make=Failing([2], error=full))
     assert [run.outcome for run in found.result.runs] == ["measured", "failed", "measured"]
+    elsewhere = FileNotFoundError(errno.ENOENT, "of ours", str(tmp_path / "elsewhere"))
+    with pytest.raises(OSError, match="of ours"):
+        experiment(config(output_dir=out), make=Failing([1], error=elsewhere))
+
+    def vanishing(config: ExperimentConfig, job: Job) -> Measurement:
+        shutil.rmtree(job.directory)
+        return VirtualRuns()(config, replace(job, directory=tmp_path))
+
+    with pytest.raises(ResultError, match=r"1\.part: No such file"):
+        experiment(config(output_dir=out), make=vanishing)
     with pytest.raises(OSError, match="of ours"):
         experiment(config(output_dir=out), make=Failing([1], error=OSError(errno.EBADF, "of ours")))

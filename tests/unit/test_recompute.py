@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from llenergymeasure.analysis.metrics import experiment_result, metrics
 from llenergymeasure.cli import app
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.repeats import repeat
-from llenergymeasure.measure.replay import read_measurements
+from llenergymeasure.measure.replay import read_measurements, read_unsaved, write_measurement
 from llenergymeasure.records import FailedRun, Measurement
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
@@ -101,4 +104,50 @@ def test_a_result_of_an_older_method_is_told_what_changed_in_it() -> None:
     older = Path(__file__).parents[1] / "data" / "run-schema-1"
     said = CliRunner().invoke(app, ["recompute", str(older)])
     assert said.exit_code == 0
-    assert [line for line in said.stdout.splitlines() if line.startswith("why: ")]
+    lines = said.stdout.splitlines()
+    assert [line for line in lines if line.startswith("why: ")]
+    # Parts of the result, each with the number of its values that changed.
+    count = int(re.findall(r": (\d+) of \d+ values differ", lines[0])[0])
+    counted = [re.findall(r"(\d+) (?:changed|new|gone)", line) for line in lines[2:] if " → " not in line]
+    assert count > 100
+    assert sum(int(number) for numbers in counted for number in numbers) == count
+    assert len(lines) < 25
+    every = CliRunner().invoke(app, ["recompute", str(older), "-v"]).stdout.splitlines()
+    assert len([line for line in every if " → " in line]) == count
+
+
+def test_an_output_directory_without_a_result_is_computed_and_saved_on_demand(stored: Stored) -> None:
+    folder, result, _ = stored
+    (folder / "result.json").unlink()
+    said = CliRunner().invoke(app, ["recompute", str(folder), "--json"])
+    assert said.exit_code == 0
+    assert json.loads(said.stdout) == result.as_json()
+    assert not (folder / "result.json").exists()
+    assert CliRunner().invoke(app, ["recompute", str(folder), "--save"]).exit_code == 0
+    assert ExperimentResult.load(folder) == result
+
+
+def test_a_part_counts_up_to_its_last_whole_block(stored: Stored) -> None:
+    folder, _, measurements = stored
+    (folder / "result.json").unlink()
+    for number in (2, 3):
+        shutil.rmtree(folder / RUNS / str(number))
+    whole, part = folder / RUNS / "1", folder / RUNS / "1.part"
+    whole.rename(part)
+    events = part / "events.jsonl"
+    full, prefill, last = events.read_text().splitlines(keepends=True)
+    assert [block.kind for block in measurements[0].blocks] == ["full", "prefill"]
+    early = replace(measurements[0], blocks=measurements[0].blocks[:1])
+    events.write_text(full)
+    write_measurement(part, early)
+    by_then = events.read_text()
+    events.write_text(by_then + prefill + last[:100])
+    (found,), failed = read_unsaved(folder)
+    assert (tuple(found.blocks), failed) == (tuple(early.blocks), ())
+    assert [one.code for one in found.warnings] == ["interrupted"]
+    assert read_unsaved(part)[0][0].blocks == found.blocks
+    events.write_text(by_then + prefill + last)
+    assert tuple(read_unsaved(folder)[0][0].blocks) == tuple(measurements[0].blocks)
+    events.write_text(prefill + last)
+    with pytest.raises(ResultError, match="whole block"):
+        read_unsaved(folder)

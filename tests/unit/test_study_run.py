@@ -26,7 +26,7 @@ from llenergymeasure.study.run import How, Step
 from llenergymeasure.study.task import Task
 
 SEEDS: list[JsonValue] = [1, 2, 3]
-SCATTERS: list[JsonValue] = [0.0, 0.08]
+SCATTERS: JsonValue = {"simulated.run_scatter": [0.0, 0.08]}
 
 
 def of(*seeds: JsonValue, count: int = 1, **execution: JsonValue) -> dict[str, JsonValue]:
@@ -68,7 +68,7 @@ def test_a_target_asks_for_more_repeats_of_the_experiment_that_scatters(tmp_path
         **base(
             repeats={"count": 3, "target": 0.02, "max": 6}, passes={"seconds": 5.0, "count": 1, "prefill": 0}
         ),
-        "sweep": {"simulated.run_scatter": SCATTERS},
+        "sweep": SCATTERS,
     }
     found = run_virtually(study, tmp_path)
     assert [row.runs for row in found.rows] == [3, 6]

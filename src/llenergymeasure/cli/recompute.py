@@ -19,8 +19,14 @@ from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
-from llenergymeasure.results.folder import RUNS, parts, whole_runs
-from llenergymeasure.results.store import REQUESTS_FILE, RESULT_FILE, why_requests_differ
+from llenergymeasure.results.folder import RUNS, holds_runs, parts, whole_runs
+from llenergymeasure.results.store import (
+    REQUESTS_FILE,
+    RESULT_FILE,
+    UNTRACED,
+    save_in,
+    why_requests_differ,
+)
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
 
@@ -44,7 +50,7 @@ METHODS = {
 def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         folder = result.parent if result.name == RESULT_FILE else result
-        if not (folder / RESULT_FILE).exists() and RUNS in {folder.absolute().parent.name, *_names(folder)}:
+        if folder.is_dir() and holds_runs(folder) and not (folder / RESULT_FILE).exists():
             _compute(folder, save=save, as_json=as_json)
             return
         for part in parts(folder):
@@ -55,25 +61,20 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
         _compare(folder, as_json=as_json, verbose=verbose)
 
 
-def _names(folder: Path) -> set[str]:
-    return {one.name for one in folder.iterdir()} if folder.is_dir() else set()
-
-
 def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     """From the runs that are there without a result."""
     measurements, failed = read_unsaved(folder)
     anew = metrics(measurements, failed=failed)
-    whole = whole_runs(folder)
-    if whole:
-        found = f"{len(whole)} whole run{'s' if len(whole) > 1 else ''}"
-    else:
-        found = "no whole run; the blocks of passes that were whole are computed"
-    left = "".join(f"; {part.name} did not end" for part in parts(folder))
-    say(f"{folder} has no result.json: {found}{left}")
+    whole, left = whole_runs(folder), [one.name for one in parts(folder)]
+    if whole or left:
+        lost = f", {', '.join(left)} did not end" if left else ""
+        say(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
+    if not whole and any(one.code == "interrupted" for one in anew.warnings):
+        say("These are the whole blocks of passes of a run that did not end")
     if save and not whole:
         raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
     if save:
-        say(f"Saved: {anew.save(folder.absolute().parent)}")
+        say(f"Saved: {save_in(folder, anew)}")
     elif whole:
         say(f"To write it: llem recompute --save {folder}")
     with reader_may_leave():
@@ -88,6 +89,8 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
     stored = ExperimentResult.load(folder)
     if not stored.measured:
         raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
+    if UNTRACED in stored.notes and not (folder / RUNS).is_dir():
+        raise ResultError(f"{folder}: {UNTRACED}", hint="name the folder of a run with --output")
     measurements = read_measurements(folder, [run.index for run in stored.measured])
     failed = [
         FailedRun(run.index, run.reason or "", run.outcome)

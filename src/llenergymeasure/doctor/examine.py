@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -184,23 +183,20 @@ def _recorder(meters: Sequence[Meter]) -> RecorderReport:
     if not meters:
         return RecorderReport(None, None, "no meter can be read")
     try:
-        with tempfile.TemporaryDirectory(prefix="llem-") as folder:
-            recorder = Recorder(meters, clock=time, directory=Path(folder))
-            with recorder:
-                before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
-                time.sleep(RECORDED_S)
-                spent_s, read = recorder.cpu_s - before_s, recorder.samples - before
-                seconds = time.monotonic() - start
+        with Recorder(meters, clock=time, directory=None) as recorder:
+            before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
+            time.sleep(RECORDED_S)
+            spent_s, read = recorder.cpu_s - before_s, recorder.samples - before
+            seconds = time.monotonic() - start
     except LLEMError as error:
         return RecorderReport(None, None, error.message)
-    except OSError as error:
-        return RecorderReport(None, None, f"no folder for the trace: {error.strerror}; set TMPDIR")
     return RecorderReport(spent_s / seconds, read / seconds)
 
 
 def _disks() -> Iterator[DiskReport]:
     for use, folder in (
-        ("traces of running runs", Path(tempfile.gettempdir())),
+        # tempfile would find it out by writing there.
+        ("temporary files of runs", Path(os.environ.get("TMPDIR") or "/tmp")),  # noqa: S108  only looked at
         ("models of the hub", hub_cache()),
         ("converted models", cache_dir()),
     ):

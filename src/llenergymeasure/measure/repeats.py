@@ -69,8 +69,8 @@ def repeat(
         DomainLocks(owner=experiment) as locks,
     ):
         while (turn := repeats.next()) is not None:
-            tracker.begin_run(turn.number, turn.runs)
             try:
+                tracker.begin_run(turn.number, turn.runs)
                 # The log of a later run that fails says why.
                 with run_folder(
                     folder, turn.number, keep=lambda part: bool(measured) or is_readable(part)
@@ -118,8 +118,7 @@ def _remains(folder: Path, remark: Callable[[str], None]) -> Iterator[None]:
 
 
 def _named(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "Ctrl-C"
-    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 128:
-        return signal.Signals(error.code - 128).name
-    return str(error)
+    if isinstance(error, SystemExit):
+        names = {128 + one: one.name for one in signal.Signals}
+        return next((name for code, name in names.items() if code == error.code), f"exit code {error.code}")
+    return "Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error)

@@ -30,7 +30,7 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
-from llenergymeasure.results.folder import PART, RUNS, is_live, parts, whole_runs
+from llenergymeasure.results.folder import PART, RUNS, is_live, is_run, parts, whole_runs
 from llenergymeasure.results.upgrade import config_1_to_2
 
 
@@ -101,8 +101,8 @@ def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[Failed
     """What a folder without a result holds: its whole runs and those that did not end, or where none is whole
     what can be read of the others; a run's own folder gives that run. ResultError where that is nothing.
     """
-    if directory.parent.name == RUNS and directory.is_dir():
-        if directory.suffix == PART and is_live(directory.parents[1]):
+    if is_run(directory):
+        if directory.suffix == PART and is_live(directory.absolute().parents[1]):
             raise ResultError(f"{directory} belongs to a run that goes on", hint="wait until it has ended")
         return tuple(_of_folder(directory) if directory.suffix != PART else [_of_part(directory)]), ()
     if is_live(directory):
@@ -119,20 +119,21 @@ def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[Failed
 def is_readable(part: Path) -> bool:
     """Whether a run that did not end left at least one block of passes."""
     try:
-        return bool(_of_part(part).passes)
+        _of_part(part)
     except ResultError:
         return False
+    return True
 
 
 def _of_part(directory: Path) -> Measurement:
     """A run as far as its last whole block of passes."""
     path = directory / EVENTS_NAME
     messages = _messages(path, whole=False)
-    last = max((at for at, one in enumerate(messages) if one.get("say") == "measured"), default=None)
-    if last is None:
-        raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
+    last = max((at for at, one in enumerate(messages) if one.get("say") == "measured"), default=0)
     blocks = [one for one in messages[:last] if one.get("say") == "block_done"]
-    (seen,) = _of_messages(directory, [*blocks[: len(messages[last]["blocks"])], messages[last]])
+    if not any(one.get("kind") == "full" for one in blocks):
+        raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
+    (seen,) = _of_messages(directory, [*blocks, messages[last]])
     said = MeasurementWarning.of("interrupted", f"run {seen.index} was ended after {len(seen.blocks)} blocks")
     return replace(seen, warnings=(*seen.warnings, said))
 

@@ -130,6 +130,10 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                     spinning_cores=conditions.spinning_cores,
                 )
 
+            def keep(seen: Observations) -> None:
+                recorder.flush()
+                write_measurement(directory, measured(seen, _NO_TRACE))
+
             rig = Rig(
                 worker=PlacedWorker(
                     child,
@@ -142,7 +146,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 mark=conditions.mark,
                 progress=tell,
                 warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
-                keep=lambda seen: write_measurement(directory, measured(seen, _NO_TRACE)),
+                keep=keep,
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )

@@ -11,9 +11,12 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from llenergymeasure.backends import load_backend
@@ -22,6 +25,7 @@ from llenergymeasure.measure import protocol
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.launch import adopt_orphans, kill_session
 from llenergymeasure.records import FailureKind, RunFailure
+from llenergymeasure.results.folder import explained
 
 
 class Channel:
@@ -63,10 +67,12 @@ def main() -> int:
     position = Position()
     with Bench(first.config, load=load_backend, clock=time, position=position) as bench:
         try:
-            _serve(channel, bench)
+            with explained("a file of the engine", Path(tempfile.gettempdir())):
+                _serve(channel, bench)
         # The top of the worker: whatever an engine throws becomes a RunFailure, and a cancel comes as SIGINT.
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
-            traceback.print_exc()
+            with suppress(OSError):  # the log may be on a disk that is full; the parent is told all the same
+                traceback.print_exc()
             channel.say(protocol.Failed(_failure(error, position)))
             return 1
     return 0

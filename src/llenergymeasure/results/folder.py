@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records.figures import plain
 
 RUNS, PART = "runs", ".part"
 # What a disk answers, as against a mistake of ours.
@@ -34,7 +33,7 @@ def made(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def experiment_folder(folder: Path) -> Iterator[Path]:
     """`folder` for the runs of an experiment, locked while they go on; removed where no run leaves a file."""
-    with _explained("the runs", folder), made(folder), contextlib.ExitStack() as held:
+    with explained("the runs", folder), made(folder), contextlib.ExitStack() as held:
         handle = os.open(folder, os.O_RDONLY)
         held.callback(os.close, handle)
         with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -50,7 +49,7 @@ def run_folder(experiment: Path, number: int, *, keep: Callable[[Path], bool]) -
     """
     final = experiment / RUNS / str(number)
     part = final.with_name(final.name + PART)
-    with _explained("the run", part), made(part.parent):
+    with explained("the run", part), made(part.parent):
         part.mkdir()
         try:
             yield part
@@ -71,6 +70,17 @@ def parts(experiment: Path) -> tuple[Path, ...]:
     """The folders of runs that did not end: they failed or were killed."""
     found = [one for one in _runs(experiment) if one.suffix == PART and one.stem.isdecimal()]
     return tuple(sorted(found, key=lambda one: int(one.stem)))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, whole or not, rather than of an experiment."""
+    at = folder.absolute()
+    return at.parent.name == RUNS and at.stem.isdecimal() and at.suffix in {"", PART}
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether there are files of runs in it, and it should have a result."""
+    return is_run(folder) or (folder / RUNS).is_dir()
 
 
 def is_live(experiment: Path) -> bool:
@@ -112,13 +122,15 @@ def _runs(experiment: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _explained(what: str, path: Path) -> Iterator[None]:
+def explained(what: str, path: Path) -> Iterator[None]:
+    """What a disk refuses, or anything about the files beside `path`, becomes a ResultError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        at = Path(error.filename) if isinstance(error.filename, str | Path) else None
+        if error.errno not in _OF_THE_DISK and (at is None or not at.is_relative_to(path.parent)):
             raise
-        raise unwritable(what, Path(error.filename or path), error) from error
+        raise unwritable(what, at or path, error) from error
 
 
 def _disk(path: Path) -> str:
@@ -132,4 +144,4 @@ def _disk(path: Path) -> str:
     except (OSError, ValueError, StopIteration):
         return ""
     seen = [one.device for one in psutil.disk_partitions(all=True) if one.mountpoint == str(mount)]
-    return f" (disk {seen[-1] if seen else 'unknown'}, mounted on {mount}, {plain(free, 'B')} free)"
+    return f" (disk {seen[-1] if seen else 'unknown'}, mounted on {mount}, {free / 1e6:.3g} MB free)"

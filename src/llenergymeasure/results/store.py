@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
-from llenergymeasure.results.folder import PART, RUNS, made, sync_folder, unwritable
+from llenergymeasure.results.folder import PART, RUNS, holds_runs, made, sync_folder, unwritable
 from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
 from llenergymeasure.results.upgrade import result_1_to_2
 
@@ -39,13 +39,16 @@ UNTRACED = "no traces are kept with this result: it can't be computed again (an 
 
 
 def save(result: ExperimentResult, output_dir: Path) -> Path:
-    """Write `result.json` to `output_dir/<experiment_id>/`, where the files of its runs are if any were kept;
-    returns that folder.
+    """Write `result.json` to `output_dir/<experiment_id>/` and return that folder."""
+    return save_in(output_dir / result.experiment_id, result)
+
+
+def save_in(folder: Path, result: ExperimentResult) -> Path:
+    """Write `result.json` to the folder, where the files of its runs are if any were kept, and return that.
 
     It is written aside and renamed; where this very result is there already nothing is done. ResultError when
     another one is there, or it can't be written: then nothing of it is left.
     """
-    folder = output_dir / result.experiment_id
     try:
         _save(result, folder)
     except FileExistsError as error:
@@ -81,8 +84,10 @@ def save_or_rescue(result: ExperimentResult, output_dir: Path) -> Path:
             rescued = Path(tempfile.mkdtemp(prefix="llem-result-")) / RESULT_FILE
             _write_aside(rescued, _as_text(result))
             message += f"; it is whole in {rescued}"
-            places = [shlex.quote(str(one)) for one in (folder, rescued, folder / RESULT_FILE)]
-            hint = "free space there, then: mkdir -p {} && mv {} {}".format(*places)
+            make = "" if folder.is_dir() else f"mkdir -p {shlex.quote(str(folder))} && "
+            hint = (
+                f"free space there, then: {make}{shlex.join(['mv', str(rescued), str(folder / RESULT_FILE)])}"
+            )
         raise ResultError(message, hint=hint, result=result) from error
 
 
@@ -239,9 +244,10 @@ def _read(path: Path) -> tuple[Path, str]:
         odd = file.exists() and not file.is_file()
         text = "" if odd else file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        runs = path.is_dir() and ((path / RUNS).is_dir() or path.parent.name == RUNS)
         hint = f"it holds files of runs; llem recompute {path} computes what is in them"
-        raise ResultError(f"there is no result at {file}", hint=hint if runs else WHAT_TO_GIVE) from error
+        raise ResultError(
+            f"there is no result at {file}", hint=hint if holds_runs(path) else WHAT_TO_GIVE
+        ) from error
     except UnicodeDecodeError as error:
         raise ResultError(
             f"{file} is not a result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE

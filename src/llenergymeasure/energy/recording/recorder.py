@@ -37,7 +37,8 @@ _JOIN_S = 2.0
 
 
 class Recorder:
-    """Reads `meters` all the time and keeps what they say in `directory`, for windows that are chosen later.
+    """Reads `meters` all the time and keeps what they say in `directory`, for windows that are chosen later;
+    where that is None nothing is kept.
 
     With `start` (or as a context manager) each device gets a daemon thread of its own, so that one that
     blocks holds up no other, and what was read is on disk within a second (`power.arrow`). With
@@ -50,7 +51,7 @@ class Recorder:
 
     tick_s = 0.001
 
-    def __init__(self, meters: Sequence[Meter], *, clock: Clock, directory: Path) -> None:
+    def __init__(self, meters: Sequence[Meter], *, clock: Clock, directory: Path | None) -> None:
         self._meters = tuple(meters)
         self._clock = clock
         self._directory = directory
@@ -99,7 +100,8 @@ class Recorder:
         with ExitStack() as opening:
             for meter in self._meters:
                 self._open(meter, opening)
-            self._writer = TraceWriter(self._directory / STREAM_NAME, self.domains)
+            stream = None if self._directory is None else self._directory / STREAM_NAME
+            self._writer = TraceWriter(stream, self.domains)
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
         if not threaded:
@@ -187,7 +189,7 @@ class Recorder:
             one.cpu_ns += time.thread_time_ns() - began_ns
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + round(_FLUSH_S * 1e9)
-            self._flush()
+            self.flush()
         self.due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
     def trace(self, *, windows: Sequence[Window] | None = None) -> Trace:
@@ -195,9 +197,10 @@ class Recorder:
 
         ResultError where the trace could not be written or read.
         """
+        assert self._directory is not None
         if self._writer is None:
             return read_trace(self._directory / PARQUET_NAME, windows=windows)
-        self._flush()
+        self.flush()
         self._raise_failure()
         with self._file_lock:
             trace = read_trace(self._directory / STREAM_NAME, windows=windows)
@@ -209,7 +212,8 @@ class Recorder:
             return
         self._close()
         self._raise_failure()
-        compact(self._directory)
+        if self._directory is not None:
+            compact(self._directory)
 
     def _close(self) -> None:
         self._stopping.set()
@@ -224,7 +228,7 @@ class Recorder:
         if self._flusher is not None:
             self._flusher.join()
         self._gaps += self._open_gaps()
-        self._flush()
+        self.flush()
         try:
             if self._writer is not None:
                 self._writer.close()
@@ -245,7 +249,7 @@ class Recorder:
             self._gaps.append(Gap(window, f"{type(meter).__name__} could not be closed: {error}"))
 
     def _raise_failure(self) -> None:
-        if self._failure is not None:
+        if self._failure is not None and self._directory is not None:
             raise unwritable("the trace", self._directory, self._failure) from self._failure
 
     def _watch(self, one: Watched) -> None:
@@ -258,7 +262,7 @@ class Recorder:
 
     def _flush_on_and_on(self) -> None:
         while not self._stopping.wait(_FLUSH_S):
-            self._flush()
+            self.flush()
             self._flusher_cpu_ns = time.thread_time_ns()
 
     def _read(self, one: Watched) -> None:
@@ -293,7 +297,8 @@ class Recorder:
         now_ns = self._clock.monotonic_ns()
         return tuple(gap for one in self._watched for gap in one.open_gaps(now_ns))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand all that was read so far to the disk."""
         with self._file_lock:
             with self._buffer_lock:
                 rows, gaps = self._rows, self._gaps

@@ -49,17 +49,19 @@ def series_keys(domains: Iterable[Domain]) -> list[tuple[str, str]]:
 
 
 class TraceWriter:
-    """Appends to an Arrow IPC stream. What was written before a SIGKILL can be read afterwards."""
+    """Appends to an Arrow IPC stream, in memory where `path` is None. What was written before SIGKILL can be
+    read afterwards.
+    """
 
-    def __init__(self, path: Path, domains: Sequence[Domain]) -> None:
+    def __init__(self, path: Path | None, domains: Sequence[Domain]) -> None:
         self._schema = pa.schema(_FIELDS).with_metadata(_metadata(domains, ()))
         try:
-            self._sink = pa.OSFile(str(path), "wb")
+            self._sink = pa.BufferOutputStream() if path is None else pa.OSFile(str(path), "wb")
             self._stream = ipc.new_stream(self._sink, self._schema)
             # A batch of nothing brings the schema to the disk: a run that dies at once leaves a trace.
             self.write((), ())
         except OSError as error:
-            raise unwritable("the trace", path, error) from error
+            raise unwritable("the trace", path or Path(), error) from error
 
     def write(self, rows: Sequence[Row] | array[int], gaps: Sequence[Gap]) -> None:
         """One batch of rows, or of their numbers one after the other in an array of 64-bit integers.

@@ -1,4 +1,4 @@
-"""A Slurm cluster of two nodes on this machine, from Debian's packages, for the time of a test session."""
+"""A Slurm of two nodes on this machine, from Debian's packages, and a study that runs on it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 CONF = """\
@@ -89,13 +91,13 @@ def cluster(place: Path) -> Iterator[Cluster]:
     conf.write_text(CONF.format(place=place, **ports))
     environment = {"SLURM_CONF": str(conf), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     with ExitStack() as daemons:
-        daemons.callback(lambda: [_end(one) for one in started])
+        daemons.callback(lambda: _end(*started))
         started = [_munged(place)]
         started.append(_daemon([str(_found("slurmctld")), "-D"], environment))
         found = Cluster(place, environment, {})
         for name in ("node1", "node2"):
             found.start_node(name)
-        daemons.callback(lambda: [_end(one) for one in found.nodes.values()])
+        daemons.callback(lambda: _end(*found.nodes.values()))
         _wait_until_idle(found)
         yield found
 
@@ -164,10 +166,46 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in found]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(*processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+STUDY = """\
+model: any
+backend: simulated
+n: 2
+max_input_tokens: 16
+max_output_tokens: 8
+passes: {seconds: 0.4, count: 3, prefill: 0}
+repeats: {count: 2}
+baseline: {seconds: 0}
+warmup: {min_batches: 0, window: 3}
+simulated: {counter_step_s: 0.01, load_s: 0.05}
+sweep:
+  random_seed: [1, 2]
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if (why := why_not()) is not None:
+        pytest.skip(why)
+    pytest.importorskip("submitit")
+    with cluster(tmp_path_factory.mktemp("slurm")) as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        yield found

@@ -1,0 +1,18 @@
+"""`llem merge`: parts of a study from several machines in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from llenergymeasure.cli._display import talk
+from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli.study import show
+from llenergymeasure.study.merge import merge as merge_studies
+
+
+def merge(studies: Sequence[Path], output: Path, *, accept_drift: bool, verbose: bool) -> None:
+    with reported(verbose=verbose):
+        merged = merge_studies(studies, output, accept_drift=accept_drift)
+        talk(f"Saved: {output}")
+        show(merged, form="text", sort=None)
