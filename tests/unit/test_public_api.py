@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 import llenergymeasure
 from llenergymeasure import ConfigError, ExperimentConfig, run_experiment
 from llenergymeasure.cli import run as cli_run
-from llenergymeasure.cli.run import print_experiment_header
+from llenergymeasure.cli._display import print_experiment_header
 
 SMOKE: dict[str, Any] = {
     "model": "any",
