@@ -91,6 +91,19 @@ def test_ctrl_c_during_an_import_is_one_line(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["llenergymeasure.measure.repeats", "numpy", "pyarrow.lib"])
+def test_ctrl_c_during_an_import_of_a_run_is_one_line(module: str) -> None:
+    command = ["run", "-q", "-m", "any", "-b", "simulated", "--preset", "smoke", "-n", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, module, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
+
+
 @pytest.mark.parametrize("after_ms", [0, 20, 50, 100, 200, 400, 800])
 def test_ctrl_c_at_any_time_is_one_line(after_ms: int) -> None:
     with subprocess.Popen(
