@@ -18,8 +18,15 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+# What users write has to pass without plug-ins, README's example first. basedpyright is pyright from the
+# package index alone; pyright itself fetches its program from elsewhere.
+EXAMPLE := .mypy_cache/readme_example.py
+
 types: $(READY)
 	$(BIN)/mypy
+	sed -n '/^```python$$/,/^```$$/{/^```/!p;}' README.md > $(EXAMPLE) && test -s $(EXAMPLE)
+	$(BIN)/mypy --strict --config-file /dev/null $(EXAMPLE) tests/typing/users.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --level error $(EXAMPLE) tests/typing/users.py
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo

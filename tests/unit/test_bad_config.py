@@ -221,3 +221,38 @@ def test_a_home_directory_is_expanded() -> None:
 def test_an_empty_list_of_gpus_is_refused() -> None:
     with pytest.raises(ValidationError, match="auto, all, or a list of UUIDs or indices"):
         ExperimentConfig.model_validate({"model": "gpt2", "energy": {"gpus": []}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        ([""], {}, ["CONFIG", "empty"]),
+        (["-m", "gpt2", "-o", ""], {}, ["output_dir", "empty"]),
+        (["-m", "gpt2"], {"LLEM_CYCLES__COUNT": "3"}, ["LLEM_REPEATS__COUNT"]),
+        (["-m", "gpt2"], {"LLEM_CACHEDIR": "/x"}, ["did you mean LLEM_CACHE_DIR?"]),
+        (["-m", "gpt2"], {"LLEM_PRESISION": "fp16"}, ["did you mean LLEM_PRECISION?"]),
+        (["-m", "gpt2", "--set", "passes.seconds=1e30"], {}, ["passes.seconds", "31536000"]),
+        (["-m", "gpt2", "--set", "timeout_s=1e9"], {}, ["timeout_s", "31536000"]),
+        (["-m", "gpt2", "--set", "passes.seconds.a=1"], {}, ["did you mean passes.seconds?"]),
+        (["-m", "gpt2", "--set", "=3"], {}, ["'=3' is not KEY=VALUE"]),
+        (["-m", "gpt2", "--set", ".=3"], {}, ["unknown key: ''"]),
+    ],
+)
+def test_a_slip_is_refused_in_words_that_help(
+    arguments: list[str], variables: dict[str, str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    outcome = CliRunner().invoke(app, ["run", *arguments])
+    assert outcome.exit_code == 2
+    assert [word for word in said if word not in outcome.output] == []
+
+
+@pytest.mark.parametrize("command", [["show"], ["recompute"], ["compare", "x"], ["run"]])
+def test_an_argument_from_a_variable_that_is_not_set_is_not_the_working_directory(
+    command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    outcome = CliRunner().invoke(app, [*command, ""])
+    assert outcome.exit_code == 2
+    assert "empty" in outcome.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -90,6 +91,19 @@ def test_ctrl_c_during_an_import_is_one_line(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["llenergymeasure.measure.repeats", "numpy", "pyarrow.lib"])
+def test_ctrl_c_during_an_import_of_a_run_is_one_line(module: str) -> None:
+    command = ["run", "-q", "-m", "any", "-b", "simulated", "--preset", "smoke", "-n", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, module, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
+
+
 @pytest.mark.parametrize("after_ms", [0, 20, 50, 100, 200, 400, 800])
 def test_ctrl_c_at_any_time_is_one_line(after_ms: int) -> None:
     with subprocess.Popen(
@@ -130,3 +144,19 @@ def test_a_full_disk_behind_stdout_is_one_line(arguments: list[str]) -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "No space left on device" in done.stderr
+
+
+def test_a_reader_that_takes_one_line_and_leaves_changes_nothing() -> None:
+    """All is written in one piece, so that nothing is left to write once the reader has its line."""
+    for _ in range(3):
+        with subprocess.Popen(
+            [*LLEM, "doctor"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as child:
+            assert child.stdout is not None
+            assert child.stderr is not None
+            os.read(child.stdout.fileno(), 1)
+            child.stdout.close()
+            assert (child.wait(timeout=60), child.stderr.read()) == (0, b"")

@@ -62,10 +62,12 @@ def _known_name(name: str, builtin: Collection[str], *, group: str, info: Valida
 class DatasetConfig(Section):
     """Where prompts come from. A bare string stands for `name`."""
 
-    name: str = Field("mixed", min_length=1, description="mixed, synthetic, or the path of a .jsonl file")
-    prompt_tokens: Positive = Field(128, description="length of every synthetic prompt, in tokens")
+    name: str = Field(
+        default="mixed", min_length=1, description="mixed, synthetic, or the path of a .jsonl file"
+    )
+    prompt_tokens: Positive = Field(default=128, description="length of every synthetic prompt, in tokens")
     chat_template: Literal["auto", "off"] = Field(
-        "auto", description="auto wraps text prompts in the model's chat template where it has one"
+        default="auto", description="auto wraps text prompts in the model's chat template where it has one"
     )
 
 
@@ -76,18 +78,20 @@ def _named_dataset(value: object) -> object:
 class DecoderConfig(Section):
     """How the next token is chosen. The default is greedy: the same work in every pass."""
 
-    temperature: float = Field(0.0, ge=0, le=10, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, description="0 switches it off")
-    repetition_penalty: float = Field(1.0, gt=0)
+    temperature: float = Field(default=0.0, ge=0, le=10, description="0 is greedy")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0 switches it off")
+    repetition_penalty: float = Field(default=1.0, gt=0)
 
 
 class WarmupConfig(Section):
     """Batches that run before the first measured one, with the measured settings, until times settle."""
 
-    window: int = Field(5, ge=3, description="how many last batches must agree")
-    variation: float = Field(0.05, gt=0, description="largest coefficient of variation that counts as steady")
-    min_batches: int = Field(3, ge=0)
+    window: int = Field(default=5, ge=3, description="how many last batches must agree")
+    variation: float = Field(
+        default=0.05, gt=0, description="largest coefficient of variation that counts as steady"
+    )
+    min_batches: int = Field(default=3, ge=0)
     max_seconds: PositiveSeconds = 30.0
 
 
@@ -102,13 +106,19 @@ class BudgetConfig(Section):
 class PassesConfig(Section):
     """How long and how often the workload is walked within one run."""
 
-    seconds: PositiveSeconds = Field(5.0, description="a pass repeats the walk until it has lasted this long")
-    count: Positive = Field(3, description="passes that follow one another in a block, between two silences")
+    seconds: PositiveSeconds = Field(
+        default=5.0, description="a pass repeats the walk until it has lasted this long"
+    )
+    count: Positive = Field(
+        default=3, description="passes that follow one another in a block, between two silences"
+    )
     prefill: int = Field(
-        1, ge=0, description="passes with one output token each, which tell prefill from decode; 0 for none"
+        default=1,
+        ge=0,
+        description="passes with one output token each, which tell prefill from decode; 0 for none",
     )
     target: Target | None = Field(
-        None,
+        default=None,
         description="wanted half-width of joules per output token, relative, over the passes of a single run",
     )
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
@@ -117,22 +127,28 @@ class PassesConfig(Section):
 class RepeatsConfig(Section):
     """How often the whole run is repeated, each time in a fresh process."""
 
-    count: Positive = Field(3, description="runs; an interval needs three")
+    count: Positive = Field(default=3, description="runs; an interval needs three")
     target: Target | None = Field(
-        None, description="wanted half-width of joules per output token, relative; none: count is enough"
+        default=None,
+        description="wanted half-width of joules per output token, relative; none: count is enough",
     )
-    max: Positive = Field(30, description="runs at most where a target asks for more than count")
+    max: Positive = Field(default=30, description="runs at most where a target asks for more than count")
 
 
 class BaselineConfig(Section):
     """Idle power before, between and after."""
 
-    seconds: float = Field(3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out")
+    seconds: float = Field(
+        default=3.0, ge=0, le=3600, description="length of each idle window; 0 leaves them out"
+    )
     cooling_seconds: float = Field(
-        0.0, ge=0, le=3600, description="longest wait for power to settle before a run; 0 does not wait"
+        default=0.0,
+        ge=0,
+        le=3600,
+        description="longest wait for power to settle before a run; 0 does not wait",
     )
     net: Literal["loaded", "bare"] = Field(
-        "loaded", description="which idle power is taken off for net energy"
+        default="loaded", description="which idle power is taken off for net energy"
     )
 
 
@@ -140,13 +156,17 @@ class EnergyConfig(Section):
     """Which meter, which GPUs, and whether a modelled figure will do."""
 
     meter: str = Field(
-        "auto", min_length=1, description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name"
+        default="auto",
+        min_length=1,
+        description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name",
     )
     gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
-        "auto",
+        default="auto",
         description="auto: those the engine uses; all; or a list of UUIDs, their beginnings or indices",
     )
-    require_measured: bool = Field(False, description="refuse to run where energy could only be modelled")
+    require_measured: bool = Field(
+        default=False, description="refuse to run where energy could only be modelled"
+    )
 
     @field_validator("meter")
     @classmethod
@@ -167,16 +187,16 @@ class FootprintConfig(Section):
     """What the joules mean elsewhere: derived figures, never part of energy. Nothing by default."""
 
     grid_g_per_kwh: NotNegative | None = Field(
-        None, description="grams of CO2-equivalent per kWh of the grid"
+        default=None, description="grams of CO2-equivalent per kWh of the grid"
     )
     zone: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[A-Z]{3}$",
         description="country (ISO 3166 alpha-3), by codecarbon's table if installed",
     )
-    pue: float = Field(1.0, ge=1, le=5, description="power usage effectiveness of the building")
+    pue: float = Field(default=1.0, ge=1, le=5, description="power usage effectiveness of the building")
     price_per_kwh: NotNegative | None = None
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
 
     @model_validator(mode="after")
     def _one_intensity(self) -> FootprintConfig:
@@ -199,15 +219,16 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     model: str = Field(
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
     )
-    backend: str = Field("pytorch", min_length=1)
-    n: Positive = Field(100, description="number of prompts")
+    backend: str = Field(default="pytorch", min_length=1)
+    n: Positive = Field(default=100, description="number of prompts")
     dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
     precision: Precision = "bf16"
-    random_seed: int = Field(42, ge=0, lt=2**32)
-    max_input_tokens: Positive = Field(512, description="longer prompts are cut to this many tokens")
+    random_seed: int = Field(default=42, ge=0, lt=2**32)
+    max_input_tokens: Positive = Field(default=512, description="longer prompts are cut to this many tokens")
     max_output_tokens: Positive = 128
     output_length: Literal["exact", "natural"] = Field(
-        "exact", description="exact: every request produces max_output_tokens; natural: it may stop at EOS"
+        default="exact",
+        description="exact: every request produces max_output_tokens; natural: it may stop at EOS",
     )
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)
@@ -217,7 +238,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
     preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
-    timeout_s: PositiveSeconds = Field(3600.0, description="a run is ended after this long")
+    timeout_s: PositiveSeconds = Field(default=3600.0, description="a run is ended after this long")
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     vllm: VllmConfig = Field(default_factory=VllmConfig)
@@ -225,7 +246,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     tensorrt: TensorrtConfig = Field(default_factory=TensorrtConfig)
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
     options: Arguments = Field(default_factory=dict, description="what the backend of a plug-in takes")
-    lora: LoraConfig | None = Field(None, description="an adapter on top of the model; none when absent")
+    lora: LoraConfig | None = Field(
+        default=None, description="an adapter on top of the model; none when absent"
+    )
     passthrough_kwargs: Arguments = Field(
         default_factory=dict, description="further arguments of transformers' from_pretrained, by their names"
     )

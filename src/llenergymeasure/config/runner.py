@@ -14,18 +14,20 @@ class RunnerConfig(Section):
 
     kind: Literal["local", "container"] = "local"
     image: str | None = Field(
-        None, description="image of the container, which holds the engine and the same llem as here"
+        default=None, description="image of the container, which holds the engine and the same llem as here"
     )
     engine: Literal["auto", "docker", "podman"] = Field(
-        "auto", description="auto takes docker where it answers, else podman"
+        default="auto", description="auto takes docker where it answers, else podman"
     )
     mounts: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="further folders or files, as source:target or source:target:rw; read-only without rw",
     )
-    env: tuple[str, ...] = Field((), description="names of this host's variables that the container gets")
+    env: tuple[str, ...] = Field(
+        default=(), description="names of this host's variables that the container gets"
+    )
     network: Literal["host", "none"] = Field(
-        "host", description="none keeps the engine from reaching anything, the model's hub included"
+        default="host", description="none keeps the engine from reaching anything, the model's hub included"
     )
 
     @field_validator("mounts")

@@ -76,7 +76,7 @@ class OwnBatches(EngineSection):
     """An engine that forms its own batches, and checks its arguments itself."""
 
     batch_size: Positive | None = Field(
-        None, description="requests handed to the engine at once; all of them when absent"
+        default=None, description="requests handed to the engine at once; all of them when absent"
     )
     engine: Arguments = Field(default_factory=dict)
 
@@ -110,5 +110,5 @@ class LoraConfig(Section):
         min_length=1, description="directory with adapter_config.json and the adapter's weights"
     )
     merged: bool = Field(
-        False, description="true adds it to the weights once, so that a step costs nothing more"
+        default=False, description="true adds it to the weights once, so that a step costs nothing more"
     )

@@ -29,27 +29,31 @@ class LlamacppConfig(EngineSection):
     """llama.cpp through llama-cpp-python: one request after the other."""
 
     threads: Positive | None = Field(
-        None, description="threads that generate; one for each physical core when absent"
+        default=None, description="threads that generate; one for each physical core when absent"
     )
-    threads_batch: Positive | None = Field(None, description="threads that read prompts; threads when absent")
-    n_batch: Positive = Field(512, description="prompt tokens handed over at once")
+    threads_batch: Positive | None = Field(
+        default=None, description="threads that read prompts; threads when absent"
+    )
+    n_batch: Positive = Field(default=512, description="prompt tokens handed over at once")
     n_ubatch: Positive | None = Field(
-        None, description="prompt tokens computed at once; n_batch, but at most 512, when absent"
+        default=None, description="prompt tokens computed at once; n_batch, but at most 512, when absent"
     )
-    gpu_layers: int = Field(0, ge=-1, description="layers on the GPU; -1 all of them")
+    gpu_layers: int = Field(default=0, ge=-1, description="layers on the GPU; -1 all of them")
     context: Positive | None = Field(
-        None,
+        default=None,
         description="tokens of context, which llama.cpp rounds up to a multiple of 256; "
         "max_input_tokens + max_output_tokens when absent",
     )
-    cache_type_k: CacheType = Field("f16", description="type of the cached keys")
+    cache_type_k: CacheType = Field(default="f16", description="type of the cached keys")
     cache_type_v: CacheType = Field(
-        "f16", description="type of the cached values; a quantised one needs flash_attn"
+        default="f16", description="type of the cached values; a quantised one needs flash_attn"
     )
-    flash_attn: bool = Field(False, description="flash attention")
-    mmap: bool = Field(True, description="map the file instead of reading it")
-    mlock: bool = Field(False, description="keep the model from being swapped out")
-    repack: bool = Field(True, description="weights are laid out anew for this CPU where llama.cpp can")
+    flash_attn: bool = Field(default=False, description="flash attention")
+    mmap: bool = Field(default=True, description="map the file instead of reading it")
+    mlock: bool = Field(default=False, description="keep the model from being swapped out")
+    repack: bool = Field(
+        default=True, description="weights are laid out anew for this CPU where llama.cpp can"
+    )
 
     @property
     def tokens_at_once(self) -> int:

@@ -13,43 +13,47 @@ from llenergymeasure.config.section import Positive
 class PytorchConfig(EngineSection):
     """transformers on PyTorch."""
 
-    batch_size: Positive = Field(1, description="requests in one batch, padded to its longest prompt")
+    batch_size: Positive = Field(default=1, description="requests in one batch, padded to its longest prompt")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="auto takes CUDA, else an Apple GPU, else the CPU"
+        default="auto", description="auto takes CUDA, else an Apple GPU, else the CPU"
     )
-    device_map: str | None = Field(None, description="as transformers takes it, such as auto or balanced")
+    device_map: str | None = Field(
+        default=None, description="as transformers takes it, such as auto or balanced"
+    )
     num_processes: Positive = Field(
-        1,
+        default=1,
         description="processes that share the requests, each with the whole model (tp_plan: with a part)",
     )
     tp_plan: Literal["auto"] | None = Field(
-        None, description="auto splits every matrix over num_processes, by the model's own plan"
+        default=None, description="auto splits every matrix over num_processes, by the model's own plan"
     )
     quantization: Literal["auto", "bitsandbytes", "torchao", "quanto"] = Field(
-        "auto",
+        default="auto",
         description="what makes precision int8 or int4; auto takes bitsandbytes, else torchao, if installed",
     )
     attn_implementation: (
         Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
-    ) = Field(None, description="the model's own choice when absent")
-    compile: bool = Field(False, description="torch.compile, outside the measured windows")
+    ) = Field(default=None, description="the model's own choice when absent")
+    compile: bool = Field(default=False, description="torch.compile, outside the measured windows")
     compile_mode: (
         Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | None
-    ) = Field(None, description="the mode of torch.compile")
+    ) = Field(default=None, description="the mode of torch.compile")
     cache_implementation: Literal["dynamic", "static", "offloaded", "quantized"] | None = Field(
-        None, description="how keys and values are kept; transformers' choice when absent"
+        default=None, description="how keys and values are kept; transformers' choice when absent"
     )
-    num_beams: Positive = Field(1, description="beams kept by beam search; 1 searches none")
+    num_beams: Positive = Field(default=1, description="beams kept by beam search; 1 searches none")
     prompt_lookup_num_tokens: Positive | None = Field(
-        None, description="tokens that are guessed at once from the prompt; off when absent"
+        default=None, description="tokens that are guessed at once from the prompt; off when absent"
     )
     assistant_model: str | None = Field(
-        None, min_length=1, description="a smaller model that guesses tokens ahead, named as `model` is"
+        default=None,
+        min_length=1,
+        description="a smaller model that guesses tokens ahead, named as `model` is",
     )
-    trust_remote_code: bool = Field(False, description="run the code that comes with the model")
-    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
+    trust_remote_code: bool = Field(default=False, description="run the code that comes with the model")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a model on the hub")
     threads: Positive | None = Field(
-        None, description="CPU threads of each process; when absent PyTorch's own choice, shared out"
+        default=None, description="CPU threads of each process; when absent PyTorch's own choice, shared out"
     )
 
     @property

@@ -15,23 +15,27 @@ class SimulatedFault(Section):
 
     kind: Literal["crash", "hang", "oom", "error"]
     at: Literal["open", "warmup", "pass"] = "pass"
-    after_batches: int = Field(0, ge=0, description="how many batches of that stage still succeed")
+    after_batches: int = Field(default=0, ge=0, description="how many batches of that stage still succeed")
 
 
 class SimulatedConfig(EngineSection):
     """No model: requested lengths and times, and a device whose true power is known."""
 
     batch_size: Positive = 1
-    load_s: float = Field(0.2, ge=0, le=3600)
-    prefill_s_per_token: float = Field(2e-5, ge=0, le=10)
-    decode_s_per_step: float = Field(2e-3, ge=0, le=10)
-    scatter: float = Field(0.01, ge=0, le=1, description="relative sd of a batch's duration and power")
-    run_scatter: float = Field(0.0, ge=0, le=1, description="relative sd of power from run to run")
-    eos_probability: float = Field(0.02, ge=0, le=1, description="per token, with output_length: natural")
-    idle_w: float = Field(60.0, ge=0)
-    context_w: float = Field(95.0, ge=0, description="power once the model is loaded")
-    active_w: float = Field(400.0, ge=0)
-    counter_step_s: PositiveSeconds = Field(0.1, description="update period of the energy counter")
+    load_s: float = Field(default=0.2, ge=0, le=3600)
+    prefill_s_per_token: float = Field(default=2e-5, ge=0, le=10)
+    decode_s_per_step: float = Field(default=2e-3, ge=0, le=10)
+    scatter: float = Field(
+        default=0.01, ge=0, le=1, description="relative sd of a batch's duration and power"
+    )
+    run_scatter: float = Field(default=0.0, ge=0, le=1, description="relative sd of power from run to run")
+    eos_probability: float = Field(
+        default=0.02, ge=0, le=1, description="per token, with output_length: natural"
+    )
+    idle_w: float = Field(default=60.0, ge=0)
+    context_w: float = Field(default=95.0, ge=0, description="power once the model is loaded")
+    active_w: float = Field(default=400.0, ge=0)
+    counter_step_s: PositiveSeconds = Field(default=0.1, description="update period of the energy counter")
     fault: SimulatedFault | None = None
 
     @property

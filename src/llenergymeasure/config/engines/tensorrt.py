@@ -14,7 +14,8 @@ class TensorrtConfig(OwnBatches):
     """TensorRT-LLM through its `LLM` interface."""
 
     engine_dir: Path | None = Field(
-        None, description="a TensorRT engine that is built already; `model` names what it was built from"
+        default=None,
+        description="a TensorRT engine that is built already; `model` names what it was built from",
     )
     engine: Arguments = Field(
         default_factory=dict, description="any argument of the installed tensorrt_llm.LLM"

@@ -16,7 +16,7 @@ class VllmConfig(OwnBatches):
         default_factory=dict, description="any argument of the installed vllm.SamplingParams"
     )
     beam_search: Arguments | None = Field(
-        None,
+        default=None,
         description="any argument of the installed BeamSearchParams, such as beam_width; off when absent",
     )
 
