@@ -70,6 +70,11 @@ MEANINGS: Mapping[WarningCode, str] = {
     "silence before or after the passes. The interval is wider for it.",
     "single_process": "One process: the interval is that of its passes. Another process of the same "
     "configuration may differ by more.",
+    "cpu_throttled": "A CPU quota (of a container, a pod or a service) held the run's processes back in more "
+    "than 1 % of its periods in the passes. Times and joules are those of the quota, and `throttling` in the "
+    "result counts the periods.",
+    "domain_missing": "A device that belongs to the energy asked for could not be read, from the start or in "
+    "a pass. The total leaves it out in every run, and `energy.lacks` says which it is and why.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -8,7 +8,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.meters.nvml import as_text, driver, gpus_of
+from llenergymeasure.energy.meters.nvml import (
+    ListedGpu,
+    as_text,
+    asked,
+    driver,
+    driver_version,
+    gpus_of,
+    listed_gpus,
+    refusals,
+)
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready
@@ -27,7 +36,7 @@ def gpu_facts(nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts
 
     def all_facts() -> tuple[GpuFacts, ...]:
         with driver(nvml) as opened:
-            return tuple(_facts(opened, index) for index in range(opened.nvmlDeviceGetCount()))
+            return tuple(_facts(opened, *each) for each in enumerate(listed_gpus(opened)))
 
     try:
         return bounded(all_facts, within_s, what="the NVIDIA driver")
@@ -81,28 +90,21 @@ class PlacedWorker:
         return replace(facts, gpu_uuids=tuple(self._seen))
 
 
-def _facts(nvml: Any, index: int) -> GpuFacts:
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    except nvml.NVMLError:
-        return GpuFacts(uuid=f"unknown-{index}", index=index)
+def _facts(nvml: Any, index: int, gpu: ListedGpu) -> GpuFacts:
+    if gpu.fault is not None:
+        return GpuFacts(uuid=gpu.uuid, index=index, fault=gpu.fault)
 
     def ask(question: str, *arguments: int, of: Callable[[Any], T]) -> T | None:
-        try:
-            return of(getattr(nvml, question)(handle, *arguments))
-        except (nvml.NVMLError, AttributeError):
-            return None
+        answer = asked(nvml, question, gpu.handle, *arguments)
+        return None if answer is None else of(answer)
 
-    try:
-        version = as_text(nvml.nvmlSystemGetDriverVersion())
-    except (nvml.NVMLError, AttributeError):
-        version = None
+    memory, fault = _memory(nvml, gpu.handle)
     return GpuFacts(
-        uuid=ask("nvmlDeviceGetUUID", of=as_text) or f"unknown-{index}",
+        uuid=gpu.uuid,
         index=index,
         name=ask("nvmlDeviceGetName", of=as_text),
-        memory_bytes=ask("nvmlDeviceGetMemoryInfo", of=lambda memory: int(memory.total)),
-        driver=version,
+        memory_bytes=memory,
+        driver=driver_version(nvml),
         power_limit_w=ask("nvmlDeviceGetEnforcedPowerLimit", of=lambda milliwatts: milliwatts / 1e3),
         sm_clock_mhz=ask("nvmlDeviceGetClockInfo", 1, of=int),
         temperature_c=ask("nvmlDeviceGetTemperature", 0, of=int),
@@ -112,4 +114,17 @@ def _facts(nvml: Any, index: int) -> GpuFacts:
         foreign_pids=ask(
             "nvmlDeviceGetComputeRunningProcesses", of=lambda found: tuple(process.pid for process in found)
         ),
+        unified_memory=memory is None and fault is None,
+        fault=fault,
     )
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, str | None]:
+    """The bytes of a board's own memory, None where it has none; and what is wrong with a board that does
+    not even say that.
+    """
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total) or None, None
+    except refusals(nvml) as error:
+        is_unified = getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED
+        return None, None if is_unified else str(error)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
+from llenergymeasure.host.machine import memory_available_bytes
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
@@ -93,7 +92,7 @@ def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str
             _why_not_shared(config, model),
         )
         reasons.extend(why for why in whys if why)
-        if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
+        if why := why_too_large(config, gpus, available_bytes=memory_available_bytes()):
             reasons.append(f"memory: {why}")
     except PreFlightError as error:
         reasons.append(_whole(error))
@@ -156,12 +155,14 @@ def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[st
         return None
 
 
-def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
+def why_too_large(
+    config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int | None
+) -> str | None:
     """Why the model will not fit, by the estimate; None where it does, or that can't be told.
 
     On a GPU against the memory of the largest one, or of as many as share the model, else against
-    `available_bytes`, what the host has left. An engine that forms its own batches needs room for one
-    request.
+    `available_bytes`, what the host has left (None is unknown); so too on a GPU that works in that. An engine
+    that forms its own batches needs room for one request.
     """
     own = config.engine
     estimate = estimate_vram(config, least=True).total_bytes
@@ -174,7 +175,7 @@ def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, availab
     if sizes and own.uses_gpus is not False:
         sizes = sizes[: own.gpus_per_model]
         where, there = "the GPUs have" if len(sizes) > 1 else "the GPU has", sum(sizes)
-    if estimate <= there:
+    if there is None or estimate <= there:
         return None
     return (
         f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "

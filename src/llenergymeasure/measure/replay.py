@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from llenergymeasure.records import (
     Pass,
     SessionFacts,
     Start,
+    Throttling,
     WarmUp,
     Window,
 )
@@ -65,6 +66,8 @@ class Measured:
     index: int = 1
     cut_prompts: int | None = None
     spinning_cores: float | None = None
+    throttling: Throttling | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
     say: Literal["measured"] = "measured"
 
 

@@ -14,10 +14,13 @@ from typing import TypeAlias
 
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
 from llenergymeasure.energy.recording.recorder import Recorder
+from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.host.cgroups import throttling
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.child import ChildWorker
-from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
+from llenergymeasure.measure.conditions import Conditions, quota_s, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.forecast import Tracker
@@ -32,7 +35,6 @@ from llenergymeasure.measure.scratch import temporary_in
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import (
     Block,
-    Domain,
     Measurement,
     Overhead,
     Progress,
@@ -83,17 +85,28 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         if device is not None and phase == "silence":
             device.enter(phase)
         conditions.enter(phase)
+        if phase == "load" and job.turn.number == 1:
+            # What the idle machine showed is said now: minutes of passes on it may be in vain.
+            for seen in conditions.warnings():
+                job.turn.remark(f"{seen.message}; {seen.remedy}")
         if device is not None and phase != "silence":
             device.enter(phase)
         tell.enter(phase)
 
     with ChildWorker(config, run_id=job.experiment, directory=directory, launch=launch) as child:
-        conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
+
+        def worker() -> str:
+            return next((str(pid) for pid in child.pids()), "self")
+
+        conditions = Conditions(
+            own_s=lambda: tree_cpu_s(child.pids()),
+            quota_s=lambda: quota_s(worker()),
+            throttled=lambda: throttling(pid=worker()),
+        )
         tell("checking")
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
-        seen_domains = cleared.meters.domains
-        job.locks.take(run_domains(seen_domains, config))
+        job.locks.take(run_domains(cleared.meters.domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
@@ -102,7 +115,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 worker=PlacedWorker(
                     child,
                     used=lambda: used_gpus(child.pids(), nvml),
-                    claim=partial(_claim, job.locks, seen_domains),
+                    claim=partial(_claim, config, job.locks, cleared.meters),
                 ),
                 recorder=recorder,
                 clock=time,
@@ -113,8 +126,8 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),
             )
-            seen = conduct(config, rig, job.turn)
-    write_requests(directory / "requests.parquet", seen.blocks)
+            observed = conduct(config, rig, job.turn)
+    write_requests(directory / "requests.parquet", observed.blocks)
     return Measurement(
         experiment_id=job.experiment,
         index=job.turn.number,
@@ -122,20 +135,22 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         origins=job.origins,
         started=started,
         environment=here,
-        facts=seen.facts,
+        facts=observed.facts,
         architecture=None if model is None else model.architecture,
-        idle=seen.idle,
-        load=seen.ready.load,
-        warm_up=seen.warm_up,
-        blocks=seen.blocks,
+        idle=observed.idle,
+        load=observed.ready.load,
+        warm_up=observed.warm_up,
+        blocks=observed.blocks,
         trace=recorder.trace(),
         overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
         warnings=conditions.warnings(),
         simulated=is_simulated,
         notes=_notes(cleared),
-        workload_hash=seen.ready.workload_hash,
-        cut_prompts=seen.ready.cut,
+        workload_hash=observed.ready.workload_hash,
+        cut_prompts=observed.ready.cut,
         spinning_cores=conditions.spinning_cores,
+        throttling=conditions.throttling,
+        unread=dict(cleared.meters.unread),
     )
 
 
@@ -152,8 +167,21 @@ def _watts(recorder: Recorder, windows: Sequence[Window]) -> Sequence[float | No
     return [idle_watts(trace, window) for window in windows]
 
 
-def _claim(locks: DomainLocks, seen: Sequence[Domain], gpu_uuids: Sequence[str]) -> None:
-    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet."""
+def _claim(config: ExperimentConfig, locks: DomainLocks, meters: Selection, gpu_uuids: Sequence[str]) -> None:
+    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet.
+
+    PreFlightError where one of them can't be read, and no choice of the user leaves it out: a sum without
+    the very device that works is no energy of the run.
+    """
+    if config.energy.meter in {"auto", *GPU_METERS} and isinstance(config.energy.gpus, str):
+        for name, why in meters.unread:
+            if name.removeprefix("gpu:") in gpu_uuids:
+                raise PreFlightError(
+                    f"the engine uses {name}, whose energy can't be read: {why}",
+                    hint="take another GPU (CUDA_VISIBLE_DEVICES), or say what to count without it: "
+                    "--meter rapl, --meter estimate or energy.gpus",
+                )
+    seen = meters.domains
     used = {f"{kind}:{uuid}" for uuid in gpu_uuids for kind in ("gpu", "module")}
     locks.take(domain.name for domain in seen if domain.name in used)
 
