@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Collection
 from pathlib import Path
 
@@ -96,14 +97,22 @@ def processors_s(*, proc: Path = PROC, allowed: Collection[int] | None = None) -
 
 
 def memory_available_bytes(*, proc: Path = PROC) -> int | None:
-    """What this process could still take, by the machine and by its limits; None where that is unknown."""
+    """What a process of ours could still take, by the machine and by its limits (`ulimit -v` is one); None
+    where that is unknown.
+    """
     if proc.joinpath("self").exists():
         kib = numbers(proc / "meminfo").get("MemAvailable")
         free = None if kib is None else kib * 1024
     else:
         free = int(psutil.virtual_memory().available)
-    known = [each for each in (free, memory_left_bytes(proc=proc)) if each is not None]
-    return min(known, default=None)
+    known = (free, memory_left_bytes(proc=proc), address_space_bytes())
+    return min((each for each in known if each is not None), default=None)
+
+
+def address_space_bytes() -> int | None:
+    """What `ulimit -v` leaves each process; None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def memory_total_bytes(*, proc: Path = PROC) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.nvml import (
     ListedGpu,
@@ -18,7 +19,8 @@ from llenergymeasure.energy.meters.nvml import (
     listed_gpus,
     refusals,
 )
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
+from llenergymeasure.exceptions import EnergyError, PreFlightError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
@@ -52,6 +54,25 @@ def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER
         return bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
     except EnergyError:
         return ()
+
+
+def require_readable(energy: EnergyConfig, meters: Selection, gpu_uuids: Sequence[str]) -> None:
+    """PreFlightError where the engine uses a GPU that can't be read and no choice of the user leaves it out:
+    a sum without the very device that works is no energy of the run.
+    """
+    if energy.meter not in {"auto", *GPU_METERS} or not isinstance(energy.gpus, str):
+        return
+    seen, unread = {domain.name for domain in meters.domains}, dict(meters.unread)
+    # A lost GPU has no UUID to be known by.
+    nameless = next((name for name in unread if name.startswith("gpu:unknown-")), "")
+    for name in (f"gpu:{uuid}" for uuid in gpu_uuids):
+        why = unread.get(name) or unread.get(nameless)
+        if name not in seen and why is not None:
+            raise PreFlightError(
+                f"the engine uses {name}, whose energy can't be read: {why}",
+                hint="take another GPU (CUDA_VISIBLE_DEVICES), or say what to count without it: "
+                "--meter rapl, --meter estimate or energy.gpus",
+            )
 
 
 @dataclass(slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
-from llenergymeasure.host.machine import memory_available_bytes
+from llenergymeasure.host.machine import address_space_bytes, memory_available_bytes
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
@@ -24,6 +25,9 @@ from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+# What the parent and a small PyTorch worker were seen to need, with room to spare.
+LEAST_FILES = 64
+LEAST_SPACE_SIMULATED, LEAST_SPACE = 1e9, 4e9
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -64,6 +68,7 @@ def _examined(
     model = None
     meters = None
     container = _engine(config, gpus, reasons)
+    reasons.extend(_limits(config))
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
     if why := why_no_grid(config.footprint):
@@ -79,6 +84,20 @@ def _examined(
     except EnergyError as error:
         reasons.append(f"energy: {_whole(error)}")
     return reasons, None if reasons or meters is None else Cleared(meters, model, container)
+
+
+def _limits(config: ExperimentConfig) -> Iterator[str]:
+    """Limits of this shell under which a run dies somewhere, of whatever asks first."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < LEAST_FILES:
+        yield f"limits: ulimit -n allows {files} open files, and a run needs {LEAST_FILES}: ulimit -n 1024"
+    space = address_space_bytes()
+    least = LEAST_SPACE_SIMULATED if config.engine.is_simulated else LEAST_SPACE
+    if space is not None and space < least:
+        yield (
+            f"limits: ulimit -v allows a process {space / 1e9:.2g} GB of address space, and libraries alone "
+            f"map {least / 1e9:.0f} GB: ulimit -v unlimited"
+        )
 
 
 def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> ResolvedModel | None:

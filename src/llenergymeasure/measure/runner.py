@@ -14,9 +14,8 @@ from typing import TypeAlias
 
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
-from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.energy.recording.recorder import Recorder
-from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.host.cgroups import throttling
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.child import ChildWorker
@@ -24,7 +23,7 @@ from llenergymeasure.measure.conditions import Conditions, quota_s, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.forecast import Tracker
-from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
+from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readable, used_gpus
 from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
@@ -168,22 +167,12 @@ def _watts(recorder: Recorder, windows: Sequence[Window]) -> Sequence[float | No
 
 
 def _claim(config: ExperimentConfig, locks: DomainLocks, meters: Selection, gpu_uuids: Sequence[str]) -> None:
-    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet.
-
-    PreFlightError where one of them can't be read, and no choice of the user leaves it out: a sum without
-    the very device that works is no energy of the run.
+    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet; refuse
+    those that can't be read.
     """
-    if config.energy.meter in {"auto", *GPU_METERS} and isinstance(config.energy.gpus, str):
-        for name, why in meters.unread:
-            if name.removeprefix("gpu:") in gpu_uuids:
-                raise PreFlightError(
-                    f"the engine uses {name}, whose energy can't be read: {why}",
-                    hint="take another GPU (CUDA_VISIBLE_DEVICES), or say what to count without it: "
-                    "--meter rapl, --meter estimate or energy.gpus",
-                )
-    seen = meters.domains
+    require_readable(config.energy, meters, gpu_uuids)
     used = {f"{kind}:{uuid}" for uuid in gpu_uuids for kind in ("gpu", "module")}
-    locks.take(domain.name for domain in seen if domain.name in used)
+    locks.take(domain.name for domain in meters.domains if domain.name in used)
 
 
 def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> ResolvedModel | None:

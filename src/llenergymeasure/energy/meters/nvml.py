@@ -177,6 +177,11 @@ def driver(nvml: Any = None) -> Iterator[Any]:
                 nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise EnergyError(f"the NVIDIA driver can't be used: {error}") from error
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise EnergyError(
+            f"the NVIDIA driver can't be used, its binding broke: {what}", hint=RIGHT_BINDING
+        ) from error
 
 
 def refusals(nvml: Any) -> tuple[type[Exception], ...]:
