@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from llenergymeasure.host.machine import (
     read_cpuinfo,
     threads,
 )
+from llenergymeasure.host.processes import lineage, trees
 from llenergymeasure.measure.conditions import quota_s, swapped_bytes
 from llenergymeasure.measure.environment import environment
 from llenergymeasure.records import Throttling
@@ -225,11 +227,25 @@ def test_the_limit_of_the_shell_counts() -> None:
 # What is not there
 
 
+def test_the_trees_of_processes_are_found_without_the_time_of_boot() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import os\nif not os.fork():\n  input()\nelse:\n  os.wait()"],
+        stdin=subprocess.PIPE,
+    ) as parent:
+        deadline = time.monotonic() + 60
+        while len(found := trees([parent.pid])) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (child,) = found - {parent.pid}
+        assert list(lineage(child))[:3] == [child, parent.pid, os.getpid()]
+        parent.communicate(b"\n")
+    assert trees([parent.pid]) == set()
+
+
 def test_a_machine_that_hides_everything_has_an_environment_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     seen = environment((), proc=tmp_path)
     assert seen.logical_cpus >= 1
-    assert (seen.swap_used_bytes, seen.memory_limit_bytes, seen.memory_bytes) == (None, None, 0)
+    assert (seen.swap_used_bytes, seen.memory_limit_bytes, seen.memory_bytes) == (None, None, None)
     assert (seen.usable_cpus or 0) >= 1
     assert swapped_bytes(tmp_path) is None
     assert read_cpuinfo(tmp_path) == ""

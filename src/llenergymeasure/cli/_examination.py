@@ -20,7 +20,8 @@ def examination_lines(found: Examination) -> Iterator[str]:
     """The machine, what measures on it, what runs on it, and at the end what that comes to."""
     here = found.environment
     yield f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
-    cpus, memory = f"{here.logical_cpus} processors", plain(here.memory_bytes, "B")
+    cpus = f"{here.logical_cpus} processors"
+    memory = "unknown memory" if here.memory_bytes is None else plain(here.memory_bytes, "B")
     if here.usable_cpus is not None and here.usable_cpus < here.logical_cpus:
         cpus += f" ({here.usable_cpus:.3g} for this process)"
     if here.memory_limit_bytes is not None:

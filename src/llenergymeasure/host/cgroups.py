@@ -9,6 +9,9 @@ from pathlib import Path
 from llenergymeasure.host.files import PROC, number, numbers, text
 from llenergymeasure.records import Throttling
 
+# Version 1 writes the highest whole number of pages instead of none.
+_NO_LIMIT = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
@@ -95,10 +98,10 @@ def throttling(*, pid: str = "self", proc: Path = PROC) -> Throttling | None:
     )
 
 
-def memory_limit_bytes(*, total: int, proc: Path = PROC) -> int | None:
-    """The tightest that holds for this process; None where none is below the machine's `total`."""
+def memory_limit_bytes(*, total: int | None, proc: Path = PROC) -> int | None:
+    """The tightest that holds for this process; None where none is below the machine's `total`, if known."""
     limits = [limit for at in levels("memory", proc=proc) for limit in _memory_limits(at)]
-    return min((limit for limit in limits if limit < total), default=None)
+    return min((limit for limit in limits if limit < (total or _NO_LIMIT)), default=None)
 
 
 def memory_left_bytes(*, proc: Path = PROC) -> int | None:

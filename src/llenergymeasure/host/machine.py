@@ -115,8 +115,9 @@ def address_space_bytes() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def memory_total_bytes(*, proc: Path = PROC) -> int:
-    """Of the whole machine; 0 where it is unknown."""
+def memory_total_bytes(*, proc: Path = PROC) -> int | None:
+    """Of the whole machine; None where it is unknown."""
     if proc.joinpath("self").exists():
-        return numbers(proc / "meminfo").get("MemTotal", 0) * 1024
+        kib = numbers(proc / "meminfo").get("MemTotal")
+        return None if kib is None else kib * 1024
     return int(psutil.virtual_memory().total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 from llenergymeasure.host.cgroups import cpu_quota, throttling
 from llenergymeasure.host.files import PROC, numbers
 from llenergymeasure.host.machine import processors_s
+from llenergymeasure.host.processes import trees
 from llenergymeasure.measure.environment import suspended_ns
 from llenergymeasure.measure.harness import Phase
 from llenergymeasure.records import Clock, MeasurementWarning, Throttling
@@ -48,13 +50,9 @@ def quota_s(pid: str = "self", *, proc: Path = PROC, clock: Clock = time) -> tup
 def tree_cpu_s(pids: Sequence[int]) -> float:
     """Processor seconds of those processes, all that live below them and all that those have reaped."""
     seconds = 0.0
-    for pid in pids:
-        try:
-            root = psutil.Process(pid)
-            for process in [root, *root.children(recursive=True)]:
-                seconds += sum(process.cpu_times()[:4])
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+    for pid in trees(pids):
+        with suppress(psutil.Error):
+            seconds += sum(psutil.Process(pid).cpu_times()[:4])
     return seconds
 
 

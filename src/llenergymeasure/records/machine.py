@@ -70,7 +70,7 @@ class Environment:
     llem: str
     cpu: str | None
     logical_cpus: int
-    memory_bytes: int
+    memory_bytes: int | None
     virtualization: str | None
     container: str | None
     swap_used_bytes: int | None

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from llenergymeasure.energy.meters.device import Question
+from llenergymeasure.host.processes import lineage
 from llenergymeasure.records import Clock, Quantity, Sample
 
 # What a board with persistence mode or a display may hold without any process of its own.
@@ -122,7 +123,7 @@ def in_trees(pid: int, roots: frozenset[int]) -> bool:
     try:
         if hasattr(os, "getsid") and os.getsid(pid) in roots:
             return True
-        return pid in roots or any(parent.pid in roots for parent in psutil.Process(pid).parents())
+        return any(one in roots for one in lineage(pid))
     except (OSError, psutil.Error):
         return False
 
