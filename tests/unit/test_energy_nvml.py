@@ -13,6 +13,7 @@ from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, 
 from llenergymeasure.energy.meters.nvml import NvmlMeter, gpus_of
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.records import Domain
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedProcess, SimulatedSensor
@@ -138,6 +139,41 @@ def test_an_old_binding_reads_what_it_can_and_says_which_package_to_remove(
     (note,) = meter.notes
     assert "NVML_FI_DEV_POWER_INSTANT" in note
     assert "pip uninstall -y pynvml; pip install --force-reinstall nvidia-ml-py" in note
+
+
+class Virtual(SimulatedNvml):
+    """A guest's driver: neither counter nor power of its vGPU."""
+
+    def __init__(self) -> None:
+        super().__init__(VirtualClock(), idle_w=60, sensor=SimulatedSensor(fields=frozenset()))
+
+    def nvmlDeviceGetVirtualizationMode(self, handle: object) -> int:  # noqa: N802  the binding's
+        return 2
+
+
+def test_a_vgpu_is_said_to_be_one() -> None:
+    why = NvmlMeter(Virtual()).why_unavailable() or ""
+    assert "gpu:GPU-simulated-0: Not Supported (a vGPU: only its host can measure it)" in why
+
+
+class NewBinding(SimulatedNvml):
+    """nvidia-ml-py of 2026 above a driver of 2021: it has an error of its own for what that lacks."""
+
+    class NVMLLibraryMismatchError(Exception):
+        pass
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimulatedProcess]:  # noqa: N802
+        raise self.NVMLLibraryMismatchError("Unversioned function called")
+
+    nvmlDeviceGetFieldValues = nvmlDeviceGetComputeRunningProcesses  # type: ignore[assignment]  # noqa: N815
+
+
+def test_a_binding_that_is_newer_than_the_driver_reads_what_that_has() -> None:
+    nvml = NewBinding(VirtualClock(), idle_w=60)
+    assert gpus_of([os.getpid()], nvml) == ()
+    assert gpu_facts(nvml)[0].foreign_pids is None
+    with NvmlMeter(nvml, processes=list) as meter:
+        assert [q.source for q in meter.domains()[0].quantities] == ["nvml.total_energy", "nvml.power.usage"]
 
 
 def test_a_module_of_that_name_that_is_not_the_binding_is_refused_with_the_way_out() -> None:

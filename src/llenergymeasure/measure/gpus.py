@@ -17,8 +17,8 @@ from llenergymeasure.energy.meters.nvml import (
     driver_version,
     gpus_of,
     listed_gpus,
-    refusals,
 )
+from llenergymeasure.energy.meters.nvml_board import refusals
 from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
 from llenergymeasure.exceptions import EnergyError, PreFlightError
 from llenergymeasure.measure.harness import Worker
@@ -119,7 +119,7 @@ def _facts(nvml: Any, index: int, gpu: ListedGpu) -> GpuFacts:
         answer = asked(nvml, question, gpu.handle, *arguments)
         return None if answer is None else of(answer)
 
-    memory, fault = _memory(nvml, gpu.handle)
+    memory, is_unified, fault = _memory(nvml, gpu.handle)
     return GpuFacts(
         uuid=gpu.uuid,
         index=index,
@@ -135,17 +135,19 @@ def _facts(nvml: Any, index: int, gpu: ListedGpu) -> GpuFacts:
         foreign_pids=ask(
             "nvmlDeviceGetComputeRunningProcesses", of=lambda found: tuple(process.pid for process in found)
         ),
-        unified_memory=memory is None and fault is None,
+        unified_memory=is_unified,
         fault=fault,
     )
 
 
-def _memory(nvml: Any, handle: Any) -> tuple[int | None, str | None]:
-    """The bytes of a board's own memory, None where it has none; and what is wrong with a board that does
-    not even say that.
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, bool, str | None]:
+    """The bytes of a board's own memory (None is unknown), whether it has none, and why a board that is lost
+    does not even say that.
     """
     try:
-        return int(nvml.nvmlDeviceGetMemoryInfo(handle).total) or None, None
+        total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
     except refusals(nvml) as error:
-        is_unified = getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED
-        return None, None if is_unified else str(error)
+        code = getattr(error, "value", None)
+        lost = {nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_RESET_REQUIRED}
+        return None, code == nvml.NVML_ERROR_NOT_SUPPORTED, str(error) if code in lost else None
+    return total or None, total == 0, None

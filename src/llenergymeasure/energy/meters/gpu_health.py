@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from llenergymeasure.energy.meters.device import Question
+from llenergymeasure.energy.meters.nvml_board import refusals
 from llenergymeasure.host.processes import lineage
 from llenergymeasure.records import Clock, Quantity, Sample
 
@@ -39,8 +40,7 @@ class HealthPart:
     ) -> None:
         self.driver_cpu_ns = 0
         self.period_s: float | None = 1.0
-        # An older binding or driver lacks some of the functions, or of their arguments.
-        self._errors = (nvml.NVMLError, AttributeError, TypeError)
+        self._errors = refusals(nvml)
         self._clock = clock
         self._next = 0
         asked = (Question(domain, *one) for one in _asked(nvml, handle, processes))
@@ -132,6 +132,6 @@ def _used_bytes(nvml: Any, handle: Any) -> int:
     """Memory in use without the driver's own part; 0 where only a figure that includes that is shown."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-    except (nvml.NVMLError, AttributeError, TypeError):
+    except refusals(nvml):
         return 0
     return int(memory.used)

@@ -23,7 +23,7 @@ from llenergymeasure.energy.meters.calibration import (
 from llenergymeasure.energy.meters.device import DeviceMeter
 from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
 from llenergymeasure.energy.meters.gpu_health import HealthPart, in_trees
-from llenergymeasure.energy.meters.nvml_board import BINDING_NAMES, ENERGY, Board
+from llenergymeasure.energy.meters.nvml_board import BINDING_NAMES, ENERGY, Board, refusals
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, DomainKind, Sample
 
@@ -167,6 +167,7 @@ def driver(nvml: Any = None) -> Iterator[Any]:
         raise EnergyError(
             "NVIDIA boards can't be read: the module pynvml is not NVIDIA's", hint=RIGHT_BINDING
         )
+    broken: tuple[type[Exception], ...] = (*refusals(nvml), ValueError, OSError)
     try:
         nvml.nvmlInit()
         try:
@@ -177,16 +178,11 @@ def driver(nvml: Any = None) -> Iterator[Any]:
                 nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise EnergyError(f"the NVIDIA driver can't be used: {error}") from error
-    except (AttributeError, TypeError, ValueError, OSError) as error:
+    except broken as error:
         what = f"{type(error).__name__}: {error}"
         raise EnergyError(
             f"the NVIDIA driver can't be used, its binding broke: {what}", hint=RIGHT_BINDING
         ) from error
-
-
-def refusals(nvml: Any) -> tuple[type[Exception], ...]:
-    """What a call raises where there is no answer: an older binding lacks functions, names and arguments."""
-    return (nvml.NVMLError, AttributeError, TypeError)
 
 
 def asked(nvml: Any, function: str, *arguments: Any) -> Any:

@@ -32,6 +32,14 @@ _VGPU = 2
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 
 
+def refusals(nvml: Any) -> tuple[type[Exception], ...]:
+    """What a call raises where there is no answer: an older binding lacks functions, names and arguments, and
+    a newer one has an error of its own for a driver that is older than itself.
+    """
+    mismatch = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
+    return (nvml.NVMLError, mismatch, AttributeError, TypeError)
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     """A field of the batched call; `asked` is its number, or number and scope."""
@@ -50,11 +58,7 @@ class Board(Device):
         self._nvml = nvml
         self.handle = handle
         super().__init__(
-            # An older binding lacks functions, and does not take a field with its scope.
-            (),
-            errors=(nvml.NVMLError, AttributeError, TypeError),
-            silent=f"the driver gives nothing of gpu:{uuid}",
-            clock=clock,
+            (), errors=refusals(nvml), silent=f"the driver gives nothing of gpu:{uuid}", clock=clock
         )
         self._find_fields()
         self._find_functions()
