@@ -68,4 +68,4 @@ def run_of(
         blocks=tuple(one.block for one in blocks),
     )
     idle = Estimate(50.0, "W", 50.0, 50.0)
-    return RunEnergy(seen, tuple(domains), tuple(blocks), idle, idle, idle, "no meter")
+    return RunEnergy(seen, tuple(domains), {}, tuple(blocks), idle, idle, idle, "no meter")

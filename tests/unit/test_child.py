@@ -329,3 +329,50 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path, where: str) -> None:
         parent.kill()
         gone, _ = psutil.wait_procs([process], timeout=10)
     assert gone == [process]
+
+
+DIES = "import os, sys; sys.stderr.write(sys.argv[1]); sys.stderr.flush(); os.kill(os.getpid(), 11)"
+
+
+@pytest.mark.parametrize(
+    "bar", ["Loading weights: 100%|######| 148/148 [00:00<00:00, 990.1it/s]", "Loading weights: 100%"]
+)
+@pytest.mark.parametrize("said", ["", "libgomp: Thread creation failed"])
+def test_a_bar_of_progress_is_no_hint(tmp_path: Path, bar: str, said: str) -> None:
+    command = (sys.executable, "-c", DIES, f"{said}\n{bar}\n")
+    launch = Launch(command, greeted=nothing, ended=lambda: None)
+    with (
+        pytest.raises(ExperimentError, match="SIGSEGV") as caught,
+        ChildWorker(config(), run_id="run", directory=tmp_path, launch=lambda: launch) as child,
+    ):
+        child.open()
+    assert (caught.value.hint or "").endswith(said)
+    assert (caught.value.hint is None) == (not said)
+
+
+def test_what_keeps_a_reader_from_starting_is_what_is_said(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import pathlib, sys, threading
+        from llenergymeasure.config.models import ExperimentConfig
+        from llenergymeasure.measure.child import ChildWorker
+
+        class Refused(threading.Thread):
+            def start(self):
+                raise RuntimeError("can't start new thread")
+
+        threading.Thread = Refused
+        config = ExperimentConfig.model_validate({"model": "any", "backend": "simulated", "n": 1})
+        with ChildWorker(config, run_id="run", directory=pathlib.Path(sys.argv[1])) as child:
+            child.open()
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stderr.splitlines()[-1] == "RuntimeError: can't start new thread"
+    assert "cannot join" not in done.stderr

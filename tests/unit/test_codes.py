@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import pytest
 from scripted_run import S, measured, message, one_pass, result_of
 from test_conditions import Kernel, Worker
+from test_lacks import sick_zone
 from test_metrics import host_trace
 from test_validity import POWER, WATTS, constant, device, steps
 from test_validity_device import AT_REST_S, HIDDEN_PID, IN_A_PASS_S, LOST, THERMAL, Machine, Script
@@ -18,7 +19,15 @@ from virtual_result import late_by, virtual_result, with_tokens
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.records import REMEDIES, FailedRun, SessionFacts, Trace, WarningCode, Window
+from llenergymeasure.records import (
+    REMEDIES,
+    FailedRun,
+    SessionFacts,
+    Throttling,
+    Trace,
+    WarningCode,
+    Window,
+)
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.nvml_names import SimulatedProcess
 from llenergymeasure.simulation.sensor import COUNTER, INSTANT, SimulatedSensor
@@ -60,18 +69,28 @@ def scripted(trace: Trace, *, seconds: float = 6.0, **changes: object) -> Make:
     return lambda _: result_of(trace, passes, **changes)
 
 
-def host(happens: Callable[[Kernel], object]) -> Make:
-    """A kernel whose counters move as `happens` has it, from the bare idle to the end."""
+def host(happens: Callable[[Kernel], object], *, held: Throttling | None = None) -> Make:
+    """A kernel whose counters move as `happens` has it, from the bare idle to the end, and a quota that held
+    the passes back.
+    """
 
     def make(_: Path) -> ExperimentResult:
         kernel = Kernel()
+        kernel.throttled = None if held is None else Throttling(0, 0, 0.0)
         conditions = kernel.conditions()
         conditions.enter("bare")
         happens(kernel)
         conditions.enter("full")
+        kernel.throttled = held
+        conditions.enter("silence")
         return result_of(device(), warnings=conditions.warnings())
 
     return make
+
+
+def zone(*, fails_in_s: float | None) -> Make:
+    """A board and two packages, of which the second can't be read from some second on."""
+    return lambda directory: sick_zone(directory, fails_in_s=fails_in_s)
 
 
 def silences(first: float, second: float) -> Make:
@@ -195,6 +214,11 @@ CASES: dict[WarningCode, Case] = {
         host(lambda kernel: setattr(kernel, "slept_ns", kernel.slept_ns + 2 * S)),
         host(lambda kernel: setattr(kernel, "wall_ns", kernel.wall_ns + 2 * S)),
     ),
+    "cpu_throttled": Case(
+        host(lambda kernel: None, held=Throttling(100, 40, 2.5)),
+        host(lambda kernel: None, held=Throttling(100, 1, 0.1)),
+    ),
+    "domain_missing": Case(zone(fails_in_s=33.0), zone(fails_in_s=None)),
     "passes_correlated": Case(
         over_passes(100, 102, 104, 106, 108, 110, 112), over_passes(100, 112, 102, 110, 104, 108, 106)
     ),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import pytest
 
-from llenergymeasure.measure.conditions import Conditions, cpu_s, swapped_bytes, tree_cpu_s
+from llenergymeasure.host.machine import processors_s
+from llenergymeasure.measure.conditions import Conditions, swapped_bytes, tree_cpu_s
 from llenergymeasure.measure.environment import suspended_ns
-from llenergymeasure.records import MeasurementWarning
+from llenergymeasure.records import MeasurementWarning, Throttling
 
 HOUR_NS = 3_600_000_000_000
 
@@ -27,6 +28,8 @@ class Kernel:
         self.busy_s, self.idle_s = 100.0, 900.0
         self.swapped = 1_000_000
         self.read: set[int] = set()
+        self.quota_used_s: float | None = None
+        self.throttled: Throttling | None = None
 
     def monotonic_ns(self) -> int:
         return self.now_ns
@@ -42,12 +45,19 @@ class Kernel:
             time.CLOCK_REALTIME: self.wall_ns,
         }[clock]
 
-    def conditions(self) -> Conditions:
+    def conditions(self, own_s: Callable[[], float] | None = None) -> Conditions:
         return Conditions(
             slept_ns=partial(suspended_ns, self.clock_ns),
             processors_s=lambda: (self.busy_s, self.busy_s + self.idle_s),
+            quota_s=self.quota,
             swap_bytes=lambda: self.swapped,
+            throttled=lambda: self.throttled,
+            own_s=own_s,
         )
+
+    def quota(self) -> tuple[float, float] | None:
+        """Half a processor."""
+        return None if self.quota_used_s is None else (self.quota_used_s, 0.5 * self.now_ns / 1e9)
 
     def idle(self, seconds: float, *, busy: float = 0.0, processors: int = 4) -> None:
         """Time goes by with so many processors busy."""
@@ -148,9 +158,10 @@ def test_memory_swapped_in_the_run_is_told_and_what_lay_in_swap_before_is_not() 
 
 
 def test_this_host_can_be_read() -> None:
-    busy, total = cpu_s()
-    assert 0 < busy < total
-    assert swapped_bytes() >= 0
+    both = processors_s()
+    assert both is not None
+    assert 0 < both[0] < both[1]
+    assert (swapped_bytes() or 0) >= 0
     slept_ns = suspended_ns()
     assert slept_ns is None or slept_ns > -1_000_000_000
 
@@ -171,7 +182,7 @@ def test_other_work_during_the_passes_is_told_and_the_run_s_own_is_not() -> None
         return [warning.message for warning in conditions.warnings()]
 
     assert share_of_others(0.0) == []
-    assert share_of_others(1.0) == ["25% of the processors' time went to other work during the passes"]
+    assert share_of_others(1.0) == ["25% of the processors went to other work during the passes"]
 
 
 def test_the_processor_time_of_a_tree_holds_its_children_s() -> None:
@@ -296,3 +307,71 @@ def test_other_work_in_prefill_passes_counts_too_and_in_silences_it_does_not() -
     (said,) = worker.conditions.warnings()
     assert said.code == "host_busy"
     assert "17%" in said.message  # 6 of 36 processor seconds
+
+
+# A container
+
+
+def test_work_of_others_under_the_same_quota_makes_a_busy_host_however_many_processors_idle() -> None:
+    kernel = Kernel()
+    kernel.quota_used_s = 0.0
+    own_s = [0.0]
+    conditions = kernel.conditions(lambda: own_s[0])
+    conditions.enter("bare")
+    kernel.idle(4.0, busy=0.1, processors=64)
+    kernel.quota_used_s += 0.4
+    conditions.enter("load")
+    (idle,) = conditions.warnings()
+    assert (idle.code, idle.message) == ("host_busy", "20% of the CPU quota were busy while idle")
+    conditions.enter("full")
+    kernel.idle(10.0, busy=0.5, processors=64)
+    own_s[0] += 3.0
+    kernel.quota_used_s += 5.0
+    conditions.enter("silence")
+    assert [one.message for one in conditions.warnings()] == [
+        "20% of the CPU quota were busy while idle",
+        "40% of the CPU quota went to other work during the passes",
+    ]
+
+
+def test_only_what_a_quota_did_in_the_passes_counts() -> None:
+    kernel = Kernel()
+    kernel.throttled = Throttling(100, 90, 5.0)
+    conditions = kernel.conditions()
+    for phase, more in (("load", 50), ("full", 2), ("silence", 30), ("prefill", 1), ("after", 20)):
+        conditions.enter(phase)  # type: ignore[arg-type]
+        kernel.throttled = kernel.throttled.plus(Throttling(100, more, more / 10))
+    held = conditions.throttling
+    assert held is not None
+    assert (held.periods, held.throttled_periods) == (200, 3)
+    assert held.throttled_s == pytest.approx(0.3)
+    (found,) = conditions.warnings()
+    assert found.code == "cpu_throttled"
+    assert "3 of its 200 periods" in found.message
+
+
+def test_a_quota_that_holds_back_one_period_in_a_hundred_changes_nothing_that_counts() -> None:
+    kernel = Kernel()
+    kernel.throttled = Throttling(0, 0, 0.0)
+    conditions = kernel.conditions()
+    conditions.enter("full")
+    kernel.throttled = Throttling(300, 3, 0.1)
+    conditions.enter("silence")
+    assert conditions.throttling == Throttling(300, 3, 0.1)
+    assert conditions.warnings() == ()
+
+
+def test_a_kernel_that_hides_busy_time_and_swap_makes_no_claim() -> None:
+    conditions = Conditions(
+        slept_ns=lambda: None,
+        processors_s=lambda: None,
+        quota_s=lambda: None,
+        swap_bytes=lambda: None,
+        throttled=lambda: None,
+        own_s=lambda: 0.0,
+        clock=Kernel(),
+    )
+    for phase in ("bare", "load", "full", "after"):
+        conditions.enter(phase)
+    assert conditions.warnings() == ()
+    assert conditions.throttling is None

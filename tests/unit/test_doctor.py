@@ -105,6 +105,20 @@ def test_a_gpu_that_can_not_be_read_is_named_beside_those_that_can(tmp_path: Pat
     assert "GPU-a is not read: Not Supported" in text(found)
 
 
+class Broken(SimulatedNvml):
+    """A binding that breaks in a way that nobody foresaw."""
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802  the binding's name
+        raise ValueError("an enum of another version")
+
+
+def test_what_a_binding_raises_ends_no_examination(tmp_path: Path) -> None:
+    found = examine(nvml=Broken(time, idle_w=60.0), rapl_root=tmp_path)
+    whys = {meter.name: meter.why_not for meter in found.meters}
+    assert "ValueError: an enum of another version" in (whys["nvml"] or "")
+    assert whys["estimate"] is None
+
+
 def test_every_backend_is_named_with_what_it_lacks(found: Examination) -> None:
     backends = {one.name: one.why_not for one in found.backends}
     assert backends["simulated"] is None

@@ -119,3 +119,21 @@ def test_a_library_that_does_not_start_is_a_reason() -> None:
     amdsmi = _amd()
     amdsmi.fails["amdsmi_init"] = 34
     assert "AMD's driver can't be used" in (AmdMeter(amdsmi).why_unavailable() or "")
+
+
+def test_a_lost_board_is_named_and_the_others_are_read() -> None:
+    amdsmi = _amd("amd-a", "amd-b")
+    amdsmi.gpus[0].fails_with = NO_PERMISSION
+    with AmdMeter(amdsmi, gpus="all") as meter:
+        assert [domain.name for domain in meter.domains()] == ["gpu:amd-b"]
+        assert list(meter.unread) == ["gpu:unknown-0"]
+    with AmdMeter(amdsmi, gpus=["1"]) as meter:
+        assert meter.unread == {}
+    with pytest.raises(EnergyError, match="gpu:unknown-0"), AmdMeter(amdsmi, gpus=["0"]):
+        pass
+
+
+def test_a_die_that_its_neighbour_counts_is_not_missing() -> None:
+    with AmdMeter(_amd("amd-0", "amd-1", two_dies=True), gpus="all") as meter:
+        assert [domain.name for domain in meter.domains()] == ["gpu:amd-0"]
+        assert meter.unread == {}

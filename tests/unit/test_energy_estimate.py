@@ -350,7 +350,7 @@ def _ready(process: subprocess.Popen[bytes]) -> bool:
     return bool(process.stdout.read())
 
 
-def _cpuinfo(vendor: str, family: int, model: int, *, stepping: int = 1, flags: str = "fpu") -> str:
+def _cpuinfo(vendor: str, family: int, model: int, *, stepping: int | str = 1, flags: str = "fpu") -> str:
     return (
         f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: {model}\n"
         f"model name\t: Something\nstepping\t: {stepping}\nflags\t\t: {flags}\n"
@@ -364,6 +364,11 @@ def _cpuinfo(vendor: str, family: int, model: int, *, stepping: int = 1, flags: 
         (_cpuinfo("GenuineIntel", 6, 85, stepping=4), ["Skylake"]),
         (_cpuinfo("GenuineIntel", 6, 85, stepping=7), ["Cascade Lake"]),
         (_cpuinfo("GenuineIntel", 6, 85, stepping=11), []),
+        (_cpuinfo("GenuineIntel", 6, 85, stepping="unknown"), ["Skylake", "Cascade Lake"]),
+        (_cpuinfo("GenuineIntel", 6, 85, stepping="unknown", flags="avx512_vnni"), ["Cascade Lake"]),
+        (_cpuinfo("GenuineIntel", 6, 143, stepping="unknown"), ["Sapphire Rapids"]),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd4f\n", []),
+        ("processor\t: 0\nhart\t: 0\nisa\t: rv64imafdc\n", []),
         (_cpuinfo("AuthenticAMD", 25, 1), ["EPYC 3rd generation"]),
         (_cpuinfo("AuthenticAMD", 25, 17), ["EPYC 4th generation"]),
         (_cpuinfo("AuthenticAMD", 25, 33), []),

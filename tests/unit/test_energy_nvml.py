@@ -13,6 +13,7 @@ from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, 
 from llenergymeasure.energy.meters.nvml import NvmlMeter, gpus_of
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.records import Domain
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedProcess, SimulatedSensor
@@ -83,6 +84,113 @@ def test_a_board_that_can_not_be_read_is_told_and_the_others_are_taken() -> None
         assert [domain.name for domain in meter.domains()] == ["gpu:GPU-b"]
         (note,) = meter.notes
     assert note == "GPU-a is not read: Not Supported"
+
+
+@pytest.mark.parametrize("code", [Code.GPU_IS_LOST, Code.UNKNOWN])
+def test_a_board_that_is_lost_from_the_start_takes_no_other_away(code: int) -> None:
+    nvml = _nvml(uuids=("GPU-a", "GPU-b"))
+    nvml.gpus[0].fails_with = code
+    for gpus in ("auto", "all", ["1"]):
+        with NvmlMeter(nvml, gpus=gpus) as meter:
+            assert [domain.name for domain in meter.domains()] == ["gpu:GPU-b"]
+            assert {sample.domain for sample in meter.sample()} == {"gpu:GPU-b"}
+        assert meter.unread == ({} if gpus == ["1"] else {"gpu:unknown-0": str(nvml.NVMLError(code))})
+    assert str(nvml.NVMLError(code)) in (NvmlMeter(nvml, gpus=["0"]).why_unavailable() or "")
+
+
+class OldBinding(SimulatedNvml):
+    """The package pynvml 11.5: it knows no field above 170, no scope and no version of a structure."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in {"NVML_FI_DEV_POWER_INSTANT", "NVML_FI_DEV_POWER_AVERAGE", "nvmlMemory_v2"}:
+            raise AttributeError(f"module 'pynvml' has no attribute {name!r}")
+        return super().__getattribute__(name)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> object:  # type: ignore[override]  # noqa: N802
+        return super().nvmlDeviceGetMemoryInfo(handle)  # type: ignore[arg-type]
+
+    def nvmlDeviceGetFieldValues(self, handle: object, fields: list[int]) -> list[object]:  # type: ignore[override]  # noqa: N802
+        if any(not isinstance(field, int) for field in fields):
+            raise TypeError("'tuple' object cannot be interpreted as an integer")
+        return super().nvmlDeviceGetFieldValues(handle, fields)  # type: ignore[arg-type, return-value]
+
+
+class OlderBinding(OldBinding):
+    """One from before fields."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "nvmlDeviceGetFieldValues":
+            raise AttributeError(f"module 'pynvml' has no attribute {name!r}")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("binding", [OldBinding, OlderBinding])
+def test_an_old_binding_reads_what_it_can_and_says_which_package_to_remove(
+    binding: type[SimulatedNvml],
+) -> None:
+    nvml = binding(VirtualClock(), idle_w=60)
+    nvml.gpus[0].offer_health()
+    with NvmlMeter(nvml, processes=list) as meter:
+        sources = [
+            q.source for q in meter.domains()[0].quantities if q.unit in "JW" and "limit" not in q.source
+        ]
+        assert sources == ["nvml.total_energy", "nvml.power.usage"]
+        assert {sample.quantity: sample.raw for sample in meter.sample()}["power_usage"] == 60_000
+    (note,) = meter.notes
+    assert "NVML_FI_DEV_POWER_INSTANT" in note
+    assert "pip uninstall -y pynvml; pip install --force-reinstall nvidia-ml-py" in note
+
+
+class Virtual(SimulatedNvml):
+    """A guest's driver: neither counter nor power of its vGPU."""
+
+    def __init__(self) -> None:
+        super().__init__(VirtualClock(), idle_w=60, sensor=SimulatedSensor(fields=frozenset()))
+
+    def nvmlDeviceGetVirtualizationMode(self, handle: object) -> int:  # noqa: N802  the binding's
+        return 2
+
+
+def test_a_vgpu_is_said_to_be_one() -> None:
+    why = NvmlMeter(Virtual()).why_unavailable() or ""
+    assert "gpu:GPU-simulated-0: Not Supported (a vGPU: only its host can measure it)" in why
+
+
+class NewBinding(SimulatedNvml):
+    """nvidia-ml-py of 2026 above a driver of 2021: it has an error of its own for what that lacks."""
+
+    class NVMLLibraryMismatchError(Exception):
+        pass
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimulatedProcess]:  # noqa: N802
+        raise self.NVMLLibraryMismatchError("Unversioned function called")
+
+    nvmlDeviceGetFieldValues = nvmlDeviceGetComputeRunningProcesses  # type: ignore[assignment]  # noqa: N815
+
+
+def test_a_binding_that_is_newer_than_the_driver_reads_what_that_has() -> None:
+    nvml = NewBinding(VirtualClock(), idle_w=60)
+    assert gpus_of([os.getpid()], nvml) == ()
+    assert gpu_facts(nvml)[0].foreign_pids is None
+    with NvmlMeter(nvml, processes=list) as meter:
+        assert [q.source for q in meter.domains()[0].quantities] == ["nvml.total_energy", "nvml.power.usage"]
+
+
+def test_a_module_of_that_name_that_is_not_the_binding_is_refused_with_the_way_out() -> None:
+    why = NvmlMeter(object()).why_unavailable() or ""
+    assert "pip uninstall -y pynvml" in why
+
+
+def test_a_board_of_unified_memory_without_a_counter_is_read_by_its_power() -> None:
+    nvml = _nvml(fields=(185, 186))
+    for name in ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetEnforcedPowerLimit"):
+        nvml.gpus[0].fails[name] = Code.NOT_SUPPORTED
+    nvml.gpus[0].fails["nvmlDeviceGetTotalEnergyConsumption"] = Code.NOT_SUPPORTED
+    with NvmlMeter(nvml, processes=list) as meter:
+        assert {q.source for q in meter.domains()[0].quantities if q.unit in "JW"} == {
+            "nvml.power.instant",
+            "nvml.power.average",
+        }
 
 
 def test_no_board_and_no_readable_field_are_reasons() -> None:

@@ -177,9 +177,42 @@ def test_a_machine_without_rapl_is_told_so(tmp_path: Path) -> None:
     assert "no RAPL package" in (RaplMeter(tmp_path / "absent").why_unavailable() or "")
 
 
-def test_an_unreadable_number_is_a_reason(root: Path) -> None:
-    (root / "intel-rapl:1" / "energy_uj").write_text("broken")
-    assert "can't be read" in (RaplMeter(root).why_unavailable() or "")
+@pytest.mark.parametrize(("file", "text"), [("energy_uj", "broken"), ("max_energy_range_uj", "")])
+def test_a_zone_that_can_not_be_read_is_named_and_the_others_are_read(
+    root: Path, file: str, text: str
+) -> None:
+    (root / "intel-rapl:1" / file).write_text(text)
+    with RaplMeter(root) as meter:
+        assert [domain.name for domain in meter.domains()] == ["cpu:0", "dram:0", "dram:1"]
+        assert [sample.domain for sample in meter.sample()] == ["cpu:0", "dram:0", "dram:1"]
+    assert list(meter.unread) == ["cpu:1"]
+    assert str(root / "intel-rapl:1" / file) in meter.unread["cpu:1"]
+    assert meter.notes == (f"cpu:1 is not read: {meter.unread['cpu:1']}",)
+
+
+def test_where_no_zone_can_be_read_the_first_reason_is_given(root: Path) -> None:
+    for zone in root.glob("intel-rapl:*"):
+        (zone / "energy_uj").write_text("broken")
+    assert str(root / "intel-rapl:0" / "energy_uj") in (RaplMeter(root).why_unavailable() or "")
+
+
+def test_a_zone_that_fails_in_the_run_leaves_a_gap_with_its_own_reason(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    (tmp_path / "trace").mkdir()
+    zones = intel_zones([Waveform(100)], dram=[Waveform(20)])
+    with SimulatedRapl(clock, tmp_path / "powercap", zones) as tree:
+        meter = RaplMeter(tmp_path / "powercap", clock=clock)
+        recorder = Recorder([meter], clock=clock, directory=tmp_path / "trace")
+        recorder.start(threaded=False)
+        with clock.every(recorder.tick_s, recorder.poll):
+            clock.sleep(1)
+            tree.failing = {"intel-rapl:0:1"}
+            tree.tick()
+            clock.sleep(1)
+            recorder.stop()
+    (gap,) = recorder.trace().gaps
+    assert gap.domain == "dram:0"
+    assert "invalid literal" in gap.reason
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
+from llenergymeasure.simulation.nvml_names import Code
 
 NO_GPU = SimulatedNvml(VirtualClock(), idle_w=60, uuids=())
 ONE_GPU = SimulatedNvml(VirtualClock(), idle_w=60)
@@ -57,6 +58,26 @@ def test_required_measurement_is_refused_with_every_reason(tmp_path: Path) -> No
         _chosen(EnergyConfig(require_measured=True), NO_GPU, tmp_path)
     with pytest.raises(EnergyError, match="models energy"):
         _chosen(EnergyConfig(meter="estimate", require_measured=True), ONE_GPU, tmp_path)
+
+
+def test_a_refusal_by_require_measured_refers_to_nothing_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EnergyError) as caught:
+        _chosen(EnergyConfig(require_measured=True), NO_GPU, tmp_path)
+    assert "above" not in (caught.value.hint or "above")
+    assert "energy.require_measured=false" in (caught.value.hint or "")
+
+
+def test_one_sick_device_of_each_meter_is_named_beside_those_that_are_read(tmp_path: Path) -> None:
+    root = _rapl(tmp_path)
+    (root / "intel-rapl:1").mkdir()
+    (root / "intel-rapl:1" / "name").write_text("package-1")
+    nvml = SimulatedNvml(VirtualClock(), idle_w=60, uuids=("GPU-a", "GPU-b"))
+    nvml.gpus[0].fails_with = Code.GPU_IS_LOST
+    chosen = _chosen(EnergyConfig(), nvml, root)
+    assert (_names(chosen), chosen.method) == (["NvmlMeter", "RaplMeter"], "measured")
+    assert [domain.name for domain in chosen.domains] == ["gpu:GPU-b", "cpu:0"]
+    assert [name for name, _ in chosen.unread] == ["gpu:unknown-0", "cpu:1"]
+    assert len(chosen.notes) == 2
 
 
 def test_a_named_meter_is_taken_alone_or_refused(tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from llenergymeasure.config.models import EnergyConfig
+from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.exceptions import PreFlightError
-from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
+from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readable, used_gpus
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import BlockKind, Generation, Pass, SessionFacts, WarmUp, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
-from llenergymeasure.simulation.nvml_names import SimulatedProcess
+from llenergymeasure.simulation.nvml_names import Code, SimulatedProcess
 
 
 class Recorded:
@@ -125,3 +128,70 @@ def test_a_driver_that_never_answers_shows_no_gpu_and_holds_nothing_up() -> None
     assert used_gpus((os.getpid(),), nvml, within_s=0.2) == ()
     assert time.monotonic() - start < 5
     gone.set()
+
+
+# Sick ones
+
+
+def board(*uuids: str) -> SimulatedNvml:
+    return SimulatedNvml(VirtualClock(), idle_w=60, uuids=uuids)
+
+
+@pytest.mark.parametrize("code", [Code.GPU_IS_LOST, Code.UNKNOWN])
+def test_a_lost_gpu_is_named_with_its_fault_beside_the_healthy_ones(code: int) -> None:
+    nvml = board("GPU-a", "GPU-b", "GPU-c")
+    nvml.gpus[1].fails_with = code
+    healthy, lost, other = gpu_facts(nvml)
+    assert (healthy.uuid, healthy.fault, other.uuid) == ("GPU-a", None, "GPU-c")
+    assert (lost.index, lost.fault) == (1, str(SimulatedNvml.NVMLError(code)))
+    assert not lost.unified_memory
+    nvml.gpus[2].processes = [SimulatedProcess(os.getpid())]
+    assert used_gpus([os.getpid()], nvml) == ("GPU-c",)
+
+
+def test_a_board_without_memory_of_its_own_works_in_that_of_the_host() -> None:
+    nvml = board("GPU-a", "GPU-b")
+    nvml.gpus[0].fails["nvmlDeviceGetMemoryInfo"] = Code.NOT_SUPPORTED
+    unified, own = gpu_facts(nvml)
+    assert (unified.memory_bytes, unified.unified_memory, unified.fault) == (None, True, None)
+    assert (own.memory_bytes, own.unified_memory) == (80 * 2**30, False)
+
+
+def _refused(energy: EnergyConfig, nvml: SimulatedNvml, *used: str) -> bool:
+    meters = choose_meters(energy, processes=list, nvml=nvml, rapl_root=Path("/nonexistent"))
+    try:
+        require_readable(energy, meters, used)
+    except PreFlightError as error:
+        return used[0] in error.message and error.hint is not None
+    return False
+
+
+def test_an_engine_on_a_gpu_that_can_not_be_read_is_refused_and_one_beside_it_is_not() -> None:
+    silent, lost = board("GPU-a", "GPU-b"), board("GPU-a", "GPU-b")
+    for name in (
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetFieldValues",
+    ):
+        silent.gpus[0].fails[name] = Code.NOT_SUPPORTED
+    lost.gpus[0].fails_with = Code.GPU_IS_LOST
+    for nvml in (silent, lost):
+        for gpus in ("auto", "all"):
+            energy = EnergyConfig(gpus=gpus)
+            assert _refused(energy, nvml, "GPU-a")
+            assert not _refused(energy, nvml, "GPU-b")
+            assert not _refused(energy, nvml)
+        assert not _refused(EnergyConfig(gpus=("1",)), nvml, "GPU-a")
+        assert not _refused(EnergyConfig(meter="estimate"), nvml, "GPU-a")
+
+
+def test_no_model_of_the_cpu_stands_in_for_the_only_gpu_that_works() -> None:
+    alone = board("GPU-a")
+    for name in (
+        "nvmlDeviceGetTotalEnergyConsumption",
+        "nvmlDeviceGetPowerUsage",
+        "nvmlDeviceGetFieldValues",
+    ):
+        alone.gpus[0].fails[name] = Code.NOT_SUPPORTED
+    assert _refused(EnergyConfig(), alone, "GPU-a")
+    assert not _refused(EnergyConfig(), alone)

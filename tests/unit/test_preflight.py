@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from llenergymeasure.backends import why_too_many_threads
+from llenergymeasure.backends.pytorch.refusals import why_refused
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import ConfigError, EnergyError, PreFlightError
+from llenergymeasure.host.machine import threads
 from llenergymeasure.measure.preflight import preflight, reasons_against, why_too_large
 from llenergymeasure.records import GpuFacts
 
@@ -74,6 +79,62 @@ def test_a_model_larger_than_the_host_is_refused_before_it_is_loaded() -> None:
     assert why is not None
     assert "this host has left 24.0 GB" in why
     assert why_too_large(config, (), available_bytes=200 * GB) is None
+
+
+def test_on_unified_memory_what_the_host_has_left_counts() -> None:
+    config = ExperimentConfig(model="random:llama-3.1-70b")
+    gpus = (GpuFacts(uuid="GPU-1", index=0, unified_memory=True),)
+    assert "this host has left 24.0 GB" in (why_too_large(config, gpus, available_bytes=24 * GB) or "")
+    assert why_too_large(config, gpus, available_bytes=200 * GB) is None
+
+
+def test_memory_that_is_unknown_refuses_nothing() -> None:
+    config = ExperimentConfig(model="random:llama-3.1-70b")
+    assert why_too_large(config, (), available_bytes=None) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "said"),
+    [
+        ("RLIMIT_NOFILE", 12, "ulimit -n 1024"),
+        ("RLIMIT_NOFILE", 256, None),
+        ("RLIMIT_AS", 800_000_000, "ulimit -v unlimited"),
+        ("RLIMIT_AS", 8 * GB, None),
+    ],
+)
+def test_a_shell_whose_limits_no_run_survives_is_refused_by_their_names(
+    limit: str, value: int, said: str | None
+) -> None:
+    script = (
+        "import resource, sys\n"
+        "from llenergymeasure.config.models import ExperimentConfig\n"
+        "from llenergymeasure.measure.preflight import reasons_against\n"
+        "config = ExperimentConfig.model_validate({'model': 'any', 'backend': 'simulated', 'n': 2})\n"
+        "assert not reasons_against(config)\n"
+        f"resource.setrlimit(resource.{limit}, ({value}, {value}))\n"
+        "print(*reasons_against(config))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (said in done.stdout) if said else done.stdout == "\n"
+
+
+@pytest.mark.parametrize("option", ["pytorch.threads", "llamacpp.threads", "llamacpp.threads_batch"])
+def test_more_threads_than_a_system_gives_are_refused_and_some_for_each_processor_are_not(
+    option: str,
+) -> None:
+    why = why_too_many_threads(option, 100_000)
+    assert why is not None
+    assert option in why.reason
+    assert str(16 * threads()) in (why.way_out or "")
+    assert why_too_many_threads(option, 16 * threads()) is None
+    assert why_too_many_threads(option, None) is None
+
+
+def test_the_threads_of_pytorch_are_looked_at_before_it_is_loaded() -> None:
+    asked = ExperimentConfig.model_validate({"model": "random:gpt2", "pytorch": {"threads": 100_000}})
+    assert "pytorch.threads is 100000" in str(why_refused(asked))
 
 
 def test_an_engine_with_its_own_batches_needs_room_for_one_request_on_the_gpus_that_share_the_model() -> None:

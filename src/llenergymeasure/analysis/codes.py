@@ -72,6 +72,11 @@ MEANINGS: Mapping[WarningCode, str] = {
     "configuration may differ by more.",
     "interrupted": "The experiment was ended before its last run (Ctrl-C, a signal, a killed process). What "
     "was measured by then counts; what was begun does not.",
+    "cpu_throttled": "A CPU quota (of a container, a pod or a service) held the run's processes back in more "
+    "than 1 % of its periods in the passes. Times and joules are those of the quota, and `throttling` in the "
+    "result counts the periods.",
+    "domain_missing": "A device that belongs to the energy asked for could not be read, from the start or in "
+    "a pass. The total leaves it out in every run, and `energy.lacks` says which it is and why.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -57,6 +57,7 @@ WITHHELD: Mapping[WarningCode, tuple[FigureName, ...]] = {
     "not_steady": _ALL,
     "thermal_throttle": _ALL,
     "clock_changed": _ALL,
+    "cpu_throttled": _ALL,
     "schedule_lag": ("ttft_s",),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
@@ -28,7 +28,7 @@ from llenergymeasure.analysis.uncertainty import uncertainty
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
 from llenergymeasure.records import EnergyReading, Estimate, Window
-from llenergymeasure.results.models import Energy, IdlePower, Replicates
+from llenergymeasure.results.models import Energy, IdlePower, Lack, Replicates
 
 # What the result says one would take where no target was asked for.
 USUAL_TARGET = 0.02
@@ -51,7 +51,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
     reasons = _reasons(energies, readings, gross)
     per_token = _per(energies, gross, spent, output_tokens(groups), unit="J/token")
     return Energy(
-        boundary=boundary(readings),
+        boundary=_boundary(readings, energies[0].lacks),
         method=_method(readings),
         valid=not reasons,
         reasons=reasons,
@@ -66,12 +66,21 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         idle=_idle(energies),
         load=_mean([_load(one) for one in energies]),
         readings=readings,
+        lacks=tuple(Lack(domain=name, reason=why) for name, why in energies[0].lacks.items()),
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
         repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
         uncertainty=uncertainty(
             energies, gross, per_token, _costs(spent, groups), first_stage=_first_stage(energies)
         ),
     )
+
+
+def _boundary(readings: Sequence[EnergyReading], lacks: Mapping[str, str]) -> str | None:
+    """Of a kind of which only a part is read, the boundary names the other part."""
+    whole = boundary(readings)
+    kinds = (whole or "").split("+")
+    missing = [name for name in lacks if name.partition(":")[0] in kinds]
+    return f"{whole} without {', '.join(missing)}" if missing else whole
 
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
@@ -18,12 +19,12 @@ from llenergymeasure.analysis.replicates import (
     seconds,
     total_tokens,
 )
-from llenergymeasure.analysis.run_energy import RunEnergy, run_energy
+from llenergymeasure.analysis.run_energy import RunEnergy, alike, run_energy
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
-from llenergymeasure.records import Estimate, FailedRun, Measurement
+from llenergymeasure.records import Estimate, FailedRun, Measurement, Throttling
 from llenergymeasure.results.models import (
     ExperimentResult,
     IdlePower,
@@ -49,6 +50,7 @@ def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] 
 
 def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
     """The same from runs whose energy is known."""
+    energies = alike(energies)
     measurements = [one.measurement for one in energies]
     first = measurements[0]
     leads = lead_in(energies)
@@ -71,6 +73,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
         devices=device_states(energies),
+        throttling=_throttling(measurements),
         workload_hash=first.workload_hash,
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
@@ -84,13 +87,19 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
         yield from one.measurement.notes
     first = energies[0]
     for domain in first.measurement.trace.domains:
-        if domain not in first.domains:
+        if domain not in first.domains and domain.name not in first.lacks:
             yield f"{domain.name} was seen and not counted"
     yield from unknown_states(energies)
     if leads:
         yield "the first pass of each run differs from the others: it is left out of the figures per token"
     if said := regimes(energies):
         yield said
+
+
+def _throttling(measurements: Sequence[Measurement]) -> Throttling | None:
+    """Sums over the runs; None where a quota did not hold for one of them."""
+    found = [one.throttling for one in measurements if one.throttling is not None]
+    return reduce(Throttling.plus, found) if found and len(found) == len(measurements) else None
 
 
 def _overhead(measurements: Sequence[Measurement]) -> OverheadPart:

@@ -62,10 +62,13 @@ class BlockJoules:
 
 @dataclass(frozen=True, slots=True)
 class RunEnergy:
-    """All that one run's trace says of its joules, computed once. `why_none` is why nothing counts."""
+    """All that one run's trace says of its joules, computed once. `why_none` is why nothing counts, `lacks`
+    what would count if it could be read: the domain's name, and why it can't.
+    """
 
     measurement: Measurement
     domains: tuple[Domain, ...]
+    lacks: Mapping[str, str]
     blocks: tuple[BlockJoules, ...]
     bare: Estimate
     loaded: Estimate
@@ -119,9 +122,62 @@ class RunEnergy:
         return list(dict.fromkeys(reason for reason in found if reason))
 
 
+def alike(found: Sequence[RunEnergy]) -> Sequence[RunEnergy]:
+    """Of runs whose figures are put together: what one of them lacks is left out of all."""
+    names = [{domain.name for domain in one.domains} for one in found]
+    partly = set[str].union(*names) - set[str].intersection(*names)
+    # Runs on different GPUs are no such case.
+    if not partly or any(partly & _used(one.measurement) for one in found):
+        return found
+    known = {name: why for one in found for name, why in one.lacks.items()}
+    gone = {name: known.get(name, "it was not read in every run") for name in sorted(partly)}
+    return [_energy_without(run.measurement, {**gone, **run.lacks}) for run in found]
+
+
+def _used(measurement: Measurement) -> set[str]:
+    """The domains that the engine's GPUs are or are part of."""
+    return {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
+
+
 def run_energy(measurement: Measurement) -> RunEnergy:
+    """Without the domains that gave nothing, where others that count did."""
+    whole = _energy_without(measurement, _unread(measurement))
+    lost = _lost(whole)
+    return _energy_without(measurement, {**whole.lacks, **lost}) if lost else whole
+
+
+def _unread(measurement: Measurement) -> Mapping[str, str]:
+    """What was asked for and could not be read from the start. By `auto` GPUs that the engine does not use
+    were not asked for.
+    """
+    is_asked = measurement.config.energy.gpus != "auto"
+    return {name: why for name, why in measurement.unread.items() if is_asked or not name.startswith("gpu:")}
+
+
+def _lost(whole: RunEnergy) -> Mapping[str, str]:
+    """Domains whose sensor failed in the passes, if any other has the energy of all of them.
+
+    Not the GPUs that did the work: a sum without them is no energy of the run.
+    """
+    spent = {domain.name: [one.spent[domain.name] for one in whole.blocks] for domain in whole.domains}
+    failed = {
+        name: next((one.reason for one in parts if one.reason), "its counter stood still")
+        for name, parts in spent.items()
+        if any(one.joules is None or "sensor_stuck" in one.flags for one in parts)
+    }
+    short = any("window_too_short" in one.flags and one.joules is None for p in spent.values() for one in p)
+    if short or len(failed) == len(spent):
+        return {}
+    return {name: why for name, why in failed.items() if name not in _used(whole.measurement)}
+
+
+def _energy_without(measurement: Measurement, lacks: Mapping[str, str]) -> RunEnergy:
     trace, idle = measurement.trace, measurement.idle
-    domains = counted_domains(trace.domains, measurement.config, measurement.facts)
+    domains = tuple(
+        domain
+        for domain in counted_domains(trace.domains, measurement.config, measurement.facts)
+        if domain.name not in lacks
+    )
     why_none = why_no_source(measurement, domains)
 
     def mean_power(window: Window | None) -> Estimate:
@@ -139,6 +195,7 @@ def run_energy(measurement: Measurement) -> RunEnergy:
     return RunEnergy(
         measurement,
         domains,
+        lacks,
         tuple(block_joules(trace, domains, block) for block in measurement.blocks),
         bare,
         mean_power(idle.loaded),

@@ -29,6 +29,7 @@ def warnings(
     found = [
         *_by_run([(one.measurement.index, _of_one(one)) for one in energies], len(energies)),
         *_of_energy(energy),
+        *(MeasurementWarning.of("domain_missing", f"{one.domain}: {one.reason}") for one in energy.lacks),
         *_of_experiment(energies, energy, tokens, failed=failed),
         *token_warnings(passes),
         *lag_warnings(passes),

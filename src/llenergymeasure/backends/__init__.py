@@ -16,6 +16,7 @@ from pydantic import JsonValue, ValidationError
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
+from llenergymeasure.host.machine import threads
 from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
 
 BACKENDS = {
@@ -27,6 +28,7 @@ BACKENDS = {
 }
 
 _GROUP = "llenergymeasure.backends"
+_THREADS_EACH = 16
 _ASK = "install a version that fits this llem, or ask its author; -v shows the traceback"
 
 
@@ -39,6 +41,19 @@ class Refusal:
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.way_out}" if self.way_out else self.reason
+
+
+def why_too_many_threads(option: str, asked: int | None) -> Refusal | None:
+    """Engines die without a word where the system does not give them the threads they ask for. A few for each
+    processor wait for each other, which may be what is to be measured.
+    """
+    available = threads()
+    if asked is None or asked <= _THREADS_EACH * available:
+        return None
+    return Refusal(
+        f"{option} is {asked}, and this process may use {available} processor{'s'[: available != 1]}",
+        f"take {_THREADS_EACH * available} at most; more than {available} wait for each other",
+    )
 
 
 class Observer(Protocol):

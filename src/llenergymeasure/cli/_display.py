@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from llenergymeasure.cli import _plan
 from llenergymeasure.cli._streams import print_json, print_lines, say, strong
+from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.models import ENGINES, ExperimentConfig
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary
 from llenergymeasure.results.models import ExperimentResult
@@ -120,7 +121,7 @@ def print_dry_run(
         *chain(*_table(_plan.plan_rows(config, plan))),
         "",
         strong("Memory"),
-        *_memory(vram, gpu_vram_gb),
+        *_memory(vram, gpu_vram_gb if config.engine.uses_gpus is not False else None),
         "",
         *(strong(f"This run would be refused: {reason}") for reason in refused),
         *([""] if refused else []),
@@ -144,8 +145,9 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
     yield "  by default:"
     sections: dict[str, list[str]] = {}
     for key, value in values.items():
-        if key not in given:
-            section, dot, name = key.partition(".")
+        section, dot, name = key.partition(".")
+        is_in_force = section == config.backend or section not in {*ENGINES, "options"}
+        if key not in given and is_in_force:
             sections.setdefault(section if dot else "", []).append(f"{name or key}\u00a0=\u00a0{value}")
     for section, fields in sections.items():
         head = f"{section}: " if section else ""
@@ -156,11 +158,14 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     if vram.total_bytes is None:
         yield from filled(f"– {vram.reason}", indent="  ")
         return
-    against = "no GPU was found to compare it with"
-    if gpu_vram_gb is not None:
-        share = vram.total_bytes / (gpu_vram_gb * 1e9)
+    there, which = (None, "") if gpu_vram_gb is None else (gpu_vram_gb * 1e9, "the GPU's {}")
+    if there is None:
+        there, which = host_memory()
+    against = "how much memory there is for it is unknown"
+    if there is not None:
+        share = vram.total_bytes / there
         fits = "fits" if share <= 1 else "does not fit"
-        against = f"{share * 100:.3g} % of the GPU's {plain(gpu_vram_gb * 1e9, 'B')}: {fits}"
+        against = f"{share * 100:.3g} % of {which.format(plain(there, 'B'))}: {fits}"
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
     yield from chain(*_table(rows))

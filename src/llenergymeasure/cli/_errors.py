@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import traceback
@@ -60,6 +61,24 @@ def format_bug(error: BaseException, *, verbose: bool = False) -> str:
     except OSError as problem:
         return f"{head}; its log could not be written ({problem.strerror}), -v shows it"
     return f"{head}; please report it with {log}"
+
+
+def _why_short(error: BaseException) -> str | None:
+    """Of an exception that only says that the system gives this process no more of something."""
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+        what, way = "open files", "ulimit -n 1024"
+    elif (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or "failed to map segment" in str(error)
+    ):
+        what, way = "memory", "ulimit -v unlimited, or a larger memory limit of the container"
+    elif "can't start new thread" in str(error) or getattr(error, "errno", None) == errno.EAGAIN:
+        what, way = "threads or processes", "ulimit -u, ulimit -v, or the container's limit of pids"
+    else:
+        return None
+    said = _one_line(str(error)) or "refused"
+    return f"this process may have no more {what}: {said}\nhint: raise the limit: {way}"
 
 
 def format_traceback(error: BaseException) -> str:
@@ -123,6 +142,9 @@ def reported(
             _end(explain(error, verbose=verbose), error.exit_code)
         except KeyboardInterrupt:
             _end("Interrupted", 130)
+        except (OSError, MemoryError, RuntimeError, ImportError) as error:
+            short = _why_short(error)
+            _end(short or format_bug(error, verbose=verbose), 1)
         except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback
             _end(format_bug(error, verbose=verbose), 1)
 

@@ -20,7 +20,13 @@ def examination_lines(found: Examination) -> Iterator[str]:
     """The machine, what measures on it, what runs on it, and at the end what that comes to."""
     here = found.environment
     yield f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
-    machine = [here.cpu or "unknown CPU", f"{here.logical_cpus} processors", plain(here.memory_bytes, "B")]
+    cpus = f"{here.logical_cpus} processors"
+    memory = "unknown memory" if here.memory_bytes is None else plain(here.memory_bytes, "B")
+    if here.usable_cpus is not None and here.usable_cpus < here.logical_cpus:
+        cpus += f" ({here.usable_cpus:.3g} for this process)"
+    if here.memory_limit_bytes is not None:
+        memory += f" ({plain(here.memory_limit_bytes, 'B')} for this process)"
+    machine = [here.cpu or "unknown CPU", cpus, memory]
     if here.virtualization:
         machine.append(f"in a virtual machine ({here.virtualization})")
     if here.container:
@@ -81,9 +87,16 @@ def _domain(domain: Domain) -> str:
 
 def _gpu(gpu: GpuFacts) -> Iterator[Sequence[str]]:
     yield f"{gpu.index}: {gpu.name or 'unknown'}", gpu.uuid
+    if gpu.fault is not None:
+        yield "", f"can't be read: {gpu.fault}"
+        return
     facts = {
         "driver": gpu.driver,
-        "memory": None if gpu.memory_bytes is None else plain(gpu.memory_bytes, "B"),
+        "memory": "that of the host"
+        if gpu.unified_memory
+        else None
+        if gpu.memory_bytes is None
+        else plain(gpu.memory_bytes, "B"),
         "power limit": None if gpu.power_limit_w is None else plain(gpu.power_limit_w, "W"),
         "clock": None if gpu.sm_clock_mhz is None else f"{gpu.sm_clock_mhz} MHz",
         "temperature": None if gpu.temperature_c is None else f"{gpu.temperature_c} °C",

@@ -1,4 +1,4 @@
-"""How much memory does the GPU have that a run would use?"""
+"""How much memory is there for the model of a run?"""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def get_gpu_vram_gb() -> float | None:
         return None
     finally:
         pynvml.nvmlShutdown()
+
+
+def host_memory() -> tuple[int | None, str]:
+    """Bytes that this process may still take of the host's memory, and a phrase that names them."""
+    # Meters import numpy, which no other command needs.
+    from llenergymeasure.host.machine import memory_available_bytes
+    from llenergymeasure.measure.gpus import gpu_facts
+
+    shared = any(gpu.unified_memory for gpu in gpu_facts())
+    why = "unified memory: the GPU works in that of the host" if shared else "no GPU with memory was found"
+    return memory_available_bytes(), f"the {{}} that this host has left ({why})"
 
 
 def first_visible(variable: str | None) -> int | str | None:

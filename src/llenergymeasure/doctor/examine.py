@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 from llenergymeasure.backends import backend_names, why_not
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.meters.selection import Selection, choose_meters, meter_names
+from llenergymeasure.energy.meters.selection import choose_meters, meter_names
 from llenergymeasure.energy.recording.recorder import Recorder
-from llenergymeasure.exceptions import EnergyError, LLEMError
+from llenergymeasure.exceptions import LLEMError
 from llenergymeasure.measure.environment import environment, suspended_ns
 from llenergymeasure.measure.gpus import ANSWER_S, gpu_facts
 from llenergymeasure.models.hub import hub_cache
@@ -137,21 +137,14 @@ def simulated_driver() -> SimulatedNvml:
 def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tuple[MeterReport, Meter | None]:
     """A meter as a run would open it by its name."""
 
-    def chosen(gpus: Literal["all", "auto"]) -> Selection:
-        return choose_meters(
-            EnergyConfig(meter=name, gpus=gpus),
+    def tried() -> tuple[MeterReport, Meter]:
+        selection = choose_meters(
+            EnergyConfig(meter=name, gpus="all"),
             processes=lambda: (os.getpid(),),
             nvml=nvml,
             rapl_root=rapl_root,
             clock=clock,
         )
-
-    def tried() -> tuple[MeterReport, Meter]:
-        try:
-            selection = chosen("all")
-        except EnergyError:
-            # One board that can't be read makes "all" an error; "auto" takes the others and names it.
-            selection = chosen("auto")
         (meter,) = selection.meters
         with meter:
             times = [_timed(meter) for _ in range(READS)]
@@ -162,6 +155,8 @@ def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tup
     except LLEMError as error:
         prefix = f"the meter {name!r} can't be used: "
         return MeterReport(name, error.message.removeprefix(prefix)), None
+    except Exception as error:  # noqa: BLE001  whatever a driver raises, the others are still to be looked at
+        return MeterReport(name, f"it broke: {type(error).__name__}: {error}"), None
 
 
 def _timed(meter: Meter) -> float:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import BlockKind, WarmUp
+
+if TYPE_CHECKING:
+    # It brings numpy, which a plan does not need.
+    from llenergymeasure.analysis.run_energy import RunEnergy
 
 ENOUGH = 3
 # No sensor says anything of less.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -33,6 +34,8 @@ HELLO_S = 60.0
 CANCEL_S = 10.0
 TERMINATE_S = 5.0
 LOG_TAIL_LINES = 20
+# A bar of progress says where it was, and not what went wrong.
+_PROGRESS = re.compile(r"\d+%(\||$)|\[\d\d:\d\d<")
 
 Answer = TypeVar("Answer")
 
@@ -240,7 +243,8 @@ class ChildWorker:
 
     def _error(self, kind: FailureKind, message: str) -> ExperimentError:
         tail = self._tail()
-        hint = f"the worker's last line: {tail.splitlines()[-1]}" if tail else None
+        lines = [line for line in (tail or "").splitlines() if line.strip() and not _PROGRESS.search(line)]
+        hint = f"the worker's last line: {lines[-1]}" if lines else None
         return ExperimentError(message, hint=hint, failure=self._failure(kind, message))
 
     def _failure(self, kind: FailureKind, message: str) -> RunFailure:
@@ -278,7 +282,8 @@ def _read(stream: IO[bytes], inbox: queue.SimpleQueue[bytes | None]) -> None:
 
 def _drain(reader: threading.Thread, stdin: IO[bytes], stdout: IO[bytes]) -> None:
     close_pipe(stdin)
-    reader.join(timeout=TERMINATE_S)
+    if reader.ident is not None:
+        reader.join(timeout=TERMINATE_S)
     # A process that got away keeps the pipe open, and closing it would wait for its reader.
     if not reader.is_alive():
         close_pipe(stdout)

@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from llenergymeasure.energy.meters.cpu_power import cpuinfo_field, read_cpuinfo
+from llenergymeasure.host.cgroups import memory_limit_bytes
+from llenergymeasure.host.files import PROC, numbers
+from llenergymeasure.host.machine import (
+    allowed_cpus,
+    cpu_name,
+    cpuinfo_field,
+    memory_total_bytes,
+    processors,
+    read_cpuinfo,
+)
 from llenergymeasure.records import Environment, GpuFacts
 
 PACKAGES = (
@@ -25,30 +34,31 @@ PACKAGES = (
     "pyarrow",
     "pydantic",
     "nvidia-ml-py",
+    "pynvml",
 )
 
 
-def environment(gpus: tuple[GpuFacts, ...]) -> Environment:
+def environment(gpus: tuple[GpuFacts, ...], *, proc: Path = PROC) -> Environment:
     """A snapshot of the host, to be taken beside the idle window and never inside a measured one."""
-    import psutil
-
-    versions, cpuinfo = _versions(), read_cpuinfo()
+    versions, cpuinfo, total = _versions(), read_cpuinfo(proc), memory_total_bytes(proc=proc)
     return Environment(
         hostname=socket.gethostname(),
         os=_os_name(),
         kernel=platform.release(),
         python=platform.python_version(),
         llem=versions["llenergymeasure"],
-        cpu=cpuinfo_field(cpuinfo, "model name") or platform.processor() or None,
-        logical_cpus=os.cpu_count() or 1,
-        memory_bytes=psutil.virtual_memory().total,
+        cpu=cpu_name(cpuinfo) or platform.processor() or None,
+        logical_cpus=os.cpu_count() or len(allowed_cpus()),
+        memory_bytes=total,
         virtualization=_virtualization(cpuinfo),
         container=_container(),
-        swap_used_bytes=psutil.swap_memory().used,
-        load_1min=os.getloadavg()[0],
+        swap_used_bytes=_swap_used(proc),
+        load_1min=_load_1min(),
         git_commit=_git_commit(),
         gpus=gpus,
         versions=versions,
+        usable_cpus=processors(proc=proc),
+        memory_limit_bytes=memory_limit_bytes(total=total, proc=proc),
     )
 
 
@@ -64,6 +74,20 @@ def suspended_ns(read_ns: Callable[[int], int] = time.clock_gettime_ns) -> int |
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return None
     return read_ns(time.CLOCK_BOOTTIME) - read_ns(time.CLOCK_MONOTONIC)
+
+
+def _swap_used(proc: Path) -> int | None:
+    kib = numbers(proc / "meminfo")
+    if {"SwapTotal", "SwapFree"} <= kib.keys():
+        return (kib["SwapTotal"] - kib["SwapFree"]) * 1024
+    return None
+
+
+def _load_1min() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
 
 
 def _versions() -> Mapping[str, str]:

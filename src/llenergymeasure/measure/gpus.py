@@ -7,9 +7,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.energy.meters.nvml import as_text, driver, gpus_of
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.energy.meters.nvml import (
+    ListedGpu,
+    as_text,
+    asked,
+    driver,
+    driver_version,
+    gpus_of,
+    listed_gpus,
+)
+from llenergymeasure.energy.meters.nvml_board import refusals
+from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
+from llenergymeasure.exceptions import EnergyError, PreFlightError
 from llenergymeasure.measure.harness import Worker
 from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
@@ -27,7 +38,7 @@ def gpu_facts(nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts
 
     def all_facts() -> tuple[GpuFacts, ...]:
         with driver(nvml) as opened:
-            return tuple(_facts(opened, index) for index in range(opened.nvmlDeviceGetCount()))
+            return tuple(_facts(opened, *each) for each in enumerate(listed_gpus(opened)))
 
     try:
         return bounded(all_facts, within_s, what="the NVIDIA driver")
@@ -43,6 +54,25 @@ def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER
         return bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
     except EnergyError:
         return ()
+
+
+def require_readable(energy: EnergyConfig, meters: Selection, gpu_uuids: Sequence[str]) -> None:
+    """PreFlightError where the engine uses a GPU that can't be read and no choice of the user leaves it out:
+    a sum without the very device that works is no energy of the run.
+    """
+    if energy.meter not in {"auto", *GPU_METERS} or not isinstance(energy.gpus, str):
+        return
+    seen, unread = {domain.name for domain in meters.domains}, dict(meters.unread)
+    # A lost GPU has no UUID to be known by.
+    nameless = next((name for name in unread if name.startswith("gpu:unknown-")), "")
+    for name in (f"gpu:{uuid}" for uuid in gpu_uuids):
+        why = unread.get(name) or unread.get(nameless)
+        if name not in seen and why is not None:
+            raise PreFlightError(
+                f"the engine uses {name}, whose energy can't be read: {why}",
+                hint="take another GPU (CUDA_VISIBLE_DEVICES), or say what to count without it: "
+                "--meter rapl, --meter estimate or energy.gpus",
+            )
 
 
 @dataclass(slots=True)
@@ -81,28 +111,21 @@ class PlacedWorker:
         return replace(facts, gpu_uuids=tuple(self._seen))
 
 
-def _facts(nvml: Any, index: int) -> GpuFacts:
-    try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    except nvml.NVMLError:
-        return GpuFacts(uuid=f"unknown-{index}", index=index)
+def _facts(nvml: Any, index: int, gpu: ListedGpu) -> GpuFacts:
+    if gpu.fault is not None:
+        return GpuFacts(uuid=gpu.uuid, index=index, fault=gpu.fault)
 
     def ask(question: str, *arguments: int, of: Callable[[Any], T]) -> T | None:
-        try:
-            return of(getattr(nvml, question)(handle, *arguments))
-        except (nvml.NVMLError, AttributeError):
-            return None
+        answer = asked(nvml, question, gpu.handle, *arguments)
+        return None if answer is None else of(answer)
 
-    try:
-        version = as_text(nvml.nvmlSystemGetDriverVersion())
-    except (nvml.NVMLError, AttributeError):
-        version = None
+    memory, is_unified, fault = _memory(nvml, gpu.handle)
     return GpuFacts(
-        uuid=ask("nvmlDeviceGetUUID", of=as_text) or f"unknown-{index}",
+        uuid=gpu.uuid,
         index=index,
         name=ask("nvmlDeviceGetName", of=as_text),
-        memory_bytes=ask("nvmlDeviceGetMemoryInfo", of=lambda memory: int(memory.total)),
-        driver=version,
+        memory_bytes=memory,
+        driver=driver_version(nvml),
         power_limit_w=ask("nvmlDeviceGetEnforcedPowerLimit", of=lambda milliwatts: milliwatts / 1e3),
         sm_clock_mhz=ask("nvmlDeviceGetClockInfo", 1, of=int),
         temperature_c=ask("nvmlDeviceGetTemperature", 0, of=int),
@@ -112,4 +135,19 @@ def _facts(nvml: Any, index: int) -> GpuFacts:
         foreign_pids=ask(
             "nvmlDeviceGetComputeRunningProcesses", of=lambda found: tuple(process.pid for process in found)
         ),
+        unified_memory=is_unified,
+        fault=fault,
     )
+
+
+def _memory(nvml: Any, handle: Any) -> tuple[int | None, bool, str | None]:
+    """The bytes of a board's own memory (None is unknown), whether it has none, and why a board that is lost
+    does not even say that.
+    """
+    try:
+        total = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except refusals(nvml) as error:
+        code = getattr(error, "value", None)
+        lost = {nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_RESET_REQUIRED}
+        return None, code == nvml.NVML_ERROR_NOT_SUPPORTED, str(error) if code in lost else None
+    return total or None, total == 0, None

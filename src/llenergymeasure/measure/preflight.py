@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import psutil
 
 from llenergymeasure.analysis.footprint import why_no_grid
 from llenergymeasure.backends import BACKENDS, why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
+from llenergymeasure.host.machine import address_space_bytes, memory_available_bytes
 from llenergymeasure.measure.container import Found, container_gpus, look
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
@@ -25,6 +25,9 @@ from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+# What the parent and a small PyTorch worker were seen to need, with room to spare.
+LEAST_FILES = 64
+LEAST_SPACE_SIMULATED, LEAST_SPACE = 1e9, 4e9
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -65,6 +68,7 @@ def _examined(
     model = None
     meters = None
     container = _engine(config, gpus, reasons)
+    reasons.extend(_limits(config))
     if config.output_dir is not None and (why := preflight_output(config.output_dir)):
         reasons.append(f"output: {why}")
     if why := why_no_grid(config.footprint):
@@ -82,6 +86,20 @@ def _examined(
     return reasons, None if reasons or meters is None else Cleared(meters, model, container)
 
 
+def _limits(config: ExperimentConfig) -> Iterator[str]:
+    """Limits of this shell under which a run dies somewhere, of whatever asks first."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < LEAST_FILES:
+        yield f"limits: ulimit -n allows {files} open files, and a run needs {LEAST_FILES}: ulimit -n 1024"
+    space = address_space_bytes()
+    least = LEAST_SPACE_SIMULATED if config.engine.is_simulated else LEAST_SPACE
+    if space is not None and space < least:
+        yield (
+            f"limits: ulimit -v allows a process {space / 1e9:.2g} GB of address space, and libraries alone "
+            f"map {least / 1e9:.0f} GB: ulimit -v unlimited"
+        )
+
+
 def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str]) -> ResolvedModel | None:
     """The model; add why it can't be had, does not take what is asked of it, or does not fit."""
     try:
@@ -93,7 +111,7 @@ def _model(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[str
             _why_not_shared(config, model),
         )
         reasons.extend(why for why in whys if why)
-        if why := why_too_large(config, gpus, available_bytes=psutil.virtual_memory().available):
+        if why := why_too_large(config, gpus, available_bytes=memory_available_bytes()):
             reasons.append(f"memory: {why}")
     except PreFlightError as error:
         reasons.append(_whole(error))
@@ -156,12 +174,14 @@ def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[st
         return None
 
 
-def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int) -> str | None:
+def why_too_large(
+    config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int | None
+) -> str | None:
     """Why the model will not fit, by the estimate; None where it does, or that can't be told.
 
     On a GPU against the memory of the largest one, or of as many as share the model, else against
-    `available_bytes`, what the host has left. An engine that forms its own batches needs room for one
-    request.
+    `available_bytes`, what the host has left (None is unknown); so too on a GPU that works in that. An engine
+    that forms its own batches needs room for one request.
     """
     own = config.engine
     estimate = estimate_vram(config, least=True).total_bytes
@@ -174,7 +194,7 @@ def why_too_large(config: ExperimentConfig, gpus: Sequence[GpuFacts], *, availab
     if sizes and own.uses_gpus is not False:
         sizes = sizes[: own.gpus_per_model]
         where, there = "the GPUs have" if len(sizes) > 1 else "the GPU has", sum(sizes)
-    if estimate <= there:
+    if there is None or estimate <= there:
         return None
     return (
         f"{config.model} needs about {estimate / 1e9:.1f} GB and {where} {there / 1e9:.1f} GB "

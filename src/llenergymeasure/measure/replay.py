@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from llenergymeasure.records import (
     Pass,
     SessionFacts,
     Start,
+    Throttling,
     WarmUp,
     Window,
 )
@@ -68,6 +69,8 @@ class Measured:
     index: int = 1
     cut_prompts: int | None = None
     spinning_cores: float | None = None
+    throttling: Throttling | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
     say: Literal["measured"] = "measured"
 
 

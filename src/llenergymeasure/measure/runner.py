@@ -14,14 +14,16 @@ from typing import TypeAlias
 
 from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pass_costs
 from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.energy.recording.recorder import Recorder
+from llenergymeasure.host.cgroups import throttling
 from llenergymeasure.measure.budget import Turn
 from llenergymeasure.measure.child import ChildWorker
-from llenergymeasure.measure.conditions import Conditions, tree_cpu_s
+from llenergymeasure.measure.conditions import Conditions, quota_s, tree_cpu_s
 from llenergymeasure.measure.container import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.forecast import Tracker
-from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, used_gpus
+from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readable, used_gpus
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
@@ -32,7 +34,6 @@ from llenergymeasure.measure.scratch import temporary_in
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import (
     Block,
-    Domain,
     Measurement,
     Overhead,
     Progress,
@@ -90,17 +91,28 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         if device is not None and phase == "silence":
             device.enter(phase)
         conditions.enter(phase)
+        if phase == "load" and job.turn.number == 1:
+            # What the idle machine showed is said now: minutes of passes on it may be in vain.
+            for seen in conditions.warnings():
+                job.turn.remark(f"{seen.message}; {seen.remedy}")
         if device is not None and phase != "silence":
             device.enter(phase)
         tell.enter(phase)
 
     with ChildWorker(config, run_id=job.experiment, directory=directory, launch=launch) as child:
-        conditions = Conditions(own_s=lambda: tree_cpu_s(child.pids()))
+
+        def worker() -> str:
+            return next((str(pid) for pid in child.pids()), "self")
+
+        conditions = Conditions(
+            own_s=lambda: tree_cpu_s(child.pids()),
+            quota_s=lambda: quota_s(worker()),
+            throttled=lambda: throttling(pid=worker()),
+        )
         tell("checking")
         choose = partial(meters_for, config, processes=child.pids, device=device)
         cleared = preflight(config, choose, gpus=gpus)
-        seen_domains = cleared.meters.domains
-        job.locks.take(run_domains(seen_domains, config))
+        job.locks.take(run_domains(cleared.meters.domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
@@ -128,6 +140,8 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                     workload_hash=seen.ready.workload_hash,
                     cut_prompts=seen.ready.cut,
                     spinning_cores=conditions.spinning_cores,
+                    throttling=conditions.throttling,
+                    unread=dict(cleared.meters.unread),
                 )
 
             def keep(seen: Observations) -> None:
@@ -138,7 +152,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 worker=PlacedWorker(
                     child,
                     used=lambda: used_gpus(child.pids(), nvml),
-                    claim=partial(_claim, job.locks, seen_domains),
+                    claim=partial(_claim, config, job.locks, cleared.meters),
                 ),
                 recorder=recorder,
                 clock=time,
@@ -168,10 +182,13 @@ def _watts(recorder: Recorder, windows: Sequence[Window]) -> Sequence[float | No
     return [idle_watts(trace, window) for window in windows]
 
 
-def _claim(locks: DomainLocks, seen: Sequence[Domain], gpu_uuids: Sequence[str]) -> None:
-    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet."""
+def _claim(config: ExperimentConfig, locks: DomainLocks, meters: Selection, gpu_uuids: Sequence[str]) -> None:
+    """Lock the GPUs that the engine turned out to use, where they are recorded and not locked yet; refuse
+    those that can't be read.
+    """
+    require_readable(config.energy, meters, gpu_uuids)
     used = {f"{kind}:{uuid}" for uuid in gpu_uuids for kind in ("gpu", "module")}
-    locks.take(domain.name for domain in seen if domain.name in used)
+    locks.take(domain.name for domain in meters.domains if domain.name in used)
 
 
 def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> ResolvedModel | None:

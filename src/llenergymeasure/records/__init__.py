@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start
+from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
     Domain,
@@ -86,6 +86,7 @@ __all__ = [
     "SessionFacts",
     "Stage",
     "Start",
+    "Throttling",
     "Trace",
     "Unit",
     "WarmUp",

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GpuFacts:
-    """A visible GPU. A field that the driver does not give is None: unknown, not absent."""
+    """A visible GPU. A field that the driver does not give is None: unknown, not absent.
+
+    `fault` is why the driver gives nothing at all, as of a GPU that is lost; `unified_memory` that the GPU
+    has no memory of its own and works in that of the host.
+    """
 
     uuid: str
     index: int
@@ -22,11 +26,42 @@ class GpuFacts:
     mig: bool | None = None
     persistence: bool | None = None
     foreign_pids: tuple[int, ...] | None = None
+    unified_memory: bool = False
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttling:
+    """How often a CPU quota held its processes back: in so many of its periods, for seconds of all their
+    processors together.
+    """
+
+    periods: int
+    throttled_periods: int
+    throttled_s: float
+
+    def since(self, before: Throttling) -> Throttling:
+        return Throttling(
+            self.periods - before.periods,
+            self.throttled_periods - before.throttled_periods,
+            self.throttled_s - before.throttled_s,
+        )
+
+    def plus(self, other: Throttling) -> Throttling:
+        return Throttling(
+            self.periods + other.periods,
+            self.throttled_periods + other.throttled_periods,
+            self.throttled_s + other.throttled_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the software a number came from."""
+    """The machine and the software a number came from.
+
+    `usable_cpus` is what affinity and quotas leave of its processors, `memory_limit_bytes` what limits
+    leave of its memory where they leave less than all of it.
+    """
 
     hostname: str
     os: str
@@ -35,7 +70,7 @@ class Environment:
     llem: str
     cpu: str | None
     logical_cpus: int
-    memory_bytes: int
+    memory_bytes: int | None
     virtualization: str | None
     container: str | None
     swap_used_bytes: int | None
@@ -43,6 +78,8 @@ class Environment:
     git_commit: str | None
     gpus: tuple[GpuFacts, ...]
     versions: Mapping[str, str]
+    usable_cpus: float | None = None
+    memory_limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

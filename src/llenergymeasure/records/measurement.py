@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llenergymeasure.records.machine import Environment, Overhead, Start
+from llenergymeasure.records.machine import Environment, Overhead, Start, Throttling
 from llenergymeasure.records.measuring import Trace
 from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
 from llenergymeasure.records.telling import MeasurementWarning
@@ -21,7 +21,8 @@ class Measurement:
     """What was seen of one run: all that `analysis` needs of it, now and in a later version.
 
     `index` numbers the runs of an experiment from 1. `spinning_cores` is what its processes used of the
-    processors while the loaded model was left alone.
+    processors while the loaded model was left alone, `throttling` what a CPU quota did in its passes (None
+    without one), `unread` the domains that could not be read from the start, with the reasons.
     """
 
     experiment_id: str
@@ -44,6 +45,8 @@ class Measurement:
     workload_hash: str | None = None
     cut_prompts: int | None = None
     spinning_cores: float | None = None
+    throttling: Throttling | None = None
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passes(self) -> tuple[Pass, ...]:

@@ -38,6 +38,8 @@ WarningCode: TypeAlias = Literal[
     "silence_broken",
     "single_process",
     "interrupted",
+    "cpu_throttled",
+    "domain_missing",
 ]
 Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
@@ -77,6 +79,9 @@ REMEDIES: Mapping[WarningCode, str] = {
     "silence_broken": "stop what kept working, or read the wider interval as it is",
     "single_process": "repeat the run in fresh processes: --set repeats.count=3",
     "interrupted": "run again for all repeats, or read the wider interval as it is",
+    "cpu_throttled": "raise the quota (docker run --cpus, a pod's limits.cpu, CPUQuota=), or give the engine "
+    "no more threads than it allows processors",
+    "domain_missing": "mend what can't be read, or say what is to be counted: energy.gpus, --meter",
 }
 
 

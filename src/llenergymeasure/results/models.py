@@ -20,6 +20,7 @@ from llenergymeasure.records import (
     MeasurementWarning,
     SessionFacts,
     Start,
+    Throttling,
 )
 
 RESULT_SCHEMA_VERSION = "2"
@@ -134,6 +135,13 @@ class Replicates(Part):
     count: Count
 
 
+class Lack(Part):
+    """A domain that would count if it could be read, and why it can't."""
+
+    domain: str
+    reason: str
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
     costs. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
@@ -155,6 +163,7 @@ class Energy(Part):
     idle: IdlePower
     load: Estimate
     readings: tuple[EnergyReading, ...]
+    lacks: tuple[Lack, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None
     uncertainty: Uncertainty | None = None
@@ -293,6 +302,9 @@ class ExperimentResult(Part):
     memory: Memory
     footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
+    throttling: Throttling | None = Field(
+        default=None, description="what a CPU quota did in the passes of all runs; null without one"
+    )
     workload_hash: str | None = Field(default=None, description="SHA-256 of all prompts' token ids")
     warnings: tuple[MeasurementWarning, ...]
     overhead: OverheadPart

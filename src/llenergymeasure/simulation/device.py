@@ -151,7 +151,8 @@ class SimulatedNvml:
         self._require("nvmlDeviceGetHandleByIndex")
         if not 0 <= index < len(self.gpus):
             raise SimulatedNvmlError(Code.INVALID_ARGUMENT)
-        return self.gpus[index]
+        with self.gpus[index].call("nvmlDeviceGetHandleByIndex"):
+            return self.gpus[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Handle:
         self._require("nvmlDeviceGetHandleByUUID")

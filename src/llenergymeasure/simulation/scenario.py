@@ -13,6 +13,7 @@ from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Clock
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
+from llenergymeasure.simulation.nvml_names import Code
 from llenergymeasure.simulation.waveform import Serving, Waveform
 
 # nvmlDeviceArchitecture_t
@@ -36,7 +37,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One GPU: its name to the driver, its sensor, and its power from the start of the scenario on."""
+    """One GPU: its name to the driver, its sensor, and its power from the start of the scenario on.
+
+    `lacks` names the driver's functions that it does not support.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -46,6 +50,7 @@ class Board:
     sensor: SimulatedSensor = field(default_factory=SimulatedSensor)
     name: str = "Simulated GPU"
     architecture: int = HOPPER
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ def play(scenario: Scenario, *, clock: Clock) -> SimulatedNvml:
     for gpu, board in zip(nvml.gpus, scenario.boards, strict=True):
         gpu.name, gpu.sensor = board.name, board.sensor
         gpu.power = waveform(board, scenario.start_ns)
+        gpu.fails = dict.fromkeys(board.lacks, Code.NOT_SUPPORTED)
         if board.sensor.counter_stuck:
             gpu.stick_counter()
     if scenario.init_fails_with is not None:

@@ -19,6 +19,7 @@ from llenergymeasure.backends import refuse
 from llenergymeasure.backends.llamacpp.refusals import why_refused
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
+from llenergymeasure.host.machine import threads
 from llenergymeasure.models.resolve import resolve
 
 _DEBUG, _ERROR = 1, 4
@@ -270,9 +271,8 @@ def _check_told(config: ExperimentConfig, told: Told) -> None:
 
 
 def _cores() -> int:
-    """Physical cores within this process's affinity: more threads than that wait for each other."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+    """Physical cores that affinity and quota leave this process: more threads wait for each other."""
+    return min(psutil.cpu_count(logical=False) or threads(), threads())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from llenergymeasure.backends import Refusal, why_missing
+from llenergymeasure.backends import Refusal, why_missing, why_too_many_threads
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.gguf import read_gguf
@@ -43,6 +43,9 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
 
 def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
     asked = config.llamacpp
+    for name in ("threads", "threads_batch"):
+        if why := why_too_many_threads(f"llamacpp.{name}", getattr(asked, name)):
+            return why
     if asked.cache_type_v in QUANTISED and not asked.flash_attn:
         return Refusal(
             f"llamacpp.cache_type_v {asked.cache_type_v} needs flash attention",

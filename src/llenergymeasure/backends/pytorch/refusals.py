@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from llenergymeasure.backends import Refusal
+from llenergymeasure.backends import Refusal, why_too_many_threads
 from llenergymeasure.backends.pytorch.adapter import why_no_adapter
 from llenergymeasure.backends.pytorch.passthrough import why_no_passthrough
 from llenergymeasure.backends.pytorch.quantisation import (
@@ -30,6 +30,7 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
     device = _device(config)
     return (
         _why_not_there(config)
+        or why_too_many_threads("pytorch.threads", config.pytorch.threads)
         or _why_not_compiled(config)
         or _why_no_attention(config, device)
         or why_no_cache(config, device)

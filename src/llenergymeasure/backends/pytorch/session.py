@@ -33,6 +33,7 @@ from llenergymeasure.backends.pytorch.memory import (
 from llenergymeasure.backends.pytorch.quantisation import builds_kernels, in_force, is_countable
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
+from llenergymeasure.host.machine import threads
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
 
 PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "optimum-quanto", "peft")
@@ -135,9 +136,10 @@ def opened(config: ExperimentConfig, place: Place = ALONE) -> Iterator[PytorchSe
     import torch
 
     before = torch.get_num_threads()
-    threads = config.pytorch.threads or (max(1, before // place.size) if place.size > 1 else None)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    # PyTorch heeds affinity and not a quota, which would then hold all of its threads back.
+    own = config.pytorch.threads or max(1, min(before, threads()) // place.size)
+    if own != before:
+        torch.set_num_threads(own)
     session = None
     try:
         session = PytorchSession(load(config, place), config)

@@ -37,6 +37,7 @@ from llenergymeasure.backends.vllm.processes import (
 )
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
+from llenergymeasure.host.machine import memory_available_bytes
 from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
@@ -191,7 +192,8 @@ def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
         tokens=(tokens // _CACHE_BLOCK + 2) * _CACHE_BLOCK,
         bytes_per_element=ELEMENT_BYTES[config.precision],
     )
-    return math.ceil(min(needed, psutil.virtual_memory().available / 2) / _GIB)
+    left = memory_available_bytes()
+    return math.ceil((needed if left is None else min(needed, left / 2)) / _GIB)
 
 
 def _lora(config: ExperimentConfig) -> Any | None:

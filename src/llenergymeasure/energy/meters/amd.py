@@ -60,21 +60,35 @@ class AmdMeter(DeviceMeter):
             amdsmi.amdsmi_init()
             stack.callback(amdsmi.amdsmi_shut_down)
             handles = list(amdsmi.amdsmi_get_processor_handles())
-            uuids = [str(amdsmi.amdsmi_get_gpu_device_uuid(handle)) for handle in handles]
-            chosen = self._chosen(uuids)
-            boards = {uuids[index]: self._board(amdsmi, handles[index], uuids[index]) for index in chosen}
         except amdsmi.AmdSmiException as error:
             raise EnergyError(f"AMD's driver can't be used: {error}") from error
+        uuids = [self._uuid(amdsmi, index, handle) for index, handle in enumerate(handles)]
+        boards, faults = {}, {}
+        for index in self._chosen(uuids):
+            boards[uuids[index]], fault = self._board(amdsmi, handles[index], uuids[index])
+            if fault is not None:
+                faults[f"gpu:{uuids[index]}"] = str(fault)
+        self.unread = faults
+        if not any(board.quantities for board in boards.values()) or (
+            faults and not isinstance(self._gpus, str)
+        ):
+            asked = "; ".join(f"{name}: {why}" for name, why in faults.items()) or ", ".join(boards)
+            asked = asked or "any GPU: the environment hides them all"
+            raise EnergyError(f"neither energy nor power can be read on {asked}")
+        self.notes = tuple(f"{name} is not read: {why}" for name, why in faults.items())
         known = calibrations(self._files)
         found = [
             (board, board_domain(uuid, "gpu", [quantity for _, quantity in board.quantities], known))
             for uuid, board in boards.items()
             if board.quantities
         ]
-        if not found:
-            asked = ", ".join(boards) or "any GPU: the environment hides them all"
-            raise EnergyError(f"neither energy nor power can be read on {asked}")
         return [board for board, _ in found], [domain for _, domain in found]
+
+    def _uuid(self, amdsmi: Any, index: int, handle: Any) -> str:
+        try:
+            return str(amdsmi.amdsmi_get_gpu_device_uuid(handle))
+        except _refusals(amdsmi):
+            return f"unknown-{index}"
 
     def _chosen(self, uuids: Sequence[str]) -> Sequence[int]:
         if not uuids:
@@ -83,18 +97,21 @@ class AmdMeter(DeviceMeter):
             return range(len(uuids))
         return _visible(uuids) if self._gpus == "auto" else chosen_gpus(self._gpus, uuids)
 
-    def _board(self, amdsmi: Any, handle: Any, uuid: str) -> Device:
-        """One GPU, or one die of it that counts for itself: what it answers twice.
+    def _board(self, amdsmi: Any, handle: Any, uuid: str) -> tuple[Device, Exception | None]:
+        """One GPU, or one die of it that counts for itself: what it answers twice, and what was refused of
+        one that answers nothing.
 
         A die without a counter of its own, such as the odd ones of an MI250, reads 0.
         """
         domain, questions = f"gpu:{uuid}", []
+        refused: list[Exception] = []
 
         def twice(ask: Callable[[], Any]) -> list[Any]:
             """Empty where it is refused, as the counter is in a guest."""
             try:
                 return [ask(), ask()]
-            except amdsmi.AmdSmiException:
+            except _refusals(amdsmi) as error:
+                refused.append(error)
                 return []
 
         def counted() -> int | None:
@@ -109,12 +126,18 @@ class AmdMeter(DeviceMeter):
             questions.append(Question(domain, Quantity("energy", _SOURCE, "J", scale), counted))
         if (powers := twice(drawn)) and all((one or 0) > 0 for one in powers):
             questions.append(Question(domain, _POWER, drawn))
-        return Device(
+        device = Device(
             questions,
-            errors=(amdsmi.AmdSmiException,),
+            errors=_refusals(amdsmi),
             silent=f"the driver gives nothing of {domain}",
             clock=self._clock,
         )
+        return device, refused[-1] if refused and not questions else None
+
+
+def _refusals(amdsmi: Any) -> tuple[type[Exception], ...]:
+    """What a call raises where there is no answer: versions of the library differ in functions and keys."""
+    return (amdsmi.AmdSmiException, AttributeError, KeyError, TypeError)
 
 
 def _library(kfd: Path) -> Any:

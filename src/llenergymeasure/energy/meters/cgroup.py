@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llenergymeasure.host.cgroups import Hierarchy, hierarchies
+
 _PREFIX = "llem-"
 _EMPTY_WITHIN_S = 2.0
 
@@ -79,10 +81,10 @@ class Cgroups:
 
     def of_their_own(self, roots: Sequence[int], members: Collection[int]) -> Cgroup | None:
         """The cgroup in which all of `roots` are and nobody but `members`; None where there is none."""
-        for controller, point, top in self._mounted():
-            places = {self._place(str(pid), controller, point, top) for pid in roots}
+        for one in self._accounting():
+            places = {one.place(str(pid), self.proc) for pid in roots}
             place = places.pop() if len(places) == 1 else None
-            if place is not None and place != point and (found := Cgroup(place)).used_s() is not None:
+            if place is not None and place != one.point and (found := Cgroup(place)).used_s() is not None:
                 inside = found.pids()
                 if inside and inside <= set(members):
                     return found
@@ -93,8 +95,8 @@ class Cgroups:
 
         What a killed process has left of its own goes.
         """
-        for controller, point, top in self._mounted():
-            place = self._place("self", controller, point, top)
+        for one in self._accounting():
+            place = one.place("self", self.proc)
             if place is None:
                 continue
             for stale in place.glob(f"{_PREFIX}*"):
@@ -111,26 +113,6 @@ class Cgroups:
             made.remove()
         return None
 
-    def _mounted(self) -> Iterator[tuple[str, Path, str]]:
-        """Of each mounted hierarchy that accounts CPU time: its controller ("" is version 2), where it is
-        mounted, and which of its cgroups that is.
-        """
-        found = []
-        with suppress(OSError):
-            for line in (self.proc / "self" / "mountinfo").read_text(encoding="utf-8").splitlines():
-                mount, _, system = line.partition(" - ")
-                kind, _, options = system.split(maxsplit=2)
-                top, point = mount.split()[3:5]
-                if kind == "cgroup2":
-                    found.append(("", Path(point), top))
-                elif kind == "cgroup" and "cpuacct" in options.split(","):
-                    found.append(("cpuacct", Path(point), top))
-        yield from sorted(found)
-
-    def _place(self, pid: str, controller: str, point: Path, top: str) -> Path | None:
-        with suppress(OSError):
-            for line in (self.proc / pid / "cgroup").read_text(encoding="utf-8").splitlines():
-                _, controllers, path = line.split(":", maxsplit=2)
-                if controller in controllers.split(",") and Path(path).is_relative_to(top):
-                    return point / Path(path).relative_to(top)
-        return None
+    def _accounting(self) -> Iterator[Hierarchy]:
+        """The mounted hierarchies that account CPU time."""
+        return (one for one in hierarchies(self.proc) if {"", "cpuacct"} & set(one.controllers))

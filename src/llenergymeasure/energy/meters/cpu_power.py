@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 
+from llenergymeasure.host.machine import cpuinfo_field
 from llenergymeasure.records import PowerModel
 
 _CITATION = "Cloud Carbon Footprint coefficients from SPECpower_ssj2008 (Apache-2.0)"
@@ -52,12 +51,6 @@ _AMD = {
 }
 
 
-def read_cpuinfo() -> str:
-    """What Linux says of the processors; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
 def power_model(cpuinfo: str) -> PowerModel:
     """The model of power for the CPU that /proc/cpuinfo describes; empty where there is no such file.
 
@@ -82,30 +75,40 @@ def power_model(cpuinfo: str) -> PowerModel:
 def microarchitectures(cpuinfo: str) -> Sequence[str]:
     """What the CPU may be, by names of the table; empty where that cannot be determined.
 
-    A hypervisor may hide the model number; AMX then still leaves only the generations that have it.
+    A hypervisor may hide the model number, and a sandbox the stepping; vector instructions then still leave
+    only the generations that have them.
     """
     vendor = cpuinfo_field(cpuinfo, "vendor_id")
-    family, model, stepping = (
-        int(cpuinfo_field(cpuinfo, name) or -1) for name in ("cpu family", "model", "stepping")
-    )
+    family, model, stepping = (_number(cpuinfo, name) for name in ("cpu family", "model", "stepping"))
+    if family is None or model is None:
+        return []
     if vendor == "AuthenticAMD":
         return [_AMD[family, model]] if (family, model) in _AMD else []
     if vendor != "GenuineIntel" or family != 6:
         return []
-    if model == 85 and stepping <= 7:
-        return ["Skylake" if stepping <= 4 else "Cascade Lake"]
+    flags = set(cpuinfo_field(cpuinfo, "flags").split())
+    if model == 85:
+        return _by_stepping(stepping, flags)
     if model in _INTEL:
         return [_INTEL[model]]
-    return _by_flags(set(cpuinfo_field(cpuinfo, "flags").split()))
+    return _by_flags(flags)
+
+
+def _number(cpuinfo: str, name: str) -> int | None:
+    said = cpuinfo_field(cpuinfo, name)
+    return int(said) if said.isdecimal() else None
+
+
+def _by_stepping(stepping: int | None, flags: set[str]) -> Sequence[str]:
+    """Of model 85: beyond stepping 7 it is Cooper Lake, which is not in the table."""
+    if stepping is None:
+        return ["Cascade Lake"] if "avx512_vnni" in flags else ["Skylake", "Cascade Lake"]
+    if stepping > 7:
+        return []
+    return ["Skylake" if stepping <= 4 else "Cascade Lake"]
 
 
 def _by_flags(flags: set[str]) -> Sequence[str]:
     if "amx_fp16" in flags:
         return ["Granite Rapids"]
     return ["Sapphire Rapids", "Emerald Rapids"] if "amx_tile" in flags else []
-
-
-def cpuinfo_field(cpuinfo: str, name: str) -> str:
-    """Of the first processor; empty where it is not said."""
-    match = re.search(rf"^{name}[ \t]*:[ \t]*(.*)$", cpuinfo, re.MULTILINE)
-    return match.group(1).strip() if match else ""

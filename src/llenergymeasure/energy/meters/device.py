@@ -34,7 +34,7 @@ class Device:
     """A `Part` whose questions are asked one after the other.
 
     `errors` are those with which its driver refuses an answer; `silent` says what it means when it refuses
-    all of them.
+    all of them. `reasons` says of each domain whose last question got none why not.
     """
 
     period_s: float | None = None
@@ -44,6 +44,7 @@ class Device:
     ) -> None:
         self.questions = tuple(questions)
         self.driver_cpu_ns = 0
+        self.reasons: dict[str, str] = {}
         self._errors = errors
         self._silent = silent
         self._clock = clock
@@ -78,6 +79,7 @@ class Device:
                 sample = question.sample(self._clock)
             except self._errors as error:
                 failure = error
+                self.reasons[question.domain] = str(error)
                 continue
             if sample is not None:
                 samples.append(sample)
@@ -87,11 +89,13 @@ class Device:
 class DeviceMeter(ABC):
     """A meter of devices, of which one that is lost never takes the others away.
 
-    `notes` says what could not be determined, such as which boards CUDA's numbers mean.
+    `notes` says what could not be determined, such as which boards CUDA's numbers mean; `unread` which
+    domains of those that were asked for can't be read, and why.
     """
 
     def __init__(self) -> None:
         self.notes: tuple[str, ...] = ()
+        self.unread: dict[str, str] = {}
         self._stack = ExitStack()
         self._parts: tuple[Part, ...] = ()
         self._domains: tuple[Domain, ...] = ()

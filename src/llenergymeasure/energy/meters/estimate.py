@@ -12,7 +12,8 @@ from typing import Self
 import psutil
 
 from llenergymeasure.energy.meters.cgroup import Cgroup, Cgroups
-from llenergymeasure.energy.meters.cpu_power import power_model, read_cpuinfo
+from llenergymeasure.energy.meters.cpu_power import power_model
+from llenergymeasure.host.machine import read_cpuinfo
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
 _SOURCE = "cpu-time-model"

@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 
 from llenergymeasure.energy.meters.device import Question
+from llenergymeasure.energy.meters.nvml_board import refusals
+from llenergymeasure.host.processes import lineage
 from llenergymeasure.records import Clock, Quantity, Sample
 
 # What a board with persistence mode or a display may hold without any process of its own.
@@ -38,8 +40,7 @@ class HealthPart:
     ) -> None:
         self.driver_cpu_ns = 0
         self.period_s: float | None = 1.0
-        # An older binding or driver lacks some of the functions.
-        self._errors = (nvml.NVMLError, AttributeError)
+        self._errors = refusals(nvml)
         self._clock = clock
         self._next = 0
         asked = (Question(domain, *one) for one in _asked(nvml, handle, processes))
@@ -122,7 +123,7 @@ def in_trees(pid: int, roots: frozenset[int]) -> bool:
     try:
         if hasattr(os, "getsid") and os.getsid(pid) in roots:
             return True
-        return pid in roots or any(parent.pid in roots for parent in psutil.Process(pid).parents())
+        return any(one in roots for one in lineage(pid))
     except (OSError, psutil.Error):
         return False
 
@@ -131,6 +132,6 @@ def _used_bytes(nvml: Any, handle: Any) -> int:
     """Memory in use without the driver's own part; 0 where only a figure that includes that is shown."""
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=nvml.nvmlMemory_v2)
-    except (nvml.NVMLError, AttributeError):
+    except refusals(nvml):
         return 0
     return int(memory.used)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any, Literal
@@ -22,11 +23,22 @@ from llenergymeasure.energy.meters.calibration import (
 from llenergymeasure.energy.meters.device import DeviceMeter
 from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
 from llenergymeasure.energy.meters.gpu_health import HealthPart, in_trees
-from llenergymeasure.energy.meters.nvml_board import ENERGY, Board
+from llenergymeasure.energy.meters.nvml_board import BINDING_NAMES, ENERGY, Board, refusals
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, DomainKind, Sample
 
 _HEALTH_NS = 1_000_000_000
+# The old package pynvml puts its folder before the module of nvidia-ml-py, and some versions overwrite it.
+RIGHT_BINDING = "pip uninstall -y pynvml; pip install --force-reinstall nvidia-ml-py"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedGpu:
+    """A GPU of the driver's list; `fault` is why it can't be opened, as when it is lost."""
+
+    uuid: str
+    handle: Any
+    fault: str | None = None
 
 
 class NvmlMeter(DeviceMeter):
@@ -36,7 +48,8 @@ class NvmlMeter(DeviceMeter):
     `nvml` is the module `pynvml` or something that offers the same functions. `gpus` is "auto" (what
     CUDA_VISIBLE_DEVICES leaves visible), "all", or UUIDs, their beginnings or indices. `processes` gives the
     root pids of the run, for whom a process on the board is not foreign. Which fields a board has is found
-    out by reading each twice. `sample` never raises for a board that is lost: it gives nothing.
+    out by reading each twice. `sample` never raises for a board that is lost: it gives nothing. One that is
+    lost from the start is `unread`; only where it was named itself nothing is read.
     """
 
     def __init__(
@@ -75,24 +88,27 @@ class NvmlMeter(DeviceMeter):
     def _open(self, stack: ExitStack) -> tuple[Sequence[Board], Sequence[Domain]]:
         """EnergyError where there is no driver, no such board, or nothing to read."""
         nvml = stack.enter_context(driver(self._nvml))
-        handles = gpu_handles(nvml)
-        if not handles:
+        gpus = listed_gpus(nvml)
+        if not gpus:
             raise EnergyError("there is no NVIDIA GPU in this machine")
-        uuids = [as_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles]
-        chosen = self._chosen(nvml, handles, uuids)
-        found = [Board(nvml, handles[index], uuids[index], clock=self._clock) for index in chosen]
-        silent = [board for board in found if not board.quantities]
-        if silent and (len(silent) == len(found) or self._gpus != "auto"):
-            names = ", ".join(f"gpu:{board.uuid}" for board in silent)
-            raise EnergyError(f"neither energy nor power can be read on {names}")
-        self.notes += tuple(f"{board.uuid} is not read: {board.why_silent()}" for board in silent)
+        self.notes, self.unread = tuple(_why_old(nvml)), {}
+        chosen = [gpus[index] for index in self._chosen(nvml, gpus)]
+        found = [Board(nvml, gpu.handle, gpu.uuid, clock=self._clock) for gpu in chosen if gpu.fault is None]
+        self.unread = {f"gpu:{gpu.uuid}": gpu.fault for gpu in chosen if gpu.fault is not None}
+        self.unread |= {f"gpu:{board.uuid}": board.why_silent() for board in found if not board.quantities}
+        if self.unread and (len(self.unread) == len(chosen) or not isinstance(self._gpus, str)):
+            each = "; ".join(f"{name}: {why}" for name, why in self.unread.items())
+            raise EnergyError(f"neither energy nor power can be read on {each}")
+        self.notes += tuple(
+            f"{name.removeprefix('gpu:')} is not read: {why}" for name, why in self.unread.items()
+        )
         boards = [board for board in found if board.quantities]
         health = [
             HealthPart(nvml, board.handle, f"gpu:{board.uuid}", processes=self._processes, clock=self._clock)
             for board in boards
         ]
         self._health = tuple(part for part in health if part.questions)
-        known, version = calibrations(self._files), as_text(nvml.nvmlSystemGetDriverVersion())
+        known, version = calibrations(self._files), driver_version(nvml) or "unknown"
         return boards, [
             domain
             for board, part in zip(boards, health, strict=True)
@@ -115,18 +131,17 @@ class NvmlMeter(DeviceMeter):
             if mine:
                 yield board_domain(board.uuid, kind, mine, known, flags=flags)
 
-    def _chosen(self, nvml: Any, handles: Sequence[Any], uuids: Sequence[str]) -> Sequence[int]:
-        board_of = partial(_board_of, nvml)
-        self.notes = ()
+    def _chosen(self, nvml: Any, gpus: Sequence[ListedGpu]) -> Sequence[int]:
+        board_of, uuids = partial(_board_of, nvml), [gpu.uuid for gpu in gpus]
         if self._gpus == "all":
-            return range(len(handles))
+            return range(len(gpus))
         if self._gpus != "auto":
             return chosen_gpus(self._gpus, uuids, board_of=board_of)
         spec = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = {nvml.nvmlDeviceGetName(handle) for handle in handles}
+        names = {asked(nvml, "nvmlDeviceGetName", gpu.handle) for gpu in gpus if gpu.fault is None}
         pci_order = len(names) == 1 or os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
         if why := why_unsure(spec, uuids, pci_order=pci_order, board_of=board_of):
-            self.notes = (f"every GPU is recorded: {why}",)
+            self.notes += (f"every GPU is recorded: {why}",)
         chosen = visible_gpus(spec, uuids, pci_order=pci_order, board_of=board_of)
         if not chosen:
             raise EnergyError("CUDA_VISIBLE_DEVICES hides every NVIDIA GPU of this machine")
@@ -144,18 +159,65 @@ def driver(nvml: Any = None) -> Iterator[Any]:
                 "NVIDIA boards can't be read: the package nvidia-ml-py is missing",
                 hint="pip install nvidia-ml-py",
             ) from error
+        except (SyntaxError, AttributeError, OSError) as error:
+            raise EnergyError(
+                f"NVIDIA boards can't be read: the module pynvml is broken ({error})", hint=RIGHT_BINDING
+            ) from error
+    if not hasattr(nvml, "nvmlInit") or not hasattr(nvml, "NVMLError"):
+        raise EnergyError(
+            "NVIDIA boards can't be read: the module pynvml is not NVIDIA's", hint=RIGHT_BINDING
+        )
+    broken: tuple[type[Exception], ...] = (*refusals(nvml), ValueError, OSError)
     try:
         nvml.nvmlInit()
         try:
             yield nvml
         finally:
-            nvml.nvmlShutdown()
+            # A driver that has lost a board may refuse even that.
+            with suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
     except nvml.NVMLError as error:
         raise EnergyError(f"the NVIDIA driver can't be used: {error}") from error
+    except broken as error:
+        what = f"{type(error).__name__}: {error}"
+        raise EnergyError(
+            f"the NVIDIA driver can't be used, its binding broke: {what}", hint=RIGHT_BINDING
+        ) from error
 
 
-def gpu_handles(nvml: Any) -> list[Any]:
-    return [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+def asked(nvml: Any, function: str, *arguments: Any) -> Any:
+    """The driver's answer, or None where it gives none."""
+    try:
+        return getattr(nvml, function)(*arguments)
+    except refusals(nvml):
+        return None
+
+
+def driver_version(nvml: Any) -> str | None:
+    version = asked(nvml, "nvmlSystemGetDriverVersion")
+    return None if version is None else as_text(version)
+
+
+def listed_gpus(nvml: Any) -> list[ListedGpu]:
+    """In the driver's order, with those that it lists and can't open."""
+    return [_listed(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+
+
+def _listed(nvml: Any, index: int) -> ListedGpu:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        return ListedGpu(as_text(nvml.nvmlDeviceGetUUID(handle)), handle)
+    except nvml.NVMLError as error:
+        return ListedGpu(f"unknown-{index}", None, str(error))
+
+
+def _why_old(nvml: Any) -> Iterator[str]:
+    missing = [name for name in BINDING_NAMES if not hasattr(nvml, name)]
+    if missing:
+        yield (
+            f"the module pynvml lacks {', '.join(missing)}: it is an old one that hides NVIDIA's, and power "
+            f"is read as far as it can ({RIGHT_BINDING})"
+        )
 
 
 def gpus_of(pids: Sequence[int], nvml: Any = None) -> tuple[str, ...]:
@@ -166,26 +228,20 @@ def gpus_of(pids: Sequence[int], nvml: Any = None) -> tuple[str, ...]:
     roots = frozenset(pids)
     try:
         with driver(nvml) as opened:
-            used = [handle for handle in gpu_handles(opened) if _is_used(opened, handle, roots)]
-            return tuple(as_text(opened.nvmlDeviceGetUUID(handle)) for handle in used)
+            return tuple(gpu.uuid for gpu in listed_gpus(opened) if _is_used(opened, gpu, roots))
     except EnergyError:
         return ()
 
 
-def _is_used(nvml: Any, handle: Any, roots: frozenset[int]) -> bool:
-    try:
-        listed = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except nvml.NVMLError:
-        return False
-    return any(in_trees(one.pid, roots) for one in listed)
+def _is_used(nvml: Any, gpu: ListedGpu, roots: frozenset[int]) -> bool:
+    listed = () if gpu.fault else asked(nvml, "nvmlDeviceGetComputeRunningProcesses", gpu.handle)
+    return any(in_trees(one.pid, roots) for one in listed or ())
 
 
 def _mig(nvml: Any, handle: Any) -> bool:
-    try:
-        return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
-    except (nvml.NVMLError, AttributeError):
-        # A board without MIG, or a binding from before it.
-        return False
+    """False for a board without MIG, or a binding from before it."""
+    mode = asked(nvml, "nvmlDeviceGetMigMode", handle)
+    return bool(mode and mode[0])
 
 
 def _board_of(nvml: Any, instance: str) -> str | None:
@@ -195,10 +251,10 @@ def _board_of(nvml: Any, instance: str) -> str | None:
     try:
         handle = nvml.nvmlDeviceGetHandleByUUID(instance)
         return as_text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)))
-    except (nvml.NVMLError, AttributeError):
+    except refusals(nvml):
         return None
 
 
 def as_text(value: str | bytes) -> str:
     """Older bindings give bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

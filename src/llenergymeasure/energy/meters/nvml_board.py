@@ -18,8 +18,26 @@ _MODULE_INSTANT = Quantity("power_instant", "nvml.module.power.instant", "W", 1e
 _MODULE_AVERAGE = Quantity("power_average", "nvml.module.power.average", "W", 1e-3)
 _MODULE_SCOPE = 1
 
+# What the batched call takes. A binding of before 2022 lacks the second and the third.
+BINDING_NAMES = (
+    "NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+    "NVML_FI_DEV_POWER_INSTANT",
+    "NVML_FI_DEV_POWER_AVERAGE",
+    "nvmlDeviceGetFieldValues",
+)
+# nvmlGpuVirtualizationMode_t
+_VGPU = 2
+
 # The member of the driver's union that holds the value, by nvmlValueType_t.
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+
+
+def refusals(nvml: Any) -> tuple[type[Exception], ...]:
+    """What a call raises where there is no answer: an older binding lacks functions, names and arguments, and
+    a newer one has an error of its own for a driver that is older than itself.
+    """
+    mismatch = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
+    return (nvml.NVMLError, mismatch, AttributeError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +58,7 @@ class Board(Device):
         self._nvml = nvml
         self.handle = handle
         super().__init__(
-            (), errors=(nvml.NVMLError,), silent=f"the driver gives nothing of gpu:{uuid}", clock=clock
+            (), errors=refusals(nvml), silent=f"the driver gives nothing of gpu:{uuid}", clock=clock
         )
         self._find_fields()
         self._find_functions()
@@ -53,9 +71,15 @@ class Board(Device):
         """What the driver says when it is asked for the power of a board that gives nothing."""
         try:
             self._nvml.nvmlDeviceGetPowerUsage(self.handle)
-        except self._nvml.NVMLError as error:
-            return str(error)
+        except self._errors as error:
+            return f"{error}{' (a vGPU: only its host can measure it)' if self._is_vgpu() else ''}"
         return "neither its energy nor its power was given twice in a row"
+
+    def _is_vgpu(self) -> bool:
+        try:
+            return bool(self._nvml.nvmlDeviceGetVirtualizationMode(self.handle) == _VGPU)
+        except self._errors:
+            return False
 
     def _read(self) -> tuple[list[Sample], Exception | None]:
         samples: list[Sample] = []
@@ -63,7 +87,7 @@ class Board(Device):
         if self.fields:
             try:
                 samples, failure = self._read_fields()
-            except self._nvml.NVMLError as error:
+            except self._errors as error:
                 failure = error
         if self.questions:
             more, why = self._asked()
@@ -87,14 +111,18 @@ class Board(Device):
     def _find_fields(self) -> None:
         """Keep the fields that answer twice. The module counts where it reads otherwise than the GPU."""
         nvml, gpu, module = self._nvml, f"gpu:{self.uuid}", f"module:{self.uuid}"
-        instant, average = nvml.NVML_FI_DEV_POWER_INSTANT, nvml.NVML_FI_DEV_POWER_AVERAGE
-        self.fields = (
-            _Field(nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, gpu, ENERGY),
-            _Field(instant, gpu, _INSTANT),
-            _Field(average, gpu, _AVERAGE),
-            _Field((instant, _MODULE_SCOPE), module, _MODULE_INSTANT),
-            _Field((average, _MODULE_SCOPE), module, _MODULE_AVERAGE),
-        )
+        energy, instant, average = (getattr(nvml, name, None) for name in BINDING_NAMES[:3])
+        wanted: list[tuple[Any, str, Quantity]] = [
+            (energy, gpu, ENERGY),
+            (instant, gpu, _INSTANT),
+            (average, gpu, _AVERAGE),
+        ]
+        if instant is not None and average is not None:
+            wanted += [
+                ((instant, _MODULE_SCOPE), module, _MODULE_INSTANT),
+                ((average, _MODULE_SCOPE), module, _MODULE_AVERAGE),
+            ]
+        self.fields = tuple(_Field(*one) for one in wanted if one[0] is not None)
         reads = [self._read()[0] for _ in range(2)]
         answers = [{(one.domain, one.quantity): one.raw for one in read} for read in reads]
 

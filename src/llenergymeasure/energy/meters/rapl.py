@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llenergymeasure.energy.meters.cpu_power import read_cpuinfo
 from llenergymeasure.energy.meters.device import Device, DeviceMeter, Question
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.host.machine import read_cpuinfo
 from llenergymeasure.records import Clock, Domain, DomainKind, Quantity
 
 # RAPL counters move about once a millisecond (Intel SDM, volume 3, "RAPL interfaces").
@@ -40,10 +40,16 @@ class _Zone:
     path: Path
     kind: DomainKind
     package: str
-    range_uj: int
+    range_uj: int | None
+
+    @property
+    def domain_name(self) -> str:
+        return f"{self.kind}:{self.package}"
 
     def opened(self, stack: ExitStack) -> int:
         """The descriptor of its counter, which can be read."""
+        if self.range_uj is None:
+            raise EnergyError(f"{self.path}/max_energy_range_uj can't be read")
         path = self.path / "energy_uj"
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -61,10 +67,10 @@ class _Zone:
     def domain(self, *, amd: bool) -> Domain:
         is_package = self.kind == "cpu"
         # The range that the kernel states is that of the highest count; the wrap takes one tick more.
-        wrap = round(self.range_uj * _COUNTER_STATES / (_COUNTER_STATES - 1))
+        wrap = round((self.range_uj or 0) * _COUNTER_STATES / (_COUNTER_STATES - 1))
         source = f"rapl.{'package' if is_package else 'dram'}-{self.package}"
         return Domain(
-            f"{self.kind}:{self.package}",
+            self.domain_name,
             self.kind,
             (Quantity("energy", source, "J", 1e-6, wrap=wrap, step_ns=_STEP_NS),),
             resolution_j=1e-6,
@@ -78,7 +84,8 @@ class RaplMeter(DeviceMeter):
 
     Neither psys nor cores (both are contained in or contain a package) nor the MMIO mirror of a package is
     read, nor a die that shows the very count of another one. Files stay open, so that a poll is one `pread`
-    each; a read that fails is left out. `cpuinfo` is that of this machine, which decides the bounds.
+    each; a read that fails is left out, and a zone that fails from the start is `unread`. `cpuinfo` is that
+    of this machine, which decides the bounds.
     """
 
     def __init__(self, root: Path | None = None, *, cpuinfo: str | None = None, clock: Clock = time) -> None:
@@ -88,23 +95,37 @@ class RaplMeter(DeviceMeter):
         self._clock = clock
 
     def _open(self, stack: ExitStack) -> tuple[Sequence[Device], Sequence[Domain]]:
-        """Every counter, read together. EnergyError where there is none, or one can't be read."""
-        found = [(zone.opened(stack), zone.domain(amd=self._amd)) for zone in _zones(self._root)]
+        """Every counter that can be read, together. EnergyError where that is none."""
+        found: list[tuple[int, Domain]] = []
+        errors: dict[str, EnergyError] = {}
+        for zone in _zones(self._root):
+            try:
+                found.append((zone.opened(stack), zone.domain(amd=self._amd)))
+            except EnergyError as error:
+                errors[zone.domain_name] = error
         if not found:
-            raise EnergyError(
-                f"there is no RAPL package under {self._root} (a VM, a container or another CPU)"
+            raise next(
+                iter(errors.values()),
+                EnergyError(
+                    f"there is no RAPL package under {self._root} (a VM, a container or another CPU)"
+                ),
             )
-        try:
-            found = _without_mirrors(found)
-        except (OSError, ValueError) as error:
-            raise EnergyError(f"a counter under {self._root} can't be read: {error}") from error
+        self.unread = {
+            name: f"{error.message} ({error.hint})" if error.hint else error.message
+            for name, error in errors.items()
+        }
+        self.notes = tuple(f"{name} is not read: {why}" for name, why in self.unread.items())
         counters = Device(
-            [Question(domain.name, domain.quantities[0], partial(_read, at)) for at, domain in found],
+            [
+                Question(domain.name, domain.quantities[0], partial(_read, at))
+                for at, domain in _without_mirrors(found)
+            ],
             errors=(OSError, ValueError),
             silent="no RAPL counter can be read any more",
             clock=self._clock,
         )
-        return [counters], [domain for _, domain in found]
+        kept = set(counters.domains)
+        return [counters], [domain for _, domain in found if domain.name in kept]
 
 
 def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Domain]]:
@@ -112,7 +133,7 @@ def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Do
 
     A counter may move between the reads of two mirrors, so that one look in several has to find them equal.
     """
-    looks = [[_read(descriptor) for descriptor, _ in opened] for _ in range(_LOOKS)]
+    looks = [[_look(descriptor) for descriptor, _ in opened] for _ in range(_LOOKS)]
     kept: list[int] = []
     for number, (_, domain) in enumerate(opened):
         if not any(
@@ -121,6 +142,14 @@ def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Do
         ):
             kept.append(number)
     return [opened[number] for number in kept]
+
+
+def _look(descriptor: int) -> int:
+    """0 where a zone fails now and then."""
+    try:
+        return _read(descriptor)
+    except (OSError, ValueError):
+        return 0
 
 
 def _read(descriptor: int) -> int:
@@ -133,12 +162,11 @@ def _zones(root: Path) -> Iterator[_Zone]:
         name = _text(path / "name")
         parent = _text(root / path.name.rsplit(":", 1)[0] / "name")
         wrap = _text(path / "max_energy_range_uj")
-        if not wrap.isdecimal():
-            continue
+        most = int(wrap) if wrap.isdecimal() else None
         if name.startswith("package-"):
-            yield _Zone(path, "cpu", name.removeprefix("package-"), int(wrap))
+            yield _Zone(path, "cpu", name.removeprefix("package-"), most)
         elif name == "dram" and parent.startswith("package-"):
-            yield _Zone(path, "dram", parent.removeprefix("package-"), int(wrap))
+            yield _Zone(path, "dram", parent.removeprefix("package-"), most)
 
 
 def _numbers(path: Path) -> list[int]:

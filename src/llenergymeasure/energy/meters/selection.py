@@ -19,7 +19,7 @@ from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain
 
 _MODELLED = "estimate"
-_GPU_METERS = ("nvml", "amd")
+GPU_METERS = ("nvml", "amd")
 _GROUP = "llenergymeasure.meters"
 _ANSWER_S = 20.0
 
@@ -27,7 +27,8 @@ _ANSWER_S = 20.0
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The meters to record, what their best figure is, which were not taken: (name, why), what could not be
-    determined of those that were, and what they saw when they were tried.
+    determined of those that were, what they saw when they were tried, and the domains that could not be read
+    though they were asked for: (name, why).
     """
 
     meters: tuple[Meter, ...]
@@ -35,10 +36,12 @@ class Selection:
     refused: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
     domains: tuple[Domain, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True)
 class _Taken:
+    unread: dict[str, str] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     domains: dict[str, tuple[Domain, str]] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -49,10 +52,16 @@ class _Taken:
         """
         try:
             meter = make()
+        except EnergyError as error:
+            self.refused.append((name, _whole(error)))
+            return
+        try:
             domains = _seen(name, meter)
         except EnergyError as error:
             self.refused.append((name, _whole(error)))
             return
+        finally:
+            self.unread |= _unread(meter)
         if any(domain.model is not None for domain in domains):
             self.refused.append((name, f"it models energy; to use it: --meter {name}"))
         elif twice := [domain.name for domain in domains if domain.name in self.domains]:
@@ -98,7 +107,7 @@ def choose_meters(
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
             + "; ".join(f"{name}: {why}" for name, why in taken.refused),
-            hint="grant access as said above, or allow a model: --set energy.require_measured=false",
+            hint="run where one of them can be read, or allow a model: --set energy.require_measured=false",
         )
     method: Literal["measured", "modelled"] = "measured" if taken.meters else "modelled"
     if not energy.require_measured and not any(
@@ -107,7 +116,9 @@ def choose_meters(
         taken.meters[_MODELLED] = _built_in(_MODELLED, arguments)
     meters = tuple(taken.meters.values())
     seen = tuple(domain for domain, _ in taken.domains.values())
-    return Selection(meters, method, tuple(taken.refused), tuple(_notes(meters)), seen)
+    return Selection(
+        meters, method, tuple(taken.refused), tuple(_notes(meters)), seen, tuple(taken.unread.items())
+    )
 
 
 def _measuring(amdsmi: Any) -> Iterator[str]:
@@ -121,9 +132,9 @@ def _measuring(amdsmi: Any) -> Iterator[str]:
 
 
 def _require_gpus(energy: EnergyConfig, taken: _Taken) -> None:
-    if isinstance(energy.gpus, str) or any(name in taken.meters for name in _GPU_METERS):
+    if isinstance(energy.gpus, str) or any(name in taken.meters for name in GPU_METERS):
         return
-    reasons = "; ".join(why for name, why in taken.refused if name in _GPU_METERS)
+    reasons = "; ".join(why for name, why in taken.refused if name in GPU_METERS)
     raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")
 
 
@@ -142,7 +153,9 @@ def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Sel
             f"the meter {name!r} models energy, and energy.require_measured forbids that",
             hint="choose another meter, or --set energy.require_measured=false",
         )
-    return Selection((meter,), "modelled" if modelled else "measured", (), tuple(_notes([meter])), domains)
+    method: Literal["measured", "modelled"] = "modelled" if modelled else "measured"
+    unread = tuple(_unread(meter).items())
+    return Selection((meter,), method, (), tuple(_notes([meter])), domains, unread)
 
 
 def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
@@ -158,11 +171,15 @@ def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
     what = f"the meter {name!r}"
     try:
         return bounded(look, _ANSWER_S, what=what)
+    except EnergyError:
+        raise
     except Exception as error:
-        if isinstance(error, EnergyError) or name in METERS:
-            raise
-        # A plug-in is other people's code: whatever it raises, this says whose it is.
+        # A plug-in is other people's code, and so is a driver's binding: this says whose it is.
         raise EnergyError(f"{what} broke when it was opened: {type(error).__name__}: {error}") from error
+
+
+def _unread(meter: Meter) -> dict[str, str]:
+    return dict(getattr(meter, "unread", {}))
 
 
 def _notes(meters: Sequence[Meter]) -> Iterator[str]:

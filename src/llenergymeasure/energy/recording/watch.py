@@ -132,7 +132,9 @@ class Watched:
         heard = {one.domain for one in samples}
         for domain in self.domains:
             if domain.name not in heard:
-                self.failing.setdefault(domain.name, (call.start_ns, reason))
+                # Where the others answered, only the part knows why this one did not.
+                own = getattr(self.part, "reasons", {}) if samples else {}
+                self.failing.setdefault(domain.name, (call.start_ns, own.get(domain.name, reason)))
             elif domain.name in self.failing:
                 since_ns, why = self.failing.pop(domain.name)
                 gaps.append(Gap(Window(since_ns, call.end_ns), why, domain.name))
