@@ -22,7 +22,8 @@ from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Trace, Window
 
 # The lag shows in what is left to count at the end of a block, judged by the power over this long.
-_LAG_OVER_S = 1.5
+_POWER_OVER_S = 1.5
+_CLOSER = 0.8
 _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
 # The power at the very end of a block may be another one than that just before.
@@ -69,29 +70,58 @@ class _Block:
         return last - first
 
     def delay_s(self) -> tuple[float, float] | None:
-        """By how much the source is behind ± what, as the end of the block shows; None where it does not.
+        """By how much the source is behind ± what, as the edges of the block show; None where they do not.
 
-        It is what the source still counts after the end, over the power by which the end stands out.
+        It is what the source still counts after the end, over the power by which the end stands out. The
+        first event that stands out from the silence comes after the start, and the one before it does not.
         """
-        least, most = self.source.delays_s
-        since = max(self.start + self.source.lag_s, self.end - _LAG_OVER_S)
+        least, most = self._bounds_s()
+        since = max(self.start + self.source.lag_s, self.end - _POWER_OVER_S)
         inside = slice(*np.searchsorted(self.source.time, (since, self.end)))
         time, total = self.source.time[inside] - self.end, self.source.total[inside]
-        if time.size < _LEAST_EVENTS:
-            return None
-        (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
-        # A line through n points that scatter by s is known to 2 s / √n at its end.
-        squares = float(left[0]) / (time.size - 2) if left.size else 0.0
-        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
-        above_w = float(power) - self.after.power_w
-        unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
-        if above_w <= 0:
-            return None
-        seen = (self.ends(0.0)[1] - float(total_at_end)) / above_w
-        unsure = unsure_j / above_w + _LEAST_UNSURE_S
-        if unsure > (most - least) / 2 or not least - unsure <= seen <= most + unsure:
-            return None
-        return float(np.clip(seen, least, most)), unsure
+        seen, unsure = (least + most) / 2, (most - least) / 2
+        if time.size >= _LEAST_EVENTS:
+            (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
+            # What a line through the events is off by at its end: power wanders, moments are known to `half`.
+            squares = float(left[0]) / (time.size - 2) if left.size else 0.0
+            timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
+            above_w = float(power) - self.after.power_w
+            if above_w > 0:
+                by_end = (self.ends(0.0)[1] - float(total_at_end)) / above_w
+                off = 1.96 * math.sqrt(max(squares, timing)) / above_w + _LEAST_UNSURE_S
+                if off < unsure and least - off <= by_end <= most + off:
+                    return float(np.clip(by_end, least, most)), off
+        known = self.source.delays_s
+        return (seen, unsure) if 2 * unsure < _CLOSER * (known[1] - known[0]) else None
+
+    def at_edge(self, edge: float, delay: float, unsure: float) -> float:
+        """What the source has counted by an inner edge: on in a straight line from the last event before it.
+
+        A pass opens with its prefill, so that power that stands out near the edge belongs to the later pass.
+        """
+        source, t = self.source, edge + delay
+        inside = slice(*np.searchsorted(source.time, (max(self.start + delay, edge - _POWER_OVER_S), edge)))
+        if inside.stop - inside.start < 2:
+            return source.at(t)
+        power = float(np.polyfit(source.time[inside], source.total[inside], 1)[0])
+        last = max(inside.stop - 1, int(np.searchsorted(source.time + source.half, t - unsure)) - 1)
+        return min(float(source.total[last]) + power * (t - float(source.time[last])), source.at(t))
+
+    def _bounds_s(self) -> tuple[float, float]:
+        """The least and the greatest delay that the first events after the start allow."""
+        least, most = self.source.delays_s
+        if self.source.quantity.unit != "J":
+            return least, most
+        for event in range(*np.searchsorted(self.source.time, (self.start, self.start + most))):
+            t, half = float(self.source.time[event]), float(self.source.half[event])
+            risen = float(self.source.total[event]) - self.before.total(t) - self.before.trend_j(t)
+            noise = self.before.power_w * half + math.hypot(self.before.timing_j(t), self.before.unseen_j(t))
+            if risen > 2 * noise:
+                most = min(most, t + half - self.start)
+                earlier, gap = float(self.source.time[event - 1]), t - float(self.source.time[event - 1])
+                least = max(least, earlier - self.start - float(self.source.half[event - 1]) - 2 * noise * gap / risen)
+                break
+        return least, max(least, most)
 
     def delays_s(self) -> tuple[float, float]:
         """By how much the source may be behind, as far as the block or else what is known of sensors says."""
@@ -157,7 +187,7 @@ def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
 
     def at(delay: float) -> NDArray[np.float64]:
         first, last = block.ends(delay)
-        joules = np.diff([first, *(block.source.at(edge + delay) for edge in inner), last])
+        joules = np.diff([first, *(block.at_edge(edge, delay, unsure) for edge in inner), last])
         left = (spent.joules or 0.0) - float(joules.sum())
         return np.asarray(joules + left * lengths / lengths.sum(), dtype=np.float64)
 
