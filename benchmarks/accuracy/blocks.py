@@ -22,8 +22,10 @@ COUNTERS = {"gpu": ENERGY, "rapl": RAPL}
 S = 1_000_000_000
 # What went before a block: warm-up, which ends where the silence begins.
 _WARM_UP_S = 2.5
-# The recorder reads every 5 ms in a silence, give or take a fifth, and every 50 to 150 ms elsewhere.
+# The recorder reads every 5 ms in a silence and for a moment after each edge of a pass that it hears of, give
+# or take a fifth, and every 50 to 150 ms elsewhere.
 _CLOSE_S, _FAR_S = 0.005, 0.1
+_EDGE_S, _HEARD_S = 0.25, 0.002
 _UNEVEN = ((0.8, 1.2), (0.5, 1.5))
 # How long the silences are, as the harness has them for a counter.
 LAG_S = 0.15
@@ -220,12 +222,10 @@ def polls(draw: np.random.Generator, at: Scene, habits: Habits, *, far_s: float 
     """When the recorder reads: closely in the silences, and until the last one is over."""
     first, last = at.start - at.before_s - 1.5, at.end + at.after_s
     times, parts = first, []
-    spans = (
-        (at.start - at.before_s, far_s),
-        (at.start + 0.02, _CLOSE_S),
-        (at.end, far_s),
-        (last, _CLOSE_S),
-    )
+    spans = [(at.start - at.before_s, far_s), (at.start + _EDGE_S, _CLOSE_S)]
+    for edge in at.edges[1:-1]:
+        spans += [(edge + _HEARD_S, far_s), (edge + _HEARD_S + _EDGE_S, _CLOSE_S)]
+    spans += [(at.end, far_s), (last, _CLOSE_S)]
     for until, gap in spans:
         some = times + np.cumsum(
             gap * draw.uniform(*_UNEVEN[gap > _CLOSE_S], int(max(0.0, until - times) / (0.5 * gap)) + 2)

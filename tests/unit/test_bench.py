@@ -54,7 +54,7 @@ def nothing() -> None:
 
 
 def one_pass(of: Bench) -> Pass:
-    (done,) = of.run_block("full", 1, before=nothing, after=nothing)
+    (done,) = of.run_block("full", 1, before=nothing, edge=nothing, after=nothing)
     return done
 
 
@@ -108,7 +108,11 @@ def test_a_fault_in_what_the_passes_gave_is_said_once_the_silence_after_them_is_
         broken.warm_up()
         with pytest.raises(BackendError):
             broken.run_block(
-                "full", 1, before=lambda: order.append("before"), after=lambda: order.append("after")
+                "full",
+                1,
+                before=lambda: order.append("before"),
+                edge=lambda: order.append("edge"),
+                after=lambda: order.append("after"),
             )
     assert order == ["before", "after"]
 
@@ -168,13 +172,17 @@ def test_the_engine_is_left_alone_in_a_silence_and_synchronized_at_both_of_its_e
                 "full" if kind == "full" else "prefill",
                 2,
                 before=lambda: order.append("silence"),
+                edge=lambda: order.append("edge"),
                 after=lambda: order.append("silence"),
             )
             first, second = (at for at, what in enumerate(order) if what == "silence")
             assert order[first - 1] == "synchronize"
             assert order[second - 1] == "synchronize"
             assert order[second + 1 :] == []
-            assert set(order[first + 1 : second]) == {f"generate {tokens}", "synchronize"}
+            inner = order.index("edge")
+            assert order.count("edge") == 1
+            for one in (order[first + 1 : inner], order[inner + 1 : second]):
+                assert set(one) == {f"generate {tokens}", "synchronize"}
 
 
 def test_peaks_are_reset_before_the_first_block_alone() -> None:
@@ -201,11 +209,11 @@ def test_garbage_is_collected_before_a_silence_and_never_in_it() -> None:
         def look() -> None:
             seen.append((gc.isenabled(), trash() is None))
 
-        of.run_block("full", 1, before=look, after=look)
+        of.run_block("full", 1, before=look, edge=nothing, after=look)
         assert gc.isenabled()
         gc.disable()
         try:
-            of.run_block("full", 1, before=look, after=look)
+            of.run_block("full", 1, before=look, edge=nothing, after=look)
             assert not gc.isenabled()
         finally:
             gc.enable()
@@ -226,8 +234,8 @@ def test_prefill_is_warmed_up_where_it_is_measured_and_not_where_it_is_not() -> 
 def test_passes_of_prefill_walk_the_same_prompts_with_one_token_each() -> None:
     with bench(lambda done: done, output_length="natural", simulated={"eos_probability": 0.5}) as whole:
         whole.open()
-        full = whole.run_block("full", 1, before=nothing, after=nothing)
-        prefill = whole.run_block("prefill", 2, before=nothing, after=nothing)
+        full = whole.run_block("full", 1, before=nothing, edge=nothing, after=nothing)
+        prefill = whole.run_block("prefill", 2, before=nothing, edge=nothing, after=nothing)
     block = Block("prefill", None, prefill, None)
     prompts = [done.prompt_tokens for done in full[0].generation.completions[:4]]
     for one in block.passes:

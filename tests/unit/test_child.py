@@ -49,7 +49,7 @@ def nothing() -> None:
 
 
 def block(child: ChildWorker, kind: BlockKind = "full", passes: int = 1) -> tuple[Pass, ...]:
-    return child.run_block(kind, passes, before=nothing, after=nothing)
+    return child.run_block(kind, passes, before=nothing, edge=nothing, after=nothing)
 
 
 def open_and_run(child: ChildWorker) -> None:
@@ -62,16 +62,20 @@ def alive(pid: int) -> bool:
 
 
 def test_a_whole_run_in_a_process_of_its_own(tmp_path: Path) -> None:
+    silences: list[int] = []
     edges: list[int] = []
 
     def note() -> None:
+        silences.append(time.monotonic_ns())
+
+    def edge() -> None:
         edges.append(time.monotonic_ns())
 
     with worker(config(), tmp_path) as child:
         ready = child.open()
         warm_up = child.warm_up()
-        passes = child.run_block("full", 3, before=note, after=note)
-        prefill = child.run_block("prefill", 2, before=note, after=note)
+        passes = child.run_block("full", 3, before=note, edge=edge, after=note)
+        prefill = child.run_block("prefill", 2, before=note, edge=edge, after=note)
         facts = child.close()
         (pid,) = child.pids()
     assert pid != os.getpid()
@@ -82,9 +86,13 @@ def test_a_whole_run_in_a_process_of_its_own(tmp_path: Path) -> None:
         assert done.generation.output_tokens == done.walks * 4 * 8
     assert [one.window.start_ns for one in passes[1:]] == [one.window.end_ns for one in passes[:-1]]
     assert [one.generation.output_tokens for one in prefill] == [one.walks * 4 for one in prefill]
-    for block_, (go_ns, rest_ns) in zip((passes, prefill), (edges[:2], edges[2:]), strict=True):
+    for block_, (go_ns, rest_ns) in zip((passes, prefill), (silences[:2], silences[2:]), strict=True):
         assert go_ns <= block_[0].window.start_ns
         assert block_[-1].window.end_ns <= rest_ns
+    for edge_ns, pass_ in zip(edges, (*passes[1:], *prefill[1:]), strict=True):
+        assert pass_.window.start_ns <= edge_ns
+    # Heard as they come, not once the block is over.
+    assert edges[0] < passes[-1].window.end_ns
     assert not alive(pid)
 
 
@@ -124,7 +132,8 @@ def test_every_message_is_kept_in_order_with_its_time(tmp_path: Path) -> None:
         child.close()
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     said = [event["message"].get("say") or event["message"]["do"] for event in events]
-    assert said == ["hello", "open", "ready", *2 * ONE_BLOCK, "close", "closed"]
+    two_passes = [*ONE_BLOCK[:3], "next_pass", *ONE_BLOCK[3:]]
+    assert said == ["hello", "open", "ready", *two_passes, *ONE_BLOCK, "close", "closed"]
     assert [event["t_ns"] for event in events] == sorted(event["t_ns"] for event in events)
 
 
@@ -215,7 +224,11 @@ def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> 
         child.open()
         with pytest.raises(ExperimentTimeout, match="in its measure stage"):
             child.run_block(
-                "full", 1, before=lambda: silences.append("before"), after=lambda: silences.append("after")
+                "full",
+                1,
+                before=lambda: silences.append("before"),
+                edge=lambda: silences.append("edge"),
+                after=lambda: silences.append("after"),
             )
         (pid,) = child.pids()
     assert silences == ["before", "after"]
@@ -227,7 +240,7 @@ def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> 
     [
         ("worker.protocol.Edge = worker.protocol.Rest", "where Edge was due"),
         ("worker.protocol.Rest = worker.protocol.Edge", "where Rest was due"),
-        ("worker.protocol.PROTOCOL_VERSION = 1", "speaks protocol 1, not 2"),
+        ("worker.protocol.PROTOCOL_VERSION = 1", "speaks protocol 1, not 3"),
     ],
 )
 def test_a_worker_that_speaks_out_of_turn_is_ended(tmp_path: Path, change: str, says: str) -> None:
@@ -283,7 +296,7 @@ def test_ctrl_c_ends_a_block_at_once_in_its_passes_and_in_its_silences(tmp_path:
     with worker(config(passes={"seconds": seconds}), tmp_path) as child:
         child.open()
         with pytest.raises(KeyboardInterrupt):
-            child.run_block("full", 1, before=here("before"), after=here("after"))
+            child.run_block("full", 1, before=here("before"), edge=nothing, after=here("after"))
     assert time.monotonic() - began < 9
     assert not alive(child.pids()[0])
 
@@ -312,7 +325,8 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path, where: str) -> None:
             wait()
         if sys.argv[2] == "in a pass":
             print(child.pids()[0], flush=True)
-        child.run_block("full", 1, before=wait if sys.argv[2] == "in a silence" else nothing, after=nothing)
+        before = wait if sys.argv[2] == "in a silence" else nothing
+        child.run_block("full", 1, before=before, edge=nothing, after=nothing)
         """
     )
     with subprocess.Popen(

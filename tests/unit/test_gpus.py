@@ -36,14 +36,25 @@ class Recorded:
         return WarmUp(Window(1, 2), (), True)
 
     def run_block(
-        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+        self,
+        kind: BlockKind,
+        passes: int,
+        *,
+        before: Callable[[], None],
+        edge: Callable[[], None],
+        after: Callable[[], None],
     ) -> tuple[Pass, ...]:
         before()
+        edge()
         after()
         return (Pass(Window(2, 3), passes, Generation(())),) if kind == "full" else ()
 
     def close(self) -> SessionFacts:
         return self._facts
+
+
+def nothing() -> None:
+    pass
 
 
 def unclaimed(uuids: Sequence[str]) -> None:
@@ -80,11 +91,15 @@ def test_all_else_is_left_to_the_worker() -> None:
     heard: list[str] = []
     worker = PlacedWorker(Recorded("GPU-a"), tuple, unclaimed)
     done = worker.run_block(
-        "full", 3, before=lambda: heard.append("before"), after=lambda: heard.append("after")
+        "full",
+        3,
+        before=lambda: heard.append("before"),
+        edge=lambda: heard.append("edge"),
+        after=lambda: heard.append("after"),
     )
     assert [one.walks for one in done] == [3]
-    assert worker.run_block("prefill", 3, before=lambda: None, after=lambda: None) == ()
-    assert heard == ["before", "after"]
+    assert worker.run_block("prefill", 3, before=nothing, edge=nothing, after=nothing) == ()
+    assert heard == ["before", "edge", "after"]
     assert worker.warm_up().window == Window(1, 2)
 
 

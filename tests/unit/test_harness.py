@@ -143,8 +143,8 @@ def test_a_slow_counter_gets_a_longer_silence_and_a_hidden_one_no_endless_one() 
     assert hidden.before.duration_s == pytest.approx(3.0, abs=0.2)
 
 
-def test_the_recorder_looks_closely_in_silences_and_idle_only() -> None:
-    found = experiment(config(**ONE))
+def test_the_recorder_looks_closely_in_silences_and_at_the_edges_of_passes_only() -> None:
+    found = experiment(config(**ONE, passes={"count": 3}))
     series = found.runs.measurements[0].trace.series["gpu:GPU-simulated-0", "energy"]
 
     def reads_per_s(window: Window) -> float:
@@ -154,7 +154,10 @@ def test_the_recorder_looks_closely_in_silences_and_idle_only() -> None:
     (full, _) = found.seen.blocks
     assert full.before is not None
     assert reads_per_s(full.before) > 120
-    assert 5 < reads_per_s(full.window) < 25
+    for one in full.passes:
+        edge_ns = one.window.start_ns + 250_000_000
+        assert reads_per_s(Window(one.window.start_ns, edge_ns)) > 100
+        assert 5 < reads_per_s(Window(edge_ns, one.window.end_ns)) < 25
 
 
 def test_the_joules_of_each_block_are_those_of_the_device() -> None:
@@ -266,6 +269,9 @@ class NoSensor:
 
     def dense(self, wanted: bool, /) -> None:
         self.dense_calls.append(wanted)
+
+    def edge(self) -> None:
+        pass
 
     def look(self) -> None:
         self.looks.append(self.clock.monotonic_ns())

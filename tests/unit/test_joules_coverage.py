@@ -40,6 +40,7 @@ def test_pooled_blocks_err_by_no_more_than_what_is_stated_as_common() -> None:
 def test_shares_of_passes_hold_the_truth(shape: str) -> None:
     row = virtual.share_row(shape, 0.1, 0.05, runs=RUNS)
     assert (row.covered or 0.0) * RUNS >= 34
+    assert (row.worst or 0.0) <= 1.5
 
 
 @pytest.mark.parametrize("known", [True, False])

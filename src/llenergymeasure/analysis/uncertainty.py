@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from llenergymeasure.analysis.phases import run_phases
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import relative_half_width
 from llenergymeasure.energy.joules.spent import combined
@@ -51,7 +50,7 @@ def uncertainty(
                 )
             )
     return Uncertainty(
-        total=tuple(whole), per_output_token=tuple(tokens), closures=tuple(_closures(energies, gross.value))
+        total=tuple(whole), per_output_token=tuple(tokens), closures=(_closure(energies, gross.value),)
     )
 
 
@@ -113,31 +112,10 @@ def _scaled(term: Term, factor: float, *, within: bool) -> Term:
     )
 
 
-def _closures(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Closure]:
-    """Sums that should agree, each computed from its parts."""
-    domains = math.fsum(part.joules or 0.0 for one in energies for part in one.spent("full"))
-    yield _closure("sum of domains against total", domains, gross_j)
-    shares = [one.shares for one in energies]
-    if all(part is not None for part in shares):
-        yield _closure("sum of passes against total", math.fsum(x for p in shares for x in p or ()), gross_j)
-    phases = [run_phases(one) for one in energies]
-    if all(found is not None for found in phases):
-        parts = math.fsum(
-            _phase_joules(one, found)
-            for one, found in zip(energies, phases, strict=True)
-            if found is not None
-        )
-        yield _closure("prefill + decode against full passes", parts, gross_j)
-
-
-def _phase_joules(one: RunEnergy, found: tuple[float, float]) -> float:
-    prefill, decode = found
-    passes = one.measurement.passes
-    prompt = sum(each.generation.prompt_tokens for each in passes)
-    decoded = sum(each.generation.output_tokens - len(each.generation.completions) for each in passes)
-    return prefill * prompt + decode * decoded
-
-
-def _closure(name: str, parts_j: float, whole_j: float) -> Closure:
-    apart = abs(parts_j - whole_j) / abs(whole_j) if whole_j else 0.0
-    return Closure(name=name, parts_j=parts_j, whole_j=whole_j, apart=apart)
+def _closure(energies: Sequence[RunEnergy], gross_j: float) -> Closure:
+    """What the domains of all blocks took against the total, which is pooled from the readings. Passes sum to
+    their block by construction, and so do prefill and decode.
+    """
+    parts_j = math.fsum(part.joules or 0.0 for one in energies for part in one.spent("full"))
+    apart = abs(parts_j - gross_j) / abs(gross_j) if gross_j else None
+    return Closure(name="sum of domains against total", parts_j=parts_j, whole_j=gross_j, apart=apart)

@@ -79,7 +79,12 @@ def budget_lines(energy: Energy, budget: Uncertainty) -> Iterator[str]:
     if budget.closures:
         yield "Sums that should agree"
         sums = [
-            (one.name, plain(one.parts_j, "J"), plain(one.whole_j, "J"), percent(one.apart))
+            (
+                one.name,
+                plain(one.parts_j, "J"),
+                plain(one.whole_j, "J"),
+                "" if one.apart is None else percent(one.apart),
+            )
             for one in budget.closures
         ]
         yield from chain(*fitting([("", "parts", "whole", "apart"), *sums]))

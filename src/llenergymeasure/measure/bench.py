@@ -103,9 +103,16 @@ class Bench:
         return WarmUp(Window(start_ns, end_ns), tuple(durations), steady, walk_s=len(batches) * usual_s)
 
     def run_block(
-        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+        self,
+        kind: BlockKind,
+        passes: int,
+        *,
+        before: Callable[[], None],
+        edge: Callable[[], None],
+        after: Callable[[], None],
     ) -> tuple[Pass, ...]:
-        """Passes without a pause between two silences, which `before` and `after` wait for.
+        """Passes without a pause between two silences, which `before` and `after` wait for; `edge` hears of
+        each pass but the first as it begins.
 
         In a silence nothing may happen here: the garbage is collected before, and what the passes gave is
         looked at once the second one is over.
@@ -121,7 +128,9 @@ class Bench:
             before()
         walked = []
         edge_ns = self._clock.monotonic_ns()
-        for _ in range(passes):
+        for number in range(passes):
+            if number:
+                edge()
             start_ns = edge_ns
             walks, edge_ns = self._walk_for(requests, start_ns)
             walked.append((Window(start_ns, edge_ns), walks))

@@ -99,7 +99,13 @@ class ChildWorker:
         return self._wanted(message, protocol.Warm).warm_up
 
     def run_block(
-        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+        self,
+        kind: BlockKind,
+        passes: int,
+        *,
+        before: Callable[[], None],
+        edge: Callable[[], None],
+        after: Callable[[], None],
     ) -> tuple[Pass, ...]:
         self._stage = "measure"
         self._blocks += 1
@@ -107,7 +113,9 @@ class ChildWorker:
         self._wait(protocol.Edge)
         before()
         self._send(protocol.Go())
-        self._wait(protocol.Rest)
+        while isinstance(message := self._receive(None), protocol.NextPass):
+            edge()
+        self._wanted(message, protocol.Rest)
         after()
         self._send(protocol.Report())
         return self._wait(protocol.BlockDone).passes

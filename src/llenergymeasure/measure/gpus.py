@@ -98,9 +98,15 @@ class PlacedWorker:
         return self.worker.warm_up(began)
 
     def run_block(
-        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+        self,
+        kind: BlockKind,
+        passes: int,
+        *,
+        before: Callable[[], None],
+        edge: Callable[[], None],
+        after: Callable[[], None],
     ) -> tuple[Pass, ...]:
-        return self.worker.run_block(kind, passes, before=before, after=after)
+        return self.worker.run_block(kind, passes, before=before, edge=edge, after=after)
 
     def close(self) -> SessionFacts:
         used = self.used()

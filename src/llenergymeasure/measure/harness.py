@@ -48,7 +48,13 @@ class Worker(Protocol):
     def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp: ...
 
     def run_block(
-        self, kind: BlockKind, passes: int, *, before: Callable[[], None], after: Callable[[], None]
+        self,
+        kind: BlockKind,
+        passes: int,
+        *,
+        before: Callable[[], None],
+        edge: Callable[[], None],
+        after: Callable[[], None],
     ) -> tuple[Pass, ...]: ...
 
     def close(self) -> SessionFacts: ...
@@ -59,7 +65,8 @@ class Watcher(Protocol):
 
     `quiet_s` is how long a silence is at the least, and for how long before that a meter may still show what
     was before it; both are 0 where no silence is needed. `quiet_enough` says whether one that began at
-    `since_ns` may end, `dense` that one begins or ends, and `look` that all should be read once now.
+    `since_ns` may end, `dense` that one begins or ends, `edge` that a pass begins, and `look` that all should
+    be read once now.
     """
 
     @property
@@ -68,6 +75,8 @@ class Watcher(Protocol):
     def quiet_enough(self, since_ns: int) -> bool: ...
 
     def dense(self, wanted: bool, /) -> None: ...
+
+    def edge(self) -> None: ...
 
     def look(self) -> None: ...
 
@@ -168,12 +177,13 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
         silences.append(_silence(rig))
         rig.enter(kind)
         rig.progress(what, total=round(passes * expected_pass_s(config, warm_up, kind), 1))
+        rig.recorder.edge()
 
     def after() -> None:
         rig.enter("silence")
         silences.append(_silence(rig))
 
-    done = rig.worker.run_block(kind, passes, before=before, after=after)
+    done = rig.worker.run_block(kind, passes, before=before, edge=rig.recorder.edge, after=after)
     return Block(kind, silences[0], done, silences[1])
 
 

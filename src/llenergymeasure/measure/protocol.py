@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import BlockKind, Pass, RunFailure, SessionFacts, WarmUp, Window
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 EVENTS_NAME = "events.jsonl"
 
 
@@ -107,6 +107,14 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class NextPass:
+    """A pass of block `number` has ended, and the next one begins at once."""
+
+    number: int
+    say: Literal["next_pass"] = "next_pass"
+
+
+@dataclass(frozen=True, slots=True)
 class Rest:
     """The last pass of block `number` has ended: silent until `report`."""
 
@@ -140,7 +148,8 @@ Command: TypeAlias = Annotated[
     Open | StartWarmUp | StartBlock | Go | Report | Close | Cancel, Field(discriminator="do")
 ]
 Message: TypeAlias = Annotated[
-    Hello | Ready | WarmUpBatch | Warm | Edge | Rest | BlockDone | Closed | Failed, Field(discriminator="say")
+    Hello | Ready | WarmUpBatch | Warm | Edge | NextPass | Rest | BlockDone | Closed | Failed,
+    Field(discriminator="say"),
 ]
 
 # Built once the first message goes: whoever only imports this module has no use for them.

@@ -106,6 +106,7 @@ def _block(bench: Bench, channel: Channel, asked: protocol.StartBlock) -> protoc
         asked.kind,
         asked.passes,
         before=lambda: wait_after(protocol.Edge(asked.number), protocol.Go),
+        edge=lambda: channel.say(protocol.NextPass(asked.number)),
         after=lambda: wait_after(protocol.Rest(asked.number), protocol.Report),
     )
     return protocol.BlockDone(asked.number, asked.kind, passes)

@@ -112,12 +112,14 @@ class Term(Part):
 
 
 class Closure(Part):
-    """Sums that should agree: `parts` against `whole`, in joules, and how far they are apart (relative)."""
+    """Sums that should agree: `parts` against `whole`, in joules, and how far they are apart (relative), None
+    where the whole is 0.
+    """
 
     name: str
     parts_j: float
     whole_j: float
-    apart: float
+    apart: float | None
 
 
 class Uncertainty(Part):

@@ -236,6 +236,14 @@ def _by_last_step(found: Curve, high: Floats) -> Curve:
     # Reads from afar may miss steps, so that those that were seen lie further apart.
     step_s = float(np.median(one_by_one)) if one_by_one.size > 1 else 2 * float(np.median(between))
     low = np.maximum(found.time - found.half, high - step_s)
+    if one_by_one.size > 1:
+        least, most = float(np.min(one_by_one)), float(np.max(one_by_one))
+        alone = high[1:] - low[:-1] < 2 * least
+        low, high = (
+            np.maximum(low, np.append(np.where(alone, low[1:] - most, -np.inf), -np.inf)),
+            np.minimum(high, np.append(high[1:] - least, np.inf)),
+        )
+        low, high = np.minimum(low, high), np.maximum(low, high)
     return replace(found, time=(low + high) / 2, half=(high - low) / 2)
 
 

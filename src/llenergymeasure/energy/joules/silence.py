@@ -21,12 +21,14 @@ from llenergymeasure.energy.joules.sources import measured, method_of
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Trace, Window
 
-# The lag shows in what is left to count at the end of a block, judged by the power over this long.
-_LAG_OVER_S = 1.5
+# Power before an edge is judged over this long.
+_POWER_OVER_S = 1.5
 _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
 # The power at the very end of a block may be another one than that just before.
 _LAG_MARGIN_S = 0.02
+# A lag is seen when no more than this part of what it may be is open to either side.
+_SEEN = 0.4
 
 
 def block_energy(
@@ -68,38 +70,73 @@ class _Block:
         first, last = self.ends(delay, trends=trends)
         return last - first
 
-    def delay_s(self) -> tuple[float, float] | None:
-        """By how much the source is behind ± what, as the end of the block shows; None where it does not.
+    def delay_s(self) -> tuple[float, float]:
+        """By how much the source is behind ± what, as the start and the end of the block show.
 
         It is what the source still counts after the end, over the power by which the end stands out.
         """
-        least, most = self.source.delays_s
-        since = max(self.start + self.source.lag_s, self.end - _LAG_OVER_S)
-        inside = slice(*np.searchsorted(self.source.time, (since, self.end)))
+        least, most = self._bounds_s()
+        delay, unsure = (least + most) / 2, (most - least) / 2
+        inside = self._before(self.end)
         time, total = self.source.time[inside] - self.end, self.source.total[inside]
         if time.size < _LEAST_EVENTS:
-            return None
+            return delay, unsure
         (power, total_at_end), left, *_ = np.polyfit(time, total, 1, full=True)
-        # A line through n points that scatter by s is known to 2 s / √n at its end.
-        squares = float(left[0]) / (time.size - 2) if left.size else 0.0
-        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
         above_w = float(power) - self.after.power_w
-        unsure_j = 1.96 * 2 * math.sqrt(max(squares, timing) / time.size)
         if above_w <= 0:
-            return None
-        seen = (self.ends(0.0)[1] - float(total_at_end)) / above_w
-        unsure = unsure_j / above_w + _LEAST_UNSURE_S
-        if unsure > (most - least) / 2 or not least - unsure <= seen <= most + unsure:
-            return None
-        return float(np.clip(seen, least, most)), unsure
+            return delay, unsure
+        # Power wanders, and the moments of events are known to their `half`.
+        wanders = float(left[0]) / (time.size - 2) if left.size else 0.0
+        timing = float(np.mean(self.source.half[inside] ** 2)) / 3 * float(power) ** 2
+        by_end = (self.ends(0.0)[1] - float(total_at_end)) / above_w
+        off = 1.96 * math.sqrt(max(wanders, timing)) / above_w + _LEAST_UNSURE_S
+        if not least - off <= by_end <= most + off:
+            return delay, unsure
+        weight = unsure**2 / (unsure**2 + off**2)
+        return float(np.clip(delay + weight * (by_end - delay), least, most)), off * math.sqrt(weight)
+
+    def _bounds_s(self) -> tuple[float, float]:
+        """The least and the greatest delay that the first event allows that stands out from the silence: it
+        comes after the start, and the event before it did not, but for what noise hides.
+        """
+        source, (least, most) = self.source, self.source.delays_s
+        if source.quantity.unit != "J":
+            return least, most
+        for event in range(int(np.searchsorted(source.time, self.start)), source.time.size - 1):
+            t, half = float(source.time[event]), float(source.half[event])
+            risen = float(source.total[event]) - self.before.total(t) - self.before.trend_j(t)
+            noise = self.before.power_w * half + math.hypot(self.before.timing_j(t), self.before.unseen_j(t))
+            if risen > 2 * noise:
+                next_w = (source.total[event + 1] - source.total[event]) / (source.time[event + 1] - t)
+                hidden_s = 2 * noise / max(float(next_w) - self.before.power_w, 1e-9)
+                earliest = float(source.time[event - 1] - source.half[event - 1]) - self.start - hidden_s
+                most = float(np.clip(t + half - self.start, least, most))
+                return float(np.clip(earliest, least, most)), most
+        return least, most
 
     def delays_s(self) -> tuple[float, float]:
         """By how much the source may be behind, as far as the block or else what is known of sensors says."""
-        least, most = self.source.delays_s
-        if (seen := self.delay_s()) is None:
-            return least, most
-        delay, unsure = seen
+        (least, most), (delay, unsure) = self.source.delays_s, self.delay_s()
         return max(least, delay - unsure - _LAG_MARGIN_S), min(most, delay + unsure + _LAG_MARGIN_S)
+
+    def at_edge(self, edge: float, delay: float, unsure: float) -> float:
+        """What the source has counted of all up to an inner edge: on from the last event before it, with the
+        power of the pass that ends.
+
+        Passes open with their prefill, so that power that stands out beside an edge belongs to the later one.
+        """
+        source, t, inside = self.source, edge + delay, self._before(edge)
+        if inside.stop - inside.start < _LEAST_EVENTS:
+            return source.at(t)
+        power = float(np.polyfit(source.time[inside], source.total[inside], 1)[0])
+        surely = int(np.searchsorted(source.time + source.half, t - unsure / 2)) - 1
+        last = max(inside.stop - 1, surely)
+        return min(float(source.total[last]) + power * (t - float(source.time[last])), source.at(t))
+
+    def _before(self, edge: float) -> slice:
+        """The events by which the power before an edge is judged."""
+        since = max(self.start + self.source.lag_s, edge - _POWER_OVER_S)
+        return slice(*np.searchsorted(self.source.time, (since, edge)))
 
 
 def _spent(source: Curve, before: Window, passes: Sequence[Window], after: Window) -> Spent:
@@ -149,15 +186,13 @@ def _whole(block: _Block) -> Spent:
 
 def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
     """With the share of each pass: between the events around its edges, moved by the lag."""
-    least, most = block.source.delays_s
-    seen = block.delay_s()
-    delay, unsure = ((least + most) / 2, (most - least) / 2) if seen is None else seen
+    delay, unsure = block.delay_s()
     inner = [block.source.seconds(one)[1] for one in passes[:-1]]
     lengths = np.array([one.duration_s for one in passes])
 
     def at(delay: float) -> NDArray[np.float64]:
         first, last = block.ends(delay)
-        joules = np.diff([first, *(block.source.at(edge + delay) for edge in inner), last])
+        joules = np.diff([first, *(block.at_edge(edge, delay, unsure) for edge in inner), last])
         left = (spent.joules or 0.0) - float(joules.sum())
         return np.asarray(joules + left * lengths / lengths.sum(), dtype=np.float64)
 
@@ -166,7 +201,8 @@ def _shared(block: _Block, spent: Spent, passes: Sequence[Window]) -> Spent:
     hidden = np.array([0.0, *(block.source.hidden(edge + delay) for edge in inner), 0.0])
     whole = spent.half_width_j / len(passes)
     halves = np.sqrt(hidden[:-1] ** 2 + hidden[1:] ** 2 + moved**2 + whole**2)
-    lag_s = None if seen is None else delay
+    least, most = block.source.delays_s
+    lag_s = delay if unsure < _SEEN * (most - least) else None
     return replace(
         spent, shares=tuple(shares.tolist()), share_half_widths=tuple(halves.tolist()), lag_s=lag_s
     )

@@ -30,6 +30,8 @@ from llenergymeasure.results.folder import unwritable
 # A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
 _SILENCE_AT_MOST_S = 3.0
 _LOOK_AT_MOST_NS = 300_000_000
+# An edge has shown after the slowest counter's lag and step.
+_EDGE_NS = 250_000_000
 _FLUSH_S = 1.0
 _MOST_NUMBERS = 1_000_000
 _OPEN_S = 20.0
@@ -45,8 +47,9 @@ class Recorder:
     `start(threaded=False)` nothing runs by itself: call `poll` at least every `tick_s`. `stop` leaves
     `power.parquet`. A meter that raises or blocks gives a `Gap`, not an end.
 
-    Silences are looked at densely, so that the steps of counters are known to ± 3 ms; else a few reads a
-    second do. `samples` counts the fields that were read, and `due_ns` is when `poll` has something to do.
+    Silences and the edges of passes are looked at densely, so that the steps of counters are known to ± 3 ms;
+    else a few reads a second do. `samples` counts the fields that were read, and `due_ns` is when `poll` has
+    something to do.
     """
 
     tick_s = 0.001
@@ -58,6 +61,7 @@ class Recorder:
         self.domains: tuple[Domain, ...] = ()
         self._watched: tuple[Watched, ...] = ()
         self._dense = False
+        self._close_until_ns = 0
         self._devices = 0
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
@@ -139,6 +143,11 @@ class Recorder:
         self._dense = wanted
         if wanted:
             self._hurry([one for one in self._watched if one.part.period_s is None])
+
+    def edge(self) -> None:
+        """A pass begins: look closely until every counter has shown it."""
+        self._close_until_ns = self._clock.monotonic_ns() + _EDGE_NS
+        self._hurry([one for one in self._watched if one.part.period_s is None])
 
     def look(self) -> None:
         """Read now, once, whatever is not read densely; returns when that is done (or a driver blocks)."""
@@ -289,9 +298,10 @@ class Recorder:
         """When a part that was read at `start_ns` should be read again."""
         if one.part.period_s is not None:
             return start_ns + round(one.part.period_s * 1e9)
-        after_ns = max(start_ns, one.next_event_ns) if self._dense else start_ns
-        gap = gap_ns(one.domains, dense=self._dense, devices=self._devices)
-        return moment_ns(after_ns, gap, even=self._dense)
+        dense = self._dense or start_ns < self._close_until_ns
+        after_ns = max(start_ns, one.next_event_ns) if dense else start_ns
+        gap = gap_ns(one.domains, dense=dense, devices=self._devices)
+        return moment_ns(after_ns, gap, even=dense)
 
     def _open_gaps(self) -> tuple[Gap, ...]:
         now_ns = self._clock.monotonic_ns()
