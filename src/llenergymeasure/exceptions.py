@@ -13,10 +13,24 @@ LLEMError                1   anything llem knows how to explain
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    from llenergymeasure.records import RunFailure
+Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
+FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """Why a run has no result."""
+
+    run_id: str
+    stage: Stage
+    kind: FailureKind
+    message: str
+    traceback: str | None = None
+    log_tail: str | None = None
+    hint: str | None = None
 
 
 class LLEMError(Exception):

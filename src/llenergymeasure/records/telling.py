@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from llenergymeasure.exceptions import RunFailure
+
 WarningCode: TypeAlias = Literal[
     "no_energy_source",
     "energy_modelled",
@@ -38,8 +40,6 @@ WarningCode: TypeAlias = Literal[
     "silence_broken",
     "single_process",
 ]
-Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
-FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
 
 REMEDIES: Mapping[WarningCode, str] = {
     "no_energy_source": "choose what is counted (energy.gpus, --meter), run on a machine with NVML or "
@@ -89,19 +89,6 @@ class MeasurementWarning:
     @classmethod
     def of(cls, code: WarningCode, message: str) -> MeasurementWarning:
         return cls(code, message, REMEDIES[code])
-
-
-@dataclass(frozen=True, slots=True)
-class RunFailure:
-    """Why a run has no result."""
-
-    run_id: str
-    stage: Stage
-    kind: FailureKind
-    message: str
-    traceback: str | None = None
-    log_tail: str | None = None
-    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
