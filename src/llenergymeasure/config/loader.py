@@ -13,19 +13,22 @@ from pathlib import Path
 
 from platformdirs import user_config_path
 from pydantic import JsonValue
+from pydantic.fields import FieldInfo
 
 from llenergymeasure.config import yaml
+from llenergymeasure.config.engines import brought_section, why_absent
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
-from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
-from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.config.suggest import RENAMED, is_free, keys_beside, nearest_key, section_of
+from llenergymeasure.exceptions import ConfigError, LLEMError
 
 PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
 RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
 BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
+_FREE: FieldInfo = FieldInfo(annotation=dict, default_factory=dict)
 STUDY_KEYS = frozenset({"sweep", "experiments"})
 
 
@@ -95,9 +98,10 @@ def resolve_origins(
     """
     there = path if path is not None and Path(path).is_file() else None
     said = _resolve(there, cli_overrides, environ, user_config, [])
+    backend = said["backend"].value if "backend" in said else None
     defaults = {
         key: "default"
-        for key, field in known_keys().items()
+        for key, field in keys_beside(str(backend)).items()
         if section_of(field) is None or field.default is None
     }
     given = {key: leaf.origin for key, leaf in said.items()}
@@ -147,9 +151,8 @@ def _resolve(
     if batch_size is not None:
         layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
     # What the user configuration and the environment say of other engines is for runs of those.
-    others = _other_engines(str(backend))
     of_all_runs = [
-        {key: leaf for key, leaf in layer.items() if key.partition(".")[0] not in others}
+        {key: leaf for key, leaf in layer.items() if not _of_other_engine(key, str(backend))}
         for layer in layers[:2]
     ]
     return _overlay([base, *of_all_runs, *layers[2:]])
@@ -214,19 +217,17 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
     return merged
 
 
-def _own_section(backend: str) -> str:
-    return backend if backend in ENGINES else "options"
-
-
-def _other_engines(backend: str) -> set[str]:
-    return {*ENGINES, "options"} - {_own_section(backend)}
+def _of_other_engine(key: str, backend: str) -> bool:
+    section = key.partition(".")[0]
+    return section != backend and (section in ENGINES or section not in ExperimentConfig.model_fields)
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     """With the size in the section of the backend in force."""
-    if backend in ENGINES and (why := ENGINES[backend]().traits.why_no_batch_size):
+    section = ENGINES.get(backend) or brought_section(backend)
+    if section is not None and (why := section().traits.why_no_batch_size):
         raise ConfigError(why[0], hint=why[1])
-    target = f"{_own_section(backend)}.batch_size"
+    target = f"{backend}.batch_size"
     if target in flags:
         raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")
     return {**flags, target: _Leaf(size, "flag")}
@@ -235,9 +236,8 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
 def _refuse_other_engines(said: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
     for key, leaf in said.items():
-        section = key.partition(".")[0]
-        if section in _other_engines(backend) and not leaf.origin.startswith("preset "):
-            raise ConfigError(why_not_in_force(section, backend))
+        if _of_other_engine(key, backend) and not leaf.origin.startswith("preset "):
+            raise ConfigError(why_not_in_force(key.partition(".")[0], backend))
 
 
 def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") -> dict[str, JsonValue]:
@@ -264,9 +264,21 @@ def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") ->
     return nested
 
 
+def _field(key: str) -> FieldInfo | None:
+    """The field of that key, None where there is none. The options of an engine whose section can't be had
+    here are free: a run of that engine says why, and any other goes on.
+    """
+    name = key.partition(".")[0]
+    try:
+        found = keys_beside(name).get(key)
+    except LLEMError:
+        found = _FREE
+    return _FREE if found is None and why_absent(name) else found
+
+
 def _first_unknown(key: str) -> str | None:
     for name in (*reversed(_parents(key)), key):
-        field = known_keys().get(name)
+        field = _field(name)
         if field is None:
             return name
         if is_free(field):
@@ -282,8 +294,8 @@ def _parents(key: str) -> list[str]:
 
 def _says_nothing(key: str, value: JsonValue) -> bool:
     """Whether the value is an empty section, such as one whose lines are all commented out."""
-    field = known_keys().get(key)
-    if field is None or section_of(field) is None:
+    field = _field(key)
+    if field is None or (section_of(field) is None and field is not _FREE):
         return False
     return value == {} or (value is None and field.default is not None)
 
@@ -291,7 +303,7 @@ def _says_nothing(key: str, value: JsonValue) -> bool:
 def _shown(key: str, given: Mapping[str, str]) -> bool:
     """Whether a value exists: the fields of a section that is absent by default exist once one is given."""
     for parent in _parents(key):
-        field = known_keys().get(parent)
+        field = _field(parent)
         if field is not None and field.default is None:
             return any(name.startswith(f"{parent}.") for name in given)
     return True

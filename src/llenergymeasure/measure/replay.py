@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from llenergymeasure.config.engines import Traits
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
@@ -65,6 +66,7 @@ class Measured:
     index: int = 1
     cut_prompts: int | None = None
     spinning_cores: float | None = None
+    traits: Traits | None = None
     say: Literal["measured"] = "measured"
 
 

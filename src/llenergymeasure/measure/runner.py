@@ -136,6 +136,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
         spinning_cores=conditions.spinning_cores,
+        traits=config.engine,
     )
 
 

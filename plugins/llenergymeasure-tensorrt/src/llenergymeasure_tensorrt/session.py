@@ -17,16 +17,17 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 
 from llenergymeasure.backends import Answer, HandOver, Observer, installed_versions, run_batches, summary_of
-from llenergymeasure.backends.tensorrt.arguments import sampling_parameters
-from llenergymeasure.backends.tensorrt.refusals import (
-    PACKAGE,
-    uses_engine,
-)
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError
 from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
 from llenergymeasure.models.shapes import hf_config
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
+from llenergymeasure_tensorrt.arguments import sampling_parameters
+from llenergymeasure_tensorrt.refusals import (
+    PACKAGE,
+    uses_engine,
+)
+from llenergymeasure_tensorrt.section import options_of
 
 _FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
 # The engine's times are whole microseconds of the clock that ours are nanoseconds of.
@@ -51,7 +52,7 @@ class ModelFiles:
 def model_files(config: ExperimentConfig) -> Iterator[ModelFiles]:
     """The model as a folder; the one that stands for a published shape goes when this is left."""
     resolved = fetched(resolve(config.model, revision=config.engine.revision))
-    built = config.tensorrt.engine_dir
+    built = options_of(config).engine_dir
     if built is not None and resolved.kind == "random":
         raise BackendError(
             f"the engine in {built} has weights of its own: {config.model} can't be what it was built from",
@@ -199,7 +200,7 @@ class TensorrtSession:
         return {
             "batch_size": self._config.batch_size,
             "engine": "tensorrt" if uses_engine(self._config) else "pytorch",
-            "engine_dir": None if self._config.tensorrt.engine_dir is None else str(self._files.path),
+            "engine_dir": None if options_of(self._config).engine_dir is None else str(self._files.path),
             "quantization": _json(getattr(quantised, "quant_algo", None)),
             "sampling": _in_force(self._sampling(request)),
             "request_times": "engine" if self._timed else "of the batch: the engine gave none",
