@@ -246,7 +246,6 @@ class ExperimentConfig(Section):
     )
     output_dir: Path | None = None
     _brought: EngineSection | None = PrivateAttr(None)
-    _is_stored: bool = PrivateAttr(False)
 
     # What has no field is the section of an engine that brings its own: the options that are not defaults.
     model_config = ConfigDict(extra="allow")
@@ -275,8 +274,10 @@ class ExperimentConfig(Section):
     def _engine_is_in_force(self, info: ValidationInfo) -> ExperimentConfig:
         """An option of an engine that does not run would be passed over in silence."""
         others: dict[str, Any] = self.model_extra or {}
-        # This runs again when a result takes in the configuration that was read from another.
-        if self._is_stored or (info.context or {}).get("stored"):
+        # This runs again where a result takes in a configuration that was read from another one.
+        if self._brought is not None:
+            return self
+        if (info.context or {}).get("stored"):
             self._take_in_stored(others)
             return self
         if self.backend not in ENGINES:
@@ -301,11 +302,11 @@ class ExperimentConfig(Section):
         sections = {name: value for name, value in others.items() if isinstance(value, dict)}
         Section.model_validate({name: value for name, value in others.items() if name not in sections})
         others.clear()
-        self._is_stored = True
         if self.backend not in ENGINES:
             others[self.backend] = sections.get(self.backend) or sections.get("options", {})
             with suppress(LLEMError, ValidationError):
                 self._take_in_brought(others)
+            self._brought = self._brought or EngineSection()
 
     def _take_in_brought(self, others: dict[str, Any]) -> None:
         self._brought = brought_options(self.backend, others.get(self.backend, {}))
@@ -351,7 +352,7 @@ class ExperimentConfig(Section):
     @property
     def engine(self) -> Traits:
         """What others ask of the backend in force with its options."""
-        if self._brought is None and self.backend not in ENGINES:
+        if type(self.options) is EngineSection:
             size = (self.model_extra or {}).get(self.backend, {}).get("batch_size")
             return Traits(batch_size=size if isinstance(size, int) and size > 0 else None)
         return self.options.traits
