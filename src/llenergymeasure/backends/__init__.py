@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeAlias, cast
 
 from pydantic import JsonValue, ValidationError
@@ -16,6 +19,8 @@ from llenergymeasure.config import engines, plugins
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
+from llenergymeasure.models.resolve import ResolvedModel, weights_path
+from llenergymeasure.models.shapes import hf_config
 from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
 
 
@@ -119,6 +124,15 @@ def why_not(name: str, config: ExperimentConfig | None = None) -> Refusal | None
 
 # What engines share
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+    "not enough memory",
+    "insufficient memory",
+    "cudaerrormemoryallocation",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -214,6 +228,43 @@ def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     if not missing:
         return None
     return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
+
+
+def is_out_of_memory(error: object) -> bool:
+    """Whether an error's text says that memory ran out, in the words of any allocator that engines use."""
+    said = str(error).lower()
+    return any(words in said for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def model_folder(resolved: ResolvedModel, **more: JsonValue) -> Iterator[Path]:
+    """The directory of a model that was fetched. For a published shape with random weights one that holds its
+    `config.json` alone, with `more` fields; it is removed when this is left.
+    """
+    folder = resolved.path if resolved.kind == "random" else weights_path(resolved)
+    if folder is not None:
+        yield folder
+        return
+    assert resolved.architecture is not None, "a random model is made from a shape"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    shape = hf_config(resolved.architecture)
+    # Engines choose their own model by the name of transformers' class.
+    shape["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[str(shape["model_type"])]]
+    with TemporaryDirectory(prefix="llem-shape-") as made:
+        (Path(made) / "config.json").write_text(json.dumps(shape | more), encoding="utf-8")
+        yield Path(made)
+
+
+def why_context_too_short(option: str, context: object, config: ExperimentConfig) -> Refusal | None:
+    """Why a context of that many tokens can't hold a request; None too where the engine chooses it itself."""
+    if not isinstance(context, int) or not 0 <= context < config.max_tokens:
+        return None
+    return Refusal(
+        f"{option} {context} is less than max_input_tokens {config.max_input_tokens} and "
+        f"max_output_tokens {config.max_output_tokens} together",
+        f"leave it out, raise it to {config.max_tokens}, or lower one of them",
+    )
 
 
 def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:
