@@ -146,8 +146,12 @@ def _resolve(
     said = _overlay(layers)
     preset = said["preset"].value if "preset" in said else ExperimentConfig.model_fields["preset"].default
     values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
-    base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
     backend = said["backend"].value if "backend" in said else ExperimentConfig.model_fields["backend"].default
+    base = {
+        f"{backend}.{key}" if key == "batch_size" else key: _Leaf(value, f"preset {preset}")
+        for key, value in values.items()
+        if key != "batch_size" or _field(f"{backend}.{key}") is not None
+    }
     if batch_size is not None:
         layers[-1] = _with_batch_size(layers[-1], batch_size, str(backend))
     # What the user configuration and the environment say of other engines is for runs of those.
@@ -235,8 +239,8 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
 
 def _refuse_other_engines(said: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    for key, leaf in said.items():
-        if _of_other_engine(key, backend) and not leaf.origin.startswith("preset "):
+    for key in said:
+        if _of_other_engine(key, backend):
             raise ConfigError(why_not_in_force(key.partition(".")[0], backend))
 
 
