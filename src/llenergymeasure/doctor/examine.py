@@ -17,7 +17,7 @@ from llenergymeasure.config import plugins
 from llenergymeasure.config.engines import BACKENDS, backend_names
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
-from llenergymeasure.energy import Meter
+from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.selection import Selection, choose_meters, meter_names
 from llenergymeasure.energy.recording.recorder import Recorder
@@ -121,7 +121,7 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
         environment=environment(gpus),
         gpus=gpus,
         backends=tuple(BackendReport(*one) for one in _backends()),
-        meters=tuple(reports),
+        meters=(*reports, *(MeterReport(*one) for one in plugins.METERS.hidden_by(METERS).items())),
         recorder=_recorder(usable),
         # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
         clock=ClockReport(
