@@ -1,4 +1,6 @@
-"""What can be asked for, field by field; the descriptions are the reference that users read."""
+"""What can be asked for, field by field, in one file that is read as one list; the descriptions are the
+reference that users read.
+"""
 
 from __future__ import annotations
 
