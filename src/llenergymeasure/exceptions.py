@@ -13,11 +13,24 @@ LLEMError                1   anything llem knows how to explain
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
-if TYPE_CHECKING:
-    from llenergymeasure.records import RunFailure
-    from llenergymeasure.results import ExperimentResult
+Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
+FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailure:
+    """Why a run has no result."""
+
+    run_id: str
+    stage: Stage
+    kind: FailureKind
+    message: str
+    traceback: str | None = None
+    log_tail: str | None = None
+    hint: str | None = None
 
 
 class LLEMError(Exception):
@@ -50,9 +63,7 @@ class EnergyError(LLEMError):
 class ResultError(LLEMError):
     """`result` is what was measured, where it is the saving that failed."""
 
-    def __init__(
-        self, message: str, *, hint: str | None = None, result: ExperimentResult | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, result: object = None) -> None:
         super().__init__(message, hint=hint)
         self.result = result
 

@@ -177,7 +177,7 @@ def test_a_missing_library_costs_one_line_with_the_command() -> None:
     [
         ({"cache_type_v": "q8_0"}, "needs flash attention", "llamacpp.flash_attn=true"),
         ({"n_batch": 64, "n_ubatch": 128}, "n_ubatch 128 is more than n_batch 64", "lower n_ubatch"),
-        ({"context": 239}, "context 239 is less than max_input_tokens 200", "leave context out"),
+        ({"context": 239}, "context 239 is less than max_input_tokens 200", "leave it out"),
         ({"precision": "int8"}, "holds int4", "leave precision out"),
         ({"precision": "fp16"}, "Q4_1.gguf holds int4", "leave precision out"),
         ({"model": "random:smollm2-135m"}, "is a shape of random weights", "name a .gguf file"),

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from llenergymeasure.cli import app
 from llenergymeasure.cli._errors import format_validation_error
 from llenergymeasure.config import yaml
+from llenergymeasure.config.engines import backend_names
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
@@ -194,7 +195,7 @@ def test_all_wrong_values_come_at_once_each_on_a_line() -> None:
     ]
     assert (
         "  backend: 'pytorh' is not valid. Did you mean: pytorch? "
-        "Valid values: llamacpp, pytorch, simulated, tensorrt, vllm" in lines
+        f"Valid values: {', '.join(backend_names())}" in lines
     )
     assert "  pytorch.batchsize: unknown key. Did you mean: pytorch.batch_size?" in lines
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from llenergymeasure import __version__
 from llenergymeasure.cli import app
+from llenergymeasure.config.engines import backend_names
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import (
     BackendError,
@@ -108,7 +109,7 @@ def test_run_validation_error_exits_2() -> None:
         "Config validation failed (1 error):",
         (
             "  backend: 'pytorh' is not valid. Did you mean: pytorch? "
-            "Valid values: llamacpp, pytorch, simulated, tensorrt, vllm"
+            f"Valid values: {', '.join(backend_names())}"
         ),
     ]
 

@@ -290,7 +290,7 @@ def test_preflight_lists_the_container_and_does_not_ask_this_host_for_the_engine
     asked = ExperimentConfig.model_validate(
         {
             "model": "random:smollm2-135m",
-            "backend": "tensorrt",
+            "backend": "vllm",
             "runner": {"kind": "container", "image": "i"},
         }
     )

@@ -8,7 +8,7 @@ import pytest
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.meters import selection
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.exceptions import ConfigError, EnergyError
 from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
@@ -145,6 +145,22 @@ def test_auto_takes_a_plug_in_that_measures_before_any_model_and_says_what_it_le
     refused = dict(chosen.refused)
     assert refused["rival"].startswith("gpu:GPU-simulated-0 is read by nvml already")
     assert "RuntimeError: no cable" in refused["fragile"]
+
+
+@pytest.mark.usefixtures("plug_in")
+def test_two_packages_with_one_meter_are_not_chosen_between_and_others_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "second" / "llem_second-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llem-second\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[llenergymeasure.meters]\nwall = llem_second:Wall\n")
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    with pytest.raises(ConfigError, match=r"of llem-second 2\.0.* of llem-plug-in 1\.0"):
+        _chosen(EnergyConfig(meter="wall"), NO_GPU, tmp_path)
+    chosen = _chosen(EnergyConfig(), NO_GPU, tmp_path)
+    assert "Rival" in _names(chosen)
+    assert "llem-second 2.0" in dict(chosen.refused)["wall"]
 
 
 class Deaf(SimulatedNvml):

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from llenergymeasure.backends import BACKENDS
+from llenergymeasure.config.engines import BACKENDS
 
 LLEM = Path(sys.executable).with_name("llem")
-PACKAGES = {"pytorch": "torch", "vllm": "vllm", "llamacpp": "llama_cpp", "tensorrt": "tensorrt_llm"}
+PACKAGES = {"pytorch": "torch", "vllm": "vllm", "llamacpp": "llama_cpp"}
 HEAVY = {*PACKAGES.values(), "transformers", "accelerate", "numpy"}
 
 
 def test_every_engine_answers_whether_it_can_run_without_importing_one() -> None:
     program = (
         "import json, sys\n"
-        "from llenergymeasure.backends import BACKENDS, load_backend, why_not\n"
+        "from llenergymeasure.backends import load_backend\n"
+        "from llenergymeasure.config.engines import BACKENDS\n"
         "answers = {name: load_backend(name).why_unavailable() for name in BACKENDS}\n"
         f"print(json.dumps([answers, sorted({HEAVY!r} & set(sys.modules))]))\n"
     )

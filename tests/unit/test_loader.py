@@ -258,7 +258,7 @@ def test_every_preset_is_valid_and_its_values_carry_its_name(preset: str) -> Non
     seconds = {"smoke": 1.0, "quick": 5.0, "rigorous": 10.0, "ai-energy-score": 5.0, "mlperf-power": 200.0}
     assert load(overrides).passes.seconds == seconds[preset]
     named = {key for key, origin in origins(overrides).items() if origin == f"preset {preset}"}
-    assert named == set(PRESET_VALUES[preset])
+    assert named == {"pytorch.batch_size" if key == "batch_size" else key for key in PRESET_VALUES[preset]}
 
 
 def test_a_smoke_run_is_over_in_seconds() -> None:
@@ -358,6 +358,12 @@ def test_the_power_preset_measures_for_at_least_ten_minutes() -> None:
     assert config.passes.seconds * config.passes.count >= 600
     assert config.passes.count >= 3
     assert config.timeout_s > config.passes.budget.seconds
+
+
+@pytest.mark.parametrize("backend", ["vllm", "llamacpp", "simulated"])
+def test_the_energy_score_preset_hands_requests_over_one_at_a_time_on_any_engine(backend: str) -> None:
+    config = load({"model": "gpt2", "backend": backend, "preset": "ai-energy-score"})
+    assert config.batch_size == 1
 
 
 def test_the_energy_score_preset_is_that_benchmark_s_protocol() -> None:

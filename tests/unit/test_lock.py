@@ -205,8 +205,8 @@ HOST = ["cpu:0", "dram:0"]
         ({"backend": "vllm", "vllm": {"engine": {"tensor_parallel_size": 2}}}, ALL[:3] + HOST),
         (
             {
-                "backend": "tensorrt",
-                "tensorrt": {"engine": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}},
+                "backend": "vllm",
+                "vllm": {"engine": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2}},
             },
             ALL + HOST,
         ),

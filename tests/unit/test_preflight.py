@@ -293,11 +293,10 @@ def test_reasons_are_foretold_as_preflight_gives_them(
 
 
 def test_heads_that_the_gpus_can_not_share_evenly_are_refused_before_loading() -> None:
-    for backend in ("vllm", "tensorrt"):
-        asked = {
-            "model": "random:llama-3.2-1b",
-            "backend": backend,
-            backend: {"engine": {"tensor_parallel_size": 3}},
-        }
-        said = f"{backend}.engine.tensor_parallel_size is 3, and random:llama-3.2-1b has 32 heads"
-        assert any(why.startswith(said) for why in reasons_against(ExperimentConfig.model_validate(asked)))
+    asked = {
+        "model": "random:llama-3.2-1b",
+        "backend": "vllm",
+        "vllm": {"engine": {"tensor_parallel_size": 3}},
+    }
+    said = "vllm.engine.tensor_parallel_size is 3, and random:llama-3.2-1b has 32 heads"
+    assert any(why.startswith(said) for why in reasons_against(ExperimentConfig.model_validate(asked)))

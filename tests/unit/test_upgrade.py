@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from llenergymeasure.analysis.compare import compare
 from llenergymeasure.analysis.metrics import metrics
@@ -32,9 +34,35 @@ def loaded() -> ExperimentResult:
 
 
 @pytest.fixture(scope="module")
-def stored() -> dict[str, object]:
-    found: dict[str, object] = json.loads((FOLDER / "result.json").read_text())
+def stored() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FOLDER / "result.json").read_text())
     return found
+
+
+def test_sections_of_engines_that_did_not_run_and_that_llem_no_longer_has_are_left_out(
+    loaded: ExperimentResult, stored: dict[str, Any]
+) -> None:
+    assert {"tensorrt", "options"} <= stored["config"].keys()
+    assert not {"tensorrt", "options"} & json.loads(loaded.config.model_dump_json()).keys()
+
+
+@pytest.mark.parametrize("kept", ["apart", "options"])
+def test_the_options_of_an_engine_that_is_not_here_are_kept_under_its_name(
+    stored: dict[str, Any], kept: str
+) -> None:
+    options = {"batch_size": 3, "threads": 2}
+    config = config_1_to_2(stored["config"]) | {"backend": "apart", "simulated": {}, kept: options}
+    for _ in range(2):
+        read = ExperimentConfig.model_validate(config, context={"stored": True})
+        config = read.model_dump(mode="json")
+        assert config["apart"] == options
+        assert read.batch_size == 3
+
+
+def test_a_stored_configuration_with_a_key_that_no_version_had_is_refused(stored: dict[str, Any]) -> None:
+    config = config_1_to_2(stored["config"]) | {"stray": 1}
+    with pytest.raises(ValidationError, match="stray"):
+        ExperimentConfig.model_validate(config, context={"stored": True})
 
 
 def ends(estimate: Estimate) -> tuple[float, float]:

@@ -135,7 +135,6 @@ def asked(**section: Any) -> ExperimentConfig:
         ({"pytorch": {"assistant_model": "small"}}, "guessed ahead"),
         ({"backend": "vllm", "vllm": {"beam_search": {"beam_width": 2}}}, "beam search"),
         ({"backend": "vllm", "vllm": {"engine": {"speculative_config": {}}}}, "guessed ahead"),
-        ({"backend": "tensorrt", "tensorrt": {"sampling": {"use_beam_search": True}}}, "beam search"),
     ],
 )
 def test_work_that_tokens_do_not_show_leaves_no_figure_of_work(section: dict[str, Any], part: str) -> None:

@@ -186,7 +186,7 @@ def test_a_plugin_names_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("raise ImportError('no such thing')", "can't be loaded: no such thing"),
+        ("raise ImportError('no such thing')", "can't be loaded: ImportError: no such thing"),
         ("other = 1", "can't be loaded"),
         ("def riddles(name):\n    yield 'fine'\n    yield 5\n", "prompt 2 must be text, got int"),
     ],

@@ -46,10 +46,9 @@ KEYS: Mapping[Key, str] = {
 }
 UNKNOWN = "unknown"
 # Settings that say how well a cost is known, or where it is put, and not what it is of.
-_MEASURING = frozenset(
-    {"passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir"}
-)
-_ENGINES = frozenset({*ENGINES, "options"})
+_MEASURING = {
+    *("passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +91,10 @@ def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
 
 def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
     config = result.config
-    left_out = _MEASURING if options else _MEASURING | _ENGINES
-    asked = config.model_dump(mode="json", exclude=set(left_out))
+    engines = {*ENGINES, *(config.model_extra or {})}
+    asked = config.model_dump(mode="json", exclude=_MEASURING if options else _MEASURING | engines)
     if not options:
-        given = config.model_dump(mode="json", include=set(_ENGINES), exclude_defaults=True)
+        given = config.model_dump(mode="json", include=engines, exclude_defaults=True)
         asked |= {name: part for name, part in given.items() if part}
     flat = dict(pair for name, part in asked.items() for pair in leaves(part, name))
     if not options:

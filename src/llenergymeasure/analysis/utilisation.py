@@ -24,7 +24,7 @@ def flops(measurements: Sequence[Measurement]) -> Flops:
     produced.
     """
     measurement = measurements[0]
-    shape, more = measurement.architecture, measurement.config.engine.why_other_work
+    shape, more = measurement.architecture, measurement.engine.why_other_work
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for run in measurements for each in run.passes for one in each.generation.completions]
@@ -37,7 +37,7 @@ def mfu(measurements: Sequence[Measurement]) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     measurement = measurements[0]
     shape, peaks = measurement.architecture, _peaks(measurement)
-    if more := measurement.config.engine.why_other_work:
+    if more := measurement.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
@@ -60,7 +60,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     measurement, groups = measurements[0], replicates(measurements)
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
-    if more := measurement.config.engine.why_other_work:
+    if more := measurement.engine.why_other_work:
         return Estimate.missing("1", more)
     if shape is None or weights is None or shape.experts:
         reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
@@ -70,7 +70,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     if _is_continuous([batch for one in measurement.passes for batch in _batches(one)]):
         return Estimate.missing("1", STEPS_UNKNOWN)
     # Batches that run side by side each read a model of their own, with the bandwidth of one device.
-    models = measurement.config.engine.replicas
+    models = measurement.engine.replicas
     at_most, weights = sum(peak.bytes_per_second for peak in peaks) / models, weights // models
     element = ELEMENT_BYTES[measurement.config.precision]
     moved, could = [], []

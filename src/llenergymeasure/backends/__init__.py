@@ -1,35 +1,30 @@
-"""What an engine must offer to be measured, which engines there are, and what is the same for all of them."""
+"""What an engine must offer to be measured, and what is the same for all of them."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, TypeAlias, cast
 
 from pydantic import JsonValue, ValidationError
 
+from llenergymeasure.config import engines, plugins
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
 from llenergymeasure.host.machine import threads
+from llenergymeasure.models.resolve import ResolvedModel, weights_path
+from llenergymeasure.models.shapes import hf_config
 from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
 
-BACKENDS = {
-    "pytorch": "llenergymeasure.backends.pytorch:PytorchBackend",
-    "vllm": "llenergymeasure.backends.vllm:VllmBackend",
-    "llamacpp": "llenergymeasure.backends.llamacpp:LlamacppBackend",
-    "tensorrt": "llenergymeasure.backends.tensorrt:TensorrtBackend",
-    "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
-}
-
-_GROUP = "llenergymeasure.backends"
 _THREADS_EACH = 16
-_ASK = "install a version that fits this llem, or ask its author; -v shows the traceback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +79,8 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
+    """An engine. A class attribute `section` is the kind of `EngineSection` that `config.options` holds."""
+
     def why_unavailable(self) -> str | None:
         """One sentence with the way out, or None when it can run; imports nothing heavy."""
 
@@ -97,24 +94,30 @@ class Backend(Protocol):
 _METHODS = [name for name in vars(Backend) if not name.startswith("_")]
 
 
-def backend_names() -> list[str]:
-    return sorted({*BACKENDS, *(point.name for point in entry_points(group=_GROUP))})
-
-
 def load_backend(name: str) -> Backend:
     """The backend of that name, built in or from an installed plug-in.
 
     ConfigError where there is none or more than one; BackendError where a plug-in can't be loaded.
     """
-    if name in BACKENDS:
-        module, attribute = BACKENDS[name].split(":")
-        return cast("Backend", getattr(import_module(module), attribute)())
-    point = _plug_in(name)
-    with _blamed(point, "can't be loaded"):
-        backend = point.load()()
-    missing = [method for method in _METHODS if not callable(getattr(backend, method, None))]
-    if missing:
-        raise BackendError(f"{_named(point)} is no backend: it has no {', '.join(missing)}", hint=_ASK)
+    backend_class = engines.backend_class(name)
+    if backend_class is None:
+        hint = engines.why_absent(name) or f"one of: {', '.join(engines.backend_names())}"
+        raise ConfigError(f"no backend is named {name!r}", hint=hint)
+    if name in engines.BACKENDS:
+        return cast("Backend", backend_class())
+    with plugins.BACKENDS.blamed(name, "can't be loaded"):
+        backend = backend_class()
+    if missing := [method for method in _METHODS if not callable(getattr(backend, method, None))]:
+        raise BackendError(
+            f"{plugins.BACKENDS.described(name)} is no backend: it has no {', '.join(missing)}",
+            hint=plugins.ASK,
+        )
+    if name in ExperimentConfig.model_fields or hasattr(ExperimentConfig, name):
+        raise BackendError(
+            f"{plugins.BACKENDS.described(name)} has the name of a field of the configuration",
+            hint=plugins.ASK,
+        )
+    engines.brought_section(name)
     return cast("Backend", backend)
 
 
@@ -129,43 +132,22 @@ def why_not(name: str, config: ExperimentConfig | None = None) -> Refusal | None
         why = backend.why_unavailable() or (None if config is None else backend.why_refused(config))
         return why if why is None or isinstance(why, Refusal) else Refusal(why)
 
-    if name in BACKENDS:
+    if name in engines.BACKENDS:
         return asked()
-    with _blamed(_plug_in(name), "broke when it was asked whether it can run"):
+    with plugins.BACKENDS.blamed(name, "broke when it was asked whether it can run"):
         return asked()
-
-
-def _plug_in(name: str) -> EntryPoint:
-    # The same package may lie on the path twice, as an editable install beside its build.
-    points = {point.value: point for point in entry_points(group=_GROUP, name=name)}
-    match list(points.values()):
-        case [point]:
-            return point
-        case []:
-            raise ConfigError(f"no backend is named {name!r}", hint=f"one of: {', '.join(backend_names())}")
-        case several:
-            packages = " and ".join(_named(point) for point in several)
-            raise ConfigError(f"two backends have one name: {packages}", hint="uninstall one of the packages")
-
-
-def _named(point: EntryPoint) -> str:
-    package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
-    return f"the backend {point.name!r} ({point.value}{package})"
-
-
-@contextmanager
-def _blamed(point: EntryPoint, what: str) -> Iterator[None]:
-    try:
-        yield
-    except LLEMError:
-        raise
-    # A plug-in is other people's code: whatever it raises, this says whose it is. A script may even exit.
-    except (Exception, SystemExit) as error:
-        said = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise BackendError(f"{_named(point)} {what}: {said}", hint=_ASK) from error
 
 
 # What engines share
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "can't allocate memory",
+    "not enough memory",
+    "insufficient memory",
+    "cudaerrormemoryallocation",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +244,43 @@ def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     if not missing:
         return None
     return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
+
+
+def is_out_of_memory(error: object) -> bool:
+    """Whether an error's text says that memory ran out, in the words of any allocator that engines use."""
+    said = str(error).lower()
+    return any(words in said for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def model_folder(resolved: ResolvedModel, **more: JsonValue) -> Iterator[Path]:
+    """The directory of a model that was fetched. For a published shape with random weights one that holds its
+    `config.json` alone, with `more` fields; it is removed when this is left.
+    """
+    folder = resolved.path if resolved.kind == "random" else weights_path(resolved)
+    if folder is not None:
+        yield folder
+        return
+    assert resolved.architecture is not None, "a random model is made from a shape"
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    shape = hf_config(resolved.architecture)
+    # Engines choose their own model by the name of transformers' class.
+    shape["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[str(shape["model_type"])]]
+    with TemporaryDirectory(prefix="llem-shape-") as made:
+        (Path(made) / "config.json").write_text(json.dumps(shape | more), encoding="utf-8")
+        yield Path(made)
+
+
+def why_context_too_short(option: str, context: object, config: ExperimentConfig) -> Refusal | None:
+    """Why a context of that many tokens can't hold a request; None too where the engine chooses it itself."""
+    if not isinstance(context, int) or not 0 <= context < config.max_tokens:
+        return None
+    return Refusal(
+        f"{option} {context} is less than max_input_tokens {config.max_input_tokens} and "
+        f"max_output_tokens {config.max_output_tokens} together",
+        f"leave it out, raise it to {config.max_tokens}, or lower one of them",
+    )
 
 
 def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:

@@ -70,7 +70,7 @@ def _result(folder: Path) -> Entry:
         )  # fmt: skip
         failed = sum(run.get("outcome") != "measured" for run in data.get("runs", ()))
         modelled = data["energy"]["method"] in {"modelled", "mixed"}
-        what = f"{config['model']} on {config.get('backend', 'pytorch')}"
+        what = f"{config['model']} on {config['backend']}"
         state = "done" if not failed else f"{failed} of {len(data['runs'])} runs failed"
         return Entry(folder.name, "result", state, what, amount(estimate, modelled=modelled))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

@@ -72,7 +72,7 @@ def _run_impl(
     if twice := flags.keys() & settings.keys():
         raise ConfigError(f"{', '.join(sorted(twice))}: given twice, by a flag of its own and by --set")
     overrides = {**flags, **settings}
-    if path is not None and path.is_file() and is_study(read_mapping(path)):
+    if path is not None and _holds_study(path):
         from llenergymeasure.cli import study
 
         study.run(path, overrides, of_study, how=how)
@@ -92,6 +92,13 @@ def _run_impl(
             )
         return
     _measure(config, how)
+
+
+def _holds_study(path: Path) -> bool:
+    try:
+        return is_study(read_mapping(path))
+    except ConfigError:
+        return False  # what is wrong with it is said where it is loaded
 
 
 def _one_experiment(path: Path | None, overrides: Mapping[str, JsonValue]) -> ExperimentConfig:
@@ -124,7 +131,7 @@ def _measure(config: ExperimentConfig, how: How) -> None:
             )
         except ResultError as error:
             # What was measured is shown even where it could not be written.
-            if error.result is not None:
+            if isinstance(error.result, ExperimentResult):
                 _show(error.result, how)
             raise
 

@@ -10,7 +10,8 @@ from math import prod
 
 from pydantic import JsonValue
 
-from llenergymeasure.config.suggest import is_free, known_keys, nearest_key, section_of
+from llenergymeasure.config.loader import first_unknown
+from llenergymeasure.config.suggest import known_keys, nearest_key, section_of
 from llenergymeasure.exceptions import ConfigError
 
 # `1-8`, `1-64*2`, `8-32+8`
@@ -69,17 +70,9 @@ def check_key(key: str, *, where: str) -> None:
             f"{where}: {key} says how well or where an experiment is measured, and makes no other experiment",
             hint=f"give {key} outside of the sweep",
         )
-    known, section = known_keys(), key.partition(".")[0]
-    if key not in known and section not in {"options", "passthrough_kwargs"} and not _is_argument(key):
+    if first_unknown(key) is not None:
         meant = nearest_key(key)
         raise ConfigError(f"{where}: unknown key {key}", hint=f"did you mean {meant}?" if meant else None)
-
-
-def _is_argument(key: str) -> bool:
-    """Whether it is an argument of an engine that the engine checks itself, in a mapping that is free."""
-    parts = key.split(".")
-    parents = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return any(parent in known_keys() and is_free(known_keys()[parent]) for parent in parents)
 
 
 def _axes(part: Mapping[str, JsonValue], prefix: str, where: str) -> Iterator[Axis]:
@@ -193,7 +186,7 @@ def settings(part: JsonValue, *, where: str) -> Settings:
     flat: Settings = {}
     for key, value in part.items():
         field = known_keys().get(key)
-        nested = isinstance(value, dict) and field is not None and section_of(field) is not None
+        nested = isinstance(value, dict) and (field is None or section_of(field) is not None)
         inner = settings(value, where=where) if nested else {"": value}
         for name, one in inner.items():
             whole = f"{key}.{name}" if name else key

@@ -14,20 +14,23 @@ from pathlib import Path
 
 from platformdirs import user_config_path
 from pydantic import JsonValue
+from pydantic.fields import FieldInfo
 
 from llenergymeasure.config import yaml
+from llenergymeasure.config.engines import brought_section, why_absent
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.secrets import is_secret, way_out
-from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest, nearest_key, section_of
-from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.config.suggest import RENAMED, is_free, keys_beside, nearest, nearest_key, section_of
+from llenergymeasure.exceptions import ConfigError, LLEMError
 
 PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
 RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
 BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
+_FREE: FieldInfo = FieldInfo(annotation=dict, default_factory=dict)
 STUDY_KEYS = frozenset({"sweep", "experiments"})
 
 
@@ -137,16 +140,21 @@ def resolve(
     said = _overlay(layers)
     preset, backend = (_chosen(said, key) for key in ("preset", "backend"))
     values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
-    base = {key: _Leaf(value, f"preset {preset}") for key, value in values.items()}
+    base = {
+        f"{backend}.{key}" if key == "batch_size" else key: _Leaf(value, f"preset {preset}")
+        for key, value in values.items()
+        if key != "batch_size" or _field(f"{backend}.{key}") is not None
+    }
     if sources.batch_size is not None:
         layers[-1] = _with_batch_size(layers[-1], sources.batch_size, str(backend))
-    others = _other_engines(str(backend))
     for at in (0, 1) if point is None else (0, 1, 2, *((3,) if swept else ()), 4):
-        layers[at] = {key: leaf for key, leaf in layers[at].items() if key.partition(".")[0] not in others}
+        layers[at] = {
+            key: leaf for key, leaf in layers[at].items() if not _of_other_engine(key, str(backend))
+        }
     said = _overlay([base, *layers])
     config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
     _refuse_other_engines(said, config.backend)
-    return config.with_origins(_origins(said))
+    return config.with_origins(_origins(said, config.backend))
 
 
 def _chosen(said: _Layer, key: str) -> JsonValue:
@@ -192,7 +200,7 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
-        if _first_unknown(key) is not None:
+        if first_unknown(key) is not None:
             unknown.append(_Unknown(key, "environment", variable=name))
             continue
         value = yaml.parse(environ[name], where=f"environment variable {name}")
@@ -208,7 +216,7 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
     layer: _Layer = {}
     stray: set[str] = set()
     for key, value in leaves(_unflatten(named, where=origin), empty=True):
-        if (first := _first_unknown(key)) is not None:
+        if (first := first_unknown(key)) is not None:
             stray.add(first)
         elif not _says_nothing(key, value):
             layer[key] = _Leaf(value, origin)
@@ -216,33 +224,35 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
     return layer
 
 
-def _origins(said: _Layer) -> dict[str, str]:
+def _origins(said: _Layer, backend: str) -> dict[str, str]:
     """Where each value comes from, by dotted key."""
     given = {key: leaf.origin for key, leaf in said.items()}
-    absent = [prefix for prefix in _optional() if not any(key.startswith(prefix) for key in given)]
+    absent = [prefix for prefix in _optional(backend) if not any(key.startswith(prefix) for key in given)]
     hidden = {parent for key in given for parent in _parents(key)}
     return {
         key: origin
-        for key, origin in (_defaults() | given).items()
+        for key, origin in (_defaults(backend) | given).items()
         if key not in hidden and not (absent and key.startswith(tuple(absent)))
     }
 
 
 @cache
-def _defaults() -> dict[str, str]:
+def _defaults(backend: str) -> dict[str, str]:
     """Every single value, and the sections that are absent by default."""
     return {
         key: "default"
-        for key, field in known_keys().items()
+        for key, field in keys_beside(backend).items()
         if section_of(field) is None or field.default is None
     }
 
 
 @cache
-def _optional() -> tuple[str, ...]:
+def _optional(backend: str) -> tuple[str, ...]:
     """The beginnings of keys in sections that are absent by default; they exist once one of them is given."""
     return tuple(
-        f"{key}." for key, field in known_keys().items() if section_of(field) and field.default is None
+        f"{key}."
+        for key, field in keys_beside(backend).items()
+        if section_of(field) and field.default is None
     )
 
 
@@ -259,19 +269,17 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
     return merged
 
 
-def _own_section(backend: str) -> str:
-    return backend if backend in ENGINES else "options"
-
-
-def _other_engines(backend: str) -> set[str]:
-    return {*ENGINES, "options"} - {_own_section(backend)}
+def _of_other_engine(key: str, backend: str) -> bool:
+    section = key.partition(".")[0]
+    return section != backend and (section in ENGINES or section not in ExperimentConfig.model_fields)
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     """With the size in the section of the backend in force."""
-    if backend in ENGINES and (why := ENGINES[backend]().traits.why_no_batch_size):
+    section = ENGINES.get(backend) or brought_section(backend)
+    if section is not None and (why := section().traits.why_no_batch_size):
         raise ConfigError(why[0], hint=why[1])
-    target = f"{_own_section(backend)}.batch_size"
+    target = f"{backend}.batch_size"
     if target in flags:
         raise ConfigError(f"the batch size is given twice: by {BATCH_SIZE} and as {target}")
     return {**flags, target: _Leaf(size, "flag")}
@@ -279,10 +287,9 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
 
 def _refuse_other_engines(said: _Layer, backend: str) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    for key, leaf in said.items():
-        section = key.partition(".")[0]
-        if section in _other_engines(backend) and not leaf.origin.startswith("preset "):
-            raise ConfigError(why_not_in_force(section, backend))
+    for key in said:
+        if _of_other_engine(key, backend):
+            raise ConfigError(why_not_in_force(key.partition(".")[0], backend))
 
 
 def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") -> dict[str, JsonValue]:
@@ -309,9 +316,22 @@ def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") ->
     return nested
 
 
-def _first_unknown(key: str) -> str | None:
+def _field(key: str) -> FieldInfo | None:
+    """The field of that key, None where there is none. The options of an engine whose section can't be had
+    here are free: a run of that engine says why, and any other goes on.
+    """
+    name = key.partition(".")[0]
+    try:
+        found = keys_beside(name).get(key)
+    except LLEMError:
+        found = _FREE
+    return _FREE if found is None and why_absent(name) else found
+
+
+def first_unknown(key: str) -> str | None:
+    """The first part of a dotted key that does not exist; None where all do, or an engine checks the rest."""
     for name in (*reversed(_parents(key)), key):
-        field = known_keys().get(name)
+        field = _field(name)
         if field is None:
             return name
         if is_free(field):
@@ -328,8 +348,8 @@ def _parents(key: str) -> list[str]:
 
 def _says_nothing(key: str, value: JsonValue) -> bool:
     """Whether the value is an empty section, such as one whose lines are all commented out."""
-    field = known_keys().get(key)
-    if field is None or section_of(field) is None:
+    field = _field(key)
+    if field is None or (section_of(field) is None and field is not _FREE):
         return False
     return value == {} or (value is None and field.default is not None)
 

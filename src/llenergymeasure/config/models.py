@@ -1,30 +1,44 @@
-"""What can be asked for, field by field; the descriptions are the reference that users read."""
+"""What can be asked for, field by field, in one file that is read as one list; the descriptions are the
+reference that users read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from importlib.metadata import entry_points
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
+    ConfigDict,
     Field,
     JsonValue,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from llenergymeasure.config.engines import EngineSection, LoraConfig, Traits
+from llenergymeasure.config import plugins
+from llenergymeasure.config.engines import (
+    APART,
+    BACKENDS,
+    EngineSection,
+    LoraConfig,
+    Traits,
+    backend_names,
+    brought_options,
+    why_absent,
+)
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.engines.pytorch import PytorchConfig
 from llenergymeasure.config.engines.simulated import SimulatedConfig
-from llenergymeasure.config.engines.tensorrt import TensorrtConfig
 from llenergymeasure.config.engines.vllm import VllmConfig
 from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.config.section import (
@@ -37,6 +51,7 @@ from llenergymeasure.config.section import (
     Section,
     Target,
 )
+from llenergymeasure.exceptions import LLEMError
 
 SCHEMA_VERSION = "2"
 
@@ -45,14 +60,14 @@ TAKEN_BY_SOME = frozenset({"lora", "passthrough_kwargs"})
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
-def _known_name(name: str, builtin: Collection[str], *, group: str, info: ValidationInfo) -> str:
+def _known_name(name: str, builtin: Collection[str], *, group: plugins.Group, info: ValidationInfo) -> str:
     """The name if it is built in or of an installed plug-in.
 
     With `stored` in the validation context any name will do: a result outlives the plug-in that made it.
     """
     if name in builtin or (info.context or {}).get("stored"):
         return name
-    names = sorted({*builtin, *(point.name for point in entry_points(group=group))})
+    names = sorted({*builtin} | group.names())
     if name in names:
         return name
     expected = ", ".join(f"'{choice}'" for choice in names)
@@ -171,7 +186,7 @@ class EnergyConfig(Section):
     @field_validator("meter")
     @classmethod
     def _meter_exists(cls, name: str, info: ValidationInfo) -> str:
-        return _known_name(name, BUILTIN_METERS, group="llenergymeasure.meters", info=info)
+        return _known_name(name, BUILTIN_METERS, group=plugins.METERS, info=info)
 
     @field_validator("gpus", mode="before")
     @classmethod
@@ -208,9 +223,14 @@ class FootprintConfig(Section):
 def why_not_in_force(section: str, backend: str) -> str:
     """What is wrong with options of another engine."""
     return (
-        f"{section} has options, but the backend is {backend}; take them out, "
-        f"or choose --backend {section if section != 'options' else 'of a plug-in'}"
+        f"{section} has options, but the backend is {backend}; take them out, or choose --backend {section}"
     )
+
+
+def _engine_name(name: str, info: ValidationInfo) -> str:
+    if not (info.context or {}).get("stored") and name not in {*backend_names(), *APART}:
+        raise PydanticKnownError("extra_forbidden")
+    return name
 
 
 class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a frozen model
@@ -219,7 +239,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     model: str = Field(
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
     )
-    backend: str = Field(default="pytorch", min_length=1)
+    backend: str = Field(default=next(iter(BACKENDS)), min_length=1)
     n: Positive = Field(default=100, description="number of prompts")
     dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
     precision: Precision = "bf16"
@@ -243,9 +263,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
     vllm: VllmConfig = Field(default_factory=VllmConfig)
     llamacpp: LlamacppConfig = Field(default_factory=LlamacppConfig)
-    tensorrt: TensorrtConfig = Field(default_factory=TensorrtConfig)
     simulated: SimulatedConfig = Field(default_factory=SimulatedConfig)
-    options: Arguments = Field(default_factory=dict, description="what the backend of a plug-in takes")
     lora: LoraConfig | None = Field(
         default=None, description="an adapter on top of the model; none when absent"
     )
@@ -253,6 +271,11 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         default_factory=dict, description="further arguments of transformers' from_pretrained, by their names"
     )
     output_dir: Path | None = None
+    _brought: EngineSection | None = PrivateAttr(None)
+
+    # What has no field is the section of an engine that brings its own: the options that are not defaults.
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, AfterValidator(_engine_name)], Any]
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -285,7 +308,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     @field_validator("backend")
     @classmethod
     def _backend_exists(cls, name: str, info: ValidationInfo) -> str:
-        return _known_name(name, ENGINES, group="llenergymeasure.backends", info=info)
+        if (why := why_absent(name)) and not (info.context or {}).get("stored"):
+            raise PydanticCustomError("not_installed", "{why}", {"why": why})
+        return _known_name(name, BACKENDS, group=plugins.BACKENDS, info=info)
 
     @field_validator("output_dir", mode="before")
     @classmethod
@@ -303,13 +328,19 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     @model_validator(mode="after")
     def _engine_is_in_force(self, info: ValidationInfo) -> ExperimentConfig:
         """An option of an engine that does not run would be passed over in silence."""
-        if (info.context or {}).get("stored"):
+        others: dict[str, Any] = self.model_extra or {}
+        # This runs again where a result takes in a configuration that was read from another one.
+        if self._brought is not None:
             return self
-        own = self.backend if self.backend in ENGINES else "options"
-        for section in (*ENGINES, "options"):
-            field = type(self).model_fields[section]
-            if section != own and getattr(self, section) != field.get_default(call_default_factory=True):
-                raise ValueError(why_not_in_force(section, self.backend))
+        if (info.context or {}).get("stored"):
+            self._take_in_stored(others)
+            return self
+        if self.backend not in ENGINES:
+            self._take_in_brought(others)
+        given = [*others, *(name for name, section in ENGINES.items() if getattr(self, name) != section())]
+        for name in given:
+            if name != self.backend:
+                raise ValueError(why_not_in_force(name, self.backend))
         for name in sorted(TAKEN_BY_SOME):
             if getattr(self, name) and name not in self.engine.takes:
                 takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
@@ -318,6 +349,23 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
                     f"or choose --backend {' or '.join(takers)}"
                 )
         return self
+
+    def _take_in_stored(self, others: dict[str, Any]) -> None:
+        """A result outlives the plug-in that ran it. Older ones hold a section for each engine of their
+        version, and the options of a plug-in under `options`.
+        """
+        sections = {name: value for name, value in others.items() if isinstance(value, dict)}
+        Section.model_validate({name: value for name, value in others.items() if name not in sections})
+        others.clear()
+        if self.backend not in ENGINES:
+            others[self.backend] = sections.get(self.backend) or sections.get("options", {})
+            with suppress(LLEMError, ValidationError):
+                self._take_in_brought(others)
+            self._brought = self._brought or EngineSection()
+
+    def _take_in_brought(self, others: dict[str, Any]) -> None:
+        self._brought = brought_options(self.backend, others.get(self.backend, {}))
+        others[self.backend] = self._brought.model_dump(mode="json", exclude_defaults=True)
 
     @model_validator(mode="after")
     def _one_target(self) -> ExperimentConfig:
@@ -351,13 +399,18 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         return self
 
     @property
+    def options(self) -> EngineSection:
+        """The section of the backend in force."""
+        own: EngineSection = self._brought or getattr(self, self.backend)
+        return own
+
+    @property
     def engine(self) -> Traits:
         """What others ask of the backend in force with its options."""
-        if self.backend in ENGINES:
-            own: EngineSection = getattr(self, self.backend)
-            return own.traits
-        size = self.options.get("batch_size")
-        return Traits(TAKEN_BY_SOME, batch_size=size if isinstance(size, int) and size > 0 else None)
+        if type(self.options) is EngineSection:
+            size = (self.model_extra or {}).get(self.backend, {}).get("batch_size")
+            return Traits(batch_size=size if isinstance(size, int) and size > 0 else None)
+        return self.options.traits
 
     @property
     def max_tokens(self) -> int:
@@ -373,7 +426,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         return self.engine.batch_size or self.n
 
 
-# The built-in engines: their sections, which are also their names.
+# The engines whose sections are fields, for editors and type checkers; others bring theirs with the backend.
 ENGINES: dict[str, type[EngineSection]] = {
     name: field.annotation
     for name, field in ExperimentConfig.model_fields.items()

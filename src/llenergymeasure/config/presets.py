@@ -1,4 +1,7 @@
-"""How long a run takes when nothing else is said: what each preset changes in the defaults."""
+"""How long a run takes when nothing else is said: what each preset changes in the defaults.
+
+`batch_size` is that of the engine in force, where it has one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
             "precision": "bf16",
             "max_output_tokens": 10,
             "output_length": "exact",
-            "pytorch.batch_size": 1,
+            "batch_size": 1,
             "passes.budget.seconds": 7200.0,
             "timeout_s": 14400.0,
         },

@@ -28,11 +28,15 @@ class SlurmConfig(Section):
     """What each run asks of Slurm; a run has its node for itself."""
 
     partition: str | None = None
-    gpus: int = Field(0, ge=0, description="GPUs of one run")
-    cpus: Positive | None = Field(None, description="processors of one run; all of the node when absent")
-    minutes: Positive = Field(60, description="time limit of one run")
-    at_once: Positive | None = Field(None, description="runs at once; as many as Slurm gives when absent")
-    setup: tuple[str, ...] = Field((), description="shell lines before each run, such as module load cuda")
+    gpus: int = Field(default=0, ge=0, description="GPUs of one run")
+    cpus: Positive | None = Field(
+        default=None, description="processors of a run; all of its node when absent"
+    )
+    minutes: Positive = Field(default=60, description="time limit of one run")
+    at_once: Positive | None = Field(default=None, description="runs at once; what Slurm gives when absent")
+    setup: tuple[str, ...] = Field(
+        default=(), description="shell lines before a run, such as module load cuda"
+    )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="further options of sbatch, by their long names"
     )
@@ -41,37 +45,37 @@ class SlurmConfig(Section):
 class RayConfig(Section):
     """What each run asks of a Ray cluster."""
 
-    address: str = Field("auto", description="of the cluster")
-    gpus: NotNegative = Field(0.0, description="GPUs of one run")
-    cpus: NotNegative = Field(1.0, description="processors of one run")
+    address: str = Field(default="auto", description="of the cluster")
+    gpus: NotNegative = Field(default=0.0, description="GPUs of one run")
+    cpus: NotNegative = Field(default=1.0, description="processors of one run")
     resources: dict[str, float] = Field(default_factory=dict, description="further resources of one run")
-    retries: int = Field(3, ge=0, description="of a run whose node was lost")
+    retries: int = Field(default=3, ge=0, description="of a run whose node was lost")
 
 
 class Execution(Section):
     """How a study is run. None of it changes what its experiments are."""
 
     order: Literal["sequential", "interleaved", "shuffled", "balanced"] = Field(
-        "interleaved",
+        default="interleaved",
         description="sequential: all repeats of one experiment, then the next; interleaved: one repeat of "
         "each in turn; shuffled: turns in random order; balanced: each experiment comes first equally often",
     )
-    gaps: NotNegative = Field(0.0, description="seconds of rest before each run")
+    gaps: NotNegative = Field(default=0.0, description="seconds of rest before each run")
     cooling: NotNegative = Field(
-        0.0, description="seconds at most until power and temperature are back at idle before a run"
+        default=0.0, description="seconds at most until power and temperature are back at idle before a run"
     )
     timeout: PositiveSeconds | None = Field(
-        None, description="seconds of a run; timeout_s of each when absent"
+        default=None, description="seconds of a run; timeout_s of each when absent"
     )
-    retries: int = Field(1, ge=0, description="of a run that crashed, hung or failed; never of a wrong one")
+    retries: int = Field(default=1, ge=0, description="of a run that crashed, hung or failed")
     stop_after_failures: Positive | None = Field(
-        10, description="failed runs in a row, of any experiment, after which the study stops"
+        default=10, description="failed runs in a row, of any experiment, after which the study stops"
     )
     executor: Literal["local", "slurm", "ray"] = "local"
     parallel: Literal["none", "per-gpu"] = Field(
-        "none", description="per-gpu: runs side by side, one on each GPU; neighbours share a chassis"
+        default="none", description="per-gpu: runs side by side, one on each GPU; neighbours share a chassis"
     )
-    max_points: Positive = Field(MAX_POINTS, description="more points than this are refused")
+    max_points: Positive = Field(default=MAX_POINTS, description="more points than this are refused")
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
 

@@ -9,6 +9,7 @@ from typing import Annotated, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from llenergymeasure.config.engines import brought_section
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Section
 
@@ -48,8 +49,19 @@ def is_free(field: FieldInfo) -> bool:
 
 @cache
 def known_keys() -> dict[str, FieldInfo]:
-    """Every dotted key that a configuration can hold, sections included."""
+    """Every dotted key of the configuration's own, sections included."""
     return dict(_walk(ExperimentConfig, ""))
+
+
+def keys_beside(name: str) -> dict[str, FieldInfo]:
+    """All `known_keys`, with those of the engine of that name where it brings its own section.
+
+    ConfigError and BackendError where its plug-in is broken.
+    """
+    if name in known_keys() or (section := brought_section(name)) is None:
+        return known_keys()
+    whole = FieldInfo(annotation=section, default_factory=section)
+    return known_keys() | {name: whole, **dict(_walk(section, f"{name}."))}
 
 
 def _walk(model: type[Section], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
@@ -65,15 +77,16 @@ def nearest_key(key: str) -> str | None:
     if parent in known_keys() and section_of(known_keys()[parent]) is None:
         return parent  # it holds a single value
     prefix = f"{parent}." if parent else ""
+    known = keys_beside(key.partition(".")[0])
     siblings = [
         name.removeprefix(prefix)
-        for name in known_keys()
+        for name in known
         if name.startswith(prefix) and "." not in name.removeprefix(prefix)
     ]
     if (match := nearest(last, siblings)) is not None:
         return prefix + match
     by_last: dict[str, str] = {}
-    for name in known_keys():
+    for name in known:
         by_last.setdefault(name.rpartition(".")[2], name)
     match = nearest(last, by_last) if len(last) > 2 else None
     return by_last[match] if match is not None else None

@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from llenergymeasure.backends import backend_names, why_not
+from llenergymeasure.backends import why_not
+from llenergymeasure.config import plugins
+from llenergymeasure.config.engines import BACKENDS, backend_names
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
-from llenergymeasure.energy import Meter
+from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.selection import choose_meters, meter_names
 from llenergymeasure.energy.recording.recorder import Recorder
@@ -117,8 +119,8 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
     return Examination(
         environment=environment(gpus),
         gpus=gpus,
-        backends=tuple(BackendReport(name, _why_not(name)) for name in backend_names()),
-        meters=tuple(reports),
+        backends=tuple(BackendReport(*one) for one in _backends()),
+        meters=(*reports, *(MeterReport(*one) for one in plugins.METERS.hidden_by(METERS).items())),
         recorder=_recorder(usable),
         # The two clocks are read one after the other, so that an awake machine may seem a moment ahead.
         clock=ClockReport(
@@ -163,6 +165,12 @@ def _timed(meter: Meter) -> float:
     start = time.perf_counter()
     meter.sample()
     return time.perf_counter() - start
+
+
+def _backends() -> Iterator[tuple[str, str | None]]:
+    for name in backend_names():
+        yield name, _why_not(name)
+    yield from plugins.BACKENDS.hidden_by(BACKENDS).items()
 
 
 def _why_not(name: str) -> str | None:

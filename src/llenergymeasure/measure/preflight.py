@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from llenergymeasure.analysis.footprint import why_no_grid
-from llenergymeasure.backends import BACKENDS, why_not
+from llenergymeasure.backends import why_not
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.exceptions import EnergyError, LLEMError, PreFlightError
@@ -185,9 +185,8 @@ def why_too_large(
     """
     own = config.engine
     estimate = estimate_vram(config, least=True).total_bytes
-    # How an engine of a plug-in holds a model is its own affair, and so is how an engine quantises; the
-    # estimate is shown, and refuses nothing.
-    if estimate is None or config.backend not in BACKENDS or own.quantises:
+    # Where an engine holds a model in its own way the estimate is shown, and refuses nothing.
+    if estimate is None or not own.is_sized:
         return None
     sizes = sorted((gpu.memory_bytes for gpu in gpus if gpu.memory_bytes is not None), reverse=True)
     where, there = "this host has left", available_bytes

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from llenergymeasure.config.engines import Traits
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
@@ -71,6 +72,7 @@ class Measured:
     spinning_cores: float | None = None
     throttling: Throttling | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
+    traits: Traits | None = None
     say: Literal["measured"] = "measured"
 
 

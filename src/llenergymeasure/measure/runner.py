@@ -142,6 +142,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                     spinning_cores=conditions.spinning_cores,
                     throttling=conditions.throttling,
                     unread=dict(cleared.meters.unread),
+                    traits=config.engine,
                 )
 
             def keep(seen: Observations) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llenergymeasure.exceptions import FailureKind, RunFailure, Stage
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
@@ -41,10 +42,7 @@ from llenergymeasure.records.running import (
 from llenergymeasure.records.telling import (
     REMEDIES,
     FailedRun,
-    FailureKind,
     MeasurementWarning,
-    RunFailure,
-    Stage,
     WarningCode,
 )
 from llenergymeasure.records.windows import Clock, Window

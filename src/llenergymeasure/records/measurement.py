@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llenergymeasure.config.engines import Traits
 from llenergymeasure.records.machine import Environment, Overhead, Start, Throttling
 from llenergymeasure.records.measuring import Trace
 from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
@@ -47,6 +48,12 @@ class Measurement:
     spinning_cores: float | None = None
     throttling: Throttling | None = None
     unread: Mapping[str, str] = field(default_factory=dict)
+    traits: Traits | None = None
+
+    @property
+    def engine(self) -> Traits:
+        """Of the engine as it ran, whether it is installed now or not; the first versions kept none."""
+        return self.traits or self.config.engine
 
     @property
     def passes(self) -> tuple[Pass, ...]:

@@ -41,8 +41,6 @@ WarningCode: TypeAlias = Literal[
     "cpu_throttled",
     "domain_missing",
 ]
-Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
-FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
 
 REMEDIES: Mapping[WarningCode, str] = {
     "no_energy_source": "choose what is counted (energy.gpus, --meter), run on a machine with NVML or "
@@ -96,19 +94,6 @@ class MeasurementWarning:
     @classmethod
     def of(cls, code: WarningCode, message: str) -> MeasurementWarning:
         return cls(code, message, REMEDIES[code])
-
-
-@dataclass(frozen=True, slots=True)
-class RunFailure:
-    """Why a run has no result."""
-
-    run_id: str
-    stage: Stage
-    kind: FailureKind
-    message: str
-    traceback: str | None = None
-    log_tail: str | None = None
-    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from heapq import nsmallest
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
@@ -29,8 +29,8 @@ TASKS = "tasks"
 MARGIN_S = 120.0
 # Trying the same again can only help where chance had a part.
 _RETRIED = frozenset({"crash", "timeout", "error", "lost", "interrupted"})
-# Libraries whose version is part of what a study measures.
-_ENGINES = ("torch", "transformers", "vllm", "llama-cpp-python", "tensorrt-llm")
+# Extras whose libraries no number depends on.
+_APART = frozenset({"dev", "bench", "slurm", "ray"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,14 +344,25 @@ def _sha256(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what a study's numbers depend on."""
+    """Of what a study's numbers depend on: this machine, llem, and the libraries of its engines."""
     found = {"python": platform.python_version(), "machine": platform.node()}
-    for name in ("llenergymeasure", *_ENGINES):
+    for name in ("llenergymeasure", *_libraries()):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def _libraries() -> list[str]:
+    """What the extras of llem ask for, by name."""
+    asked = [one.partition("; extra == ") for one in requires("llenergymeasure") or ()]
+    names = [
+        re.split(r"[^A-Za-z0-9._-]", text)[0]
+        for text, _, extra in asked
+        if extra and extra.strip("'\"") not in _APART
+    ]
+    return sorted(set(names))
 
 
 def folder_name(experiment: Experiment) -> str:

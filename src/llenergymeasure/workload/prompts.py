@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import IO
 
+from llenergymeasure.config import plugins
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 
-PLUGIN_GROUP = "llenergymeasure.datasets"
 MAX_FILE_BYTES = 2**30
 MAX_LINE_BYTES = 2**23
 LINE_FORMAT = 'each line is a JSON string, or an object with a "prompt" or "text"'
@@ -128,30 +127,20 @@ def _checked(text: str, where: str) -> str:
 
 
 def _from_plugin(name: str) -> list[Prompt]:
-    plugins = entry_points(group=PLUGIN_GROUP)
-    for point in plugins.select(name=name):
-        return [
-            Prompt(str(number), _plugin_text(text, name, number))
-            for number, text in enumerate(_call(point, name), start=1)
-        ]
-    names = sorted({"mixed", "synthetic", *plugins.names})
-    near = get_close_matches(name, names, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(
-        f"there is no dataset {name!r}",
-        hint=f"{guess}it is one of {', '.join(names)}, or the path of a file that ends in .jsonl",
-    )
-
-
-def _call(point: EntryPoint, name: str) -> Iterator[object]:
-    try:
-        dataset = point.load()
-    except (ImportError, AttributeError) as error:
+    dataset = plugins.DATASETS.load(name)
+    if dataset is None:
+        names = sorted({"mixed", "synthetic"} | plugins.DATASETS.names())
+        near = get_close_matches(name, names, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
-            f"the plug-in of dataset {name} ({point.value}) can't be loaded: {error}",
-            hint="reinstall the package it belongs to",
-        ) from error
-    yield from dataset(name)
+            f"there is no dataset {name!r}",
+            hint=f"{guess}it is one of {', '.join(names)}, or the path of a file that ends in .jsonl",
+        )
+    with plugins.DATASETS.blamed(name, "broke while its prompts were read"):
+        texts = list(dataset(name))
+    return [
+        Prompt(str(number), _plugin_text(text, name, number)) for number, text in enumerate(texts, start=1)
+    ]
 
 
 def _plugin_text(text: object, name: str, number: int) -> str:

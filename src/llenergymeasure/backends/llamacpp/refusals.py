@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from llenergymeasure.backends import Refusal, why_missing, why_too_many_threads
+from llenergymeasure.backends import Refusal, why_context_too_short, why_missing, why_too_many_threads
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.gguf import read_gguf
@@ -56,13 +56,8 @@ def _why_not_the_options(config: ExperimentConfig) -> Refusal | None:
             f"llamacpp.n_ubatch {asked.n_ubatch} is more than n_batch {asked.n_batch}, which it divides",
             "lower n_ubatch or raise n_batch",
         )
-    wanted = config.max_tokens
-    if asked.context is not None and asked.context < wanted:
-        return Refusal(
-            f"llamacpp.context {asked.context} is less than max_input_tokens {config.max_input_tokens} and "
-            f"max_output_tokens {config.max_output_tokens} together",
-            "leave context out, or lower one of them",
-        )
+    if why := why_context_too_short("llamacpp.context", asked.context, config):
+        return why
     if asked.gpu_layers and _is_cpu_build():
         return Refusal(
             f"llamacpp.gpu_layers is {asked.gpu_layers}, but this llama-cpp-python is built without GPUs",

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from llenergymeasure.backends import is_out_of_memory
 from llenergymeasure.backends.memory import reset_resident_peak, resident_peak
-
-# What allocators other than CUDA's say in a plain RuntimeError.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
 @contextmanager
@@ -21,7 +19,7 @@ def memory_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+        if isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error):
             raise MemoryError(f"{doing}: {str(error).splitlines()[0]}") from error
         raise
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import JsonValue
 
-from llenergymeasure.backends import Refusal, why_decided, why_unknown
+from llenergymeasure.backends import Refusal, why_context_too_short, why_decided, why_unknown
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import Request
@@ -182,7 +182,8 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
         for name, value in given.items():
             if why := _why_not_taken(part, name) or _why_wrong_type(part, name, value):
                 return why
-    if why := _why_too_short(config):
+    # -1 asks vLLM for as many as fit.
+    if why := why_context_too_short("vllm.engine.max_model_len", asked.engine.get("max_model_len"), config):
         return why
     if config.lora is not None and config.lora.merged:
         return Refusal("vLLM keeps an adapter apart from the weights, but lora.merged is true", "take it out")
@@ -304,21 +305,6 @@ def _why_not_taken(part: Part, name: str) -> Refusal | None:
     return why_unknown(
         reason, name, accepted(part), otherwise="its documentation lists those it has"
     ) or why_decided(where, [name], _DECIDED[part])
-
-
-def _why_too_short(config: ExperimentConfig) -> Refusal | None:
-    context, tokens = (
-        config.vllm.engine.get("max_model_len"),
-        config.max_tokens,
-    )
-    # -1 asks vLLM for as many as fit.
-    if not isinstance(context, int) or not 0 <= context < tokens:
-        return None
-    return Refusal(
-        f"vllm.engine.max_model_len {context} is less than max_input_tokens {config.max_input_tokens} and "
-        f"max_output_tokens {config.max_output_tokens} together",
-        f"raise it to {tokens}, or lower one of them",
-    )
 
 
 def _why_no_beams(config: ExperimentConfig) -> Refusal | None:

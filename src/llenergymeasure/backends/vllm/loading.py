@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
-from llenergymeasure.backends import refuse, summary_of
+from llenergymeasure.backends import model_folder, refuse, summary_of
 from llenergymeasure.backends.vllm.arguments import (
     engine_arguments,
     request_arguments,
@@ -32,15 +31,14 @@ from llenergymeasure.backends.vllm.processes import (
     engine_environment,
     environment,
     is_aftermath,
-    is_out_of_memory,
+    lacks_memory,
     shared_memory,
 )
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.host.machine import memory_available_bytes
 from llenergymeasure.models.formulas import ELEMENT_BYTES, kv_cache_bytes
-from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
-from llenergymeasure.models.shapes import hf_config
+from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve
 
 _GIB = 2**30
 _AGAIN_S = 0.5  # how long a cancel is given before it is asked again
@@ -71,7 +69,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
     """
     refuse(why_refused(config))
     resolved = fetched(resolve(config.model, revision=config.engine.revision))
-    with _folder(resolved) as folder, _on_this_machine(config, resolved):
+    with model_folder(resolved) as folder, _on_this_machine(config, resolved):
         # A value that vLLM refuses is told before a minute of loading.
         request_arguments(config)
         arguments = engine_arguments(config, is_cpu=is_cpu(), has_tokenizer=has_tokenizer(folder))
@@ -160,24 +158,6 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
-@contextmanager
-def _folder(resolved: ResolvedModel) -> Iterator[Path]:
-    """The model's directory; for a shape without one a directory that holds its configuration alone."""
-    folder = resolved.path if resolved.kind == "random" else weights_path(resolved)
-    if folder is not None:
-        yield folder
-        return
-    assert resolved.architecture is not None, "a random model is made from a shape"
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    shape = hf_config(resolved.architecture)
-    # vLLM chooses its own model by the name of transformers' class.
-    shape["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[str(shape["model_type"])]]
-    with TemporaryDirectory(prefix="llem-shape-") as made:
-        (Path(made) / "config.json").write_text(json.dumps(shape), encoding="utf-8")
-        yield Path(made)
-
-
 def _cache_gib(config: ExperimentConfig, resolved: ResolvedModel) -> int:
     """GiB that hold the keys and values of a whole batch, each request in blocks of its own; half of what
     the machine has left at most.
@@ -237,7 +217,7 @@ def _start(config: ExperimentConfig, folder: Path, arguments: dict[str, Any]) ->
     except python + vllm_errors() as error:
         cause = said.root_cause() if isinstance(error, RuntimeError) else None
         message = cause or summary_of(error)
-        if is_out_of_memory(message):
+        if lacks_memory(message):
             raise MemoryError(f"loading {config.model} into vLLM: {message}") from error
         hint = None
         if is_aftermath(message):

@@ -13,16 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from llenergymeasure.backends import is_out_of_memory
 from llenergymeasure.exceptions import BackendError
 
 GRACE_S, KILL_S = 2.0, 5.0
 # vLLM ends its own workers within this, so that a cancelled run is over before its parent loses patience.
 _SHUTDOWN_S = 3
 
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
+_NO_ROOM = (
     "No available memory for the cache",
     "than the available KV cache memory",
     "is less than desired",
@@ -37,8 +35,8 @@ _AFTERMATH = (
 )
 
 
-def is_out_of_memory(message: str) -> bool:
-    return any(text in message for text in _OUT_OF_MEMORY)
+def lacks_memory(message: str) -> bool:
+    return is_out_of_memory(message) or any(text in message for text in _NO_ROOM)
 
 
 def is_aftermath(message: str) -> bool:

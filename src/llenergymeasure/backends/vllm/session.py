@@ -22,7 +22,7 @@ from llenergymeasure.backends.vllm.arguments import (
 )
 from llenergymeasure.backends.vllm.loading import Loaded
 from llenergymeasure.backends.vllm.probe import Worker
-from llenergymeasure.backends.vllm.processes import ENDED_HINT, is_aftermath, is_out_of_memory
+from llenergymeasure.backends.vllm.processes import ENDED_HINT, is_aftermath, lacks_memory
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.formulas import parameters, weight_bytes
@@ -142,7 +142,7 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except python + vllm_errors() as error:
         message = summary_of(error)
-        if is_out_of_memory(message):
+        if lacks_memory(message):
             raise MemoryError(f"{doing}: {message}") from error
         if is_aftermath(message):
             raise BackendError(f"a process of the engine ended while {doing}", hint=ENDED_HINT) from error

@@ -1,14 +1,49 @@
-"""What does the rest of llem ask of an engine, whichever it is?"""
+"""Which engines are there, and what does the rest of llem ask of one, whichever it is?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from math import prod
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
+from llenergymeasure.config import plugins
 from llenergymeasure.config.section import Arguments, Positive, Section
+from llenergymeasure.exceptions import BackendError
+
+# The built-in engines; the first is the default.
+BACKENDS = {
+    "pytorch": "llenergymeasure.backends.pytorch:PytorchBackend",
+    "vllm": "llenergymeasure.backends.vllm:VllmBackend",
+    "llamacpp": "llenergymeasure.backends.llamacpp:LlamacppBackend",
+    "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
+}
+# Engines of this project in packages of their own, which lie in `plugins/` of a checkout.
+APART = {"tensorrt": "llenergymeasure-tensorrt"}
+
+
+def backend_names() -> list[str]:
+    return sorted({*BACKENDS} | plugins.BACKENDS.names())
+
+
+def backend_class(name: str) -> Any:
+    """The class of that backend, None where no engine has the name.
+
+    ConfigError where two plug-ins have it; BackendError where a plug-in can't be loaded.
+    """
+    if name in BACKENDS:
+        module, attribute = BACKENDS[name].split(":")
+        return getattr(import_module(module), attribute)
+    return plugins.BACKENDS.load(name)
+
+
+def why_absent(name: str) -> str | None:
+    """How to get an engine that this project keeps apart, where it is not installed."""
+    if name not in APART or name in plugins.BACKENDS.names():
+        return None
+    return f"needs the package {APART[name]}; in a checkout of llem: pip install ./plugins/{APART[name]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +63,9 @@ class FileMemory:
 class Traits:
     """An engine with its options, as others see it. The defaults are those of one without any."""
 
-    takes: frozenset[str] = frozenset()  # of `lora` and `passthrough_kwargs`
+    takes: frozenset[str] = frozenset()  # of the fields of TAKEN_BY_SOME
     is_simulated: bool = False
+    is_sized: bool = False  # the estimate of memory holds for it, so that too little refuses a run
     checks_adapter: bool = False  # the backend refuses an adapter that is not there
     keeps_freed_blocks: bool = False  # what its cache frees on a CPU stays with the process
     filed: FileMemory | None = None  # where it takes a GGUF as it is, in the file's own precision
@@ -49,7 +85,6 @@ class Traits:
     tensor_parallel: int = (
         1  # over how many each matrix is split, where the backend leaves the check to others
     )
-    quantises: bool = False  # an argument of its own makes weights smaller than `precision` says
     beams: int = 1
     is_eager: bool = False  # attention writes its scores out
     guesses_ahead: bool = False  # a step verifies several guessed tokens, so that tokens come several at once
@@ -67,9 +102,41 @@ class Traits:
 
 
 class EngineSection(Section):
+    """The options of an engine."""
+
     @property
     def traits(self) -> Traits:
         return Traits()
+
+
+def brought_section(name: str) -> type[EngineSection] | None:
+    """The class of the options that an engine brings with its backend, None where no engine has the name.
+
+    BackendError where that is no section.
+    """
+    backend = backend_class(name)
+    section = getattr(backend, "section", EngineSection)
+    if isinstance(section, type) and issubclass(section, EngineSection):
+        return None if backend is None else section
+    raise BackendError(
+        f"{plugins.BACKENDS.described(name)} has a section that is no EngineSection: {section!r}",
+        hint=plugins.ASK,
+    )
+
+
+def brought_options(name: str, given: object) -> EngineSection:
+    """The options of such an engine, checked.
+
+    ValidationError, with the engine's name in its paths, where they are not allowed; BackendError where the
+    section is broken.
+    """
+    fields: Any = {name: (brought_section(name), ...)}
+    with plugins.BACKENDS.blamed(name, "has a broken section"):
+        whole = create_model("ExperimentConfig", __base__=Section, **fields)
+        options: EngineSection = getattr(whole.model_validate({name: given}), name)
+        if not isinstance(options.traits, Traits):
+            raise TypeError(f"its traits are {options.traits!r}")
+    return options
 
 
 class OwnBatches(EngineSection):
@@ -93,7 +160,8 @@ class OwnBatches(EngineSection):
             gpus=self._ways("tensor", "pipeline", "data"),
             gpus_per_model=self._ways("tensor", "pipeline"),
             tensor_parallel=self._ways("tensor"),
-            quantises=any("quant" in name for name in self.engine),
+            # An argument that quantises makes weights smaller than `precision` says.
+            is_sized=not any("quant" in name for name in self.engine),
             guesses_ahead=any(self.engine.get(name) is not None for name in guesses),
             **more,
         )

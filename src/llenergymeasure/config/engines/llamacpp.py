@@ -63,6 +63,7 @@ class LlamacppConfig(EngineSection):
     def traits(self) -> Traits:
         cached = (self.cache_type_k, self.cache_type_v)
         return Traits(
+            is_sized=True,
             filed=FileMemory(
                 context=self.context,
                 step=_CONTEXT_STEP,

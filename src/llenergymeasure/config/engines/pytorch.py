@@ -62,6 +62,7 @@ class PytorchConfig(EngineSection):
         replicas = self.num_processes if self.tp_plan is None else 1
         on_cpu, spread = self.device in {"cpu", "mps"}, self.device_map is not None
         return Traits(
+            is_sized=True,
             takes=frozenset({"lora", "passthrough_kwargs"}),
             checks_adapter=True,
             keeps_freed_blocks=True,

@@ -8,19 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from llenergymeasure.config import plugins
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.exceptions import ConfigError, EnergyError, LLEMError
 from llenergymeasure.records import Clock, Domain
 
 _MODELLED = "estimate"
 GPU_METERS = ("nvml", "amd")
-_GROUP = "llenergymeasure.meters"
 _ANSWER_S = 20.0
 
 
@@ -57,7 +56,8 @@ class _Taken:
             return
         try:
             domains = _seen(name, meter)
-        except EnergyError as error:
+        # Two packages with one name are a mistake in what is asked for; another meter may still do.
+        except (EnergyError, ConfigError) as error:
             self.refused.append((name, _whole(error)))
             return
         finally:
@@ -101,8 +101,8 @@ def choose_meters(
     for name in _measuring(amdsmi):
         taken.try_out(name, partial(_built_in, name, arguments))
     _require_gpus(energy, taken)
-    for point in entry_points(group=_GROUP):
-        taken.try_out(point.name, partial(_loaded, point))
+    for name in sorted(plugins.METERS.names() - METERS.keys()):
+        taken.try_out(name, partial(_plug_in, name))
     if not taken.meters and energy.require_measured:
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
@@ -169,12 +169,15 @@ def _seen(name: str, meter: Meter) -> tuple[Domain, ...]:
             return tuple(meter.domains())
 
     what = f"the meter {name!r}"
+    if name not in METERS:
+        with plugins.METERS.blamed(name, "broke when it was opened"):
+            return bounded(look, _ANSWER_S, what=what)
     try:
         return bounded(look, _ANSWER_S, what=what)
     except EnergyError:
         raise
     except Exception as error:
-        # A plug-in is other people's code, and so is a driver's binding: this says whose it is.
+        # A driver's binding is other people's code: this says whose it is.
         raise EnergyError(f"{what} broke when it was opened: {type(error).__name__}: {error}") from error
 
 
@@ -194,21 +197,17 @@ def _built_in(name: str, arguments: dict[str, dict[str, object]]) -> Meter:
 
 def meter_names() -> list[str]:
     """Those that are built in, and those that are installed besides."""
-    return [*METERS, *sorted({point.name for point in entry_points(group=_GROUP)} - set(METERS))]
+    return [*METERS, *sorted(plugins.METERS.names() - METERS.keys())]
 
 
 def _plug_in(name: str) -> Meter:
-    for point in entry_points(group=_GROUP, name=name):
-        return _loaded(point)
-    raise EnergyError(f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(sorted(meter_names()))}")
+    if (meter := plugins.METERS.load(name)) is None:
+        raise EnergyError(
+            f"no meter is named {name!r}", hint=f"one of: auto, {', '.join(sorted(meter_names()))}"
+        )
+    with plugins.METERS.blamed(name, "can't be loaded"):
+        return cast("Meter", meter())
 
 
-def _loaded(point: EntryPoint) -> Meter:
-    try:
-        return cast("Meter", point.load()())
-    except Exception as error:  # a plug-in is other people's code: whatever it raises, this says whose it is
-        raise EnergyError(f"the meter {point.name!r} ({point.value}) can't be loaded: {error}") from error
-
-
-def _whole(error: EnergyError) -> str:
+def _whole(error: LLEMError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,7 +1,7 @@
 """Does tensorrt_llm have every name that the adapter uses?
 
 The adapter runs with a stand-in that notes each name. They are held against the list in
-`tests/unit/tensorrt_llm_names.json` always, and against the package's own source where there is a copy: one
+`tensorrt_llm_names.json` always, and against the package's own source where there is a copy: one
 that is installed, one that TENSORRT_LLM_SOURCE names (a wheel, or a folder that holds tensorrt_llm), or the
 wheel that pip finds. PyPI holds no wheel of it, only a placeholder that points to NVIDIA's index.
 """
@@ -19,14 +19,12 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from fake_tensorrt import NAMES, Package, Used
-from tests.backends.tensorrt_source import names, reader
+from tensorrt_source import names, reader
 
-from llenergymeasure.backends.tensorrt import TensorrtBackend
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import Request
+from llenergymeasure_tensorrt import TensorrtBackend
 
 VERSION = "1.2.1"
 DOWNLOAD_S = 300.0
@@ -129,7 +127,7 @@ def test_names_are_read_from_source_inherited_nested_and_exported(tmp_path: Path
 
 
 def test_the_list_says_where_it_is_from() -> None:
-    listed = json.loads((Path(__file__).parents[1] / "unit/tensorrt_llm_names.json").read_text())
+    listed = json.loads(Path(__file__).with_name("tensorrt_llm_names.json").read_text())
     assert "NVIDIA/TensorRT-LLM" in listed["source"]
 
 

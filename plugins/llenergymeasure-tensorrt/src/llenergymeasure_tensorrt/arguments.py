@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from llenergymeasure.backends import refuse, why_unknown
-from llenergymeasure.backends.tensorrt.refusals import DTYPES, PACKAGE, QUANTISED, uses_engine
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, ConfigError
 from llenergymeasure.records import Request
+from llenergymeasure_tensorrt.refusals import DTYPES, PACKAGE, QUANTISED, uses_engine
+from llenergymeasure_tensorrt.section import options_of
 
 
 def llm_class(package: Any, config: ExperimentConfig) -> Any:
@@ -35,11 +36,11 @@ def engine_arguments(
     ConfigError for a name that the installed version does not know, with the one that is nearest.
     """
     known = _engine_names(package, config)
-    asked = {name: value for name, value in config.tensorrt.engine.items() if name != "backend"}
+    asked = {name: value for name, value in options_of(config).engine.items() if name != "backend"}
     _check_names(asked, known, what="tensorrt.engine", of="LLM")
     # Ids go in and ids come out: no tokenizer and no detokenisation inside a measured window.
     arguments: dict[str, Any] = {"model": str(model), "skip_tokenizer_init": True}
-    if config.tensorrt.engine_dir is None:
+    if options_of(config).engine_dir is None:
         arguments |= _built_for(config)
     if random_weights:
         arguments["load_format"] = "dummy"
@@ -60,7 +61,7 @@ def _built_for(config: ExperimentConfig) -> dict[str, Any]:
         else {"quant_config": {"quant_algo": QUANTISED[config.precision]}}
     )
     # A build_config holds the sizes itself, and the engine lets it win with no more than a warning.
-    if "build_config" not in config.tensorrt.engine:
+    if "build_config" not in options_of(config).engine:
         arguments |= {
             "max_batch_size": config.batch_size,
             "max_input_len": config.max_input_tokens,
@@ -73,7 +74,7 @@ def sampling_parameters(
     package: Any, config: ExperimentConfig, request: Request, *, end_ids: Sequence[int]
 ) -> Any:
     """`SamplingParams` of one request. ConfigError for a name that the installed version does not know."""
-    asked, decoder = config.tensorrt.sampling, config.decoder
+    asked, decoder = options_of(config).sampling, config.decoder
     known = inspect.signature(package.SamplingParams).parameters
     _check_names(asked, known, what="tensorrt.sampling", of="SamplingParams")
     arguments: dict[str, Any] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llenergymeasure.config.engines import OwnBatches, Traits
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.section import Arguments
 
 
@@ -27,3 +28,10 @@ class TensorrtConfig(OwnBatches):
     @property
     def traits(self) -> Traits:
         return self.traits_with(searches_beams=self.sampling.get("use_beam_search") is True)
+
+
+def options_of(config: ExperimentConfig) -> TensorrtConfig:
+    """The section of a configuration whose backend is this one."""
+    options = config.options
+    assert isinstance(options, TensorrtConfig), "llem hands over only what this backend is to run"
+    return options

@@ -12,11 +12,12 @@ from typing import Any
 
 from llenergymeasure.backends import Refusal, installed_versions, why_decided
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure_tensorrt.section import options_of
 
 PACKAGE = "tensorrt_llm"
 # Before it the PyTorch engine took temperature and top_p only with a switch that 1.2 no longer knows.
 OLDEST = (1, 2)
-INSTALL = "pip install 'llenergymeasure[tensorrt]'"
+INSTALL = "pip install 'tensorrt-llm>=1.2'"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Weight-only quantisation that the TensorRT engine does itself while it is built.
 QUANTISED = {"int8": "W8A16", "int4": "W4A16"}
@@ -69,7 +70,7 @@ def release(found: str) -> tuple[int, int]:
 
 def why_refused(config: ExperimentConfig) -> Refusal | None:
     """The first reason that shows without the package; `open` finds the others."""
-    asked = config.tensorrt
+    asked = options_of(config)
     if why := why_decided("tensorrt.engine", asked.engine, _ENGINE) or why_decided(
         "tensorrt.sampling", asked.sampling, _SAMPLING
     ):
@@ -84,20 +85,20 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
 
 def uses_engine(config: ExperimentConfig) -> bool:
     """Whether a TensorRT engine is built or loaded; else TensorRT-LLM's PyTorch engine runs the model."""
-    return config.tensorrt.engine_dir is not None or config.tensorrt.engine.get("backend") == "tensorrt"
+    return options_of(config).engine_dir is not None or options_of(config).engine.get("backend") == "tensorrt"
 
 
 def why_penalties_ignored(config: ExperimentConfig, found: str) -> Refusal | None:
     """The sampler of the PyTorch engine took penalties and passed over them in silence until 1.3
     (NVIDIA/TensorRT-LLM pull request 16485); pre-releases of 1.3 differ, so none of them is trusted.
     """
-    asked = [name for name in _PENALTIES if name in config.tensorrt.sampling]
+    asked = [name for name in _PENALTIES if name in options_of(config).sampling]
     if config.decoder.repetition_penalty != 1:
         asked.append("decoder.repetition_penalty")
     applied = release(found) > (1, 3) or (release(found) == (1, 3) and "rc" not in found)
     if not asked or applied or uses_engine(config):
         return None
-    if config.tensorrt.engine.get("sampler_type") == "TRTLLMSampler":
+    if options_of(config).engine.get("sampler_type") == "TRTLLMSampler":
         return None
     return Refusal(
         f"{asked[0]} has no effect with the sampler of {PACKAGE} {found}",
@@ -106,7 +107,7 @@ def why_penalties_ignored(config: ExperimentConfig, found: str) -> Refusal | Non
 
 
 def _why_no_engine(config: ExperimentConfig) -> Refusal | None:
-    asked = config.tensorrt
+    asked = options_of(config)
     if config.precision in QUANTISED and asked.engine_dir is None and not uses_engine(config):
         return Refusal(
             f"TensorRT-LLM's PyTorch engine does not quantise to {config.precision} itself",
@@ -136,7 +137,7 @@ def _why_no_engine(config: ExperimentConfig) -> Refusal | None:
 def _why_too_small(config: ExperimentConfig) -> Refusal | None:
     """Why requests of the asked lengths can't fit, by the engine's own build or by what is asked of it."""
     tokens = config.max_tokens
-    asked = config.tensorrt
+    asked = options_of(config)
     built = {} if asked.engine_dir is None else (_described(asked.engine_dir) or {}).get("build_config", {})
     own = asked.engine.get("build_config")
     limits: dict[str, Any] = {**built, **(own if isinstance(own, dict) else {}), **asked.engine}

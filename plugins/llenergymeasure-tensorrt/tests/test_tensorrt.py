@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 from fake_tensorrt import END, Package, RequestError, answer
 
-from llenergymeasure.backends.tensorrt import TensorrtBackend
-from llenergymeasure.backends.tensorrt.refusals import why_unavailable
-from llenergymeasure.backends.tensorrt.session import end_ids
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.backends import load_backend
+from llenergymeasure.config.loader import BATCH_SIZE, load_experiment_config
+from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.exceptions import BackendError, ConfigError
+from llenergymeasure.measure.preflight import reasons_against, why_too_large
 from llenergymeasure.records import Generation, Request
+from llenergymeasure_tensorrt import TensorrtBackend
+from llenergymeasure_tensorrt.refusals import why_unavailable
+from llenergymeasure_tensorrt.section import TensorrtConfig
+from llenergymeasure_tensorrt.session import end_ids
 
 
 @dataclass
@@ -443,3 +447,60 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with_gpu = why_unavailable(tmp_path)
     assert with_gpu is not None
     assert "CUDA GPU" not in with_gpu
+
+
+def test_llem_finds_it_by_its_entry_point_with_its_options(model: Path) -> None:
+    asked = load_experiment_config(
+        cli_overrides={
+            "model": str(model),
+            "backend": "tensorrt",
+            "n": 8,
+            BATCH_SIZE: 4,
+            "tensorrt.engine.tensor_parallel_size": 2,
+        },
+        environ={"LLEM_TENSORRT__ENGINE_DIR": "/engines/a"},
+        user_config=Path("/nothing"),
+    )
+    assert isinstance(load_backend("tensorrt"), TensorrtBackend)
+    assert asked.options == TensorrtConfig(
+        batch_size=4, engine_dir=Path("/engines/a"), engine={"tensor_parallel_size": 2}
+    )
+    again = ExperimentConfig.model_validate_json(asked.model_dump_json())
+    assert (again, again.options) == (asked, asked.options)
+
+
+def test_what_llem_asks_of_any_engine_follows_from_its_options(model: Path) -> None:
+    spread = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "revision": "v1"}
+    own = config(model, tensorrt={"batch_size": 2, "engine": spread}).engine
+    assert (own.batch_size, own.gpus, own.gpus_per_model, own.tensor_parallel) == (2, 4, 4, 2)
+    assert (own.revision, own.forms_batches, own.why_other_work) == ("v1", True, None)
+    beams = config(model, tensorrt={"sampling": {"use_beam_search": True}}).engine
+    assert "beam search" in (beams.why_other_work or "")
+    guessed = config(model, tensorrt={"engine": {"speculative_config": {"a": 1}}}).engine
+    assert guessed.guesses_ahead
+
+
+def test_a_model_that_can_not_fit_is_refused_unless_the_engine_quantises_it() -> None:
+    large = config("random:llama-3.1-8b")
+    assert why_too_large(large, (), available_bytes=10**9) is not None
+    quantised = config("random:llama-3.1-8b", tensorrt={"engine": {"quant_config": {"quant_algo": "FP8"}}})
+    assert why_too_large(quantised, (), available_bytes=10**9) is None
+
+
+def test_heads_that_the_gpus_can_not_share_evenly_are_refused() -> None:
+    asked = config("random:llama-3.2-1b", tensorrt={"engine": {"tensor_parallel_size": 3}})
+    said = "tensorrt.engine.tensor_parallel_size is 3, and random:llama-3.2-1b has 32 heads"
+    assert any(why.startswith(said) for why in reasons_against(asked))
+
+
+def test_a_result_of_the_version_that_had_the_engine_built_in_keeps_its_options_and_its_hash(
+    model: Path,
+) -> None:
+    now = config(model, tensorrt={"batch_size": 2})
+    sections: dict[str, Any] = {
+        "tensorrt": {"batch_size": 2, "engine_dir": None, "engine": {}, "sampling": {}}
+    }
+    then = now.model_dump(mode="json") | sections | {"options": {}}
+    read = ExperimentConfig.model_validate(then, context={"stored": True})
+    assert read.options == now.options
+    assert config_hash(read) == config_hash(now)

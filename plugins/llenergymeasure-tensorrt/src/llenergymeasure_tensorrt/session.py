@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,22 +15,30 @@ from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
-from llenergymeasure.backends import Answer, HandOver, Observer, installed_versions, run_batches, summary_of
-from llenergymeasure.backends.tensorrt.arguments import sampling_parameters
-from llenergymeasure.backends.tensorrt.refusals import (
-    PACKAGE,
-    uses_engine,
+from llenergymeasure.backends import (
+    Answer,
+    HandOver,
+    Observer,
+    installed_versions,
+    is_out_of_memory,
+    model_folder,
+    run_batches,
+    summary_of,
 )
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError, LLEMError
-from llenergymeasure.models.resolve import ResolvedModel, fetched, resolve, weights_path
-from llenergymeasure.models.shapes import hf_config
+from llenergymeasure.models.resolve import fetched, resolve
 from llenergymeasure.records import FinishReason, Generation, Request, SessionFacts
+from llenergymeasure_tensorrt.arguments import sampling_parameters
+from llenergymeasure_tensorrt.refusals import (
+    PACKAGE,
+    uses_engine,
+)
+from llenergymeasure_tensorrt.section import options_of
 
 _FINISHES: dict[str, FinishReason] = {"stop": "eos", "length": "length"}
 # The engine's times are whole microseconds of the clock that ours are nanoseconds of.
 _RESOLUTION_NS = 1_000
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "cudaerrormemoryallocation", "insufficient memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +58,15 @@ class ModelFiles:
 def model_files(config: ExperimentConfig) -> Iterator[ModelFiles]:
     """The model as a folder; the one that stands for a published shape goes when this is left."""
     resolved = fetched(resolve(config.model, revision=config.engine.revision))
-    built = config.tensorrt.engine_dir
+    built = options_of(config).engine_dir
     if built is not None and resolved.kind == "random":
         raise BackendError(
             f"the engine in {built} has weights of its own: {config.model} can't be what it was built from",
             hint="name the model that it was built from, whose tokenizer makes the token ids",
         )
-    if resolved.kind == "random" and resolved.path is None:
-        with tempfile.TemporaryDirectory(prefix="llem-shape-") as made:
-            _write_shape(Path(made), resolved)
-            yield ModelFiles(Path(made), (), random_weights=True, revision=None)
-        return
-    folder = resolved.path if resolved.kind == "random" else weights_path(resolved)
-    assert folder is not None, "a model that was fetched is a directory"
-    random_weights = resolved.kind == "random"
-    yield ModelFiles(built or folder, end_ids(folder), random_weights, resolved.revision)
+    # The engine would take the ids that transformers fills in for a shape's family, which mean nothing here.
+    with model_folder(resolved, eos_token_id=None, bos_token_id=None) as folder:
+        yield ModelFiles(built or folder, end_ids(folder), resolved.kind == "random", resolved.revision)
 
 
 def end_ids(folder: Path) -> tuple[int, ...]:
@@ -77,19 +78,6 @@ def end_ids(folder: Path) -> tuple[int, ...]:
         if ids is not None:
             return tuple(ids) if isinstance(ids, list) else (int(ids),)
     return ()
-
-
-def _write_shape(folder: Path, resolved: ResolvedModel) -> None:
-    """The `config.json` of a published shape, from which the engine makes weights of its own."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    assert resolved.architecture is not None, "a random model is made from a shape"
-    shape = AutoConfig.for_model(**hf_config(resolved.architecture))
-    shape.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[shape.model_type]]
-    # The engine would take the ids that transformers fills in for this family, which mean nothing here.
-    shape.eos_token_id = shape.bos_token_id = None
-    shape.save_pretrained(folder)
 
 
 def answer_of(request: Request, output: Any, *, sent_ns: int, done_ns: int, end_ids: Sequence[int]) -> Answer:
@@ -199,7 +187,7 @@ class TensorrtSession:
         return {
             "batch_size": self._config.batch_size,
             "engine": "tensorrt" if uses_engine(self._config) else "pytorch",
-            "engine_dir": None if self._config.tensorrt.engine_dir is None else str(self._files.path),
+            "engine_dir": None if options_of(self._config).engine_dir is None else str(self._files.path),
             "quantization": _json(getattr(quantised, "quant_algo", None)),
             "sampling": _in_force(self._sampling(request)),
             "request_times": "engine" if self._timed else "of the batch: the engine gave none",
@@ -217,7 +205,7 @@ def explained(package: Any, what: str) -> Iterator[None]:
         raise
     except (*raised, KeyError, AttributeError, ImportError) as error:
         first = summary_of(error)
-        if any(text in str(error).lower() for text in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             raise MemoryError(f"{what}: {first}") from error
         raise BackendError(f"TensorRT-LLM: {what}: {first}") from error
 

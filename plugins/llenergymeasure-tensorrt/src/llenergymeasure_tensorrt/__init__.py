@@ -12,16 +12,17 @@ from importlib import import_module
 from typing import Any
 
 from llenergymeasure.backends import Refusal, refuse
-from llenergymeasure.backends.tensorrt.arguments import engine_arguments, llm_class
-from llenergymeasure.backends.tensorrt.refusals import (
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure_tensorrt.arguments import engine_arguments, llm_class
+from llenergymeasure_tensorrt.refusals import (
     PACKAGE,
     why_penalties_ignored,
     why_refused,
     why_unavailable,
 )
-from llenergymeasure.backends.tensorrt.session import TensorrtSession, explained, model_files
-from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ConfigError
+from llenergymeasure_tensorrt.section import TensorrtConfig
+from llenergymeasure_tensorrt.session import TensorrtSession, explained, model_files
 
 
 def cuda_uuids(count: int) -> tuple[str, ...]:
@@ -34,6 +35,8 @@ def cuda_uuids(count: int) -> tuple[str, ...]:
 
 class TensorrtBackend:
     """`package` stands for the module tensorrt_llm and `uuids` for the look at CUDA's devices."""
+
+    section = TensorrtConfig
 
     def __init__(self, package: Any = None, *, uuids: Callable[[int], tuple[str, ...]] = cuda_uuids) -> None:
         self._package = package
