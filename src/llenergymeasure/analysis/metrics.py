@@ -66,6 +66,7 @@ def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] 
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
         devices=device_states(energies),
+        dataset=first.dataset,
         workload_hash=first.workload_hash,
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=len(failed)),
@@ -78,6 +79,10 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
     for one in energies:
         yield from one.measurement.notes
     first = energies[0]
+    if first.measurement.dataset is not None:
+        yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
+    if (told := first.measurement.facts.chat_template_date) is not None:
+        yield f"the chat template asks for the date and was told {told}"
     for domain in first.measurement.trace.domains:
         if domain not in first.domains:
             yield f"{domain.name} was seen and not counted"

@@ -60,7 +60,16 @@ def _known_name(name: str, builtin: Collection[str], *, group: str, info: Valida
 class DatasetConfig(Section):
     """Where prompts come from. A bare string stands for `name`."""
 
-    name: str = Field("mixed", min_length=1, description="mixed, synthetic, or the path of a .jsonl file")
+    name: str = Field(
+        "mixed",
+        min_length=1,
+        description="mixed, synthetic, ai-energy-score, the path of a JSON file, "
+        "or hf:<name>[:<config>][:<split>][:<column>]",
+    )
+    column: str | None = Field(
+        None, min_length=1, description="key that holds the prompt, where it is none of the usual ones"
+    )
+    strict: bool = Field(False, description="refuse records without a prompt rather than skip and count them")
     prompt_tokens: Positive = Field(128, description="length of every synthetic prompt, in tokens")
     chat_template: Literal["auto", "off"] = Field(
         "auto", description="auto wraps text prompts in the model's chat template where it has one"
@@ -205,7 +214,9 @@ class ExperimentConfig(Section):
     max_input_tokens: Positive = Field(512, description="longer prompts are cut to this many tokens")
     max_output_tokens: Positive = 128
     output_length: Literal["exact", "natural"] = Field(
-        "exact", description="exact: every request produces max_output_tokens; natural: it may stop at EOS"
+        "exact",
+        description="exact: every request produces max_output_tokens, or the length that its record names; "
+        "natural: it may stop at EOS",
     )
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)

@@ -18,6 +18,7 @@ from llenergymeasure.records import (
     Architecture,
     Block,
     BlockKind,
+    DatasetFacts,
     Environment,
     Idle,
     Measurement,
@@ -64,6 +65,8 @@ class Measured:
     blocks: tuple[Silenced, ...]
     index: int = 1
     cut_prompts: int | None = None
+    dataset: DatasetFacts | None = None
+    output_lengths: tuple[int, ...] | None = None
     spinning_cores: float | None = None
     say: Literal["measured"] = "measured"
 

@@ -26,7 +26,7 @@ from llenergymeasure.measure.harness import Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
-from llenergymeasure.measure.preflight import Cleared, preflight
+from llenergymeasure.measure.preflight import Cleared, check_prompts, preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.scratch import temporary_in
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
@@ -95,6 +95,8 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         seen_domains = cleared.meters.domains
         job.locks.take(run_domains(seen_domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
+        tell("making token ids of the prompts")
+        check_prompts(config)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
@@ -135,6 +137,8 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         notes=_notes(cleared),
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
+        dataset=seen.ready.dataset,
+        output_lengths=seen.ready.output_lengths,
         spinning_cores=conditions.spinning_cores,
     )
 

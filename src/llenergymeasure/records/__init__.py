@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
@@ -59,6 +60,7 @@ __all__ = [
     "BlockKind",
     "Clock",
     "Completion",
+    "DatasetFacts",
     "Domain",
     "DomainKind",
     "EnergyReading",
@@ -84,6 +86,7 @@ __all__ = [
     "Sample",
     "Series",
     "SessionFacts",
+    "SkippedRecords",
     "Stage",
     "Start",
     "Trace",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llenergymeasure.records.dataset import DatasetFacts
 from llenergymeasure.records.machine import Environment, Overhead, Start
 from llenergymeasure.records.measuring import Trace
 from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
@@ -21,7 +22,7 @@ class Measurement:
     """What was seen of one run: all that `analysis` needs of it, now and in a later version.
 
     `index` numbers the runs of an experiment from 1. `spinning_cores` is what its processes used of the
-    processors while the loaded model was left alone.
+    processors while the loaded model was left alone. `output_lengths` are what each request wanted, by index.
     """
 
     experiment_id: str
@@ -43,6 +44,8 @@ class Measurement:
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
     cut_prompts: int | None = None
+    dataset: DatasetFacts | None = None
+    output_lengths: tuple[int, ...] | None = None
     spinning_cores: float | None = None
 
     @property

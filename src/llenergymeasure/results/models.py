@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import (
+    DatasetFacts,
     EnergyReading,
     Environment,
     Estimate,
@@ -294,6 +295,7 @@ class ExperimentResult(Part):
     memory: Memory
     footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
+    dataset: DatasetFacts | None = Field(default=None, description="what the prompts were read from")
     workload_hash: str | None = Field(default=None, description="SHA-256 of all prompts' token ids")
     warnings: tuple[MeasurementWarning, ...]
     overhead: OverheadPart

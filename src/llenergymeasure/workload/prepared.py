@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,26 @@ from typing import Any
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
-from llenergymeasure.records import Request
-from llenergymeasure.workload import (
-    Prompt,
+from llenergymeasure.models.resolve import ResolvedModel
+from llenergymeasure.records import DatasetFacts, Request
+from llenergymeasure.workload.formats import Prompt
+from llenergymeasure.workload.prompts import Dataset, load_prompts
+from llenergymeasure.workload.requests import (
     Workload,
     as_requests,
     build_requests,
-    load_prompts,
+    check_ids,
     workload_hash,
 )
-from llenergymeasure.workload.tokenizer import tokenizer_for, tokenizer_identity
+from llenergymeasure.workload.tokenizer import (
+    embedding_rows,
+    tokenized_model,
+    tokenizer_for,
+    tokenizer_identity,
+)
 
 # Part of the key: another way to make token ids needs another number.
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +43,72 @@ class Prepared:
     hash: str
     tokenizer_hash: str
     chat_template_hash: str | None
+    chat_template_date: str | None
+    dataset: DatasetFacts
 
 
 def prepared(config: ExperimentConfig) -> Prepared:
     """The token ids of this experiment, from the user's cache where some run has made them before.
 
     The key holds what decides the ids and no version of a library, so that engines in environments of their
-    own get the same ones. ConfigError and PreFlightError as `load_prompts` and `tokenizer_for` say.
+    own get the same ones. ConfigError and PreFlightError as `load_prompts`, `build_requests` and `check_ids`
+    say.
     """
-    prompts = load_prompts(config)
-    identity = tokenizer_identity(config)
+    dataset, model = load_prompts(config), tokenized_model(config)
+    work = _kept_or_made(config, dataset, model)
+    check_ids(config, dataset.prompts, work.workload, rows=embedding_rows(model))
+    return work
+
+
+def _kept_or_made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Prepared:
+    identity = tokenizer_identity(model)
     if identity is None:
-        return _made(config, prompts)
-    key = _key(config, prompts, identity)
-    path = cache_dir() / "workloads" / f"{key}.json"
-    kept = _read(path, config)
+        return _made(config, dataset, model)
+    path = (
+        cache_dir() / "workloads" / f"{_key(config, dataset.prompts, identity, embedding_rows(model))}.json"
+    )
+    kept = _read(path, config, dataset)
     if kept is not None:
         return kept
-    made = _made(config, prompts)
+    made = _made(config, dataset, model)
     # A cache that can't be written costs the next run time, not this one its numbers.
     with suppress(OSError):
         _write(path, made)
     return made
 
 
-def _made(config: ExperimentConfig, prompts: tuple[Prompt, ...]) -> Prepared:
-    tokenizer = tokenizer_for(config)
-    workload = build_requests(config, prompts, tokenizer)
-    return Prepared(workload, workload_hash(workload.requests), tokenizer.hash, tokenizer.chat_template_hash)
+def _made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Prepared:
+    tokenizer = tokenizer_for(config, model)
+    workload = build_requests(config, dataset.prompts, tokenizer, rows=embedding_rows(model))
+    is_chat = config.dataset.chat_template == "auto"
+    return Prepared(
+        workload,
+        workload_hash(workload.requests),
+        tokenizer.hash,
+        tokenizer.chat_template_hash,
+        tokenizer.chat_template_date if is_chat else None,
+        dataset.facts,
+    )
 
 
-def _key(config: ExperimentConfig, prompts: tuple[Prompt, ...], identity: str) -> str:
+def _key(config: ExperimentConfig, prompts: Sequence[Prompt], identity: str, rows: int | None) -> str:
     facts = [
         _SCHEMA,
         identity,
+        rows,
         config.random_seed,
         config.max_input_tokens,
         config.dataset.chat_template,
-        [[prompt.id, prompt.text, prompt.length] for prompt in prompts],
+        [[prompt.id, prompt.text, prompt.length, prompt.turns] for prompt in prompts],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _read(path: Path, config: ExperimentConfig) -> Prepared | None:
+def _read(path: Path, config: ExperimentConfig, dataset: Dataset) -> Prepared | None:
     """What is kept there; None where there is nothing, or something damaged that is made again."""
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        requests: tuple[Request, ...] = as_requests(config, kept["prompts"])
+        requests: tuple[Request, ...] = as_requests(config, dataset.prompts, kept["prompts"])
         if workload_hash(requests) != kept["hash"]:
             return None
         return Prepared(
@@ -89,6 +116,8 @@ def _read(path: Path, config: ExperimentConfig) -> Prepared | None:
             kept["hash"],
             kept["tokenizer_hash"],
             kept["chat_template_hash"],
+            kept["chat_template_date"],
+            dataset.facts,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -99,6 +128,7 @@ def _write(path: Path, made: Prepared) -> None:
         "hash": made.hash,
         "tokenizer_hash": made.tokenizer_hash,
         "chat_template_hash": made.chat_template_hash,
+        "chat_template_date": made.chat_template_date,
         "cut": made.workload.cut,
         "prompts": [request.prompt for request in made.workload.requests],
     }
