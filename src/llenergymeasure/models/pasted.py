@@ -34,7 +34,7 @@ def pasted_model(text: str) -> Pasted | None:
 def pasted_dataset(text: str) -> Pasted | None:
     """None where `text` may well be a dataset's name."""
     page = _PAGE.fullmatch(text)
-    if page and (page["path"] or text.startswith("hf:/")):
+    if page and (page["path"] or text.startswith("hf://")):
         kind, hub_id, more = _parts(page)
         if kind != "datasets":
             return Pasted("is a page of the hub, but not of a dataset", "a dataset's is …/datasets/<name>")

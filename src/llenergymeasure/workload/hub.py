@@ -12,7 +12,10 @@ from llenergymeasure.exceptions import ConfigError, PreFlightError
 
 PREFIX = "hf:"
 MAX_ROWS = 2_000_000
-_FORM = "hf:<name>[:<config>][:<split>][:<column>], such as hf:openai/gsm8k:main:test:question"
+_FORM = (
+    "hf:<name>[:<config>][:<split>][:<column>], such as hf:openai/gsm8k:main:test:question; "
+    "a part may be empty: hf:<name>::train"
+)
 
 
 @dataclass(frozen=True, slots=True)
