@@ -49,7 +49,7 @@ class _How:
 
 def run(  # noqa: PLR0913  the signature is the command line
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="YAML file that describes the experiment")
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file that describes the experiment, or -")
     ] = None,
     *,
     model: Annotated[
@@ -60,7 +60,7 @@ def run(  # noqa: PLR0913  the signature is the command line
         str | None, typer.Option("--backend", "-b", help="Engine that runs the model, such as pytorch")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, or a .jsonl file")
+        str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
     ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,

@@ -7,18 +7,18 @@ that over the preset, and the preset over the defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from platformdirs import user_config_path
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
-from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, section_of
+from llenergymeasure.config.suggest import RENAMED, is_free, known_keys, nearest_key, peer_key, section_of
 from llenergymeasure.exceptions import ConfigError
 
 PREFIX = "LLEM_"
@@ -76,7 +76,12 @@ def load_experiment_config(
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
     if "model" not in said:
         raise _no_model(path)
-    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    try:
+        config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    except ValidationError as error:
+        for key, origin in _places(error, said, path):
+            error.add_note(f"{key}: {origin}")
+        raise
     _refuse_other_engines(said, config.backend)
     return config
 
@@ -93,7 +98,7 @@ def resolve_origins(
 
     A file that was deleted since it was loaded is left out: origins are a record, and must not end a run.
     """
-    there = path if path is not None and Path(path).is_file() else None
+    there = path if path is not None and (Path(path) == yaml.STDIN or Path(path).is_file()) else None
     said = _resolve(there, cli_overrides, environ, user_config, [])
     defaults = {
         key: "default"
@@ -156,18 +161,45 @@ def _resolve(
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
-    content = yaml.read_mapping(path)
+    content, name = yaml.read_mapping(path), yaml.named(path)
     if not content:
         raise ConfigError(
-            f"{path} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
+            f"{name} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
         )
     if study := STUDY_KEYS & content.keys():
         raise ConfigError(
-            f"{path} describes a study ({', '.join(sorted(study))}); "
+            f"{name} describes a study ({', '.join(sorted(study))}); "
             "this version runs single experiments only",
             hint="give one experiment per file, with `model:` at its top level",
         )
-    return _layer(content, f"file {path}", unknown)
+    known = len(unknown)
+    layer = _layer(content, _file_origin(path), unknown)
+    if len(unknown) > known:
+        lines = yaml.key_lines(path)
+        unknown[known:] = [
+            replace(one, origin=_with_line(one.key, one.origin, lines)) for one in unknown[known:]
+        ]
+    return layer
+
+
+def _file_origin(path: Path) -> str:
+    return yaml.named(path) if path == yaml.STDIN else f"file {path}"
+
+
+def _with_line(key: str, origin: str, lines: Mapping[str, int]) -> str:
+    line = next((lines[name] for name in (key, *_parents(key)) if name in lines), None)
+    return origin if line is None else f"{origin}, line {line}"
+
+
+def _places(error: ValidationError, said: _Layer, path: str | Path | None) -> Iterator[tuple[str, str]]:
+    """The key of each value that is not allowed, and where it comes from, to the line of the file."""
+    of_file = None if path is None else _file_origin(Path(path))
+    lines = {} if path is None else yaml.key_lines(Path(path))
+    for details in error.errors(include_url=False, include_context=False):
+        key = ".".join(map(str, details["loc"]))
+        leaf = next((said[name] for name in (key, f"{key}.name", *_parents(key)) if name in said), None)
+        if leaf is not None:
+            yield key, _with_line(key, leaf.origin, lines if leaf.origin == of_file else {})
 
 
 def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _Layer:
@@ -194,7 +226,7 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
     stray: set[str] = set()
     for key, value in leaves(_unflatten(named, where=origin), empty=True):
         if (first := _first_unknown(key)) is not None:
-            stray.add(first)
+            stray.add(first if peer_key(key) is None else key)
         elif not _says_nothing(key, value):
             layer[key] = _Leaf(value, origin)
     unknown.extend(_Unknown(key, origin) for key in sorted(stray))

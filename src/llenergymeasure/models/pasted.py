@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PAGE = re.compile(
-    r"(?:https?://(?:www\.)?|(?:www\.)?)(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<path>[^?#\s]+)|hf:/*(?P<short>.+)"
+    r"(?:https?://(?:www\.)?|(?:www\.)?)(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<path>[^?#\s]+)(?:[?#]\S*)?|hf:/*(?P<short>.+)"
 )
 
 
@@ -26,7 +26,11 @@ def pasted_model(text: str) -> Pasted | None:
         if kind == "datasets":
             return Pasted("is a dataset on the hub", f"as one it is --dataset hf:{hub_id}")
         what = "is a page of the hub, not a model's name" if page["path"] else "begins with hf:"
-        revision = f", and the revision {more[1]!r} in the engine's section" if len(more) > 1 else ""
+        revision = (
+            f", and the revision {more[1]!r} in the engine's section"
+            if more[1:] and more[1] != "main"
+            else ""
+        )
         return Pasted(what, f"--model {hub_id}{revision}")
     return _elsewhere(text)
 
