@@ -1,6 +1,6 @@
 """Do the field cases about prompts, templates and token ids come out right, where they lie on this disk?
 
-Set LLEM_FIELD_CASES to their folder, or put it at shared/data/field-cases.
+Set FIELD_CASES to their folder; else they are looked for beside the checkout.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-CASES = Path(os.environ.get("LLEM_FIELD_CASES") or Path(__file__).parents[2] / "shared/data/field-cases")
+BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "field-cases"
+CASES = Path(os.environ.get("FIELD_CASES") or BESIDE)
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
-        not (CASES / "README.md").is_file(), reason="no field cases: set LLEM_FIELD_CASES to their folder"
+        not (CASES / "README.md").is_file(), reason="no field cases: set FIELD_CASES to their folder"
     ),
 ]
 QUICK = ("--preset", "smoke", "--set", "max_output_tokens=8", "--set", "passes.prefill=0")

@@ -53,7 +53,8 @@ class DatasetFacts:
         if self.skipped:
             yield f"{self.skipped_count} of {self.records} records hold no prompt: {self.reasons}"
         if self.own_lengths:
-            yield f"{counted(self.own_lengths, 'prompt')} with an output length of its own"
+            have = "has its" if self.own_lengths == 1 else "have their"
+            yield f"{counted(self.own_lengths, 'prompt')} {have} own output length"
 
 
 def counted(count: int, what: str) -> str:
