@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -24,7 +23,6 @@ from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import GpuFacts
 from llenergymeasure.results.store import preflight_output
 from llenergymeasure.workload import load_prompts
-from llenergymeasure.workload.prepared import prepared
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 ADAPTER_FILE = "adapter_config.json"
@@ -50,17 +48,6 @@ def preflight(
     if cleared is None:
         raise PreFlightError(_listed(reasons))
     return cleared
-
-
-def check_prompts(config: ExperimentConfig) -> None:
-    """Make the token ids, which are kept for the worker, on a host that has what makes them.
-
-    ConfigError or PreFlightError where a prompt gives none that the model takes.
-    """
-    if config.engine.is_simulated or (
-        config.runner.kind == "local" and find_spec("transformers") is not None
-    ):
-        prepared(config)
 
 
 def reasons_against(config: ExperimentConfig) -> tuple[str, ...]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from typing import Any
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
+from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError, PreFlightError
 from llenergymeasure.models.resolve import ResolvedModel
 from llenergymeasure.records import DatasetFacts, Request
 from llenergymeasure.workload.formats import Prompt
@@ -33,6 +38,7 @@ from llenergymeasure.workload.tokenizer import (
 
 # Part of the key: another way to make token ids needs another number.
 _SCHEMA = 2
+_REFUSED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +60,70 @@ def prepared(config: ExperimentConfig) -> Prepared:
     own get the same ones. ConfigError and PreFlightError as `load_prompts`, `build_requests` and `check_ids`
     say.
     """
-    dataset, model = load_prompts(config), tokenized_model(config)
-    work = _kept_or_made(config, dataset, model)
+    return _prepared(config, load_prompts(config), tokenized_model(config))
+
+
+def _prepared(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Prepared:
+    path = _place(config, dataset, model)
+    work = None if path is None else _read(path, config, dataset)
+    if work is None:
+        work = _made(config, dataset, model)
+        # A cache that can't be written costs the next run time, not this one its numbers.
+        with suppress(OSError):
+            _write(path, work)
     check_ids(config, dataset.prompts, work.workload, rows=embedding_rows(model))
     return work
 
 
-def _kept_or_made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Prepared:
+def check_prompts(config: ExperimentConfig) -> None:
+    """Refuse what `prepared` refuses, and leave the token ids where the worker finds them.
+
+    They are made in a process of its own: what makes them takes memory and starts threads, which the process
+    that measures must not hold. Where it ends for another reason, the worker will say which.
+    """
+    dataset, model = load_prompts(config), tokenized_model(config)
+    path = _place(config, dataset, model)
+    if path is None or path.is_file():
+        _prepared(config, dataset, model)
+        return
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=config.model_dump_json(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == _REFUSED:
+        refusal: dict[str, Any] = json.loads(done.stdout)
+        kinds: dict[str, type[LLEMError]] = {kind.__name__: kind for kind in (ConfigError, PreFlightError)}
+        raise kinds.get(refusal["kind"], BackendError)(refusal["message"], hint=refusal["hint"])
+
+
+def main() -> int:
+    """Answer the process of `check_prompts`, and end with it."""
+    if sys.platform == "linux":
+        # PR_SET_PDEATHSIG of linux/prctl.h.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    config = ExperimentConfig.model_validate_json(sys.stdin.read())
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Libraries print.
+    os.dup2(2, 1)
+    try:
+        prepared(config)
+    except LLEMError as error:
+        json.dump({"kind": type(error).__name__, "message": error.message, "hint": error.hint}, out)
+        out.close()
+        return _REFUSED
+    return 0
+
+
+def _place(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Path | None:
+    """Where the token ids are kept; None where they are only bytes, which are made in no time."""
     identity = tokenizer_identity(model)
     if identity is None:
-        return _made(config, dataset, model)
-    path = (
-        cache_dir() / "workloads" / f"{_key(config, dataset.prompts, identity, embedding_rows(model))}.json"
-    )
-    kept = _read(path, config, dataset)
-    if kept is not None:
-        return kept
-    made = _made(config, dataset, model)
-    # A cache that can't be written costs the next run time, not this one its numbers.
-    with suppress(OSError):
-        _write(path, made)
-    return made
+        return None
+    key = _key(config, dataset.prompts, identity, embedding_rows(model))
+    return cache_dir() / "workloads" / f"{key}.json"
 
 
 def _made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | None) -> Prepared:
@@ -123,7 +172,9 @@ def _read(path: Path, config: ExperimentConfig, dataset: Dataset) -> Prepared | 
         return None
 
 
-def _write(path: Path, made: Prepared) -> None:
+def _write(path: Path | None, made: Prepared) -> None:
+    if path is None:
+        return
     content = {
         "hash": made.hash,
         "tokenizer_hash": made.tokenizer_hash,
@@ -139,3 +190,7 @@ def _write(path: Path, made: Prepared) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
