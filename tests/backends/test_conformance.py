@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,19 @@ def test_exact_requests_of_mixed_lengths_each_get_what_they_ask_for(loaded: Load
     assert counts(generation) == [5, 1, 9, 3, 16]
     assert [done.prompt_tokens for done in generation.completions] == [5, 40, 1, 17, 8]
     assert {done.finish for done in generation.completions} == {"length"}
+
+
+def test_natural_requests_of_mixed_limits_each_end_at_their_own(loaded: Loaded, folder: Path) -> None:
+    requests = [
+        replace(request, exact=False, max_output_tokens=limit)
+        for request, limit in zip(prompts_of(loaded, folder, SHORT_ANSWERS), (1, 12, 2), strict=True)
+    ]
+    done = loaded.walk(requests).completions
+    assert [one.output_tokens <= limit for one, limit in zip(done, (1, 12, 2), strict=True)] == [True] * 3
+    assert done[0].output_tokens == 1
+    assert all(
+        one.finish == "eos" or one.output_tokens == limit for one, limit in zip(done, (1, 12, 2), strict=True)
+    )
 
 
 def test_completions_come_in_the_order_of_the_requests_under_their_own_indices(loaded: Loaded) -> None:

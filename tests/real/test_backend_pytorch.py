@@ -47,6 +47,38 @@ def test_the_table_opens_it_and_it_says_nothing_stands_in_the_way(tiny: Path) ->
         assert session.facts().device == "cpu"
 
 
+def test_a_batch_ends_once_every_row_is_at_an_end_of_its_own(tiny: Path, tmp_path: Path) -> None:
+    (ended,) = tokens(configured(tiny), [Request(0, prompt(3), 16, exact=False)], batch=1)
+    end = ended[4]
+    (going,) = tokens(configured(tiny), [Request(0, prompt(17, start=5), 16, exact=False)], batch=1)
+    assert end not in going, "another prompt is needed: this row would end by itself"
+    requests = [
+        Request(0, prompt(3), 16, exact=False),
+        Request(1, prompt(17, start=5), 2, exact=False),
+        Request(2, prompt(17, start=5), 7, exact=False),
+    ]
+    steps: list[int] = []
+    with opened(configured(save_tiny_llama(tmp_path, eos=end), batch_size=3)) as session:
+        session._open().model.register_forward_hook(lambda *_: steps.append(1))
+        generation = session.generate(requests, Log())
+    assert [done.finish for done in generation.completions] == ["eos", "length", "length"]
+    assert counts(generation) == [ended.index(end) + 1, 2, 7]
+    assert [list(row) for row in generation.output_ids or ()] == [
+        ended[: ended.index(end) + 1],
+        going[:2],
+        going[:7],
+    ]
+    assert len(steps) == 7
+
+
+def test_special_ids_beyond_the_embedding_are_not_used(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path, eos=[VOCAB, VOCAB + 5], pad_token_id=VOCAB)
+    with opened(configured(folder, batch_size=2)) as session:
+        generation = session.generate(asked([3, 17], output=4), Log())
+        assert session.facts().arguments["eos_token_ids"] == []
+    assert counts(generation) == [4, 4]
+
+
 def test_exact_requests_of_mixed_lengths_each_get_what_they_ask_for(tiny: Path) -> None:
     requests = [
         Request(index, prompt(length), output, exact=True)

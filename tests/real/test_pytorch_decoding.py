@@ -121,6 +121,17 @@ def test_beam_search_returns_the_best_beam_and_tells_no_first_token(tiny: Path) 
     assert facts.kv_cache_bytes == 3 * (one or 0)
 
 
+def test_beams_of_unlike_lengths_in_a_batch_are_each_the_best_of_their_own(tiny: Path) -> None:
+    requests = [
+        Request(at, prompt(5 + at, start=at), length, exact=True) for at, length in enumerate((12, 3, 12))
+    ]
+    with PytorchBackend().open(configured(tiny, num_beams=3, batch_size=3)) as session:
+        generation = session.generate(requests, Log())
+    assert [list(row) for row in generation.output_ids or ()] == [
+        plain(tiny, one, num_beams=3, min_new_tokens=one.max_output_tokens) for one in requests
+    ]
+
+
 def test_beams_that_end_by_themselves_are_counted_to_their_end(tiny: Path, tmp_path: Path) -> None:
     requests = asked([3, 17, 8, 30], output=16, exact=False)
     said = tokens(configured(tiny, num_beams=2), requests, batch=1)

@@ -212,9 +212,9 @@ def test_all_unknown_keys_of_all_places_come_in_one_message(tmp_path: Path) -> N
     assert str(caught.value).splitlines() == [
         "6 unknown keys:",
         "  LLEM_MODLE (environment); did you mean LLEM_MODEL?",
-        f"  pytorch.batchsize (file {path}); did you mean pytorch.batch_size?",
-        f"  pytroch (file {path}); did you mean pytorch?",
-        f"  seed (file {path}); did you mean random_seed?",
+        f"  pytorch.batchsize (file {path}, line 4); did you mean pytorch.batch_size?",
+        f"  pytroch (file {path}, line 3); did you mean pytorch?",
+        f"  seed (file {path}, line 2); did you mean random_seed?",
         "  batch_size (flag); did you mean pytorch.batch_size?",
         "  qqq (flag)",
     ]

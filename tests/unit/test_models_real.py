@@ -21,9 +21,9 @@ from llenergymeasure.models.architecture import from_config
 from llenergymeasure.models.formulas import decode_flops, parameters, prefill_flops
 from llenergymeasure.models.resolve import resolve, weights_path
 from llenergymeasure.models.shapes import SHAPES, hf_config
-from llenergymeasure.models.tokenizers import load_tokenizer
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import Architecture
+from llenergymeasure.workload.tokenizer import load_tokenizer
 
 pytestmark = [
     pytest.mark.real,
@@ -214,13 +214,14 @@ def assert_is_smollm2(directory: Path) -> None:
     assert parameters(resolved.architecture) == 134_515_008
 
     tokenizer = load_tokenizer(directory)
-    assert tokenizer.vocab_size == 49152
-    assert 2 in tokenizer.special_ids
-    ids = tokenizer.encode("What is the capital of France?", chat=True)
+    assert max(tokenizer.ordinary_ids) == 49151
+    assert 2 not in tokenizer.ordinary_ids
+    question = "What is the capital of France?"
+    ids = tokenizer.encode(question, chat=(("user", question),))
     assert ids[0] == 1  # <|im_start|>
     prompt = torch.tensor([ids])
     answer = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False
     )
-    paris = tokenizer.encode(" Paris", chat=False)
+    paris = tokenizer.encode(" Paris")
     assert paris[0] in answer[0, len(ids) :].tolist()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.workload.prepared import prepared
+from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.models.resolve import resolve, weights_path
+from llenergymeasure.workload.prepared import check_prompts, prepared
 
 SMALL = {"model": "smollm2-135m", "n": 3, "max_input_tokens": 64, "max_output_tokens": 4}
 WITHOUT_TRANSFORMERS = """
@@ -39,6 +41,35 @@ def in_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def config(**changes: object) -> ExperimentConfig:
     return ExperimentConfig.model_validate({**SMALL, **changes})
+
+
+def test_what_can_not_be_prepared_is_refused_by_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path))
+    path = tmp_path / "two.jsonl"
+    path.write_text('"one"\n"two"\n')
+    asked = config(n=2, dataset={"name": str(path), "chat_template": "off"})
+    check_prompts(asked)
+    (kept,) = (tmp_path / "workloads").iterdir()
+    assert json.loads(kept.read_text())["hash"] == prepared(asked).hash
+    with pytest.raises(PreFlightError, match="no system") as caught:
+        check_prompts(config(n=1, model=f"random:{broken_template(tmp_path)}"))
+    assert "dataset.chat_template=off" in str(caught.value.hint)
+    assert list((tmp_path / "workloads").iterdir()) == [kept]
+
+
+def broken_template(folder: Path) -> Path:
+    """The small model's shape and tokenizer, with a chat template that raises."""
+    whole = weights_path(resolve("smollm2-135m"))
+    assert whole is not None
+    copy = folder / "model"
+    copy.mkdir()
+    for file in whole.iterdir():
+        if file.suffix == ".json":
+            (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "chat_template.jinja").write_text("{{ raise_exception('no system') }}")
+    return copy
 
 
 def test_every_engine_gets_the_token_ids_that_the_first_made(in_cache: Path) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.models.tokenizers import ByteTokenizer
+from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.records import Request
-from llenergymeasure.workload import Prompt, build_requests, load_prompts, workload_hash
+from llenergymeasure.workload import Prompt, load_prompts
+from llenergymeasure.workload.formats import Turn
+from llenergymeasure.workload.requests import build_requests, check_ids, workload_hash
+from llenergymeasure.workload.tokenizer import ByteTokenizer, ChatTemplateError
 
 SPECIAL = frozenset({0, 1, 2, 255})
 BYTES = ByteTokenizer(256, SPECIAL)
@@ -26,7 +28,7 @@ def config(**fields: object) -> ExperimentConfig:
 
 
 def texts(path: Path, **fields: object) -> list[str | None]:
-    return [prompt.text for prompt in load_prompts(config(dataset=str(path), **fields))]
+    return [prompt.text for prompt in load_prompts(config(dataset=str(path), **fields)).prompts]
 
 
 def lines(path: Path, *each: object) -> Path:
@@ -38,7 +40,7 @@ def lines(path: Path, *each: object) -> Path:
 
 
 def test_mixed_holds_two_hundred_different_prompts_of_six_kinds() -> None:
-    prompts = load_prompts(config(n=200))
+    prompts = load_prompts(config(n=200)).prompts
     assert len({prompt.text for prompt in prompts}) == 200
     kinds = Counter(prompt.id.rpartition("-")[0] for prompt in prompts)
     assert set(kinds) == {"chat", "summarising", "code", "extraction", "translation", "reasoning"}
@@ -46,7 +48,7 @@ def test_mixed_holds_two_hundred_different_prompts_of_six_kinds() -> None:
 
 
 def test_mixed_runs_from_short_to_long_and_beyond_ascii() -> None:
-    found = [prompt.text or "" for prompt in load_prompts(config(n=200))]
+    found = [prompt.text or "" for prompt in load_prompts(config(n=200)).prompts]
     words = sorted(len(text.split()) for text in found)
     assert words[0] <= 10
     assert 30 <= words[100] <= 60
@@ -56,8 +58,8 @@ def test_mixed_runs_from_short_to_long_and_beyond_ascii() -> None:
 
 
 def test_another_seed_gives_another_order() -> None:
-    assert load_prompts(config(n=20)) == load_prompts(config(n=20))
-    assert load_prompts(config(n=20)) != load_prompts(config(n=20, random_seed=1))
+    assert load_prompts(config(n=20)).prompts == load_prompts(config(n=20)).prompts
+    assert load_prompts(config(n=20)).prompts != load_prompts(config(n=20, random_seed=1)).prompts
 
 
 def test_the_order_under_a_seed_is_the_same_in_every_release(tmp_path: Path) -> None:
@@ -68,8 +70,8 @@ def test_the_order_under_a_seed_is_the_same_in_every_release(tmp_path: Path) -> 
 @given(n=st.integers(1, 199), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=20, deadline=None)
 def test_a_larger_n_begins_with_the_same_prompts(n: int, seed: int) -> None:
-    more = load_prompts(config(n=n + 1, random_seed=seed))
-    assert load_prompts(config(n=n, random_seed=seed)) == more[:n]
+    more = load_prompts(config(n=n + 1, random_seed=seed)).prompts
+    assert load_prompts(config(n=n, random_seed=seed)).prompts == more[:n]
 
 
 def test_more_prompts_than_there_are_is_an_error_with_three_ways_out() -> None:
@@ -80,77 +82,18 @@ def test_more_prompts_than_there_are_is_an_error_with_three_ways_out() -> None:
         assert way in str(caught.value.hint)
 
 
-# Files
+# The prompts of AI Energy Score
 
 
-def test_a_line_is_a_string_or_an_object(tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf"plain"\n\n  \n{"prompt": "p", "text": "unused", "id": 7}\n{"text": "t \xc3\xbc"}'
-    )
-    prompts = sorted(load_prompts(config(dataset=str(path), n=3)), key=lambda prompt: prompt.id)
-    assert prompts == [Prompt("1", "plain"), Prompt("5", "t ü"), Prompt("7", "p")]
-
-
-def test_a_relative_path_and_the_home_folder_are_found(
+def test_its_prompts_are_a_thousand_different_ones_where_its_dataset_is_not_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines(tmp_path / "own.jsonl", "here")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert texts(Path("own.jsonl")) == texts(Path("~/own.jsonl")) == ["here"]
-
-
-def test_the_same_id_or_text_twice_is_fine(tmp_path: Path) -> None:
-    path = lines(tmp_path / "own.jsonl", {"id": 1, "text": "a"}, {"id": 1, "text": "a"})
-    assert texts(path, n=2) == ["a", "a"]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "is empty"),
-        (b"\n \n", "is empty"),
-        (b'"fine"\n{"prompt": \n', r"line 2 is not valid JSON"),
-        (b'"fine"\n\n{"question": "?"}\n', r"line 3 has neither a prompt nor a text"),
-        (b'"fine"\n{"prompt": 5}\n', r"line 2: a prompt must be text, got int"),
-        (b'["a", "b"]\n', r"line 1: a prompt must be text, got list"),
-        (b'{"prompt": null, "text": "x"}\n', r"line 1: a prompt must be text, got NoneType"),
-        (b'"fine"\n"\xff"\n', r"line 2 is not UTF-8"),
-        (b'"\\ud800"\n', r"line 1 is not valid Unicode"),
-        (b"[" * 100_000, r"line 1 is not valid JSON"),
-        (b'"' + b"x" * 2**23 + b'"\n', r"line 1 is longer than 8388608 bytes"),
-    ],
-)
-def test_a_bad_file_is_named_with_its_line(tmp_path: Path, content: bytes, says: str) -> None:
-    path = tmp_path / "own.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=says) as caught:
-        load_prompts(config(dataset=str(path)))
-    assert str(path) in caught.value.message
-    assert caught.value.hint
-
-
-def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "huge.jsonl"
-    with path.open("wb") as file:
-        file.truncate(2**30 + 1)
-    with pytest.raises(ConfigError, match=r"has 1\.1 GB"):
-        load_prompts(config(dataset=str(path)))
-
-
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "folder.jsonl").mkdir()
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    for name, says in [
-        ("absent.jsonl", "there is no dataset file"),
-        ("folder.jsonl", "no ordinary file"),
-        ("pipe.jsonl", "no ordinary file"),
-        ("x" * 5000 + ".jsonl", "can't be read"),
-    ]:
-        with pytest.raises(ConfigError, match=says) as caught:
-            load_prompts(config(dataset=str(tmp_path / name)))
-        assert str(tmp_path / name) in caught.value.message
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    found = load_prompts(config(n=1000, dataset="ai-energy-score"))
+    assert len({prompt.text for prompt in found.prompts}) == len({one.id for one in found.prompts}) == 1000
+    assert "EnergyStarAI/text_generation" in str(found.facts.remark)
+    with pytest.raises(ConfigError):
+        load_prompts(config(n=1001, dataset="ai-energy-score"))
 
 
 # Other names
@@ -172,6 +115,35 @@ def install_plugin(folder: Path, code: str) -> None:
     sys.modules.pop("llem_test_plugin", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("https://huggingface.co/datasets/openai/gsm8k/viewer/main/test", "hf:openai/gsm8k:main:test"),
+        ("huggingface.co/datasets/squad", "hf:squad"),
+        ("hf://datasets/openai/gsm8k", "hf:openai/gsm8k"),
+        ("openai/gsm8k", "hf:openai/gsm8k"),
+        ("https://example.com/prompts.jsonl", "download it"),
+        (r"C:\data\my prompts.jsonl", "/mnt/c/data/my prompts.jsonl"),
+        (r"data\prompts.jsonl", "data/prompts.jsonl"),
+        ("$DATA/prompts.jsonl", "shell"),
+    ],
+)
+def test_what_is_pasted_instead_of_a_name_gets_the_name(name: str, way_out: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_prompts(config(dataset=name))
+    assert name in caught.value.message.replace("\\\\", "\\")
+    assert way_out in str(caught.value.hint)
+
+
+def test_a_plugin_yields_records_of_any_known_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "def riddles(name):\n    yield {'question': 'why?', 'output_tokens': 3}\n    yield {'text': ''}\n"
+    install_plugin(tmp_path, code)
+    found = load_prompts(config(dataset="riddles"))
+    assert found.prompts == (Prompt("1", "why?", output_tokens=3),)
+    assert [(one.count, one.first) for one in found.facts.skipped] == [(1, (2,))]
+
+
 def test_a_plugin_names_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     install_plugin(tmp_path, "def riddles(name):\n    yield from (f'{name} 1', f'{name} 2')\n")
@@ -188,7 +160,7 @@ def test_a_plugin_names_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("raise ImportError('no such thing')", "can't be loaded: ImportError: no such thing"),
         ("other = 1", "can't be loaded"),
-        ("def riddles(name):\n    yield 'fine'\n    yield 5\n", "prompt 2 must be text, got int"),
+        ("def riddles(name):\n    yield 'fine'\n    yield 5\n", "record 2 is a number"),
     ],
 )
 def test_a_broken_plugin_is_named(
@@ -211,7 +183,7 @@ def synthetic(n: int, length: int, seed: int = 42) -> tuple[Request, ...]:
         max_input_tokens=length,
         random_seed=seed,
     )
-    return build_requests(asked, load_prompts(asked), BYTES).requests
+    return build_requests(asked, load_prompts(asked).prompts, BYTES).requests
 
 
 @given(n=st.integers(1, 20), length=st.integers(1, 300), seed=st.integers(0, 2**32 - 1))
@@ -258,15 +230,19 @@ def test_what_is_wanted_of_a_request_comes_from_the_configuration(output_length:
 
 @dataclass(frozen=True)
 class Talking:
-    """A tokenizer with a chat template: it puts 1 before and 2 after a user's turn."""
+    """A tokenizer with a chat template: it puts 1 before and 2 after a turn, and refuses a system's."""
 
-    vocab_size: int = 256
-    special_ids: frozenset[int] = SPECIAL
+    ordinary_ids: tuple[int, ...] = tuple(range(3, 255))
     hash: str = "h"
     chat_template_hash: str | None = "t"
+    chat_template_date: str | None = None
 
-    def encode(self, text: str, *, chat: bool) -> list[int]:
-        return [1, *text.encode(), 2] if chat else list(text.encode())
+    def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:
+        if any(role == "system" for role, _ in chat):
+            raise ChatTemplateError("no system here")
+        if not chat:
+            return list(text.encode())
+        return [token for _, content in chat for token in (1, *content.encode(), 2)]
 
 
 @pytest.mark.parametrize(("template", "tokens"), [("auto", (1, 104, 105, 2)), ("off", (104, 105))])
@@ -274,6 +250,47 @@ def test_the_chat_template_is_applied_unless_switched_off(template: str, tokens:
     asked = config(dataset={"name": "mixed", "chat_template": template})
     (request,) = build_requests(asked, [Prompt("a", "hi")], Talking()).requests
     assert request.prompt == tokens
+
+
+def test_a_conversation_reaches_the_template_turn_by_turn_and_without_one_as_its_texts() -> None:
+    turns = (("user", "a"), ("assistant", "b"), ("user", "c"))
+    prompt = Prompt("1", "a\n\nb\n\nc", turns=turns)
+    (request,) = build_requests(config(), [prompt], Talking()).requests
+    assert request.prompt == (1, 97, 2, 1, 98, 2, 1, 99, 2)
+    off = config(dataset={"name": "mixed", "chat_template": "off"})
+    assert bytes(build_requests(off, [prompt], Talking()).requests[0].prompt) == b"a\n\nb\n\nc"
+
+
+def test_a_template_that_raises_is_refused_with_the_prompt_and_the_way_out() -> None:
+    prompts = [Prompt("fine", "a"), Prompt("odd-7", "s\n\na", turns=(("system", "s"), ("user", "a")))]
+    with pytest.raises(
+        PreFlightError, match="any refuses prompt odd-7 of dataset mixed: no system"
+    ) as caught:
+        build_requests(config(n=2), prompts, Talking())
+    assert "dataset.chat_template=off" in str(caught.value.hint)
+
+
+def test_ids_beyond_the_embedding_are_never_drawn_and_change_no_other_draw() -> None:
+    asked = config(n=4, dataset={"name": "synthetic", "prompt_tokens": 500}, max_input_tokens=500)
+    prompts = load_prompts(asked).prompts
+    short = build_requests(asked, prompts, BYTES, rows=100).requests
+    assert {token for request in short for token in request.prompt} == set(range(3, 100))
+    assert build_requests(asked, prompts, BYTES, rows=300) == build_requests(asked, prompts, BYTES)
+
+
+def test_a_text_with_an_id_beyond_the_embedding_is_refused_by_prompt_and_id() -> None:
+    prompts = [Prompt("a", "~"), Prompt("b", "\x7f")]
+    workload = build_requests(config(n=2), prompts, BYTES)
+    check_ids(config(n=2), prompts, workload, rows=128)
+    check_ids(config(n=2), prompts, workload, rows=None)
+    with pytest.raises(PreFlightError, match=r"prompt b of dataset mixed holds token id 127.* 127 rows"):
+        check_ids(config(n=2), prompts, workload, rows=127)
+
+
+def test_a_prompt_with_a_length_of_its_own_gets_it_and_the_others_the_experiment_s() -> None:
+    prompts = [Prompt("a", "x", output_tokens=3), Prompt("b", "y")]
+    requests = build_requests(config(n=2, max_output_tokens=9), prompts, BYTES).requests
+    assert [(one.max_output_tokens, one.exact) for one in requests] == [(3, True), (9, True)]
 
 
 def test_an_empty_text_needs_at_least_one_token() -> None:

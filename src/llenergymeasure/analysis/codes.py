@@ -56,7 +56,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "single_pass": "One pass in one process: scatter cannot be determined, so there is no interval from it.",
     "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %. The "
     "engine's count is the count; over 5 % `tokens.disputed` is true.",
-    "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`.",
+    "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`, or "
+    "the length of its record.",
     "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
     "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
     "from the plan and hold that delay.",

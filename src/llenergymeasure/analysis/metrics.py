@@ -74,6 +74,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         memory=_memory(measurements),
         devices=device_states(energies),
         throttling=_throttling(measurements),
+        dataset=first.dataset,
         workload_hash=first.workload_hash,
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
@@ -86,6 +87,10 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
     for one in energies:
         yield from one.measurement.notes
     first = energies[0]
+    if first.measurement.dataset is not None:
+        yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
+    if (told := first.measurement.facts.chat_template_date) is not None:
+        yield f"the chat template asks for the date and was told {told}"
     for domain in first.measurement.trace.domains:
         if domain not in first.domains and domain.name not in first.lacks:
             yield f"{domain.name} was seen and not counted"

@@ -14,7 +14,7 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
     """Sums over the passes of all runs: the engine's counts, and llem's own where every request has one."""
     done = _completions([one for measurement in measurements for one in measurement.passes])
     measurement = measurements[0]
-    asked = measurement.config.max_output_tokens
+    wanted, most = measurement.output_lengths, measurement.config.max_output_tokens
     read, written = sum(one.prompt_tokens for one in done), sum(one.output_tokens for one in done)
     natural = measurement.config.output_length == "natural"
     return Tokens(
@@ -22,7 +22,9 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
         output=written,
         total=read + written,
         requests=len(done),
-        pinned_ok=None if natural else all(one.output_tokens == asked for one in done),
+        pinned_ok=None
+        if natural
+        else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in done),
         disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
         local_input=_sum_of_all([one.local_prompt_tokens for one in done]),
         local_output=_sum_of_all([one.local_output_tokens for one in done]),

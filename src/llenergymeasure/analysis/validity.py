@@ -160,7 +160,7 @@ def _of_experiment(
         yield MeasurementWarning.of("target_not_met", f"{done} were measured")
     if tokens.pinned_ok is False:
         yield MeasurementWarning.of(
-            "output_not_pinned", "some requests did not produce just max_output_tokens"
+            "output_not_pinned", "some requests did not produce just the tokens that they asked for"
         )
 
 

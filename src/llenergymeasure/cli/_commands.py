@@ -28,7 +28,7 @@ Explained: TypeAlias = Annotated[
 def run(  # noqa: PLR0913  the signature is the command line
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="CONFIG", parser=_path, help="YAML file that describes the experiment"),
+        typer.Argument(metavar="CONFIG", parser=_path, help="YAML file of an experiment or a study, or -"),
     ] = None,
     *,
     model: Annotated[
@@ -39,7 +39,7 @@ def run(  # noqa: PLR0913  the signature is the command line
         str | None, typer.Option("--backend", "-b", help="Engine that runs the model, such as pytorch")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, or a .jsonl file")
+        str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
     ] = None,
     n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,

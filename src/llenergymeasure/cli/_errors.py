@@ -42,7 +42,8 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
 
 def format_validation_error(error: ValidationError) -> str:
     """`Config validation failed (n errors):`, then a line per error with its path."""
-    lines = dict.fromkeys(_line(details) for details in error.errors(include_url=False))
+    places = dict(note.split(": ", 1) for note in getattr(error, "__notes__", ()))
+    lines = dict.fromkeys(_placed(details, places) for details in error.errors(include_url=False))
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
     return "\n".join([f"Config validation failed ({count}):", *(f"  {printable(line)}" for line in lines)])
 
@@ -85,6 +86,12 @@ def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
+def _placed(details: Mapping[str, Any], places: Mapping[str, str]) -> str:
+    """The line of an error, with where the value comes from, as the loader noted it."""
+    place = places.get(".".join(map(str, details["loc"])))
+    return _line(details) + (f" ({place})" if place else "")
+
+
 def _line(details: Mapping[str, Any]) -> str:
     loc = tuple(details["loc"])
     # pydantic appends the branch of a union, such as literal['auto']; a user knows only field names
@@ -97,7 +104,11 @@ def _line(details: Mapping[str, Any]) -> str:
         return f"{path}: unknown key" + (f". Did you mean: {meant}?" if meant else "")
     if kind == "missing":
         return f"{path}: required, but not given"
-    message = _one_line(details["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip("."))
+    message = (
+        "should not be empty (is a variable of the command unset?)"
+        if given == ""
+        else _one_line(details["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip("."))
+    )
     if kind in {"literal_error", "unknown_name"}:
         choices = re.findall(r"'([^']*)'", str(details["ctx"]["expected"]))
         meant = nearest(given, choices) if isinstance(given, str) else None

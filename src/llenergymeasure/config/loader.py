@@ -7,13 +7,13 @@ that over the preset, and the preset over the defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
 from platformdirs import user_config_path
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from llenergymeasure.config import yaml
@@ -22,7 +22,15 @@ from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.secrets import is_secret, way_out
-from llenergymeasure.config.suggest import RENAMED, is_free, keys_beside, nearest, nearest_key, section_of
+from llenergymeasure.config.suggest import (
+    RENAMED,
+    is_free,
+    keys_beside,
+    nearest,
+    nearest_key,
+    peer_key,
+    section_of,
+)
 from llenergymeasure.exceptions import ConfigError, LLEMError
 
 PREFIX = "LLEM_"
@@ -96,6 +104,7 @@ class Sources:
     file: _Layer
     flags: _Layer
     batch_size: JsonValue = None
+    path: Path | None = None
 
 
 def read_sources(
@@ -119,7 +128,13 @@ def read_sources(
         file = _layer(content, "study" if path is None else f"file {path}", unknown)
     else:
         file = {} if path is None else _from_file(Path(path), unknown)
-    sources = Sources((of_user, of_environment), file, _layer(flags, "flag", unknown), batch_size)
+    sources = Sources(
+        (of_user, of_environment),
+        file,
+        _layer(flags, "flag", unknown),
+        batch_size,
+        Path(path) if path is not None and content is None else None,
+    )
     if unknown:
         head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
         raise ConfigError(head + "\n  ".join(map(str, unknown)))
@@ -152,7 +167,12 @@ def resolve(
             key: leaf for key, leaf in layers[at].items() if not _of_other_engine(key, str(backend))
         }
     said = _overlay([base, *layers])
-    config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    try:
+        config = ExperimentConfig.model_validate(_unflatten({key: leaf.value for key, leaf in said.items()}))
+    except ValidationError as error:
+        for key, origin in _places(error, said, sources.path):
+            error.add_note(f"{key}: {origin}")
+        raise
     _refuse_other_engines(said, config.backend)
     return config.with_origins(_origins(said, config.backend))
 
@@ -179,18 +199,45 @@ def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
 
 
 def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
-    content = yaml.read_mapping(path)
+    content, name = yaml.read_mapping(path), yaml.named(path)
     if not content:
         raise ConfigError(
-            f"{path} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
+            f"{name} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
         )
     if study := STUDY_KEYS & content.keys():
         raise ConfigError(
-            f"{path} describes a study ({', '.join(sorted(study))}); "
+            f"{name} describes a study ({', '.join(sorted(study))}); "
             "this version runs single experiments only",
             hint="give one experiment per file, with `model:` at its top level",
         )
-    return _layer(content, f"file {path}", unknown)
+    known = len(unknown)
+    layer = _layer(content, _file_origin(path), unknown)
+    if len(unknown) > known:
+        lines = yaml.key_lines(path)
+        unknown[known:] = [
+            replace(one, origin=_with_line(one.key, one.origin, lines)) for one in unknown[known:]
+        ]
+    return layer
+
+
+def _file_origin(path: Path) -> str:
+    return yaml.named(path) if path == yaml.STDIN else f"file {path}"
+
+
+def _with_line(key: str, origin: str, lines: Mapping[str, int]) -> str:
+    line = next((lines[name] for name in (key, *_parents(key)) if name in lines), None)
+    return origin if line is None else f"{origin}, line {line}"
+
+
+def _places(error: ValidationError, said: _Layer, path: str | Path | None) -> Iterator[tuple[str, str]]:
+    """The key of each value that is not allowed, and where it comes from, to the line of the file."""
+    of_file = None if path is None else _file_origin(Path(path))
+    lines = {} if path is None else yaml.key_lines(Path(path))
+    for details in error.errors(include_url=False, include_context=False):
+        key = ".".join(map(str, details["loc"]))
+        leaf = next((said[name] for name in (key, f"{key}.name", *_parents(key)) if name in said), None)
+        if leaf is not None:
+            yield key, _with_line(key, leaf.origin, lines if leaf.origin == of_file else {})
 
 
 def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _Layer:
@@ -217,7 +264,7 @@ def _layer(values: Mapping[str, JsonValue], origin: str, unknown: list[_Unknown]
     stray: set[str] = set()
     for key, value in leaves(_unflatten(named, where=origin), empty=True):
         if (first := first_unknown(key)) is not None:
-            stray.add(first)
+            stray.add(first if peer_key(key) is None else key)
         elif not _says_nothing(key, value):
             layer[key] = _Leaf(value, origin)
     unknown.extend(_Unknown(key, origin) for key in sorted(stray))

@@ -78,7 +78,18 @@ class DatasetConfig(Section):
     """Where prompts come from. A bare string stands for `name`."""
 
     name: str = Field(
-        default="mixed", min_length=1, description="mixed, synthetic, or the path of a .jsonl file"
+        default="mixed",
+        min_length=1,
+        description="mixed, synthetic, ai-energy-score, the path of a JSON file, "
+        "or hf:<name>[:<config>][:<split>][:<column>]",
+    )
+    column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="key that holds the prompt, where it is none of the usual ones",
+    )
+    strict: bool = Field(
+        default=False, description="refuse records without a prompt rather than skip and count them"
     )
     prompt_tokens: Positive = Field(default=128, description="length of every synthetic prompt, in tokens")
     chat_template: Literal["auto", "off"] = Field(
@@ -248,7 +259,8 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     max_output_tokens: Positive = 128
     output_length: Literal["exact", "natural"] = Field(
         default="exact",
-        description="exact: every request produces max_output_tokens; natural: it may stop at EOS",
+        description="exact: every request produces max_output_tokens, or the length that its record names; "
+        "natural: it may stop at EOS",
     )
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)

@@ -33,8 +33,9 @@ PRESET_VALUES: Mapping[str, Mapping[str, JsonValue]] = MappingProxyType(
             "warmup.max_seconds": 120.0,
         },
         # Text generation of AI Energy Score (optimum-benchmark, energy_star/text_generation.yaml): 1,000
-        # prompts one at a time, 10 tokens each, bf16. Its prompts come as a .jsonl file: --dataset.
+        # prompts one at a time, 10 tokens each, bf16. Its prompts are used where they are on this disk.
         "ai-energy-score": {
+            "dataset.name": "ai-energy-score",
             "n": 1000,
             "precision": "bf16",
             "max_output_tokens": 10,

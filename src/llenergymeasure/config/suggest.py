@@ -21,10 +21,78 @@ RENAMED = {
     "passes.minimum": "passes.count",
 }
 
+# what transformers, vLLM, llama.cpp, optimum-benchmark and lm-eval call these, by the last word of the key
+PEERS = {
+    **dict.fromkeys(
+        ("torch_dtype", "dtype", "load_in_4bit", "load_in_8bit", "quantization_scheme"), "precision"
+    ),
+    **dict.fromkeys(
+        ("model_id", "model_name", "model_path", "pretrained", "tokenizer", "processor"), "model"
+    ),
+    **dict.fromkeys(("pretrained_model_name_or_path", "hf_model"), "model"),
+    **dict.fromkeys(("max_new_tokens", "min_new_tokens", "max_tokens", "output_len"), "max_output_tokens"),
+    **dict.fromkeys(("max_completion_tokens", "num_new_tokens", "n_predict", "n_gen"), "max_output_tokens"),
+    **dict.fromkeys(
+        ("sequence_length", "max_seq_length", "input_len", "max_prompt_length"), "max_input_tokens"
+    ),
+    **dict.fromkeys(("dataset_name", "dataset_path", "prompts", "prompt_file"), "dataset.name"),
+    **dict.fromkeys(("text_column", "text_column_name", "prompt_column"), "dataset.column"),
+    **dict.fromkeys(("apply_chat_template", "use_chat_template"), "dataset.chat_template"),
+    **dict.fromkeys(("num_prompts", "num_samples", "limit", "n_prompts", "request_count"), "n"),
+    **dict.fromkeys(("seed", "manual_seed"), "random_seed"),
+    **dict.fromkeys(("do_sample", "temp"), "decoder.temperature"),
+    "repeat_penalty": "decoder.repetition_penalty",
+    "ignore_eos": "output_length",
+    **dict.fromkeys(("warmup_runs", "warmup_steps", "num_iters_warmup"), "warmup.min_batches"),
+    **dict.fromkeys(("iterations", "num_iters", "repetitions", "num_runs"), "repeats.count"),
+    **dict.fromkeys(("duration", "benchmark_duration"), "passes.seconds"),
+    **dict.fromkeys(
+        ("attn_impl", "attention_implementation", "use_flash_attention_2"), "pytorch.attn_implementation"
+    ),
+    "torch_compile": "pytorch.compile",
+    **dict.fromkeys(("per_device_batch_size", "max_batch_size"), "pytorch.batch_size"),
+    **{
+        name: f"vllm.engine.{name}"
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "gpu_memory_utilization",
+            "max_model_len",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "enforce_eager",
+            "kv_cache_dtype",
+            "quantization",
+            "enable_prefix_caching",
+            "speculative_config",
+        )
+    },
+    **dict.fromkeys(("n_gpu_layers", "ngl"), "llamacpp.gpu_layers"),
+    **dict.fromkeys(("n_ctx", "ctx_size"), "llamacpp.context"),
+    "n_threads": "llamacpp.threads",
+}
+_SAME_VALUES = {
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float": "fp32",
+    "8bit": "int8",
+    "4bit": "int4",
+    "hf": "pytorch",
+    "transformers": "pytorch",
+    "llama.cpp": "llamacpp",
+    "llama-cpp": "llamacpp",
+    "trtllm": "tensorrt",
+    "tensorrt-llm": "tensorrt",
+}
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, None where none is close."""
     options = list(candidates)
+    if (same := _SAME_VALUES.get(name.lower().removeprefix("torch."))) in options:
+        return same
     by_lower = {option.lower(): option for option in options}
     if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6):
         return by_lower[close[0]]
@@ -71,11 +139,20 @@ def _walk(model: type[Section], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
             yield from _walk(section, f"{prefix}{name}.")
 
 
+def peer_key(key: str) -> str | None:
+    """What a key of another program is here."""
+    return PEERS.get(key.rpartition(".")[2].lower().replace("-", "_"))
+
+
 def nearest_key(key: str) -> str | None:
-    """The valid dotted key most like `key`: first among its siblings, then anywhere by its last word."""
+    """The valid dotted key most like `key`: as others call it, then among siblings, then by the last word."""
     parent, _, last = key.rpartition(".")
+    if (meant := peer_key(key)) is not None:
+        return meant
     if parent in known_keys() and section_of(known_keys()[parent]) is None:
         return parent  # it holds a single value
+    if last in {"name", "id", "type"} and parent in known_keys():
+        return parent
     prefix = f"{parent}." if parent else ""
     known = keys_beside(key.partition(".")[0])
     siblings = [

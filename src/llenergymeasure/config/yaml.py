@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 import stat
-from collections.abc import Hashable
+import sys
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from llenergymeasure.exceptions import ConfigError
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
+STDIN = Path("-")
 
 
 def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
@@ -90,6 +93,8 @@ def parse(text: str, *, where: str) -> JsonValue:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
+        if "'\\t'" in (error.problem or ""):
+            raise ConfigError(f"{where}{line}: a tab can't indent", hint="use spaces") from error
         raise ConfigError(f"{where}{line}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from error
@@ -98,19 +103,44 @@ def parse(text: str, *, where: str) -> JsonValue:
 def read_mapping(path: Path) -> dict[str, JsonValue]:
     """The mapping that the file holds, {} when it holds nothing; ConfigError says what is wrong with it."""
     text = _read_text(path)
-    value = parse(text, where=str(path))
+    value = parse(text, where=named(path))
     if value is None:
         return {}
     if not isinstance(value, dict):
         found = "a list" if isinstance(value, list) else f"the single value {str(value)[:40]!r}"
         raise ConfigError(
-            f"{path} holds {found}, not a mapping of keys to values",
+            f"{named(path)} holds {found}, not a mapping of keys to values",
             hint="write it as `key: value` lines, such as `model: gpt2`",
         )
     return value
 
 
+def key_lines(path: Path) -> dict[str, int]:
+    """The line of each dotted key in a file that `read_mapping` reads."""
+    root = yaml.compose(_read_text(path), Loader=_CoreLoader)
+    return dict(_lines(root, "")) if root is not None else {}
+
+
+def _lines(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int]]:
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{prefix}{key.value}"
+        yield name, key.start_mark.line + 1
+        yield from _lines(value, f"{name}.")
+
+
+def named(path: Path) -> str:
+    return "standard input" if path == STDIN else str(path)
+
+
+@cache
+def _standard_input() -> bytes:
+    """Read once: a configuration is looked at more often than that."""
+    return sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin is not None else b""
+
+
 def _read_text(path: Path) -> str:
+    if path == STDIN:
+        return _decoded(_standard_input(), path)
     try:
         # a pipe could be read only once, and a device might never end
         if not stat.S_ISREG(path.stat().st_mode):
@@ -122,6 +152,10 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"there is no configuration file {path}", hint=_as_model(path)) from error
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    return _decoded(data, path)
+
+
+def _decoded(data: bytes, path: Path) -> str:
     if b"\0" in data:
         raise ConfigError(f"{path} is a binary file, not YAML", hint=_as_model(path))
     if len(data) > MAX_BYTES:

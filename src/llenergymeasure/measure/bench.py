@@ -68,12 +68,13 @@ class Bench:
         backend = self._load(self._config.backend)
         work = prepared(self._config)
         self._requests: tuple[Request, ...] = work.workload.requests
-        self._hashes = (work.tokenizer_hash, work.chat_template_hash)
+        self._work = work
         start_ns = self._clock.monotonic_ns()
         self._session: Session = self._stack.enter_context(backend.open(self._config))
         self._session.synchronize()
         load = Window(start_ns, self._clock.monotonic_ns())
-        return Ready(load, self._facts(), work.workload.cut, work.hash)
+        lengths = tuple(request.max_output_tokens for request in self._requests)
+        return Ready(load, self._facts(), work.workload.cut, work.hash, work.dataset, lengths)
 
     def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         """The longest batch once, so that memory has grown to its size; then a typical one until its times
@@ -158,9 +159,11 @@ class Bench:
         return facts
 
     def _facts(self) -> SessionFacts:
-        tokenizer_hash, chat_template_hash = self._hashes
         return replace(
-            self._session.facts(), tokenizer_hash=tokenizer_hash, chat_template_hash=chat_template_hash
+            self._session.facts(),
+            tokenizer_hash=self._work.tokenizer_hash,
+            chat_template_hash=self._work.chat_template_hash,
+            chat_template_date=self._work.chat_template_date,
         )
 
     def _run(self, batch: Sequence[Request]) -> int:

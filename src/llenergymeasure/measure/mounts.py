@@ -48,7 +48,7 @@ def _named_files(config: ExperimentConfig) -> Iterator[Path]:
     described = config.model_dump(mode="json", exclude={"output_dir", "runner"})
     for _, text in leaves(described, lists=True):
         name = text.removeprefix("random:") if isinstance(text, str) else ""
-        if "/" not in name and not name.endswith((".jsonl", ".gguf")):
+        if "/" not in name and "." not in name:
             continue
         path = Path(name).expanduser().absolute()
         if path != Path("/") and path.exists():

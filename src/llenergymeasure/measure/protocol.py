@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.records import BlockKind, Pass, RunFailure, SessionFacts, WarmUp, Window
+from llenergymeasure.records import BlockKind, DatasetFacts, Pass, RunFailure, SessionFacts, WarmUp, Window
 
 PROTOCOL_VERSION = 3
 EVENTS_NAME = "events.jsonl"
@@ -74,12 +74,16 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded. `cut` prompts were longer than max_input_tokens."""
+    """The model is loaded. `cut` prompts were longer than max_input_tokens; `output_lengths` are what each
+    request wants, by index.
+    """
 
     load: Window
     facts: SessionFacts
     cut: int
     workload_hash: str
+    dataset: DatasetFacts | None = None
+    output_lengths: tuple[int, ...] | None = None
     say: Literal["ready"] = "ready"
 
 

@@ -19,6 +19,7 @@ from llenergymeasure.records import (
     Architecture,
     Block,
     BlockKind,
+    DatasetFacts,
     Environment,
     FailedRun,
     Idle,
@@ -69,6 +70,8 @@ class Measured:
     blocks: tuple[Silenced, ...]
     index: int = 1
     cut_prompts: int | None = None
+    dataset: DatasetFacts | None = None
+    output_lengths: tuple[int, ...] | None = None
     spinning_cores: float | None = None
     throttling: Throttling | None = None
     unread: Mapping[str, str] = field(default_factory=dict)

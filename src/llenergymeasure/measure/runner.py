@@ -43,6 +43,7 @@ from llenergymeasure.records import (
     Window,
 )
 from llenergymeasure.results.store import write_requests
+from llenergymeasure.workload.prepared import check_prompts
 
 # It is recorded still, and lies beside the events.
 _NO_TRACE = Trace((), {})
@@ -114,6 +115,10 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         cleared = preflight(config, choose, gpus=gpus)
         job.locks.take(run_domains(cleared.meters.domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)
+        tell("making token ids of the prompts")
+        # In a container it is the image that has what makes token ids, and its worker that refuses.
+        if config.runner.kind == "local":
+            check_prompts(config)
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
@@ -139,6 +144,8 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                     notes=_notes(cleared),
                     workload_hash=seen.ready.workload_hash,
                     cut_prompts=seen.ready.cut,
+                    dataset=seen.ready.dataset,
+                    output_lengths=seen.ready.output_lengths,
                     spinning_cores=conditions.spinning_cores,
                     throttling=conditions.throttling,
                     unread=dict(cleared.meters.unread),

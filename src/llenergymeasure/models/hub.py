@@ -39,9 +39,12 @@ def is_revision(name: str) -> bool:
     return _REVISION.fullmatch(name) is not None and ".." not in name
 
 
-def cached_snapshot(hub_id: str, revision: str) -> Path | None:
-    """The folder of that revision in the hub cache, whole or not; None when there is none."""
-    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
+def cached_snapshot(hub_id: str, revision: str, *, kind: str = "models") -> Path | None:
+    """The folder of that revision in the hub cache, whole or not; None when there is none.
+
+    `kind` is `models` or `datasets`.
+    """
+    repository = hub_cache() / f"{kind}--{hub_id.replace('/', '--')}"
     reference = repository / "refs" / revision
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = repository / "snapshots" / commit

@@ -12,6 +12,7 @@ from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models import hub
 from llenergymeasure.models.architecture import from_config, from_gguf
 from llenergymeasure.models.gguf import converted, read_gguf
+from llenergymeasure.models.pasted import pasted_model
 from llenergymeasure.models.shapes import HUB_SHAPES, SHAPES
 from llenergymeasure.models.weights import check_weights, read_json_object
 from llenergymeasure.records import Architecture
@@ -52,6 +53,8 @@ def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
         return _smollm2(model, revision)
     if model.startswith(_RANDOM):
         return _random(model)
+    if (pasted := pasted_model(model)) is not None:
+        raise PreFlightError(f"model {model!r} {pasted.reason}", hint=pasted.way_out)
     try:
         path = Path(model).expanduser()
         if path.is_dir() and ((path / "config.json").is_file() or not _on_hub(model)):

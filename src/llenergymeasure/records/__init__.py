@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llenergymeasure.exceptions import FailureKind, RunFailure, Stage
+from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
@@ -57,6 +58,7 @@ __all__ = [
     "BlockKind",
     "Clock",
     "Completion",
+    "DatasetFacts",
     "Domain",
     "DomainKind",
     "EnergyReading",
@@ -82,6 +84,7 @@ __all__ = [
     "Sample",
     "Series",
     "SessionFacts",
+    "SkippedRecords",
     "Stage",
     "Start",
     "Throttling",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llenergymeasure.config.engines import Traits
+from llenergymeasure.records.dataset import DatasetFacts
 from llenergymeasure.records.machine import Environment, Overhead, Start, Throttling
 from llenergymeasure.records.measuring import Trace
 from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
@@ -24,6 +25,7 @@ class Measurement:
     `index` numbers the runs of an experiment from 1. `spinning_cores` is what its processes used of the
     processors while the loaded model was left alone, `throttling` what a CPU quota did in its passes (None
     without one), `unread` the domains that could not be read from the start, with the reasons.
+    `output_lengths` are what each request wanted, by index.
     """
 
     experiment_id: str
@@ -45,6 +47,8 @@ class Measurement:
     notes: tuple[str, ...] = field(default=())
     workload_hash: str | None = None
     cut_prompts: int | None = None
+    dataset: DatasetFacts | None = None
+    output_lengths: tuple[int, ...] | None = None
     spinning_cores: float | None = None
     throttling: Throttling | None = None
     unread: Mapping[str, str] = field(default_factory=dict)

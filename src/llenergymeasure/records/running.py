@@ -128,7 +128,10 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What the engine says of itself once loaded: the arguments in force, not those asked for."""
+    """What the engine says of itself once loaded: the arguments in force, not those asked for.
+
+    `chat_template_date` is the pinned date (ISO 8601) that a chat template which asks for today's was told.
+    """
 
     device: str
     arguments: Mapping[str, JsonValue]
@@ -141,6 +144,7 @@ class SessionFacts:
     memory_source: str | None = None
     tokenizer_hash: str | None = None
     chat_template_hash: str | None = None
+    chat_template_date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import (
+    DatasetFacts,
     EnergyReading,
     Environment,
     Estimate,
@@ -307,6 +308,7 @@ class ExperimentResult(Part):
     throttling: Throttling | None = Field(
         default=None, description="what a CPU quota did in the passes of all runs; null without one"
     )
+    dataset: DatasetFacts | None = Field(default=None, description="what the prompts were read from")
     workload_hash: str | None = Field(default=None, description="SHA-256 of all prompts' token ids")
     warnings: tuple[MeasurementWarning, ...]
     overhead: OverheadPart

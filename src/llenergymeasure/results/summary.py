@@ -182,6 +182,8 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
             _cut(result),
         ),
     )
+    if result.dataset is not None and (notes := list(result.dataset.notes())):
+        yield Row("Prompts", f"{result.config.n} of {result.config.dataset.name}", _listed(*notes))
     flops = speed.flops
     if flops.total is None:
         yield Row("Arithmetic", MISSING, gap=flops.reason or "")

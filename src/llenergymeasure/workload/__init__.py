@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llenergymeasure.workload.prompts import Prompt, load_prompts
-from llenergymeasure.workload.requests import Workload, as_requests, build_requests, workload_hash
+from llenergymeasure.workload.formats import Prompt
+from llenergymeasure.workload.prompts import Dataset, load_prompts
 
-__all__ = ["Prompt", "Workload", "as_requests", "build_requests", "load_prompts", "workload_hash"]
+__all__ = ["Dataset", "Prompt", "load_prompts"]

@@ -2,151 +2,215 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 
 from llenergymeasure.config import plugins
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.models.hub import cached_snapshot
+from llenergymeasure.models.pasted import exists, pasted_dataset
+from llenergymeasure.records import DatasetFacts, SkippedRecords
+from llenergymeasure.records.dataset import counted
+from llenergymeasure.workload import hub
+from llenergymeasure.workload.files import opened
+from llenergymeasure.workload.foreign import JSON_FORMATS
+from llenergymeasure.workload.formats import OddRecordError, Prompt, UnknownFormatError, read_record
 
-MAX_FILE_BYTES = 2**30
-MAX_LINE_BYTES = 2**23
-LINE_FORMAT = 'each line is a JSON string, or an object with a "prompt" or "text"'
+BUILT_IN = ("ai-energy-score", "mixed", "synthetic")
+SCORE_ID = "EnergyStarAI/text_generation"
+FILE_SUFFIXES = {
+    ".jsonl",
+    ".json",
+    ".ndjson",
+    ".gz",
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".zst",
+    ".zip",
+}
+_FIRST = 5
+# With each of these before it a built-in prompt is another one.
+_MANNERS = ("", "Answer briefly. ", "Answer in detail. ", "Answer for a beginner. ", "Answer as a list. ")
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A text, or the length of a synthetic prompt in tokens; the other one is None."""
+class Dataset:
+    """The prompts of an experiment, in order, and what they were read from."""
 
-    id: str
-    text: str | None = None
-    length: int | None = None
+    prompts: tuple[Prompt, ...]
+    facts: DatasetFacts
 
 
-def load_prompts(config: ExperimentConfig) -> tuple[Prompt, ...]:
+def load_prompts(config: ExperimentConfig) -> Dataset:
     """The `config.n` prompts of `config.dataset`, chosen and ordered by `config.random_seed`.
 
     They are the first n of a seeded shuffle, so a larger n under the same seed begins with the same prompts.
     ConfigError when there is no such dataset, it is too small, or a file holds something else: it names the
-    file and the line.
+    file and the place. PreFlightError where the hub can't be asked for one of its datasets.
     """
+    found, facts = _all_prompts(config)
+    if config.n > len(found):
+        name, skipped = config.dataset.name, facts.skipped_count
+        without = f" ({skipped} of {facts.records} records hold none: {facts.reasons})" if skipped else ""
+        raise ConfigError(
+            f"dataset {name} has {counted(len(found), 'prompt')}{without}, and n is {config.n}",
+            hint=(f"lower n to {len(found)}, " if found else "")
+            + "give a larger .jsonl file, or use the dataset synthetic",
+        )
+    # Synthetic ones are drawn by place, and have no order of their own.
+    if config.dataset.name != "synthetic":
+        random.Random(config.random_seed).shuffle(found)  # noqa: S311  repeatable, not secret
+    chosen = tuple(found[: config.n])
+    _check_lengths(config, chosen)
+    own = sum(prompt.output_tokens is not None for prompt in chosen)
+    return Dataset(chosen, replace(facts, own_lengths=own))
+
+
+def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     name = config.dataset.name
     if name == "synthetic":
-        return _synthetic(config)
+        return _synthetic(config), DatasetFacts("drawn from the vocabulary", (), "record", config.n)
     if name == "mixed":
-        with (resources.files(__package__) / "mixed.jsonl").open("rb") as file:
-            prompts = list(_read_lines(file, name))
-    elif name.endswith(".jsonl"):
-        prompts = _read_file(Path(name).expanduser())
-    else:
-        prompts = _from_plugin(name)
-    if config.n > len(prompts):
+        return _mixed()
+    if name == "ai-energy-score":
+        return _score(config)
+    if (pasted := pasted_dataset(name)) is not None:
+        raise ConfigError(f"dataset {name!r} {pasted.reason}", hint=pasted.way_out)
+    if name.startswith(hub.PREFIX):
+        asked = hub.parse_name(name)
+        source, rows = hub.rows(asked)
+        return _prompts(config, enumerate(rows, start=1), source=source, column=asked.column)
+    if _is_file(name):
+        path = Path(name).expanduser()
+        with opened(path) as records:
+            return _prompts(config, records.values, source=str(path), by_line=records.numbered_by == "line")
+    return _from_plugin(config, name)
+
+
+def _prompts(
+    config: ExperimentConfig,
+    records: Iterable[tuple[int, object]],
+    *,
+    source: str,
+    by_line: bool = False,
+    column: str | None = None,
+) -> tuple[list[Prompt], DatasetFacts]:
+    """The prompts of all records; those that hold none are counted, or refused under `dataset.strict`."""
+    name, unit = config.dataset.name, "line" if by_line else "record"
+    column = column or config.dataset.column
+    prompts: list[Prompt] = []
+    formats: Counter[str] = Counter()
+    skipped: dict[str, list[int]] = {}
+    count = 0
+    for number, record in records:
+        count += 1
+        where = f"dataset {name}, {unit} {number}"
+        try:
+            kind, prompt = read_record(record, number, column=column)
+        except OddRecordError as error:
+            if config.dataset.strict:
+                raise ConfigError(
+                    f"{where}: {error}",
+                    hint="mend or remove it, or skip and count such: dataset.strict=false",
+                ) from error
+            skipped.setdefault(str(error), []).append(number)
+        except UnknownFormatError as error:
+            raise ConfigError(f"{where} is {error}: no known format", hint=_way_out(error)) from error
+        else:
+            formats[kind] += 1
+            prompts.append(prompt)
+    if not count:
+        raise ConfigError(f"dataset {name} is empty", hint=JSON_FORMATS)
+    odd = tuple(
+        SkippedRecords(why, len(numbers), tuple(numbers[:_FIRST])) for why, numbers in skipped.items()
+    )
+    kinds = tuple(kind for kind, _ in formats.most_common())
+    return prompts, DatasetFacts(source, kinds, "line" if by_line else "record", count, odd)
+
+
+def _way_out(error: UnknownFormatError) -> str:
+    if error.columns:
+        return f"say which key holds the prompt: --set dataset.column={error.columns[0]}"
+    return JSON_FORMATS
+
+
+def _check_lengths(config: ExperimentConfig, prompts: Iterable[Prompt]) -> None:
+    """The engines make room for `max_output_tokens`: what a record asks beyond it is refused, never cut."""
+    most, prompt = max(((one.output_tokens or 0, one) for one in prompts), key=lambda pair: pair[0])
+    if most > config.max_output_tokens:
         raise ConfigError(
-            f"dataset {name} has {len(prompts)} prompts, and n is {config.n}",
-            hint=f"lower n to {len(prompts)}, give a larger .jsonl file, or use the dataset synthetic",
+            f"prompt {prompt.id} of dataset {config.dataset.name} asks for {most} output tokens, and "
+            f"max_output_tokens is {config.max_output_tokens}",
+            hint=f"--set max_output_tokens={most} lets each prompt have its own length",
         )
-    random.Random(config.random_seed).shuffle(prompts)  # noqa: S311  repeatable, not secret
-    return tuple(prompts[: config.n])
 
 
-def _synthetic(config: ExperimentConfig) -> tuple[Prompt, ...]:
+def _synthetic(config: ExperimentConfig) -> list[Prompt]:
     length = config.dataset.prompt_tokens
     if length > config.max_input_tokens:
         raise ConfigError(
             f"dataset.prompt_tokens {length} is more than max_input_tokens {config.max_input_tokens}",
             hint="raise max_input_tokens, or lower dataset.prompt_tokens",
         )
-    return tuple(Prompt(f"synthetic-{index}", length=length) for index in range(config.n))
+    return [Prompt(f"synthetic-{index}", length=length) for index in range(config.n)]
 
 
-def _read_file(path: Path) -> list[Prompt]:
-    try:
-        if not path.exists():
-            raise ConfigError(
-                f"there is no dataset file {path}", hint="check the path; it is taken from here"
-            )
-        if not path.is_file():
-            raise ConfigError(f"dataset {path} is no ordinary file", hint=LINE_FORMAT)
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise ConfigError(
-                f"dataset {path} has {size / 1e9:.1f} GB; at most {MAX_FILE_BYTES / 1e9:.1f} GB are read",
-                hint=f"take a part of it, such as: head -n 10000 {path} > part.jsonl",
-            )
-        with path.open("rb") as file:
-            prompts = list(_read_lines(file, str(path)))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"dataset {path} can't be read: {error}", hint="check its path and mode") from error
-    if not prompts:
-        raise ConfigError(f"dataset {path} is empty", hint=LINE_FORMAT)
-    return prompts
+def _mixed() -> tuple[list[Prompt], DatasetFacts]:
+    with resources.as_file(resources.files(__package__) / "mixed.jsonl") as path, opened(path) as records:
+        prompts = [read_record(record, number)[1] for number, record in records.values]
+    return prompts, DatasetFacts("built in", ("text",), "line", len(prompts))
 
 
-def _read_lines(file: IO[bytes], name: str) -> Iterator[Prompt]:
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        where = f"dataset {name}, line {number}"
-        if len(line) > MAX_LINE_BYTES:
-            raise ConfigError(f"{where} is longer than {MAX_LINE_BYTES} bytes", hint=LINE_FORMAT)
-        if line.strip():
-            yield _parse_line(line, where, number)
-
-
-def _parse_line(line: bytes, where: str, number: int) -> Prompt:
-    try:
-        entry = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where} is not UTF-8", hint="save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not valid JSON: {error}", hint=LINE_FORMAT) from error
-    key = str(number)
-    if isinstance(entry, dict):
-        key = str(entry.get("id", number))
-        if "prompt" not in entry and "text" not in entry:
-            raise ConfigError(f"{where} has neither a prompt nor a text", hint=LINE_FORMAT)
-        entry = entry.get("prompt", entry.get("text"))
-    if not isinstance(entry, str):
-        raise ConfigError(f"{where}: a prompt must be text, got {type(entry).__name__}", hint=LINE_FORMAT)
-    return Prompt(key, _checked(entry, where))
-
-
-def _checked(text: str, where: str) -> str:
-    """JSON can escape half a surrogate pair, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{where} is not valid Unicode: {error.reason}", hint="remove it") from error
-    return text
-
-
-def _from_plugin(name: str) -> list[Prompt]:
-    dataset = plugins.DATASETS.load(name)
-    if dataset is None:
-        names = sorted({"mixed", "synthetic"} | plugins.DATASETS.names())
-        near = get_close_matches(name, names, n=1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            f"there is no dataset {name!r}",
-            hint=f"{guess}it is one of {', '.join(names)}, or the path of a file that ends in .jsonl",
+def _score(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
+    """The dataset of AI Energy Score's text generation where it lies on this disk, else prompts of llem's
+    own. The network is not asked: all runs of an experiment must get the same.
+    """
+    snapshot = cached_snapshot(SCORE_ID, "main", kind="datasets")
+    if snapshot is not None and find_spec("datasets") is not None:
+        _, rows = hub.rows(hub.HubName(str(snapshot), split="train"))
+        return _prompts(
+            config, enumerate(rows, start=1), source=f"{SCORE_ID}, {snapshot.name}", column="text"
         )
-    with plugins.DATASETS.blamed(name, "broke while its prompts were read"):
-        texts = list(dataset(name))
-    return [
-        Prompt(str(number), _plugin_text(text, name, number)) for number, text in enumerate(texts, start=1)
+    why = f"{SCORE_ID} is not in the hub cache"
+    way = f"hf download --repo-type dataset {SCORE_ID}"
+    if snapshot is not None:
+        why, way = "the package datasets is not installed", "pip install 'llenergymeasure[datasets]'"
+    prompts = [
+        replace(prompt, id=f"{prompt.id}-{number}", text=f"{manner}{prompt.text}")
+        for number, manner in enumerate(_MANNERS, start=1)
+        for prompt in _mixed()[0]
     ]
+    remark = f"prompts of llem's own making, not those of AI Energy Score: {why} ({way})"
+    return prompts, DatasetFacts("made by llem", ("text",), "record", len(prompts), remark=remark)
 
 
-def _plugin_text(text: object, name: str, number: int) -> str:
-    where = f"dataset {name}, prompt {number}"
-    if not isinstance(text, str):
-        raise ConfigError(
-            f"{where} must be text, got {type(text).__name__}", hint="its plug-in must yield strings"
-        )
-    return _checked(text, where)
+def _is_file(name: str) -> bool:
+    return name[0] in "/.~" or Path(name).suffix.lower() in FILE_SUFFIXES or exists(name)
+
+
+def _from_plugin(config: ExperimentConfig, name: str) -> tuple[list[Prompt], DatasetFacts]:
+    dataset = plugins.DATASETS.load(name)
+    if dataset is not None:
+        with plugins.DATASETS.blamed(name, "broke while its prompts were read"):
+            records = list(dataset(name))
+        return _prompts(config, enumerate(records, start=1), source=f"the plug-in {name}")
+    names = sorted({*BUILT_IN} | plugins.DATASETS.names())
+    near = get_close_matches(name, names, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        guess = f"a dataset of the hub is {hub.PREFIX}{name}; "
+    raise ConfigError(
+        f"there is no dataset {name!r}",
+        hint=f"{guess}it is one of {', '.join(names)}, hf:<name>, or the path of a .json or .jsonl file",
+    )

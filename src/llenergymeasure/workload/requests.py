@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.models.tokenizers import Tokenizer
+from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.records import Request
-from llenergymeasure.workload.prompts import Prompt
+from llenergymeasure.workload.formats import Prompt
+from llenergymeasure.workload.tokenizer import ChatTemplateError, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,17 @@ class Workload:
     cut: int
 
 
-def build_requests(config: ExperimentConfig, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Workload:
+def build_requests(
+    config: ExperimentConfig, prompts: Sequence[Prompt], tokenizer: Tokenizer, *, rows: int | None = None
+) -> Workload:
     """Token ids for every prompt, in order; made once, so that every engine and pass gets the same.
 
     A text keeps its first `max_input_tokens` tokens. A synthetic prompt is exactly as long as asked for,
-    drawn uniformly from the vocabulary without special ids, by seed and index alone. ConfigError when a
-    prompt comes to no token at all.
+    drawn uniformly from the ordinary ids among the first `rows`, by seed and index alone. ConfigError when a
+    prompt comes to no token at all; PreFlightError where the chat template refuses it.
     """
-    chat = config.dataset.chat_template == "auto"
     ordinary = (
-        [token for token in range(tokenizer.vocab_size) if token not in tokenizer.special_ids]
+        [token for token in tokenizer.ordinary_ids if rows is None or token < rows]
         if any(prompt.text is None for prompt in prompts)
         else []
     )
@@ -43,7 +44,7 @@ def build_requests(config: ExperimentConfig, prompts: Sequence[Prompt], tokenize
             source = random.Random(f"{config.random_seed}:{index}")  # noqa: S311  repeatable, not secret
             tokens = source.choices(ordinary, k=prompt.length or 0)
         else:
-            tokens = tokenizer.encode(prompt.text, chat=chat)
+            tokens = _encoded(config, prompt, prompt.text, tokenizer)
         if not tokens:
             raise ConfigError(
                 f"prompt {prompt.id} of dataset {config.dataset.name} comes to no token",
@@ -51,20 +52,54 @@ def build_requests(config: ExperimentConfig, prompts: Sequence[Prompt], tokenize
             )
         cut += len(tokens) > config.max_input_tokens
         ids.append(tokens[: config.max_input_tokens])
-    return Workload(as_requests(config, ids), cut)
+    return Workload(as_requests(config, prompts, ids), cut)
 
 
-def as_requests(config: ExperimentConfig, prompts: Sequence[Sequence[int]]) -> tuple[Request, ...]:
-    """A request for each prompt's token ids, in order, that wants what the experiment says."""
+def _encoded(config: ExperimentConfig, prompt: Prompt, text: str, tokenizer: Tokenizer) -> list[int]:
+    turns = prompt.turns or (("user", text),)
+    try:
+        return tokenizer.encode(text, chat=turns if config.dataset.chat_template == "auto" else ())
+    except ChatTemplateError as error:
+        raise PreFlightError(
+            f"the chat template of {config.model} refuses prompt {prompt.id} of dataset "
+            f"{config.dataset.name}: {error}",
+            hint="--set dataset.chat_template=off hands the texts over as they are",
+        ) from error
+
+
+def as_requests(
+    config: ExperimentConfig, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]
+) -> tuple[Request, ...]:
+    """A request for each prompt with its token ids, in order; it wants what the prompt says, or else the
+    experiment.
+
+    ValueError where there are not as many of the one as of the other.
+    """
     return tuple(
         Request(
             index=index,
-            prompt=tuple(prompt),
-            max_output_tokens=config.max_output_tokens,
+            prompt=tuple(tokens),
+            max_output_tokens=prompt.output_tokens or config.max_output_tokens,
             exact=config.output_length == "exact",
         )
-        for index, prompt in enumerate(prompts)
+        for index, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True))
     )
+
+
+def check_ids(
+    config: ExperimentConfig, prompts: Sequence[Prompt], workload: Workload, *, rows: int | None
+) -> None:
+    """PreFlightError where a prompt holds a token id that the model has no embedding for: engines read past
+    their tables there, which on CUDA poisons the process.
+    """
+    for prompt, request in zip(prompts, workload.requests, strict=True):
+        beyond = next((token for token in request.prompt if rows is not None and not 0 <= token < rows), None)
+        if beyond is not None:
+            raise PreFlightError(
+                f"prompt {prompt.id} of dataset {config.dataset.name} holds token id {beyond}, and the "
+                f"embedding of {config.model} has {rows} rows",
+                hint="take that text out, or give the model the tokenizer that it was trained with",
+            )
 
 
 def workload_hash(requests: Sequence[Request]) -> str:

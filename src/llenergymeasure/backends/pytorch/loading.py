@@ -144,8 +144,11 @@ def load(config: ExperimentConfig, place: Place) -> Loaded:
     own = model.generation_config
     eos = own.eos_token_id
     eos_ids = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+    # Checkpoints name ids that their embedding lacks, where a larger tokenizer was put beside them.
+    rows = model.get_input_embeddings().num_embeddings
+    eos_ids = tuple(token for token in eos_ids if token < rows)
     pad = own.pad_token_id
-    if pad is None or pad < 0:
+    if pad is None or not 0 <= pad < rows:
         # Padding is masked, so any token of the vocabulary will do; the embedding keeps its size.
         pad = eos_ids[0] if eos_ids else 0
     # generate() fills what a call leaves open from here: a checkpoint's temperature or penalty would leak in.

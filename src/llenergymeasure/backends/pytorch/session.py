@@ -130,6 +130,25 @@ def decoding(members: Sequence[Request], *, width: int, loaded: Loaded, config: 
     )
 
 
+def own_ends(members: Sequence[Request], *, width: int) -> list[Any]:
+    """The stopping criterion by which each row ends at its own length, where a batch padded to `width` wants
+    several: without it a batch goes on for a row that has all it asked for.
+    """
+    import torch
+    import transformers
+
+    lengths = [request.max_output_tokens for request in members]
+    if len(set(lengths)) == 1:
+        return []
+
+    class OwnEnds(transformers.StoppingCriteria):  # type: ignore[misc]  # transformers has no types
+        def __call__(self, input_ids: Any, scores: Any, **others: Any) -> Any:  # noqa: ARG002  as the base has it
+            done = input_ids.shape[1] - width
+            return torch.tensor([done >= length for length in lengths], device=input_ids.device)
+
+    return [OwnEnds()]
+
+
 @contextmanager
 def opened(config: ExperimentConfig, place: Place = ALONE) -> Iterator[PytorchSession]:
     """The model loaded, and whatever compiles compiled, in this process; leaving frees it."""
@@ -264,6 +283,7 @@ class PytorchSession:
                 attention_mask=mask.to(device),
                 generation_config=decoding(members, width=width, loaded=loaded, config=self._config),
                 assistant_model=loaded.assistant,
+                stopping_criteria=own_ends(members, width=width) if stamps is not None else None,
                 streamer=stamps,
             )
             steps = settled(output, width=width) if stamps is None else stamps.steps()
@@ -284,6 +304,16 @@ class PytorchSession:
 
     def _answers(self, members: Sequence[Request], hand_over: HandOver) -> list[Answer]:
         hand_over()
+        if self._config.pytorch.num_beams == 1:
+            return self._answered(members)
+        # The best beam of a length is not the beginning of the best one of another.
+        answers: dict[int, Answer] = {}
+        for length in dict.fromkeys(request.max_output_tokens for request in members):
+            places = [at for at, request in enumerate(members) if request.max_output_tokens == length]
+            answers |= zip(places, self._answered([members[at] for at in places]), strict=True)
+        return [answers[at] for at in range(len(members))]
+
+    def _answered(self, members: Sequence[Request]) -> list[Answer]:
         steps = self._run(members)
         answers = []
         for request, row in zip(members, steps.tokens, strict=True):
