@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llenergymeasure.records.architecture import (
+    Architecture,
+    Attention,
+    Layer,
+    Matrix,
+    Quantisation,
+    Recurrence,
+)
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
@@ -25,7 +33,6 @@ from llenergymeasure.records.measuring import (
     Unit,
 )
 from llenergymeasure.records.running import (
-    Architecture,
     Block,
     BlockKind,
     Completion,
@@ -55,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEDIES",
     "Architecture",
+    "Attention",
     "Block",
     "BlockKind",
     "Clock",
@@ -71,6 +79,8 @@ __all__ = [
     "Generation",
     "GpuFacts",
     "Idle",
+    "Layer",
+    "Matrix",
     "Measurement",
     "MeasurementWarning",
     "Method",
@@ -78,7 +88,9 @@ __all__ = [
     "Pass",
     "PowerModel",
     "Progress",
+    "Quantisation",
     "Quantity",
+    "Recurrence",
     "Request",
     "RunFailure",
     "Sample",

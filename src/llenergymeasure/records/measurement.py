@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llenergymeasure.records.architecture import Architecture
 from llenergymeasure.records.machine import Environment, Overhead, Start
 from llenergymeasure.records.measuring import Trace
-from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
+from llenergymeasure.records.running import Block, Idle, Pass, SessionFacts, WarmUp
 from llenergymeasure.records.telling import MeasurementWarning
 from llenergymeasure.records.windows import Window
 
