@@ -122,7 +122,7 @@ def test_a_shape_in_the_events_of_version_0_8_counts_as_it_did() -> None:
 
 
 def test_an_unknown_family_says_so() -> None:
-    with pytest.raises(ValueError, match=r"model_type 'bert' is not known \(known: .*llama"):
+    with pytest.raises(ValueError, match="model_type 'bert' is not known"):
         read({**LLAMA, "model_type": "bert"})
     with pytest.raises(ValueError, match="None is not known"):
         read({"hidden_size": 3})

@@ -136,8 +136,9 @@ def from_config(config: Mapping[str, object], *, name: str, source: str) -> Arch
     family = text.get("model_type")
     row = FAMILIES.get(family) if isinstance(family, str) else None
     if not isinstance(family, str) or row is None:
-        known = ", ".join(sorted(FAMILIES))
-        raise ValueError(f"the shape of model_type {family!r} is not known (known: {known})")
+        raise ValueError(
+            f"the shape of model_type {family!r} is not known (docs/reference/models.md lists those that are)"
+        )
     fields = _Fields(text, row.defaults)
     hidden, vocab = fields.whole("hidden_size"), fields.whole("vocab_size")
     table = fields.whole("word_embed_proj_dim", default=hidden)
