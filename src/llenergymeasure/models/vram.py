@@ -174,7 +174,9 @@ def _as_computed(
     if shape is None:
         held = _at_most(resolved, work)
     else:
-        held = (*_cache(shape, work), _activations(shape, work, eager=own.is_eager, fused=on_gpus))
+        beyond = () if own.forms_batches else _beyond_windows(shape, work)
+        activations = _activations(shape, work, eager=own.is_eager, fused=on_gpus)
+        held = (*_cache(shape, work), *beyond, activations)
     parts: tuple[VramPart, ...] = (weights, *held, _runtime(on_gpus=on_gpus))
     if on_gpus:
         return parts
@@ -219,6 +221,21 @@ def _cache(a: Architecture, work: _Work) -> Iterator[VramPart]:
     if state:
         count = sum(layer.count for layer in a.layers if layer.recurrence)
         yield VramPart("state", state, f"{count} recurrent layers × batch {work.batch}, at any length")
+
+
+def _beyond_windows(a: Architecture, work: _Work) -> tuple[VramPart, ...]:
+    """What stays of a prompt until the first step of decode: transformers caches a view of each window."""
+    beyond = sum(
+        layer.count * one.cached * max(work.prompt - one.window, 0)
+        for layer in a.layers
+        if (one := layer.attention) is not None and one.window is not None
+    )
+    size = beyond * work.batch * work.element
+    return (
+        (VramPart("beyond windows", size, "the prompt's other keys and values, until decode"),)
+        if size
+        else ()
+    )
 
 
 def _layers(a: Architecture) -> str:
