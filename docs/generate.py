@@ -1,4 +1,4 @@
-"""Write the parts of these pages that follow from code: the engines' tables and the list of warnings."""
+"""Write the parts of these pages that follow from code: engines, warnings and models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.config.engines import APART, EngineSection, brought_section
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
-from llenergymeasure.records import REMEDIES, WarningCode
+from llenergymeasure.models.families import FAMILIES
+from llenergymeasure.models.formulas import active_parameters, kv_cache_bytes, parameters, state_bytes
+from llenergymeasure.models.shapes import SHAPES
+from llenergymeasure.records import REMEDIES, Architecture, WarningCode
 
 ROOT = Path(__file__).parents[1]
 ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
+MODELS_PAGE = ROOT / "docs" / "reference" / "models.md"
 WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
 
 _OWN: Mapping[str, type[EngineSection]] = {
@@ -236,8 +240,62 @@ def _warning(code: WarningCode, remedy: str) -> str:
     return "\n" + "\n\n".join([*parts, f"What to do: {remedy}."]) + "\n"
 
 
+_MODELS = """# Models
+
+`llem run --model random:NAME` measures a published shape with random weights: the arithmetic and the bytes
+are those of the real model, and nothing is downloaded. With `--dry-run` it prints what this table holds:
+
+```console
+$ llem run --model random:deepseek-v3 --dry-run
+```
+
+Active are the parameters that one token of text meets, tables of embeddings included, without the experts
+that it is not sent to and without a vision tower. Bytes are those of 16-bit numbers: of the cache for one
+token while it fits the window of every layer, and of a state that has one size at every length. Layers with a
+window keep no more than its tokens. DeepSeek's latent attention caches one vector for a token and layer, in
+transformers 5.24 as in vLLM; transformers makes keys and values of all of them anew in each step, which
+the FLOPs hold. Falcon-40B's cache is that of its grouped heads, as vLLM has it; transformers repeats them for
+each query head. The figures come from each model's published `config.json`.
+
+Families whose files and hub ids are understood: {families}. Of another family everything is measured but the
+FLOPs; the context and the size of its weights are read from its files. This page is made by
+`python docs/generate.py`.
+
+"""
+
+
+def models_page() -> str:
+    head = [
+        "name",
+        "family",
+        "parameters",
+        "active",
+        "context",
+        "windows",
+        "KV bytes per token",
+        "state bytes",
+    ]
+    rows = [[f"`{name}`", f"`{a.family}`", *_figures(a)] for name, a in SHAPES.items()]
+    families = ", ".join(f"`{name}`" for name in FAMILIES)
+    return _MODELS.replace("{families}", families) + "\n".join(_table(head, rows)) + "\n"
+
+
+def _figures(a: Architecture) -> Iterator[str]:
+    yield f"{parameters(a):,}"
+    yield f"{active_parameters(a):,}"
+    yield "–" if a.context is None else f"{a.context:,}"
+    attending = [(layer.count, one.window) for layer in a.layers if (one := layer.attention)]
+    slide = sum(count for count, window in attending if window is not None)
+    widths = {window for _, window in attending if window is not None}
+    total = sum(layer.count for layer in a.layers)
+    yield f"{slide} of {total} layers: {max(widths):,}" if widths else "–"
+    yield f"{kv_cache_bytes(a, batch=1, tokens=1, bytes_per_element=2):,}"
+    yield f"{state_bytes(a, batch=1, bytes_per_element=2):,}"
+
+
 if __name__ == "__main__":
     if missing := APART.keys() - _APART.keys():
         sys.exit(f"install the plug-ins of {', '.join(missing)} first: make .venv/ready")
+    MODELS_PAGE.write_text(models_page(), encoding="utf-8")
     ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")

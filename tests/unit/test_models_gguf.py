@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.architecture import from_gguf
+from llenergymeasure.models.formulas import kv_cache_bytes, parameters
 from llenergymeasure.models.gguf import BLOCKS, converted, read_gguf
 from llenergymeasure.models.resolve import resolve
 
@@ -75,7 +76,7 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 
 def test_a_header_is_read_past_its_arrays(write: Callable[[bytes], Path]) -> None:
     header = read_gguf(write(gguf_bytes()))
-    assert header.metadata == GGUF
+    assert header.metadata == {**GGUF, "scores": [1.0, 2.0]}
     assert header.tensors == TENSORS
 
 
@@ -91,7 +92,7 @@ def test_a_gguf_of_another_kind_of_model_resolves_with_the_reason(write: Callabl
     resolved = resolve(str(write(gguf_bytes({"general.architecture": "bert"}))))
     assert resolved.architecture is None
     assert resolved.reason is not None
-    assert "'bert.attention.head_count' is missing" in resolved.reason
+    assert "'num_hidden_layers' is missing" in resolved.reason
 
 
 @given(st.data())
@@ -146,25 +147,72 @@ def test_a_cache_that_cannot_be_written_is_explained(
 
 def test_a_gguf_header_gives_the_shape() -> None:
     shape = from_gguf(GGUF, TENSORS, name="model", source="test")
-    assert (shape.heads, shape.kv_heads, shape.head_dim, shape.ffn_matrices) == (4, 2, 2, 3)
-    assert (shape.vocab, shape.tied_embeddings) == (100, True)
+    assert [(one.heads, one.kv_heads, one.key_dim) for one in shape.attentions] == [(4, 2, 2)]
+    assert (shape.vocab, shape.tied, shape.layers[0].gated) == (100, True, True)
+    # all tensors but the rotary table
+    assert parameters(shape) == 100 * 8 + 8 + 192 + 384 + 2 * 8
     untied = from_gguf(GGUF, {**TENSORS, "output.weight": (8, 100)}, name="model", source="test")
-    assert untied == replace(shape, tied_embeddings=False)
+    assert untied == replace(shape, tied=False)
 
 
-def test_biases_in_a_gguf_are_seen_from_its_tensors() -> None:
-    biases = {"blk.0.attn_q.bias": (8,), "blk.0.attn_k.bias": (4,), "blk.0.attn_v.bias": (4,)}
-    shape = from_gguf(GGUF, {**TENSORS, **biases}, name="model", source="test")
-    assert shape.attention_bias == (True, False)
+def test_layers_of_a_gguf_may_differ_in_their_heads_and_widths() -> None:
+    second = {
+        name.replace("blk.0", "blk.1"): dims for name, dims in TENSORS.items() if name.startswith("blk.0")
+    } | {"blk.1.attn_k.weight": (8, 2), "blk.1.attn_v.weight": (8, 2)}
+    values = {**GGUF, "llama.block_count": 2, "llama.attention.head_count_kv": [2, 1]}
+    shape = from_gguf(values, {**TENSORS, **second}, name="model", source="test")
+    assert [one.kv_heads for one in shape.attentions] == [2, 1]
+    assert kv_cache_bytes(shape, batch=1, tokens=1, bytes_per_element=2) == (2 + 1) * 2 * 2 * 2
 
 
-def test_a_gguf_whose_tensors_the_shape_does_not_account_for_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"hold 1,\d+ parameters where a usual decoder has"):
-        from_gguf(GGUF, {**TENSORS, "blk.0.extra.weight": (8, 8)}, name="model", source="test")
+def test_a_gguf_with_a_tensor_whose_part_is_not_known_has_no_flops_but_its_bytes_and_context(
+    write: Callable[[bytes], Path],
+) -> None:
+    resolved = resolve(str(write(gguf_bytes(tensors={**TENSORS, "blk.0.extra.weight": (8, 8)}))))
+    assert resolved.architecture is None
+    assert resolved.reason is not None
+    assert "'extra.weight'" in resolved.reason
+    assert resolved.context == 64
+    assert resolved.stored is not None
+    assert resolved.stored.bytes == 4 * (100 * 8 + 8 + 1 + 192 + 384 + 2 * 8 + 64)
+    assert resolved.cached_at_most == 2 * 2 * 2
+
+
+def split(folder: Path) -> list[Path]:
+    """A model in two files: the table, and the rest."""
+    halves = [dict(list(TENSORS.items())[:1]), dict(list(TENSORS.items())[1:])]
+    files = [folder / f"model-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for number, (file, tensors) in enumerate(zip(files, halves, strict=True)):
+        parts: dict[str, object] = {"split.no": number, "split.count": 2}
+        file.write_bytes(gguf_bytes({**GGUF, **parts}, tensors))
+    return files
+
+
+def test_a_split_gguf_is_read_whole_from_its_first_part(tmp_path: Path) -> None:
+    first, second = split(tmp_path)
+    resolved = resolve(str(first))
+    assert resolved.architecture == from_gguf(
+        GGUF, TENSORS, name=str(first), source=f"header of {first.name}"
+    )
+    with pytest.raises(PreFlightError, match="is part 2 of 2") as caught:
+        resolve(str(second))
+    assert caught.value.hint == f"name the first part: {first}"
+    second.unlink()
+    with pytest.raises(PreFlightError, match=second.name):
+        resolve(str(first))
+
+
+@pytest.mark.parametrize(
+    ("start", "named"), [(struct.pack(">I", 3), "big-endian"), (struct.pack("<I", 1), "version 1")]
+)
+def test_a_gguf_of_another_kind_is_named(write: Callable[[bytes], Path], start: bytes, named: str) -> None:
+    whole = gguf_bytes()
+    with pytest.raises(PreFlightError, match=named):
+        resolve(str(write(whole[:4] + start + whole[8:])))
 
 
 def test_a_gguf_without_embeddings_or_fields_says_so() -> None:
     with pytest.raises(ValueError, match="no token embedding"):
         from_gguf(GGUF, {}, name="model", source="test")
-    with pytest.raises(ValueError, match=r"'llama\.block_count' is missing"):
+    with pytest.raises(ValueError, match=r"'num_hidden_layers' is missing"):
         from_gguf({**GGUF, "llama.block_count": None}, TENSORS, name="model", source="test")

@@ -71,18 +71,21 @@ def test_a_directory_gives_its_shape_and_place(directory: Path) -> None:
     resolved = resolve(str(directory))
     assert (resolved.kind, resolved.path, resolved.revision) == ("directory", directory, None)
     assert resolved.architecture is not None
-    assert resolved.architecture.layers == 30
+    assert resolved.architecture.layers[0].count == 30
     assert resolved.architecture.source == str(directory / "config.json")
     assert weights_path(resolved) == directory
     require_available(resolved)
 
 
 def test_a_directory_of_an_unknown_family_has_a_reason(directory: Path) -> None:
-    (directory / "config.json").write_text('{"model_type": "mamba"}')
+    (directory / "config.json").write_text('{"model_type": "unheard-of", "n_ctx": 99}')
     resolved = resolve(str(directory))
     assert resolved.architecture is None
     assert resolved.reason is not None
-    assert "'mamba' is not known" in resolved.reason
+    assert "'unheard-of' is not known" in resolved.reason
+    assert resolved.context == 99
+    assert resolved.stored is not None
+    assert resolved.stored.numbers is not None
 
 
 def test_a_directory_without_weights_is_refused(directory: Path) -> None:

@@ -38,6 +38,17 @@ def test_weights_and_cache_of_llama_by_hand() -> None:
     assert "batch 4 × (1000 + 24) tokens" in whole.parts[1].formula
 
 
+def test_transformers_keeps_a_prompt_beyond_the_windows_until_decode() -> None:
+    asked: dict[str, object] = {"max_input_tokens": 3024, "max_output_tokens": 10}
+    whole = estimate("random:gemma-3-4b", pytorch={"batch_size": 2}, **asked)
+    # 29 of 34 layers with 4 heads of 256 see 1,024 tokens
+    per_layer = 2 * 4 * 256 * 2 * 2
+    assert part(whole, "KV cache") == per_layer * (29 * 1024 + 5 * 3034)
+    assert part(whole, "beyond windows") == per_layer * 29 * 2000
+    own = estimate("random:gemma-3-4b", backend="vllm", **asked)
+    assert "beyond windows" not in {one.name for one in own.parts}
+
+
 def test_a_batch_is_never_larger_than_the_workload() -> None:
     alone = estimate("any", backend="simulated").total_bytes
     assert alone is None

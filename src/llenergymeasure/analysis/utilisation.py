@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.peaks import Peak, peak_of
 from llenergymeasure.analysis.replicates import replicates, seconds
-from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_flops, kv_cache_bytes, prefill_flops
+from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_cache_bytes, decode_flops, prefill_flops
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
 
@@ -62,8 +62,8 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     weights = measurement.facts.weights_bytes
     if more := measurement.engine.why_other_work:
         return Estimate.missing("1", more)
-    if shape is None or weights is None or shape.experts:
-        reason = "which experts a batch reads is not known" if shape and shape.experts else NO_SHAPE
+    if shape is None or weights is None or shape.is_mixture:
+        reason = "which experts a batch reads is not known" if shape and shape.is_mixture else NO_SHAPE
         return Estimate.missing("1", reason)
     if not peaks:
         return Estimate.missing("1", _no_peak(measurement))
@@ -119,12 +119,9 @@ def _decode_s(batch: Sequence[Completion]) -> float:
 
 
 def _decode_bytes(shape: Architecture, batch: Sequence[Completion], *, weights: int, element: int) -> float:
-    steps = [max(one.output_tokens - 1, 0) for one in batch]
-    # Over its steps a request's cache grows from the prompt by one token each.
-    positions = sum(
-        count * one.prompt_tokens + count * (count + 1) // 2 for count, one in zip(steps, batch, strict=True)
-    )
-    return max(steps) * weights + kv_cache_bytes(shape, batch=1, tokens=positions, bytes_per_element=element)
+    steps = max(max(one.output_tokens - 1, 0) for one in batch)
+    cache = (decode_cache_bytes(shape, one.prompt_tokens, one.output_tokens, element) for one in batch)
+    return steps * weights + sum(cache)
 
 
 def _used(measurement: Measurement) -> Iterable[str | None]:

@@ -26,7 +26,7 @@ from llenergymeasure.results.summary import Row, columns
 from llenergymeasure.workload import load_prompts
 
 if TYPE_CHECKING:
-    from llenergymeasure.models.vram import VramEstimate
+    from llenergymeasure.models.vram import Figures, VramEstimate
 
 WIDTH = 100
 UNBROKEN = 10_000
@@ -120,6 +120,7 @@ def print_dry_run(
         strong("Plan"),
         *chain(*_table(_plan.plan_rows(config, plan))),
         "",
+        *([] if vram.model is None else [strong("Model"), *_model(vram.model), ""]),
         strong("Memory"),
         *_memory(vram, gpu_vram_gb if config.engine.uses_gpus is not False else None),
         "",
@@ -152,6 +153,31 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
     for section, fields in sections.items():
         head = f"{section}: " if section else ""
         yield from filled(head + ", ".join(fields), indent="    ", width=min(WIDTH, room()))
+
+
+def _model(model: Figures) -> Iterator[str]:
+    rows = []
+    if model.parameters is not None:
+        beside = model.parameters - (model.text_parameters or model.parameters)
+        note = (
+            f"{model.text_parameters:,} of the text model, {beside:,} of its vision tower" if beside else ""
+        )
+        rows.append(Row("parameters", f"{model.parameters:,}", note))
+    elif model.text_parameters is not None:
+        rows.append(Row("parameters", f"{model.text_parameters:,}", f"of the text model: {model.reason}"))
+    if model.active_parameters is not None:
+        rows.append(
+            Row("active", f"{model.active_parameters:,}", "that one token of text meets, tables included")
+        )
+    if model.kv_bytes_per_token is not None:
+        rows.append(Row("KV per token", f"{model.kv_bytes_per_token:,} bytes", model.kv_layers or ""))
+    if model.state_bytes:
+        rows.append(Row("state", f"{model.state_bytes:,} bytes", "of one request, at any length"))
+    context = "no length is stated" if model.context is None else f"{model.context:,} tokens"
+    rows.append(Row("context", context, ""))
+    yield from chain(*_table(rows))
+    if model.family is None and model.reason:
+        yield from filled(f"No FLOPs: {model.reason}", indent="  ")
 
 
 def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:

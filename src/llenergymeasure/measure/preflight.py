@@ -210,12 +210,12 @@ def _why_no_tokenizer(model: ResolvedModel) -> str | None:
 
 
 def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
-    shape, tokens = model.architecture, config.max_tokens
-    if shape is None or tokens <= shape.context:
+    tokens = config.max_tokens
+    if model.context is None or tokens <= model.context:
         return None
     return (
         f"max_input_tokens {config.max_input_tokens} and max_output_tokens {config.max_output_tokens} are "
-        f"more than the {shape.context} tokens of {config.model}'s context: lower one of them (prompts are "
+        f"more than the {model.context} tokens of {config.model}'s context: lower one of them (prompts are "
         "cut to max_input_tokens, and the result says how many were)"
     )
 
@@ -223,13 +223,13 @@ def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
 def _why_not_shared(config: ExperimentConfig, model: ResolvedModel) -> str | None:
     """Why tensor parallelism of an engine can't share the heads; the pytorch backend says so itself."""
     ranks = config.engine.tensor_parallel
-    if model.architecture is None or ranks < 1:
-        return None
-    if model.architecture.heads % ranks == 0:
+    attentions = () if model.architecture is None or ranks < 1 else model.architecture.attentions
+    heads = next((one.heads for one in attentions if one.heads % ranks), None)
+    if heads is None:
         return None
     option = f"{config.backend}.engine.tensor_parallel_size"
     return (
-        f"{option} is {ranks}, and {config.model} has {model.architecture.heads} heads, which {ranks} "
+        f"{option} is {ranks}, and {config.model} has {heads} heads, which {ranks} "
         f"processes can't share evenly: take another {option}"
     )
 

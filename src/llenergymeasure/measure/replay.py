@@ -15,6 +15,7 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.protocol import EVENTS_NAME, EventLog
+from llenergymeasure.models.architecture import from_stored
 from llenergymeasure.records import (
     Architecture,
     Block,
@@ -158,6 +159,7 @@ def _of_messages(directory: Path, messages: Sequence[dict[str, Any]]) -> Iterato
     path = directory / EVENTS_NAME
     try:
         cycles, last = _cycles(messages[-1])
+        last |= {"architecture": from_stored(last["architecture"])}
         event = _MEASURED.validate_python(last, context={"stored": True})
         done = [_PASSES.validate_python(found) for found in _walked(messages)]
     except (ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -34,6 +35,8 @@ _SCALARS = {kind: f"<{letter}" for kind, letter in enumerate("BbHhIif?..Qqd") if
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 4
+_LONGEST_ARRAY = 4096  # those of a number for each layer are kept, vocabularies are passed over
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 # Elements and bytes of a block, by the number of the tensor's type.
 # fmt: off
@@ -47,10 +50,14 @@ BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """`metadata` leaves arrays out; `tensors` maps names to dimensions, fastest first."""
+    """`metadata` leaves long arrays out; `tensors` maps names to dimensions, fastest first. `bytes` are those
+    of all tensors, `parts` the files that hold them.
+    """
 
     metadata: Mapping[str, object]
     tensors: Mapping[str, tuple[int, ...]]
+    bytes: int
+    parts: tuple[Path, ...]
 
 
 class _Cursor:
@@ -80,7 +87,7 @@ class _Cursor:
         return self.data[start : self.at].decode()
 
     def value(self, kind: int) -> object:
-        """A scalar or a string; None for an array, which is passed over."""
+        """A scalar, a string or a short array of scalars; None for another array, which is passed over."""
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
@@ -97,13 +104,47 @@ class _Cursor:
         elif inner == _ARRAY:
             for _ in range(count):
                 self.value(_ARRAY)
+        elif count <= _LONGEST_ARRAY:
+            return [self.number(_SCALARS[inner]) for _ in range(count)]
         else:
             self.skip(count * struct.calcsize(_SCALARS[inner]))
         return None
 
 
 def read_gguf(path: Path) -> GgufHeader:
-    """The header of a GGUF; PreFlightError when the file is none, can't be read or is cut off."""
+    """The header of a GGUF, with the tensors of all its parts where it is split.
+
+    PreFlightError when the file is none, can't be read or is cut off, is not the first part, or a part is
+    missing.
+    """
+    first = _read_part(path)
+    count, number = (
+        first.metadata.get(f"split.{key}", default) for key, default in (("count", 1), ("no", 0))
+    )
+    if not isinstance(count, int) or not isinstance(number, int) or count < 2:
+        return first
+    name = _PART.fullmatch(path.name)
+    if name is None:
+        raise PreFlightError(
+            f"{path} is part {number + 1} of a GGUF in {count} parts, and its name does not say so",
+            hint="give the parts their names back: <name>-00001-of-00002.gguf",
+        )
+    files = [path.with_name(f"{name['stem']}-{part:05}-of-{count:05}.gguf") for part in range(1, count + 1)]
+    if number != 0:
+        raise PreFlightError(
+            f"{path} is part {number + 1} of {count}", hint=f"name the first part: {files[0]}"
+        )
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise PreFlightError(
+            f"{path} is part 1 of {count}, and its folder lacks {', '.join(missing)}",
+            hint=f"fetch the missing parts into {path.parent}",
+        )
+    headers = [first, *(_read_part(file) for file in files[1:])]
+    tensors = {name: dims for header in headers for name, dims in header.tensors.items()}
+    return GgufHeader(first.metadata, tensors, sum(header.bytes for header in headers), tuple(files))
+
+
+def _read_part(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file:
             if file.read(4) != _MAGIC:
@@ -132,7 +173,12 @@ def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
     cursor.skip(4)
     version = cursor.whole("<I")
     if version not in {2, 3}:
-        raise PreFlightError(f"{path} is a GGUF of version {version}; versions 2 and 3 can be read")
+        swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+        what = "a big-endian GGUF" if swapped in {1, 2, 3} else f"a GGUF of version {version}"
+        raise PreFlightError(
+            f"{path} is {what}; little-endian ones of versions 2 and 3 can be read",
+            hint="convert it again with llama.cpp's convert_hf_to_gguf.py, or fetch a current file",
+        )
     tensor_count, value_count = cursor.whole("<Q"), cursor.whole("<Q")
     metadata: dict[str, object] = {}
     for _ in range(value_count):
@@ -151,13 +197,14 @@ def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
         raise PreFlightError(f"{path} is damaged: its alignment is {alignment!r}", hint=_AGAIN)
-    expected = -(-cursor.at // alignment) * alignment + end
+    start = -(-cursor.at // alignment) * alignment
+    expected = start + end
     if len(cursor.data) < expected:
         raise PreFlightError(
             f"{path} has {len(cursor.data):,} bytes where its header tells of {expected:,}: it is cut off",
             hint=_AGAIN,
         )
-    return GgufHeader(metadata, tensors)
+    return GgufHeader(metadata, tensors, len(cursor.data) - start, (path,))
 
 
 def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
@@ -169,6 +216,11 @@ def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
     left out where it is not there yet, which takes neither torch nor its time. PreFlightError when it fails.
     """
     cache = cache_dir()
+    if len(read_gguf(path).parts) > 1:
+        raise PreFlightError(
+            f"{path} is split, and transformers reads a GGUF from one file",
+            hint="merge the parts with llama.cpp's llama-gguf-split --merge, or take the llamacpp backend",
+        )
     try:
         whole = target = cache / "gguf" / f"{path.stem}-{digest(path)[:16]}"
         if _is_whole(whole):

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Literal
 
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models import hub
-from llenergymeasure.models.architecture import from_config, from_gguf
+from llenergymeasure.models.architecture import (
+    cached_at_most,
+    from_config,
+    from_gguf,
+    gguf_config,
+    stated_context,
+    text_config,
+)
 from llenergymeasure.models.gguf import converted, read_gguf
 from llenergymeasure.models.pasted import pasted_model
 from llenergymeasure.models.shapes import HUB_SHAPES, SHAPES
-from llenergymeasure.models.weights import check_weights, read_json_object
+from llenergymeasure.models.weights import StoredWeights, check_weights, read_json_object
 from llenergymeasure.records import Architecture
 
 _RANDOM = "random:"
@@ -31,8 +40,11 @@ class ResolvedModel:
     """What a name stands for.
 
     `path` is a directory, a GGUF file or a snapshot in the hub cache, or None: a hub id whose weights are not
-    on this disk, or a built-in random shape. `architecture` is None for the `reason` beside it. `revision`
-    is the commit of a cached hub model, else the one asked for.
+    on this disk, or a built-in random shape. `architecture` is None for the `reason` beside it; `context` is
+    the length that its files state all the same, `cached_at_most` the numbers that it caches for a token if
+    every layer keeps keys and values. `stored` is what its files hold, None where they are not on this disk,
+    and `quantised` says that they are packed. `revision` is the commit of a cached hub model, else the one
+    asked for.
     """
 
     name: str
@@ -41,6 +53,10 @@ class ResolvedModel:
     architecture: Architecture | None
     reason: str | None
     revision: str | None
+    context: int | None = None
+    cached_at_most: int | None = None
+    quantised: bool = False
+    stored: StoredWeights | None = None
 
 
 def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
@@ -84,12 +100,9 @@ def fetch_shape(resolved: ResolvedModel, *, timeout_s: float = 5.0) -> ResolvedM
     hub_id, revision = _hub_id(resolved.name), resolved.revision or "main"
     try:
         config = hub.fetch_json(hub_id, revision, "config.json", timeout_s=timeout_s)
-        shape = from_config(config, name=resolved.name, source=f"config.json of {hub_id} on the hub")
     except PreFlightError as error:
         return replace(resolved, reason=f"{resolved.reason}, and {error.message}")
-    except ValueError as error:
-        return replace(resolved, reason=f"{hub_id}: {error}")
-    return replace(resolved, architecture=shape, reason=None)
+    return _described(resolved, config, source=f"config.json of {hub_id} on the hub")
 
 
 def require_available(resolved: ResolvedModel, *, timeout_s: float = 5.0) -> None:
@@ -163,11 +176,10 @@ def _random(model: str) -> ResolvedModel:
     wanted = model.removeprefix(_RANDOM)
     shape = SHAPES.get(wanted.lower()) or HUB_SHAPES.get(wanted.lower())
     if shape is not None:
-        return ResolvedModel(model, "random", None, shape, None, None)
+        return ResolvedModel(model, "random", None, shape, None, None, shape.context)
     path = Path(wanted).expanduser()
     if wanted and path.is_dir():
-        architecture, reason = _configured(model, path)
-        return ResolvedModel(model, "random", path, architecture, reason, None)
+        return _configured(ResolvedModel(model, "random", path, None, None, None), path)
     near = difflib.get_close_matches(wanted.lower(), SHAPES, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise PreFlightError(
@@ -177,31 +189,54 @@ def _random(model: str) -> ResolvedModel:
 
 
 def _directory(model: str, path: Path) -> ResolvedModel:
-    architecture, reason = _configured(model, path)
-    check_weights(path)
-    return ResolvedModel(model, "directory", path, architecture, reason, None)
+    described = _configured(ResolvedModel(model, "directory", path, None, None, None), path)
+    return _with_weights(described, check_weights(path))
 
 
-def _configured(model: str, directory: Path) -> tuple[Architecture | None, str | None]:
+def _with_weights(resolved: ResolvedModel, stored: StoredWeights) -> ResolvedModel:
+    """Packed tensors do not show how many numbers they stand for."""
+    return replace(resolved, stored=replace(stored, numbers=None) if resolved.quantised else stored)
+
+
+def _configured(resolved: ResolvedModel, directory: Path) -> ResolvedModel:
+    """The same model as the `config.json` of its directory describes it."""
     config = directory / "config.json"
     if not config.is_file():
         gguf = sorted(directory.glob("*.gguf"))
         hint = f"name the GGUF file itself: {gguf[0]}" if gguf else "a model's directory has one"
         raise PreFlightError(f"{directory} holds no config.json", hint=hint)
-    description = read_json_object(config)
+    return _described(resolved, read_json_object(config), source=str(config))
+
+
+def _described(resolved: ResolvedModel, config: Mapping[str, object], *, source: str) -> ResolvedModel:
+    found = replace(
+        resolved,
+        context=stated_context(config),
+        cached_at_most=cached_at_most(config),
+        quantised="quantization_config" in text_config(config),
+    )
     try:
-        return from_config(description, name=model, source=str(config)), None
+        shape = from_config(config, name=resolved.name, source=source)
     except ValueError as error:
-        return None, f"{config}: {error}"
+        return replace(found, reason=f"{source}: {error}")
+    return replace(found, architecture=shape, reason=None, context=shape.context)
 
 
 def _gguf(model: str, path: Path) -> ResolvedModel:
     header = read_gguf(path)
+    numbers = sum(prod(dims) for dims in header.tensors.values())
+    found = ResolvedModel(model, "gguf", path, None, None, None, stored=StoredWeights(header.bytes, numbers))
+    own = gguf_config(header.metadata)
     try:
         shape = from_gguf(header.metadata, header.tensors, name=model, source=f"header of {path.name}")
     except ValueError as error:
-        return ResolvedModel(model, "gguf", path, None, f"{path.name}: {error}", None)
-    return ResolvedModel(model, "gguf", path, shape, None, None)
+        return replace(
+            found,
+            reason=f"{path.name}: {error}",
+            context=stated_context(own),
+            cached_at_most=cached_at_most(own),
+        )
+    return replace(found, architecture=shape, context=shape.context)
 
 
 def _on_hub(model: str) -> bool:
@@ -217,12 +252,14 @@ def _hub(model: str, hub_id: str, revision: str | None) -> ResolvedModel:
         raise PreFlightError(f"{wanted!r} is no revision: a branch, a tag or a commit")
     snapshot = hub.cached_snapshot(hub_id, wanted)
     shape = HUB_SHAPES.get(hub_id.lower())
-    reason = None if shape else f"{hub_id} is not in the hub cache"
     if snapshot is None or not (snapshot / "config.json").is_file():
-        return ResolvedModel(model, "hub", None, shape, reason, revision)
-    architecture, reason = _configured(model, snapshot)
-    path = snapshot if _why_not_whole(snapshot) is None else None
-    return ResolvedModel(model, "hub", path, architecture, reason, snapshot.name)
+        reason = None if shape else f"{hub_id} is not in the hub cache"
+        return ResolvedModel(model, "hub", None, shape, reason, revision, shape.context if shape else None)
+    described = _configured(ResolvedModel(model, "hub", None, None, None, snapshot.name), snapshot)
+    try:
+        return replace(_with_weights(described, check_weights(snapshot)), path=snapshot)
+    except PreFlightError:
+        return described
 
 
 def _why_not_whole(snapshot: Path) -> str | None:

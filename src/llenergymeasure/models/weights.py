@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from llenergymeasure.exceptions import PreFlightError
@@ -30,17 +32,29 @@ def read_json_object(path: Path) -> dict[str, object]:
     return value
 
 
-def check_weights(directory: Path) -> None:
-    """Return when `directory` holds whole weights that transformers would load.
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """What the files of a checkpoint hold: bytes of their tensors, and how many numbers.
+
+    `numbers` is None where a quantised checkpoint packs them, or a format has no header that says so.
+    """
+
+    bytes: int
+    numbers: int | None
+
+
+def check_weights(directory: Path) -> StoredWeights:
+    """The whole weights in `directory` that transformers would load.
 
     Only headers and sizes are read. PreFlightError names the file that is missing, cut off or no weights.
     """
-    for path in _weight_files(directory):
-        check_weights_file(path)
+    found = [check_weights_file(path) for path in _weight_files(directory)]
+    counts = [one.numbers for one in found if one.numbers is not None]
+    return StoredWeights(sum(one.bytes for one in found), sum(counts) if len(counts) == len(found) else None)
 
 
-def check_weights_file(path: Path) -> None:
-    """Return when a .safetensors or .bin file is as long as it says; PreFlightError otherwise."""
+def check_weights_file(path: Path) -> StoredWeights:
+    """What a .safetensors or .bin file holds that is as long as it says; PreFlightError otherwise."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -53,13 +67,14 @@ def check_weights_file(path: Path) -> None:
                 raise PreFlightError(f"{path} is empty", hint=_AGAIN)
             if path.suffix == ".safetensors":
                 file.seek(0)
-                _check_safetensors(
+                return _safetensors(
                     path, size, file.read(8 + min(_header_length(head), _LARGEST_HEADER_BYTES))
                 )
     except OSError as error:
         raise PreFlightError(f"can't read {path}: {error.strerror}") from error
     if path.suffix == ".bin" and head.startswith(b"PK") and not zipfile.is_zipfile(path):
         raise PreFlightError(f"{path} is cut off: its archive has no end", hint=_AGAIN)
+    return StoredWeights(size, None)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -104,7 +119,7 @@ def _header_length(head: bytes) -> int:
     return int(struct.unpack("<Q", head[:8])[0]) if len(head) >= 8 else 0
 
 
-def _check_safetensors(path: Path, size: int, start: bytes) -> None:
+def _safetensors(path: Path, size: int, start: bytes) -> StoredWeights:
     length = _header_length(start)
     if not 2 <= length <= _LARGEST_HEADER_BYTES or start[8:9] != b"{":
         raise PreFlightError(f"{path} is no safetensors file: its header makes no sense", hint=_AGAIN)
@@ -112,14 +127,17 @@ def _check_safetensors(path: Path, size: int, start: bytes) -> None:
         raise PreFlightError(f"{path} is cut off within its header, at {size:,} bytes", hint=_AGAIN)
     try:
         header = json.loads(start[8 : 8 + length])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        expected = 8 + length + int(max(ends, default=0))
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        stored = int(max((entry["data_offsets"][1] for entry in entries), default=0))
+        numbers = sum(math.prod(map(int, entry["shape"])) for entry in entries)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise PreFlightError(
             f"{path} is no safetensors file: its header can't be read", hint=_AGAIN
         ) from error
+    expected = 8 + length + stored
     if size != expected:
         raise PreFlightError(
             f"{path} has {size:,} bytes where its header tells of {expected:,}: it is cut off or damaged",
             hint=_AGAIN,
         )
+    return StoredWeights(stored, numbers)

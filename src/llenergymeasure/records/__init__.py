@@ -9,6 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llenergymeasure.exceptions import FailureKind, RunFailure, Stage
+from llenergymeasure.records.architecture import (
+    Architecture,
+    Attention,
+    Layer,
+    Matrix,
+    Quantisation,
+    Recurrence,
+)
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.measurement import Measurement
@@ -27,7 +35,6 @@ from llenergymeasure.records.measuring import (
     Unit,
 )
 from llenergymeasure.records.running import (
-    Architecture,
     Block,
     BlockKind,
     Completion,
@@ -54,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REMEDIES",
     "Architecture",
+    "Attention",
     "Block",
     "BlockKind",
     "Clock",
@@ -71,6 +79,8 @@ __all__ = [
     "Generation",
     "GpuFacts",
     "Idle",
+    "Layer",
+    "Matrix",
     "Measurement",
     "MeasurementWarning",
     "Method",
@@ -78,7 +88,9 @@ __all__ = [
     "Pass",
     "PowerModel",
     "Progress",
+    "Quantisation",
     "Quantity",
+    "Recurrence",
     "Request",
     "RunFailure",
     "Sample",

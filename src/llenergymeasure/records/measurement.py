@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llenergymeasure.config.engines import Traits
+from llenergymeasure.records.architecture import Architecture
 from llenergymeasure.records.dataset import DatasetFacts
 from llenergymeasure.records.machine import Environment, Overhead, Start, Throttling
 from llenergymeasure.records.measuring import Trace
-from llenergymeasure.records.running import Architecture, Block, Idle, Pass, SessionFacts, WarmUp
+from llenergymeasure.records.running import Block, Idle, Pass, SessionFacts, WarmUp
 from llenergymeasure.records.telling import MeasurementWarning
 from llenergymeasure.records.windows import Window
 

@@ -37,38 +37,6 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
-    """The shape of a decoder: all that parameter, FLOP and memory formulas need.
-
-    `ffn_matrices` is 3 for a gated feed-forward (SwiGLU) and 2 for a plain one. `experts` is 0 for a dense
-    model. `positions` is the size of a learnt position table, 0 with rotary positions. `norm_parameters`
-    is 1 per channel for RMSNorm and 2 for LayerNorm; `layer_norms` is how many of them a layer has beside
-    `qk_norm`, a norm over each head's queries and keys. `source` says where the shape was read.
-    """
-
-    name: str
-    source: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    ffn_matrices: Literal[2, 3]
-    vocab: int
-    tied_embeddings: bool
-    context: int
-    experts: int = 0
-    active_experts: int = 0
-    attention_bias: tuple[bool, bool] = (False, False)
-    ffn_bias: bool = False
-    positions: int = 0
-    norm_parameters: Literal[1, 2] = 1
-    layer_norms: Literal[2, 4] = 2
-    qk_norm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt and what is wanted of it.
 

@@ -91,7 +91,8 @@ def computing(config: ExperimentConfig, device: str) -> Any:
 class Loaded:
     """A model in evaluation mode and the special tokens it came with; its own decoding defaults are gone.
 
-    `context` is how many tokens it takes, prompt and output together; None where its shape is not known.
+    `context` is how many tokens it takes, prompt and output together; None where no length is
+    stated.
     `revision` is the commit of a hub model. `assistant` guesses tokens ahead of the model; None without one.
     `passthrough` are the further arguments of from_pretrained in force.
     """
@@ -153,9 +154,8 @@ def load(config: ExperimentConfig, place: Place) -> Loaded:
         pad = eos_ids[0] if eos_ids else 0
     # generate() fills what a call leaves open from here: a checkpoint's temperature or penalty would leak in.
     model.generation_config = transformers.GenerationConfig()
-    context = None if resolved.architecture is None else resolved.architecture.context
     assistant = _assistant(config, target)
-    return Loaded(model, eos_ids, pad, context, resolved.revision, assistant, passthrough)
+    return Loaded(model, eos_ids, pad, resolved.context, resolved.revision, assistant, passthrough)
 
 
 def _loaded(config: ExperimentConfig, resolved: ResolvedModel, target: _Target) -> Any:

@@ -89,6 +89,11 @@ def why_no_checkpoint(config: ExperimentConfig, model: ResolvedModel) -> Refusal
     method = _method(model)
     if method is None:
         return None
+    if model.kind == "random":
+        return Refusal(
+            f"{config.model} describes weights quantised with {method}, and random ones are not quantised",
+            "take quantization_config out of its config.json, or name the checkpoint itself",
+        )
     if config.precision in BITS:
         return Refusal(
             f"{config.model} is quantised already ({method}), so precision {config.precision} can't be made "
@@ -113,8 +118,8 @@ def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -
     shape = model.architecture
     if shape is None or device != "cpu" or (way(config), config.precision) != ("bitsandbytes", "int4"):
         return None
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    if any(width % 64 for width in (shape.hidden, queries, shape.ffn)) or keys % 32:
+    matrices = (matrix for layer in shape.layers for matrix in layer.matrices)
+    if any(inputs % 64 or outputs % 32 for inputs, outputs in matrices):
         return Refusal(
             f"{config.model} has matrices whose inputs are no multiples of 64 or whose outputs are none of "
             "32, which bitsandbytes can't pack into int4 on a CPU",
@@ -172,7 +177,7 @@ def builds_kernels(config: ExperimentConfig) -> bool:
 
 
 def _method(model: ResolvedModel) -> str | None:
-    if model.kind not in {"directory", "hub"} or model.path is None:
+    if model.kind == "gguf" or model.path is None:
         return None
     description = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
     own = description.get("quantization_config")

@@ -214,12 +214,13 @@ def _why_not_split(config: ExperimentConfig) -> Refusal | None:
             return Refusal(f"pytorch.tp_plan is not measured together with {what}", "leave one of them out")
     model = _resolved(config)
     shape = model.architecture if model is not None else None
-    if shape is not None and (shape.heads % asked.num_processes or shape.kv_heads % asked.num_processes):
-        return Refusal(
-            f"{config.model} has {shape.heads} heads and {shape.kv_heads} for keys and values, which "
-            f"{asked.num_processes} processes can't share evenly",
-            "another pytorch.num_processes",
-        )
+    for one in () if shape is None else shape.attentions:
+        if one.heads % asked.num_processes or one.kv_heads % asked.num_processes:
+            return Refusal(
+                f"{config.model} has {one.heads} heads and {one.kv_heads} for keys and values, which "
+                f"{asked.num_processes} processes can't share evenly",
+                "another pytorch.num_processes",
+            )
     return None
 
 
