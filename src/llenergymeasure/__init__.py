@@ -18,8 +18,11 @@ from llenergymeasure.exceptions import (
     PreFlightError,
     ResultError,
 )
+from llenergymeasure.measure.notebook import load_ipython_extension
+from llenergymeasure.measure.own_code import Monitor
 from llenergymeasure.records import Estimate
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.windows import WindowsResult
 
 __all__ = [
     "BackendError",
@@ -32,10 +35,13 @@ __all__ = [
     "ExperimentResult",
     "ExperimentTimeout",
     "LLEMError",
+    "Monitor",
     "PreFlightError",
     "ResultError",
+    "WindowsResult",
     "__version__",
     "load_experiment_config",
+    "load_ipython_extension",
     "run_experiment",
 ]
 

@@ -70,6 +70,10 @@ MEANINGS: Mapping[WarningCode, str] = {
     "silence before or after the passes. The interval is wider for it.",
     "single_process": "One process: the interval is that of its passes. Another process of the same "
     "configuration may differ by more.",
+    "device_shared": "Another recorder was reading the same devices: other work may be in these joules.",
+    "window_open": "A window was still open when the recording ended. It is left out.",
+    "recorder_lost": "The recorder ended before the program did. What it saw until then is kept.",
+    "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

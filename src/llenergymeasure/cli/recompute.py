@@ -16,8 +16,10 @@ from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.windows import WindowsResult, load_any
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
+Result: TypeAlias = ExperimentResult | WindowsResult
 
 # What each version changed in the method, for those who compute older results again.
 METHODS = {
@@ -42,19 +44,17 @@ def recompute(
         from llenergymeasure.results.store import REQUESTS_FILE, RUNS, why_requests_differ
 
         folder = result.parent if result.name == "result.json" else result
-        stored = ExperimentResult.load(folder)
+        stored = load_any(folder)
+        if isinstance(stored, WindowsResult):
+            _recompute_windows(stored, folder, as_json=as_json)
+            return
         if not stored.measured:
             raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
         measurements = read_measurements(folder, [run.index for run in stored.measured])
         failed = [FailedRun(run.index, run.reason or "") for run in stored.runs if run.outcome == "failed"]
         anew = metrics(measurements, failed=failed)
         same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
-        before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
-        changed = [
-            key
-            for key in before | after
-            if (key in before, before.get(key)) != (key in after, after.get(key))
-        ]
+        before, after, changed = _compared(stored, anew)
         with reader_may_leave():
             if as_json:
                 print_json(anew.as_json())
@@ -64,15 +64,44 @@ def recompute(
             requests = folder / RUNS / str(one.index) / REQUESTS_FILE
             if why := why_requests_differ(requests, one.blocks):
                 raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
-        if changed and same_version:
-            raise ResultError(
-                f"{folder}: the result and the files beside it do not belong together: "
-                f"the version that wrote them gets {len(changed)} other values from them",
-                hint="restore the whole folder from a copy",
-            )
+        if same_version:
+            _refuse_changes(folder, changed)
 
 
-def _changes(stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
+def _recompute_windows(stored: WindowsResult, folder: Path, *, as_json: bool) -> None:
+    from llenergymeasure.analysis.windows import windows_result
+    from llenergymeasure.measure.marks import read_recording
+
+    anew = windows_result(read_recording(folder))
+    before, after, changed = _compared(stored, anew)
+    with reader_may_leave():
+        if as_json:
+            print_json(anew.as_json())
+        else:
+            print_lines(_changes(stored, before, after, changed))
+    if stored.environment.llem == __version__:
+        _refuse_changes(folder, changed)
+
+
+def _compared(stored: Result, anew: Result) -> tuple[Leaves, Leaves, list[str]]:
+    """All values of both, and which of them differ."""
+    before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
+    changed = [
+        key for key in before | after if (key in before, before.get(key)) != (key in after, after.get(key))
+    ]
+    return before, after, changed
+
+
+def _refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+    if changed:
+        raise ResultError(
+            f"{folder}: the result and the files beside it do not belong together: "
+            f"the version that wrote them gets {len(changed)} other values from them",
+            hint="restore the whole folder from a copy",
+        )
+
+
+def _changes(stored: Result, before: Leaves, after: Leaves, changed: Sequence[str]) -> list[str]:
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")
     if not changed:

@@ -17,6 +17,7 @@ from llenergymeasure.cli._display import (
     print_lines,
     print_result_details,
     print_result_summary,
+    print_windows_summary,
     reader_may_leave,
 )
 from llenergymeasure.cli._errors import reported
@@ -27,6 +28,7 @@ from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.models import Energy, Term, Uncertainty
 from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.windows import WindowsResult, load_any
 
 NOTES = (
     "type: A from repetition, B from knowledge of the sensor or the method (JCGM 100)",
@@ -52,7 +54,10 @@ def show(
 ) -> None:
     """Show a stored result as `llem run` does, or its uncertainty budget."""
     with reported(verbose=verbose):
-        stored = ExperimentResult.load(result)
+        stored = load_any(result)
+        if isinstance(stored, WindowsResult):
+            _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
+            return
         budget = _budget(stored, result) if uncertainty else None
         if verbose and not uncertainty:
             print_result_details(stored)
@@ -63,6 +68,19 @@ def show(
                 print_result_summary(stored)
             else:
                 print_lines(budget_lines(stored.energy, budget))
+
+
+def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_json: bool) -> None:
+    if uncertainty:
+        raise ResultError(
+            f"{path} has no uncertainty budget: it is of windows or a command",
+            hint="each of its windows has independent_j and common_j: --json",
+        )
+    with reader_may_leave():
+        if as_json:
+            print_json(stored.as_json())
+        else:
+            print_windows_summary(stored)
 
 
 def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.nvml import as_text, driver, gpus_of
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.harness import Worker
-from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
+
+if TYPE_CHECKING:
+    from llenergymeasure.measure.harness import Worker
+    from llenergymeasure.measure.protocol import Ready
 
 T = TypeVar("T")
 ANSWER_S = 10.0

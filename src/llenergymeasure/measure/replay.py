@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.protocol import EVENTS_NAME, EventLog
+from llenergymeasure.measure.protocol import EventLog
+from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.records import (
     Architecture,
     Block,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start
+from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
     Domain,
@@ -71,14 +72,18 @@ __all__ = [
     "Generation",
     "GpuFacts",
     "Idle",
+    "Marked",
     "Measurement",
     "MeasurementWarning",
+    "MeterChoice",
     "Method",
     "Overhead",
     "Pass",
     "PowerModel",
     "Progress",
     "Quantity",
+    "Recording",
+    "RecordingKind",
     "Request",
     "RunFailure",
     "Sample",

@@ -37,6 +37,10 @@ WarningCode: TypeAlias = Literal[
     "drift",
     "silence_broken",
     "single_process",
+    "device_shared",
+    "window_open",
+    "recorder_lost",
+    "command_failed",
 ]
 Stage: TypeAlias = Literal["preflight", "load", "warmup", "measure", "save"]
 FailureKind: TypeAlias = Literal["oom", "crash", "timeout", "interrupted", "config", "error"]
@@ -75,6 +79,10 @@ REMEDIES: Mapping[WarningCode, str] = {
     "drift": "warm up for longer (warmup.max_seconds), or wait until the machine is as warm as it gets",
     "silence_broken": "stop what kept working, or read the wider interval as it is",
     "single_process": "repeat the run in fresh processes: --set repeats.count=3",
+    "device_shared": "let one recorder at a time read these devices",
+    "window_open": "close each window, best with a with statement",
+    "recorder_lost": "see why it ended (dmesg shows a lack of memory), and measure again",
+    "command_failed": "mend the command, or read its figures as those of a failing one",
 }
 
 
