@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.own_code import Monitor
 from llenergymeasure.results.windows import WindowsResult
+from llenergymeasure.simulation.scenario import Board, Change
 
 HEAD = """
 import json, os, sys, time
@@ -53,36 +53,34 @@ show(m)
 
 
 def test_a_block_on_a_board_is_known_as_well_as_one_of_a_run(tmp_path: Path) -> None:
+    busy = Board(
+        uuid="GPU-a",
+        idle_w=80.0,
+        power=(Change("square", 5.0, 7.0, given={"levels_w": (300.0, 120.0), "period_s": 0.37}),),
+    )
     result = result_of(
         run(
             tmp_path,
             HEAD
             + """
+began_ns = json.load(open("scenario.json"))["start_ns"]
 with Monitor(gpus="all", meter="nvml") as m:
-    for number in range(3):
-        with m.block("work"):
-            time.sleep(2.0)
+    with m.block("work"):
+        while time.monotonic_ns() < began_ns + 7_400_000_000:
+            time.sleep(0.01)
 show(m)
 """,
-            boards=[BOARD],
+            boards=[busy],
         )
     )
     block = named(result, "work")
-    assert (block["silent"], block["count"], result["boundary"], result["method"]) == (
-        True,
-        3,
-        "gpu",
-        "counter",
-    )
-    for one in block["occurrences"]:
-        truth = truth_j(tmp_path, one["start_ns"], one["end_ns"])
-        # What goes on in the silences here is no silence: only the interval can say so.
-        assert one["energy_j"] == pytest.approx(truth, rel=0.25)
-    assert (
-        block["energy"]["low"]
-        <= sum(truth_j(tmp_path, one["start_ns"], one["end_ns"]) for one in block["occurrences"])
-        <= block["energy"]["high"]
-    )
+    (one,) = block["occurrences"]
+    truth = truth_j(tmp_path, one["start_ns"], one["end_ns"])
+    assert (block["silent"], result["boundary"], result["method"]) == (True, "gpu", "counter")
+    assert block["energy"]["low"] <= truth <= block["energy"]["high"]
+    if one["start_ns"] < json.loads((tmp_path / "scenario.json").read_text())["start_ns"] + 5e9:
+        # Else the machine was too busy to begin before the board did, and its silence was none.
+        assert one["energy_j"] == pytest.approx(truth, rel=0.02)
 
 
 def test_many_short_windows_are_pooled_and_hold_the_truth(tmp_path: Path) -> None:
@@ -260,9 +258,9 @@ show(m)
 def test_misuse_is_an_error_that_names_the_window() -> None:
     with Monitor() as monitor:
         window = monitor.window("twice")
-        with window, pytest.raises(ConfigError, match="twice.*open already"):
+        with window, pytest.raises(ConfigError, match=r"twice.*open already"):
             window.start()
-        with pytest.raises(ConfigError, match="twice.*not open"):
+        with pytest.raises(ConfigError, match=r"twice.*not open"):
             window.stop()
         with pytest.raises(ConfigError, match="name is a text"), monitor.window(""):
             pass
@@ -483,14 +481,10 @@ show(m)
     assert busy["energy"]["value"] > 10 * idle["energy"]["value"]
 
 
-def test_marks_take_little_time() -> None:
-    """Not on a timer: the median of many, against that of writing to a pipe at all."""
+def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:
     with Monitor(meter="estimate") as monitor:
-        taken = []
         for _ in range(2000):
-            began = time.perf_counter_ns()
             with monitor.window("x"):
                 pass
-            taken.append(time.perf_counter_ns() - began)
     assert monitor.result.windows[0].count == 2000
     assert monitor.result.windows[0].occurrences == ()

@@ -309,9 +309,11 @@ def _warnings(
 def _of_flags(one: NamedWindows) -> Iterator[MeasurementWarning]:
     codes: tuple[WarningCode, ...] = get_args(WarningCode)
     for part in one.readings:
+        short = one.least_s is not None and one.duration_s < one.count * one.least_s
+        if "window_too_short" in part.flags or (short and part.method != "modelled"):
+            yield _too_short(one, part)
         for code in [code for flag in part.flags for code in codes if code == flag]:
             if code == "window_too_short":
-                yield _too_short(one, part)
                 continue
             meaning = MEANINGS[code].partition(". ")[0].rstrip(".")
             yield MeasurementWarning.of(
