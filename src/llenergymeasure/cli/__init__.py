@@ -13,6 +13,7 @@ from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.cli.record import record
 from llenergymeasure.cli.run import run
 from llenergymeasure.cli.show import show
+from llenergymeasure.cli.watch import watch
 
 app = typer.Typer(
     name="llem",
@@ -42,5 +43,6 @@ app.command(name="run", help="Run an LLM efficiency experiment")(run)
 app.command(name="doctor", help="Say what this machine can measure")(doctor)
 app.command(name="show", help="Show a stored result, or its uncertainty budget")(show)
 app.command(name="compare", help="Compare two results, B against A")(compare)
+app.command(name="watch", help="Show what this machine draws now")(watch)
 app.command(name="record", help="Record windows of any program, marked by lines on stdin")(record)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(recompute)

@@ -45,7 +45,8 @@ class Monitor:
     A context manager. A recorder runs beside the program for as long, which reads `meter` (auto, nvml, amd,
     rapl, apple, estimate or a plug-in's name). `gpus` are those that count: auto for those that this
     program's processes use, all, or a list of UUIDs or indices. Devices that another recorder reads are
-    refused unless `shared`. With `output_dir` the result and its trace are kept there; `result` is there after the end.
+    refused unless `shared`. With `output_dir` the result and its trace are kept there; `result` is there
+    after the end.
 
     Windows wait for the GPU before both ends where torch is loaded and has used one; `synchronize=False`
     leaves that out. A child made by fork or spawn may mark windows too; the process that made the Monitor
