@@ -25,6 +25,7 @@ from llenergymeasure.records import (
     MeasurementWarning,
     Pass,
     Recording,
+    RecordingKind,
     Trace,
     WarningCode,
     Window,
@@ -124,7 +125,7 @@ def _named(
         output_tokens=output,
         per_output_token=_per(energy, spent, each, counts[0], unit="J/token", why_none=no_tokens),
         per_total_token=_per(energy, spent, each, counts[1], unit="J/token", why_none=no_tokens),
-        peak_bytes=_peak(marks),
+        peak_bytes=_peak(marks, seen.kind),
         least_s=_least_s(parts, marks, spans),
         independent_j=None if spent is None or spent.joules is None else spent.independent_j,
         common_j=None if spent is None or spent.joules is None else spent.common_j,
@@ -214,13 +215,14 @@ def _per(
     return Estimate(mean.value, unit, systematic=mean.systematic, reason=too_few(len(known)))
 
 
-def _peak(marks: Sequence[Marked]) -> Estimate:
+def _peak(marks: Sequence[Marked], kind: RecordingKind) -> Estimate:
     """Mean peak of the runs of a command."""
     peaks = [one.peak_bytes for one in marks if one.peak_bytes is not None]
     if not peaks:
-        return Estimate.missing(
-            "bytes", "the peak of a window in a process cannot be told from the process's"
-        )
+        reason = "the peak of a window in a process cannot be told from the process's"
+        if kind == "command":
+            reason = "no run used more memory than the process that starts it, about 9 MB"
+        return Estimate.missing("bytes", reason)
     return ratio_over_passes(peaks, [1] * len(peaks), unit="bytes")
 
 

@@ -9,6 +9,7 @@ import typer
 from llenergymeasure import __version__
 from llenergymeasure.cli.compare import compare
 from llenergymeasure.cli.doctor import doctor
+from llenergymeasure.cli.exec import execute
 from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.cli.record import record
 from llenergymeasure.cli.run import run
@@ -43,6 +44,9 @@ app.command(name="run", help="Run an LLM efficiency experiment")(run)
 app.command(name="doctor", help="Say what this machine can measure")(doctor)
 app.command(name="show", help="Show a stored result, or its uncertainty budget")(show)
 app.command(name="compare", help="Compare two results, B against A")(compare)
+app.command(name="exec", help="Measure any command", context_settings={"allow_interspersed_args": False})(
+    execute
+)
 app.command(name="watch", help="Show what this machine draws now")(watch)
 app.command(name="record", help="Record windows of any program, marked by lines on stdin")(record)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(recompute)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue, TypeAdapter
@@ -11,7 +11,12 @@ from pydantic import JsonValue, TypeAdapter
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.cli._display import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.results import ExperimentResult
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.windows import WindowsResult, load_any
+
+if TYPE_CHECKING:
+    from llenergymeasure.analysis.compare import Comparison
 
 REGRESSION = 4
 
@@ -51,7 +56,7 @@ def compare(
         from llenergymeasure.analysis import compare as analysis
 
         allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
-        comparison = analysis.compare(ExperimentResult.load(a), ExperimentResult.load(b), allow=allowed)
+        comparison = _compared(load_any(a), load_any(b), allowed)
         with reader_may_leave():
             if as_json:
                 adapter = TypeAdapter(analysis.Comparison)
@@ -63,3 +68,16 @@ def compare(
         if worse is not None:
             say(f"Regression: {worse}")
             raise typer.Exit(REGRESSION)
+
+
+def _compared(
+    a: ExperimentResult | WindowsResult, b: ExperimentResult | WindowsResult, allowed: set[str]
+) -> Comparison:
+    from llenergymeasure.analysis.compare import compare as models
+    from llenergymeasure.analysis.compare_windows import compare_windows
+
+    if isinstance(a, WindowsResult) and isinstance(b, WindowsResult):
+        return compare_windows(a, b, allow=allowed)
+    if isinstance(a, ExperimentResult) and isinstance(b, ExperimentResult):
+        return models(a, b, allow=allowed)
+    raise ConfigError(f"A is of kind {a.kind} and B of kind {b.kind}: they have nothing in common")

@@ -129,7 +129,7 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
     with contextlib.ExitStack() as stack:
         locks = stack.enter_context(DomainLocks(owner=f"the recorder of process {settings.owner}"))
         warnings += lock(locks, selection.domains, shared=settings.shared)
-        folder = stack.enter_context(_folder(settings.output_dir, identifier))
+        folder = stack.enter_context(recording_folder(settings.output_dir, identifier))
         recorder = Recorder(selection.meters, clock=time, directory=folder)
         recorder.start(file_first=False)
         heard = _Heard(recorder, settings.owner, answer, folder)
@@ -175,9 +175,9 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
 def recording_id(program: Sequence[str], kind: RecordingKind, started: Start) -> str:
     """When, what, and enough of chance that two recordings never share a folder."""
     stamp = re.sub(r"[^0-9T]", "", started.utc.partition("+")[0])
-    named = [Path(one).name for one in program if not one.startswith("-")]
-    scripts = [one for one in named if not re.match(r"python[0-9.]*$", one)] or named or ["program"]
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", scripts[0]).strip("-.")[:40]
+    scripts = [Path(one).name for one in program if one.endswith((".py", ".sh")) and "\n" not in one]
+    named = [*scripts, *(Path(one).name for one in program[:1]), "program"]
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", named[0]).strip("-.")[:40]
     return f"{stamp}-{name or 'program'}-{kind}-{secrets.token_hex(3)}"
 
 
@@ -215,7 +215,7 @@ def finish(folder: Path, *, keep: bool) -> tuple[WindowsResult, Path | None]:
 
 
 @contextlib.contextmanager
-def _folder(output_dir: Path | None, identifier: str) -> Iterator[Path]:
+def recording_folder(output_dir: Path | None, identifier: str) -> Iterator[Path]:
     """`<identifier>.part` in `output_dir`, which `finish` renames; a temporary one where nothing is kept."""
     if output_dir is None:
         temporary = Path(tempfile.mkdtemp(prefix=PREFIX))
