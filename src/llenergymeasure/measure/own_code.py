@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_RECORDER = "llenergymeasure.measure.record"
+# Not with -m, for which Python would compile the module each time.
+_RECORDER = "import sys; from llenergymeasure.measure.record import program; sys.exit(program())"
 _READY_S = 60.0
 _QUIET_S = 10.0
 _DONE_S = 120.0
@@ -106,7 +107,7 @@ class Monitor:
         self._answers, answers = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _RECORDER, json.dumps(settings)],
+                [sys.executable, "-c", _RECORDER, json.dumps(settings)],
                 stdin=commands,
                 stdout=answers,
                 stderr=subprocess.DEVNULL,

@@ -375,8 +375,9 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """With the settings of a Monitor as its one argument."""
     # What a driver prints must not pass for an answer.
     protocol = os.dup(1)
     os.dup2(2, 1)
-    sys.exit(main(read_settings(sys.argv[1]), commands=0, answers=protocol))
+    return main(read_settings(sys.argv[1]), commands=0, answers=protocol)
