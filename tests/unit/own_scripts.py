@@ -97,9 +97,9 @@ def recorders(directory: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "llenergymeasure.measure.record" in " ".join(process.cmdline()[1:3]) and process.environ().get("HOME") == str(
-                directory
-            ):
+            if "llenergymeasure.measure.record" in " ".join(process.cmdline()[1:3]) and process.environ().get(
+                "HOME"
+            ) == str(directory):
                 found.append(process)
         except psutil.Error:
             continue

@@ -300,7 +300,12 @@ def regression(comparison: Comparison, percent: float) -> str | None:
     ConfigError where there are too few runs to judge, ResultError where it can't be judged for another
     reason.
     """
-    energy = next(one for one in comparison.ratios if one.name == ENERGY)
+    # Joules stand first; of several windows each has its own.
+    judged = [one for one in comparison.ratios if one.name == comparison.ratios[0].name]
+    return next((found for one in judged if (found := _regression(one, percent)) is not None), None)
+
+
+def _regression(energy: Ratio, percent: float) -> str | None:
     found = energy.ratio
     low, _ = _ends(found)
     if found.value is None or low is None:
@@ -311,8 +316,9 @@ def regression(comparison: Comparison, percent: float) -> str | None:
         raise ResultError(message)
     if low <= 1 + percent / 100:
         return None
+    what = energy.a.unit if energy.name == ENERGY else energy.label
     return (
-        f"B uses {100 * (found.value - 1):.1f} % more J/token than A, "
+        f"B uses {100 * (found.value - 1):.1f} % more {what} than A, "
         f"at least {100 * (low - 1):.1f} %; {percent:g} % is allowed"
     )
 
