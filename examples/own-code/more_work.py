@@ -3,4 +3,4 @@
 llem exec --vs 'python examples/own-code/more_work.py' -- python examples/own-code/work.py
 """
 
-print(sum(number * number % 7 for number in range(3_150_000)))
+print(sum(number * number % 7 for number in range(8_400_000)))

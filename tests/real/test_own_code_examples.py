@@ -33,7 +33,7 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_transformers_loop_costs_joules_per_token(tmp_path: Path) -> None:
     done = run(tmp_path, str(EXAMPLES / "transformers_loop.py"), "results")
