@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from own_scripts import BOARD, codes, gone_within_s, named, recorders, result_of, run, start, truth_j
+from own_scripts import BOARD, codes, environ, gone_within_s, named, recorders, result_of, run, start, truth_j
 
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
@@ -343,6 +345,8 @@ def test_a_recorder_that_dies_leaves_the_program_alone_and_keeps_what_it_saw(tmp
         HEAD
         + """
 import signal
+import subprocess
+import sys
 with Monitor(output_dir="out", gpus="all", meter="nvml") as m:
     with m.window("before"):
         time.sleep(2.0)
@@ -479,6 +483,41 @@ show(m)
     model = next(one for one in result["readings"] if one["domain"] == "host")
     assert model["method"] == "modelled"
     assert busy["energy"]["value"] > 10 * idle["energy"]["value"]
+
+
+def test_any_program_may_mark_windows_by_lines_on_stdin(tmp_path: Path) -> None:
+    record = [sys.executable, "-m", "llenergymeasure", "record", "-o", "out"]
+    with subprocess.Popen(
+        record,
+        env=environ(tmp_path),
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as recorder:
+        assert recorder.stdin is not None
+        assert recorder.stdout is not None
+        hello, ready = (json.loads(recorder.stdout.readline()) for _ in range(2))
+        assert (hello["say"], hello["version"], ready["say"]) == ("hello", 1, "ready")
+        t_ns = ready["t_ns"] + 1
+        marks = [
+            {"do": "begin", "id": "1", "name": "theirs", "t_ns": t_ns},
+            {"do": "end", "id": "1", "t_ns": t_ns, "prompt": 2, "output": 3},
+            {"do": "no such thing"},
+        ]
+        recorder.stdin.writelines(json.dumps(mark) + "\n" for mark in marks)
+        # Its end is heard by the end of its input as well as by stop.
+        out, _ = recorder.communicate(timeout=60)
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [one["say"] for one in answers] == ["unknown", "done"]
+    theirs = named(answers[-1]["result"], "theirs")
+    assert (theirs["prompt_tokens"], theirs["output_tokens"]) == (2, 3)
+    assert WindowsResult.load(answers[-1]["folder"]).as_json() == answers[-1]["result"]
+    refused = subprocess.run(
+        [*record, "--meter", "nvml"], env=environ(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout.splitlines()[-1])["error"] == "EnergyError"
 
 
 def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:

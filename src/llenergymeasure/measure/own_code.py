@@ -32,6 +32,7 @@ _RECORDER = "import sys; from llenergymeasure.measure.record import program; sys
 _READY_S = 60.0
 _QUIET_S = 10.0
 _DONE_S = 120.0
+_END_S = 10.0
 _LONGEST_NAME = 200
 _MOST_WAITING = 1_000_000
 # What a child, which hears no answers, adds to the least length of a silence.
@@ -118,8 +119,12 @@ class Monitor:
             os.close(answers)
         _enlarge(self._marks)
         os.set_blocking(self._marks, False)
-        self._answer("hello", _READY_S)
-        self._ready = self._answer("ready", _READY_S)
+        try:
+            self._answer("hello", _READY_S)
+            self._ready = self._answer("ready", _READY_S)
+        except BaseException:
+            self._end_recorder()
+            raise
         self._fifo = str(self._ready["fifo"])
         least_s, lag_s = self._ready["quiet_s"]
         self._silent_s = least_s + lag_s
@@ -164,10 +169,18 @@ class Monitor:
             data = json.dumps(done["result"])
             self._result = WindowsResult.model_validate_json(data, strict=True, context={"stored": True})
         finally:
+            self._end_recorder()
+
+    def _end_recorder(self) -> None:
+        """It ends once its pipe is closed; one that hangs is killed."""
+        os.close(self._marks)
+        os.close(self._answers)
+        self._marks = self._answers = -1
+        try:
+            self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
             self._process.wait()
-            os.close(self._answers)
-            os.close(self._marks)
-            self._marks = -1
 
     def _rescued(self) -> WindowsResult:
         """From what a recorder that was killed has left."""
@@ -325,7 +338,6 @@ class Monitor:
                 self._heard = rest
                 found: dict[str, Any] = json.loads(line)
                 if found["say"] == "refused":
-                    self._process.wait()
                     kind = getattr(exceptions, str(found["error"]), LLEMError)
                     raise kind(found["message"], hint=found["hint"])
                 if found["say"] == say:
