@@ -420,17 +420,26 @@ def test_nothing_heavy_is_imported_and_nothing_is_left_without_a_folder(tmp_path
         + """
 heavy = {"torch", "pyarrow", "numpy"}
 before = heavy & set(sys.modules)
+fds = len(os.listdir("/proc/self/fd"))
 with Monitor() as m:
     with m.window("x"):
         pass
     folder = m._ready["folder"]
+with Monitor(output_dir="out") as kept:
+    with kept.window("x"):
+        pass
 print(sorted((heavy & set(sys.modules)) - before))
 print(folder)
+del m
+import gc; gc.collect()
+time.sleep(0.5)
+print(len(os.listdir("/proc/self/fd")) - fds)
 """,
     )
     assert done.returncode == 0, done.stderr
-    imported, folder = done.stdout.splitlines()
-    assert imported == "[]"
+    imported, folder, more_fds = done.stdout.splitlines()
+    assert (imported, more_fds) == ("[]", "0")
+    assert len(list((tmp_path / "out").glob("*/result.json"))) == 1
     assert gone_within_s(tmp_path, 20.0) is not None
     assert not Path(folder).exists()
 

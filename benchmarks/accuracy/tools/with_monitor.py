@@ -4,6 +4,7 @@ plain window amid work.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -19,7 +20,9 @@ def run() -> None:
     silent = between_silences()
     due = [(index, begin - _SILENCE_NS * silent[index], length) for index, begin, length in planned()]
     begins = {index: begin for index, begin, _ in planned()}
-    with Monitor(gpus="all", meter="nvml") as monitor:
+    # No process works on these boards, so that those in use would be none.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with Monitor(gpus=[visible] if visible else "all", meter="nvml") as monitor:
         for index, length_ns in timely(due):
             with monitor.block(f"{index}") if silent[index] else monitor.window(f"{index}"):
                 started_ns = time.monotonic_ns()

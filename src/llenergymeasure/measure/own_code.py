@@ -82,8 +82,9 @@ class Monitor:
         self._state: Literal["new", "running", "stopped"] = "new"
         self._numbers = itertools.count()
         self._names: dict[str, str] = {}
-        self._marks = -1
+        self._marks = self._answers = -1
         self._unsent: deque[bytes] = deque()
+        self._done: dict[str, Any] = {}
         self._result: WindowsResult | None = None
 
     # Start and end
@@ -153,29 +154,39 @@ class Monitor:
         if not self._mine():
             raise ConfigError("the result belongs to the process that made the Monitor")
         self._finish()
-        assert self._result is not None
+        if self._result is None:
+            from llenergymeasure.results.windows import WindowsResult  # pydantic's models take a while
+
+            self._result = WindowsResult.model_validate_json(
+                json.dumps(self._done["result"]), strict=True, context={"stored": True}
+            )
         return self._result
 
     def _finish(self) -> None:
-        if self._result is not None:
+        """Wait for the result, as the recorder has it or as its files do."""
+        if self._done or self._result is not None:
             return
-        from llenergymeasure.results.windows import WindowsResult
-
         try:
-            done = self._answer("done", _DONE_S)
+            self._done = self._answer("done", _DONE_S)
         except _Gone:
             self._result = self._rescued()
-        else:
-            data = json.dumps(done["result"])
-            self._result = WindowsResult.model_validate_json(data, strict=True, context={"stored": True})
         finally:
             self._end_recorder()
 
+    def _close_pipes(self) -> None:
+        for pipe in (self._marks, self._answers):
+            if pipe >= 0:
+                os.close(pipe)
+        self._marks = self._answers = -1
+
+    def __del__(self) -> None:
+        # A recorder whose result nobody has asked for ends with its pipe.
+        if self._pid == os.getpid():
+            self._close_pipes()
+
     def _end_recorder(self) -> None:
         """It ends once its pipe is closed; one that hangs is killed."""
-        os.close(self._marks)
-        os.close(self._answers)
-        self._marks = self._answers = -1
+        self._close_pipes()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -360,6 +371,7 @@ class Monitor:
         """In a child: marks go through the recorder's FIFO, and nothing else of the parent's is touched."""
         if os.getpid() == self._pid:
             return
+        self._close_pipes()
         self._owner, self._pid = False, os.getpid()
         self._unsent = deque()
         self._numbers = itertools.count()
