@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import llenergymeasure
+from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.windows import WindowsResult
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own-code"
@@ -64,8 +66,13 @@ class Shell:
         assert magic_kind == "cell"
         self.magics[function.__name__] = function
 
-    def run_cell(self, text: str) -> None:
-        exec(text, self.names)
+    def run_cell(self, text: str) -> SimpleNamespace:
+        error = None
+        try:
+            exec(text, self.names)
+        except Exception as raised:  # noqa: BLE001  a cell may raise anything
+            error = raised
+        return SimpleNamespace(error_before_exec=None, error_in_exec=error)
 
 
 def test_a_notebook_measures_its_cells() -> None:
@@ -85,6 +92,11 @@ def test_a_notebook_measures_its_cells() -> None:
     cell, windows = results
     assert isinstance(cell, WindowsResult)
     assert [(one.name, one.count, one.silent) for one in cell.windows] == [("squares", 1, True)]
+    broken = shell.magics["llem"]("breaks --window", "1 / 0")
+    assert isinstance(broken, WindowsResult)
+    assert [(one.failed, one.occurrences[0].error) for one in broken.windows] == [(1, "ZeroDivisionError")]
+    with pytest.raises(ConfigError, match="not understood"):
+        shell.magics["llem"]("two names", "pass")
     assert isinstance(windows, WindowsResult)
     assert [one.name for one in windows.windows] == ["100000", "200000"]
 

@@ -13,7 +13,7 @@ from windows import Seen, between_silences, planned, say, timely, wait_until
 from llenergymeasure import EnergyError, Monitor
 
 # A block begins when its silence is over: as long before, and a moment for the recorder to answer.
-_SILENCE_NS = 650_000_000
+_SILENCE_NS = 900_000_000
 
 
 def run() -> None:

@@ -19,9 +19,13 @@ def load_ipython_extension(shell: Any) -> None:
         if len(names) > 1 or set(flags) - {"--window"}:
             raise ConfigError(f"%%llem {line}: not understood", hint="%%llem [NAME] [--window]")
         name = names[0] if names else "cell"
-        with Monitor() as monitor, monitor.window(name) if flags else monitor.block(name):
-            # It shows an exception of the cell by itself.
-            shell.run_cell(cell)
+        with Monitor() as monitor:
+            window = monitor.window(name) if flags else monitor.block(name)
+            window.start()
+            # It shows an exception of the cell by itself, and returns it.
+            outcome = shell.run_cell(cell)
+            error = outcome.error_before_exec or outcome.error_in_exec
+            window.stop(error=None if error is None else type(error).__name__)
         return monitor.result
 
     shell.register_magic_function(llem, magic_kind="cell")

@@ -60,6 +60,8 @@ _LISTEN_S = 0.01
 # A model of power is read at the edges of windows, but no more often than this.
 _EDGES_APART_NS = 50_000_000
 _GPUS_APART_NS = 5_000_000_000
+# Windows of up to 10 s are read densely, and for 2 s after each edge: what these edges hide weighs most.
+_CLOSE_WITHIN_NS, _CLOSE_AFTER_NS = 10_000_000_000, 2_000_000_000
 # After the last window: a counter may be behind by 0.15 s and steps every 0.1 s.
 _SETTLE_NS = 300_000_000
 _CHUNK = 1 << 16
@@ -240,6 +242,10 @@ class _Heard:
     gpus: dict[str, None] = field(default_factory=dict)
     _waiting: dict[str, int] = field(default_factory=dict)
     _silent: set[str] = field(default_factory=set)
+    _blocks: set[str] = field(default_factory=set)
+    _open: dict[str, int] = field(default_factory=dict)
+    _mark_ns: int = -_CLOSE_AFTER_NS
+    _dense: bool = False
     _rest: dict[int, bytes] = field(default_factory=dict)
     _edge_ns: int = 0
     _end_ns: int = 0
@@ -335,14 +341,39 @@ class _Heard:
                 case Silence():
                     self._waiting[mark.id] = mark.t_ns
                     self._silent.add(mark.id)
-                case Begin() | Over():
-                    self._waiting.pop(mark.id, None)
-                    self._silent.discard(mark.id)
+                    self._blocks.add(mark.id)
+                case Begin():
+                    self._spoken(mark.id)
+                    if mark.id not in self._blocks:
+                        self._open[mark.id] = self._mark_ns = mark.t_ns
+                case Over():
+                    self._spoken(mark.id)
+                    self._blocks.discard(mark.id)
                 case End():
                     self._end_ns = max(self._end_ns, mark.t_ns)
+                    if self._open.pop(mark.id, None) is not None:
+                        self._mark_ns = mark.t_ns
                 case Stop():
                     self.gpus |= dict.fromkeys(mark.gpus)
-        self.recorder.dense(bool(self._silent))
+        self._look_closely()
+
+    def _spoken(self, identifier: str) -> None:
+        """Its silence is over."""
+        self._waiting.pop(identifier, None)
+        self._silent.discard(identifier)
+
+    def _look_closely(self) -> None:
+        """In silences, and where a window without them may end soon or another one follows: what its edges
+        leave open is the time between the events around them. In a block, and far from all edges, from afar.
+        """
+        now_ns = time.monotonic_ns()
+        edge_near = now_ns - self._mark_ns < _CLOSE_AFTER_NS or any(
+            now_ns - since_ns < _CLOSE_WITHIN_NS for since_ns in self._open.values()
+        )
+        wanted = bool(self._silent) or edge_near
+        if wanted != self._dense:
+            self._dense = wanted
+            self.recorder.dense(wanted)
 
     def _answer_silences(self) -> None:
         least_s, lag_s = self.recorder.quiet_s
