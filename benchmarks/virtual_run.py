@@ -17,10 +17,11 @@ from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.meters import FollowedDevice
-from llenergymeasure.measure.protocol import EVENTS_NAME, BlockDone, EventLog, encode_message
+from llenergymeasure.measure.protocol import BlockDone, EventLog, encode_message
 from llenergymeasure.measure.repeats import repeat
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.runner import Job
+from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.records import (
     Block,
     Clock,

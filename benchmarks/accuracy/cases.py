@@ -12,7 +12,7 @@ from llenergymeasure.simulation.sensor import AVERAGE, INSTANT
 
 REAL = "Real clock, energy counter: error of one window"
 FAULTS = "Real clock, what has misled other tools: error of one window"
-TOOLS = ("llem", "zeus", "codecarbon", "two reads", "100 ms trapezoid")
+TOOLS = ("llem", "llem Monitor", "zeus", "codecarbon", "two reads", "100 ms trapezoid")
 IDLE_W = 60.0
 # How long before the load a window begins and after it ends: tools need a moment to begin.
 LEAD_S = 0.01
@@ -88,7 +88,8 @@ def _job(shape: str, step_s: float, counts: Mapping[float, int], *, draw: random
             # Work does not last a whole number of the counter's steps.
             end_s = at_s + seconds + draw.uniform(0, 0.1)
             windows.append(Timed(f"{_LABELS[shape]}, {seconds:g} s", at_s, end_s, shape != "amid"))
-            at_s = end_s + draw.uniform(1.2, 1.7)
+            # A block of a script of one's own waits for two silences in between.
+            at_s = end_s + draw.uniform(1.8, 2.3)
     board = Board(
         "GPU-5af7c1e0-0001",
         350.0 if shape == "constant" else IDLE_W,
@@ -163,7 +164,7 @@ def _uuids() -> Job:
         FAULTS,
         boards,
         (Timed(UUID_CASE, 1.0, 11.0),),
-        ("llem", "zeus", "codecarbon"),
+        ("llem", "llem Monitor", "zeus", "codecarbon"),
         measured=1,
         environ={"CUDA_VISIBLE_DEVICES": boards[1].uuid},
     )
@@ -175,7 +176,7 @@ def _no_device() -> Job:
         FAULTS,
         (),
         (Timed(NO_DEVICE_CASE, 1.0, 3.0),),
-        ("llem", "zeus", "codecarbon"),
+        ("llem", "llem Monitor", "zeus", "codecarbon"),
         measured=None,
         init_fails_with=_LIBRARY_NOT_FOUND,
     )

@@ -67,6 +67,7 @@ def all_tools(peers: Mapping[str, Peer], llem_version: str) -> dict[str, Tool]:
     here = Path(sys.executable)
     tools = [
         Tool("llem", llem_version, SCRIPTS / "with_llem.py", here),
+        Tool("llem Monitor", llem_version, SCRIPTS / "with_monitor.py", here),
         Tool("two reads", "", SCRIPTS / "two_reads.py", here),
         Tool("100 ms trapezoid", "", SCRIPTS / "trapezoid.py", here),
     ]
@@ -149,6 +150,8 @@ def _environ(job: Job, place: Path) -> dict[str, str]:
         "LLEM_SIMULATED_NVML": str(place / "scenario.json"),
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]),
         "HOME": str(place),
+        # The boards of different scenarios bear the same names.
+        "LLEM_LOCK_DIR": str(place),
         **job.environ,
     }
 

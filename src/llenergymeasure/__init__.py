@@ -39,9 +39,12 @@ if TYPE_CHECKING:
         PreFlightError,
         ResultError,
     )
+    from llenergymeasure.measure.notebook import load_ipython_extension
+    from llenergymeasure.measure.own_code import Monitor
     from llenergymeasure.records import Estimate
     from llenergymeasure.results import ExperimentResult
     from llenergymeasure.results.study import StudyResult
+    from llenergymeasure.results.windows import WindowsResult
 
 __version__ = "0.9.0"
 
@@ -64,6 +67,7 @@ __all__ = [
     "LLEMError",
     "LlamacppConfig",
     "LoraConfig",
+    "Monitor",
     "PassesConfig",
     "PreFlightError",
     "PytorchConfig",
@@ -74,14 +78,27 @@ __all__ = [
     "StudyResult",
     "VllmConfig",
     "WarmupConfig",
+    "WindowsResult",
     "__version__",
     "load_experiment_config",
+    "load_ipython_extension",
     "run_experiment",
     "run_study",
 ]
 
 # Where these names are looked up once somebody asks for one, the lightest module first.
-_MODULES = ("exceptions", "records", "config.models", "config.loader", "results", "results.study", "api")
+_MODULES = (
+    "exceptions",
+    "records",
+    "measure.own_code",
+    "measure.notebook",
+    "config.models",
+    "config.loader",
+    "results",
+    "results.windows",
+    "results.study",
+    "api",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
+from recordings import at, made, seen_by
 from scripted_run import S, measured, message, one_pass, result_of
 from test_conditions import Kernel, Worker
 from test_lacks import sick_zone
@@ -22,17 +23,20 @@ from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.records import (
     REMEDIES,
     FailedRun,
+    MeasurementWarning,
     SessionFacts,
     Throttling,
     Trace,
     WarningCode,
     Window,
 )
-from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.models import Energy, ExperimentResult
+from llenergymeasure.results.windows import WindowsResult
 from llenergymeasure.simulation.nvml_names import SimulatedProcess
 from llenergymeasure.simulation.sensor import COUNTER, INSTANT, SimulatedSensor
+from llenergymeasure.simulation.waveform import Waveform
 
-Make = Callable[[Path], ExperimentResult]
+Make = Callable[[Path], ExperimentResult | WindowsResult]
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,17 @@ def over_passes(*watts: float) -> Make:
     powers = steps(*((start - 0.5, power) for start, power in zip(starts, watts, strict=True)))
     passes = tuple(one_pass(start, 5.0) for start in starts)
     return lambda _: result_of(device(watts=powers), passes)
+
+
+def own(*, exit_code: int | None = None, **changes: object) -> Make:
+    """Somebody's own code, or a command, on a board."""
+    marks = [at("x", 20, 10, exit_code=exit_code)]
+    return lambda _: made(seen_by(Waveform(100.0), poll_ms=50), marks, **changes)
+
+
+def flagged(code: WarningCode) -> Make:
+    """With what the recorder itself has said; that it does is tested with a real one."""
+    return own(warnings=(MeasurementWarning.of(code, "as the recorder has it"),))
 
 
 IN_PASS, AT_REST = IN_A_PASS_S, AT_REST_S
@@ -223,11 +238,15 @@ CASES: dict[WarningCode, Case] = {
         over_passes(100, 102, 104, 106, 108, 110, 112), over_passes(100, 112, 102, 110, 104, 108, 106)
     ),
     "interrupted": Case(lost("interrupted"), lost("failed")),
+    "device_shared": Case(flagged("device_shared"), own()),
+    "recorder_lost": Case(flagged("recorder_lost"), own()),
+    "window_open": Case(own(left_open={"x": 1}), own()),
+    "command_failed": Case(own(kind="command", exit_code=3), own(kind="command", exit_code=0)),
     "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
 
 
-def codes(result: ExperimentResult) -> set[str]:
+def codes(result: ExperimentResult | WindowsResult) -> set[str]:
     return {warning.code for warning in result.warnings}
 
 
@@ -242,15 +261,20 @@ def test_the_code_is_raised_with_what_was_seen_and_a_remedy(code: WarningCode, t
     assert len(first.message) > len("nothing")
     assert first.remedy == REMEDIES[code]
     if code in INVALIDATING:
-        assert not result.energy.valid
-        assert any(code in reason for reason in result.energy.reasons)
+        energy = validity(result)
+        assert not energy.valid
+        assert any(code in reason for reason in energy.reasons)
 
 
 @pytest.mark.parametrize("code", CASES)
 def test_a_run_like_it_does_not_raise_the_code(code: WarningCode, tmp_path: Path) -> None:
     result = CASES[code].does_not(tmp_path)
     assert code not in codes(result)
-    assert result.energy.valid
+    assert validity(result).valid
+
+
+def validity(result: ExperimentResult | WindowsResult) -> Energy | WindowsResult:
+    return result if isinstance(result, WindowsResult) else result.energy
 
 
 # Those that rest on two counts or two times

@@ -8,8 +8,10 @@ from importlib.resources import files
 import pytest
 from example_result import EnergyKind, example_result
 from jsonschema import Draft202012Validator
+from recordings import at, made, seen_by
 
 from llenergymeasure.results.schema import result_schema
+from llenergymeasure.simulation.waveform import Waveform
 
 SHIPPED = files("llenergymeasure.results") / "result.schema.json"
 
@@ -38,3 +40,10 @@ def test_the_schema_refuses_a_missing_and_an_unknown_key() -> None:
         assert not validator.is_valid({name: value for name, value in whole.items() if name != key}), key
     assert not validator.is_valid({**whole, "surprise": 1})
     assert not validator.is_valid({**whole, "experiment_id": "../x"})
+
+
+def test_a_result_of_windows_fits_the_same_schema_by_its_kind() -> None:
+    validator = Draft202012Validator(result_schema())
+    written = made(seen_by(Waveform(100.0), poll_ms=50), [at("x", 20, 5)]).as_json()
+    validator.validate(json.loads(json.dumps(written)))
+    assert not validator.is_valid({**written, "kind": "inference"})

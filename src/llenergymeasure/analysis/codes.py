@@ -78,6 +78,10 @@ MEANINGS: Mapping[WarningCode, str] = {
     "result counts the periods.",
     "domain_missing": "A device that belongs to the energy asked for could not be read, from the start or in "
     "a pass. The total leaves it out in every run, and `energy.lacks` says which it is and why.",
+    "device_shared": "Another recorder was reading the same devices: other work may be in these joules.",
+    "window_open": "A window was still open when the recording ended. It is left out.",
+    "recorder_lost": "The recorder ended before the program did. What it saw until then is kept.",
+    "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal, TypeAlias
@@ -19,7 +19,7 @@ from llenergymeasure.analysis.differences import (
 )
 from llenergymeasure.analysis.statistics import t_quantile
 from llenergymeasure.exceptions import ConfigError, ResultError
-from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
+from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
 from llenergymeasure.results.models import ExperimentResult, Term
 from llenergymeasure.results.summary import is_modelled
 
@@ -30,7 +30,7 @@ ENERGY: FigureName = "energy_per_output_token"
 # Runs on each side from which a ratio gets an interval, and the key that makes do with fewer.
 REPLICATES = 3
 SINGLE_PROCESS = "single_process"
-_NORMAL = 1.959963984540054
+NORMAL = 1.959963984540054
 
 # What each figure is called, and the field of a run's own figures that holds it.
 _ROWS: Mapping[FigureName, tuple[str, str]] = {
@@ -146,24 +146,8 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
     ConfigError where A and B are the same result, and where they differ in something that is not in `allow`;
     it names each difference.
     """
-    keys = (*KEYS, SINGLE_PROCESS)
-    if unknown := sorted(set(allow) - set(keys)):
-        raise ConfigError(
-            f"there is no difference named {', '.join(unknown)}", hint=f"one of: {', '.join(keys)}"
-        )
-    if (a.experiment_id, a.started_at) == (b.experiment_id, b.started_at):
-        raise ConfigError(
-            f"A and B are the same result: {a.experiment_id}",
-            hint="give two results; a copy is not a second measurement",
-        )
     found = tuple(differences(a, b))
-    refused = [difference for difference in found if difference.key not in allow]
-    if refused:
-        lines = [f"  {one.key}: {KEYS[one.key]}: {one.a} against {one.b}" for one in refused]
-        raise ConfigError(
-            "\n".join(["these results cannot be compared, because they differ in", *lines]),
-            hint="to compare them anyway: " + " ".join(f"--allow {one.key}" for one in refused),
-        )
+    refuse_differences((a.experiment_id, a.started_at), (b.experiment_id, b.started_at), found, allow)
     energies = a.energy.per_output_token.value, b.energy.per_output_token.value
     cancels = None if None in energies else errors_cancel(a, b)
     return Comparison(
@@ -174,6 +158,29 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
         cancels=cancels,
         ratios=tuple(_ratios(a, b, cancels=bool(cancels), single=SINGLE_PROCESS in allow)),
     )
+
+
+def refuse_differences(
+    a: tuple[str, Start], b: tuple[str, Start], found: Sequence[Difference], allow: Collection[str]
+) -> None:
+    """ConfigError where A and B (their ids and starts) are one, and for differences that are not allowed."""
+    keys = (*KEYS, SINGLE_PROCESS)
+    if unknown := sorted(set(allow) - set(keys)):
+        raise ConfigError(
+            f"there is no difference named {', '.join(unknown)}", hint=f"one of: {', '.join(keys)}"
+        )
+    if a == b:
+        raise ConfigError(
+            f"A and B are the same result: {a[0]}",
+            hint="give two results; a copy is not a second measurement",
+        )
+    refused = [difference for difference in found if difference.key not in allow]
+    if refused:
+        lines = [f"  {one.key}: {KEYS[one.key]}: {one.a} against {one.b}" for one in refused]
+        raise ConfigError(
+            "\n".join(["these results cannot be compared, because they differ in", *lines]),
+            hint="to compare them anyway: " + " ".join(f"--allow {one.key}" for one in refused),
+        )
 
 
 def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
@@ -294,7 +301,12 @@ def regression(comparison: Comparison, percent: float) -> str | None:
     ConfigError where there are too few runs to judge, ResultError where it can't be judged for another
     reason.
     """
-    energy = next(one for one in comparison.ratios if one.name == ENERGY)
+    # Joules stand first; of several windows each has its own.
+    judged = [one for one in comparison.ratios if one.name == comparison.ratios[0].name]
+    return next((found for one in judged if (found := _regression(one, percent)) is not None), None)
+
+
+def _regression(energy: Ratio, percent: float) -> str | None:
     found = energy.ratio
     low, _ = _ends(found)
     if found.value is None or low is None:
@@ -305,8 +317,9 @@ def regression(comparison: Comparison, percent: float) -> str | None:
         raise ResultError(message)
     if low <= 1 + percent / 100:
         return None
+    what = energy.a.unit if energy.name == ENERGY else energy.label
     return (
-        f"B uses {100 * (found.value - 1):.1f} % more J/token than A, "
+        f"B uses {100 * (found.value - 1):.1f} % more {what} than A, "
         f"at least {100 * (low - 1):.1f} %; {percent:g} % is allowed"
     )
 
@@ -368,7 +381,7 @@ def _figure(result: ExperimentResult, name: FigureName) -> Figure:
     ends = [(term.low, term.high) for term in terms if term.low is not None and term.high is not None]
 
     def combined(chosen: list[Term]) -> float:
-        return math.hypot(*(term.half_width or 0.0 for term in chosen)) / _NORMAL / abs(value)
+        return math.hypot(*(term.half_width or 0.0 for term in chosen)) / NORMAL / abs(value)
 
     return replace(
         figure,

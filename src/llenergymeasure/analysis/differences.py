@@ -28,7 +28,13 @@ Key: TypeAlias = Literal[
     "clocks",
 ]
 FigureName: TypeAlias = Literal[
-    "energy_per_output_token", "output_tokens_per_second", "ttft_s", "tpot_s", "peak_bytes"
+    "energy_per_output_token",
+    "output_tokens_per_second",
+    "ttft_s",
+    "tpot_s",
+    "peak_bytes",
+    "energy_per_window",
+    "seconds_per_window",
 ]
 
 # What each key means, in the order in which differences are named.

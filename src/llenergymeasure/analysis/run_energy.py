@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llenergymeasure.analysis.estimates import total
@@ -228,8 +228,14 @@ def counted_domains(
     module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
     the host's packages do not.
     """
-    used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
-    asked = config.energy.gpus != "auto"
+    return chosen_domains(domains, facts.gpu_uuids, asked=config.energy.gpus != "auto")
+
+
+def chosen_domains(
+    domains: Sequence[Domain], gpu_uuids: Collection[str], *, asked: bool
+) -> tuple[Domain, ...]:
+    """The same where `gpu_uuids` were used, or all GPUs that were read are `asked` for."""
+    used = {f"gpu:{uuid}" for uuid in gpu_uuids}
     counted = [
         domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
     ]

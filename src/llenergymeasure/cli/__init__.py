@@ -50,9 +50,14 @@ def main(
 
 
 app.command(name="run", help="Run an LLM efficiency experiment")(_commands.run)
+app.command(name="exec", help="Measure any command", context_settings={"allow_interspersed_args": False})(
+    _commands.execute
+)
+app.command(name="watch", help="Show what this machine draws now")(_commands.watch)
+app.command(name="record", help="Record windows of any program, marked by lines on stdin")(_commands.record)
 app.command(name="doctor", help="Say what this machine can measure")(_commands.doctor)
-app.command(name="show", help="Show a stored result, or its uncertainty budget")(_commands.show)
+app.command(name="list", help="List the results and studies in a directory")(_commands.list_)
+app.command(name="show", help="Show a stored result, its uncertainty budget, or a study")(_commands.show)
 app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
-app.command(name="list", help="List the results and studies in a directory")(_commands.list_)
 app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)

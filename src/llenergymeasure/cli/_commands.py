@@ -262,3 +262,108 @@ def merge(
     from llenergymeasure.cli.merge import merge
 
     merge(studies, output, accept_drift=accept_drift, verbose=verbose)
+
+
+def execute(  # noqa: PLR0913  the signature is the command line
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND …", help="Run without a shell")],
+    *,
+    runs: Annotated[int, typer.Option("-n", "--runs", min=1, help="Runs, a fresh process each")] = 10,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Runs before them that do not count")] = 0,
+    prepare: Annotated[
+        str | None, typer.Option("--prepare", metavar="CMD", help="Shell command before each run")
+    ] = None,
+    versus: Annotated[
+        str | None,
+        typer.Option("--vs", metavar="OTHER", help="Measure this command too, in turns, and compare"),
+    ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens",
+            metavar="REGEX",
+            help="Its last match in the output, or that's first group, is the number of tokens produced",
+        ),
+    ] = None,
+    ignore_failure: Annotated[
+        bool, typer.Option("--ignore-failure", help="Measure runs that end with another code than 0")
+    ] = False,
+    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Read devices although another recorder does")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to save the results in")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+) -> None:
+    """Measure a command: joules, seconds and peak memory of each run, with intervals over the runs."""
+    from llenergymeasure.cli.exec import execute
+
+    execute(
+        command,
+        runs=runs,
+        warmup=warmup,
+        prepare=prepare,
+        versus=versus,
+        tokens=tokens,
+        ignore_failure=ignore_failure,
+        meter=meter,
+        gpus=gpus,
+        shared=shared,
+        output=output,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+def watch(
+    *,
+    pid: Annotated[
+        int | None, typer.Option("--pid", help="Also model the power of this process and all below it")
+    ] = None,
+    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks")] = 1.0,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="End after so many looks; by default at Ctrl-C")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line and look")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+) -> None:
+    """Show watts, joules since the start, temperature, clocks and throttling, again and again."""
+    from llenergymeasure.cli.watch import watch
+
+    watch(pid=pid, meter=meter, interval=interval, count=count, as_json=as_json, verbose=verbose)
+
+
+def record(
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to keep the result and its trace in")
+    ] = None,
+    pid: Annotated[
+        int | None,
+        typer.Option("--pid", help="The process whose tree a model of power counts; by default the caller"),
+    ] = None,
+    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Read devices although another recorder does")
+    ] = False,
+) -> None:
+    """Record, and hear marks as JSON lines on stdin; answers and the result are lines on stdout.
+
+    Ends at {"do": "stop"} or when stdin is closed.
+    """
+    from llenergymeasure.cli.record import record
+
+    record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)

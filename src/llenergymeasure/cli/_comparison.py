@@ -24,6 +24,8 @@ _VERBS: dict[FigureName, str] = {
     "ttft_s": "takes",
     "tpot_s": "takes",
     "peak_bytes": "takes",
+    "energy_per_window": "uses",
+    "seconds_per_window": "takes",
 }
 _METHODS: dict[MethodName, str] = {
     "welch_satterthwaite": "Intervals: 95 %, Welch-Satterthwaite over runs, each a process of its own",
@@ -42,7 +44,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         yield from (*warnings, "")
     rows = [("", "A", "B")]
     for one in comparison.ratios:
-        joules = one.name == "energy_per_output_token"
+        joules = one.name.startswith("energy")
         rows.append(
             (
                 one.label,

@@ -19,10 +19,12 @@ from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
+from llenergymeasure.records import MeasurementWarning
 from llenergymeasure.records.figures import plain
-from llenergymeasure.results import summary
+from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.summary import Row, columns
+from llenergymeasure.results.windows import WindowsResult
 from llenergymeasure.workload import load_prompts
 
 if TYPE_CHECKING:
@@ -75,11 +77,24 @@ def print_result_summary(result: ExperimentResult) -> None:
     lines = [*map(strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
     for text in summary.legend(result.energy):
         lines += filled(text, indent="  ")
-    lines += ["", *chain(*table[len(energy) :])]
-    for warning in result.warnings:
-        first, *more = filled(f"Warning: {warning.message} ({warning.code})")
-        lines += ["", strong(first), *map(strong, more), *filled(f"→ {warning.remedy}", indent="  ")]
+    lines += ["", *chain(*table[len(energy) :]), *_warning_lines(result.warnings)]
     print_lines(lines)
+
+
+def print_windows_summary(result: WindowsResult) -> None:
+    """The same of windows in somebody's own code, or of a command."""
+    lines = [strong(line) for line in filled(windows_summary.heading(result))]
+    lines += [strong(line) for reason in result.reasons for line in filled(f"Energy is not valid: {reason}")]
+    for head, rows in windows_summary.sections(result):
+        lines += ["", *filled(head), *chain(*_table(rows))]
+    lines += _warning_lines(result.warnings)
+    print_lines(lines)
+
+
+def _warning_lines(warnings: Iterable[MeasurementWarning]) -> Iterator[str]:
+    for warning in warnings:
+        first, *more = filled(f"Warning: {warning.message} ({warning.code})")
+        yield from ("", strong(first), *map(strong, more), *filled(f"→ {warning.remedy}", indent="  "))
 
 
 def print_result_details(result: ExperimentResult) -> None:

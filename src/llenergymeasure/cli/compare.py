@@ -9,10 +9,13 @@ import typer
 from pydantic import JsonValue, TypeAdapter
 
 from llenergymeasure.analysis import compare as analysis
+from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
-from llenergymeasure.results import ExperimentResult
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.windows import WindowsResult, load_any
 
 REGRESSION = 4
 
@@ -27,7 +30,7 @@ def compare(
     verbose: bool,
 ) -> None:
     with reported(verbose=verbose):
-        comparison = analysis.compare(ExperimentResult.load(a), ExperimentResult.load(b), allow=allowed)
+        comparison = _compared(load_any(a), load_any(b), allowed)
         with reader_may_leave():
             if as_json:
                 adapter = TypeAdapter(analysis.Comparison)
@@ -39,3 +42,13 @@ def compare(
         if worse is not None:
             say(f"Regression: {worse}")
             raise typer.Exit(REGRESSION)
+
+
+def _compared(
+    a: ExperimentResult | WindowsResult, b: ExperimentResult | WindowsResult, allowed: Collection[str]
+) -> analysis.Comparison:
+    if isinstance(a, WindowsResult) and isinstance(b, WindowsResult):
+        return compare_windows(a, b, allow=allowed)
+    if isinstance(a, ExperimentResult) and isinstance(b, ExperimentResult):
+        return analysis.compare(a, b, allow=allowed)
+    raise ConfigError(f"A is of kind {a.kind} and B of kind {b.kind}: they have nothing in common")

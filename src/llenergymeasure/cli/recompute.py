@@ -11,11 +11,13 @@ from pydantic import JsonValue
 
 from llenergymeasure import __version__
 from llenergymeasure.analysis.metrics import metrics
+from llenergymeasure.analysis.windows import windows_result
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.marks import read_recording
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
@@ -27,8 +29,10 @@ from llenergymeasure.results.store import (
     save_in,
     why_requests_differ,
 )
+from llenergymeasure.results.windows import WindowsResult, load_any
 
 Leaves: TypeAlias = Mapping[str, JsonValue]
+Result: TypeAlias = ExperimentResult | WindowsResult
 
 # So many changed values are listed one by one without being asked; of more, those that people look for.
 FEW = 20
@@ -58,7 +62,11 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
                 f"{part} is what a run left that did not end, and counts in no result; "
                 f"what is in it: llem recompute {part}"
             )
-        _compare(folder, as_json=as_json, verbose=verbose)
+        stored = load_any(folder)
+        if isinstance(stored, WindowsResult):
+            _recompute_windows(stored, folder, as_json=as_json, verbose=verbose)
+        else:
+            _recompute_runs(stored, folder, as_json=as_json, verbose=verbose)
 
 
 def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
@@ -84,9 +92,8 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
             print_result_summary(anew)
 
 
-def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
-    """With the stored result."""
-    stored = ExperimentResult.load(folder)
+def _recompute_runs(stored: ExperimentResult, folder: Path, *, as_json: bool, verbose: bool) -> None:
+    """Compared with the stored result."""
     if not stored.measured:
         raise ResultError(f"{folder} holds no measured run", hint="restore the whole folder from a copy")
     if UNTRACED in stored.notes and not (folder / RUNS).is_dir():
@@ -99,6 +106,23 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
     ]
     anew = metrics(measurements, failed=failed)
     same_version = __version__ in {stored.environment.llem, measurements[0].environment.llem}
+    changed = _show(stored, anew, as_json=as_json, verbose=verbose)
+    for one in measurements if same_version else ():
+        requests = folder / RUNS / str(one.index) / REQUESTS_FILE
+        if why := why_requests_differ(requests, one.blocks):
+            raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
+    if same_version:
+        _refuse_changes(folder, changed)
+
+
+def _recompute_windows(stored: WindowsResult, folder: Path, *, as_json: bool, verbose: bool) -> None:
+    changed = _show(stored, windows_result(read_recording(folder)), as_json=as_json, verbose=verbose)
+    if stored.environment.llem == __version__:
+        _refuse_changes(folder, changed)
+
+
+def _show(stored: Result, anew: Result, *, as_json: bool, verbose: bool) -> list[str]:
+    """Print the new result, or which values differ; returns the keys of these."""
     before, after = (dict(leaves(one.as_json(), lists=True)) for one in (stored, anew))
     changed = [
         key for key in before | after if (key in before, before.get(key)) != (key in after, after.get(key))
@@ -108,11 +132,11 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
             print_json(anew.as_json())
         else:
             print_lines(_changes(stored, before, after, changed, every=verbose or len(changed) <= FEW))
-    for one in measurements if same_version else ():
-        requests = folder / RUNS / str(one.index) / REQUESTS_FILE
-        if why := why_requests_differ(requests, one.blocks):
-            raise ResultError(f"{requests} {why}", hint="restore the whole folder from a copy")
-    if changed and same_version:
+    return changed
+
+
+def _refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+    if changed:
         raise ResultError(
             f"{folder}: the result and the files beside it do not belong together: "
             f"the version that wrote them gets {len(changed)} other values from them",
@@ -121,7 +145,7 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
 
 
 def _changes(
-    stored: ExperimentResult, before: Leaves, after: Leaves, changed: Sequence[str], *, every: bool
+    stored: Result, before: Leaves, after: Leaves, changed: Sequence[str], *, every: bool
 ) -> list[str]:
     written = stored.environment.llem
     by = f"llem v{__version__}" + ("" if written == __version__ else f" (it was written by v{written})")

@@ -8,7 +8,13 @@ from itertools import chain
 from pathlib import Path
 
 from llenergymeasure.cli import study
-from llenergymeasure.cli._display import filled, fitting, print_result_details, print_result_summary
+from llenergymeasure.cli._display import (
+    filled,
+    fitting,
+    print_result_details,
+    print_result_summary,
+    print_windows_summary,
+)
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ConfigError, ResultError
@@ -18,6 +24,7 @@ from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.models import Energy, Term, Uncertainty
 from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.windows import WindowsResult, load_any
 
 NOTES = (
     "type: A from repetition, B from knowledge of the sensor or the method (JCGM 100)",
@@ -39,7 +46,10 @@ def show(
             raise ConfigError(
                 "--format and --sort are for the table of a study", hint=f"{result} is one result"
             )
-        stored = ExperimentResult.load(result)
+        stored = load_any(result)
+        if isinstance(stored, WindowsResult):
+            _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
+            return
         budget = _budget(stored, result) if uncertainty else None
         if verbose and not uncertainty:
             print_result_details(stored)
@@ -50,6 +60,19 @@ def show(
                 print_result_summary(stored)
             else:
                 print_lines(budget_lines(stored.energy, budget))
+
+
+def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_json: bool) -> None:
+    if uncertainty:
+        raise ResultError(
+            f"{path} has no uncertainty budget: it is of windows or a command",
+            hint="each of its windows has independent_j and common_j: --json",
+        )
+    with reader_may_leave():
+        if as_json:
+            print_json(stored.as_json())
+        else:
+            print_windows_summary(stored)
 
 
 def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:

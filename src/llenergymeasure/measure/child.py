@@ -28,6 +28,7 @@ from llenergymeasure.measure.launch import (
     local,
     signal_group,
 )
+from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.records import BlockKind, FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
 
 HELLO_S = 60.0
@@ -60,7 +61,7 @@ class ChildWorker:
         self._config = config
         self._run_id = run_id
         self._log = directory / "worker.log"
-        self._events = protocol.EventLog(directory / protocol.EVENTS_NAME)
+        self._events = protocol.EventLog(directory / EVENTS_NAME)
         self._deadline_s = time.monotonic() + config.timeout_s if deadline_s is None else deadline_s
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stage: Stage = "load"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.bounded import bounded
@@ -21,9 +21,11 @@ from llenergymeasure.energy.meters.nvml import (
 from llenergymeasure.energy.meters.nvml_board import refusals
 from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
 from llenergymeasure.exceptions import EnergyError, PreFlightError
-from llenergymeasure.measure.harness import Worker
-from llenergymeasure.measure.protocol import Ready
 from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
+
+if TYPE_CHECKING:
+    from llenergymeasure.measure.harness import Worker
+    from llenergymeasure.measure.protocol import Ready
 
 T = TypeVar("T")
 ANSWER_S = 10.0

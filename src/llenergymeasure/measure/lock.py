@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.records import Domain
+
+if TYPE_CHECKING:
+    from llenergymeasure.config.models import ExperimentConfig
 
 # One place for all users of a host; TMPDIR differs from user to user and from job to job. No link is followed
 # there and nothing that a file says is trusted.

@@ -14,7 +14,6 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import BlockKind, DatasetFacts, Pass, RunFailure, SessionFacts, WarmUp, Window
 
 PROTOCOL_VERSION = 3
-EVENTS_NAME = "events.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

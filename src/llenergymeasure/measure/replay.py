@@ -14,7 +14,8 @@ from llenergymeasure.config.engines import Traits
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.protocol import EVENTS_NAME, EventLog
+from llenergymeasure.measure.protocol import EventLog
+from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.models.architecture import from_stored
 from llenergymeasure.records import (
     Architecture,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llenergymeasure.exceptions import PreFlightError
 
-PREFIX = "llem-run-"
+PREFIX, EVENTS_NAME = "llem-run-", "events.jsonl"
 # What mkdtemp makes of it; a folder that somebody named by hand is left alone.
 _NAME = re.compile(rf"{PREFIX}[a-z0-9_]{{8}}")
 LEFT_BEHIND_S = 86_400.0

@@ -19,6 +19,7 @@ from llenergymeasure.records.architecture import (
 )
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
+from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
     Domain,
@@ -80,9 +81,11 @@ __all__ = [
     "GpuFacts",
     "Idle",
     "Layer",
+    "Marked",
     "Matrix",
     "Measurement",
     "MeasurementWarning",
+    "MeterChoice",
     "Method",
     "Overhead",
     "Pass",
@@ -90,6 +93,8 @@ __all__ = [
     "Progress",
     "Quantisation",
     "Quantity",
+    "Recording",
+    "RecordingKind",
     "Recurrence",
     "Request",
     "RunFailure",

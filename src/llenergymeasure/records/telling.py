@@ -40,6 +40,10 @@ WarningCode: TypeAlias = Literal[
     "interrupted",
     "cpu_throttled",
     "domain_missing",
+    "device_shared",
+    "window_open",
+    "recorder_lost",
+    "command_failed",
 ]
 
 REMEDIES: Mapping[WarningCode, str] = {
@@ -80,6 +84,10 @@ REMEDIES: Mapping[WarningCode, str] = {
     "cpu_throttled": "raise the quota (docker run --cpus, a pod's limits.cpu, CPUQuota=), or give the engine "
     "no more threads than it allows processors",
     "domain_missing": "mend what can't be read, or say what is to be counted: energy.gpus, --meter",
+    "device_shared": "let one recorder at a time read these devices",
+    "window_open": "close each window, best with a with statement",
+    "recorder_lost": "see why it ended (dmesg shows a lack of memory), and measure again",
+    "command_failed": "mend the command, or read its figures as those of a failing one",
 }
 
 

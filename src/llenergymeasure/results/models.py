@@ -289,6 +289,7 @@ class ExperimentResult(Part):
     """
 
     schema_version: Literal["2"] = "2"
+    kind: Literal["inference"] = "inference"
     experiment_id: ExperimentId
     simulated: bool
     config: ExperimentConfig

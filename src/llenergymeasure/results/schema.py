@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Annotated
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue, TypeAdapter
 
 from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.windows import WindowsResult
 
 
 def result_schema() -> dict[str, JsonValue]:
     """The JSON Schema (draft 2020-12) of the object that `result.json` holds."""
-    schema: dict[str, JsonValue] = ExperimentResult.model_json_schema(mode="serialization")
+    either: TypeAdapter[ExperimentResult | WindowsResult] = TypeAdapter(
+        Annotated[ExperimentResult | WindowsResult, Field(discriminator="kind")]
+    )
+    schema: dict[str, JsonValue] = either.json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -98,10 +98,12 @@ def untraced(result: ExperimentResult) -> ExperimentResult:
 
 def load(path: Path) -> ExperimentResult:
     """Read a `result.json` or the folder that holds one; ResultError names the file and what is wrong."""
-    file, text = _read(path)
-    data = _parse(text, file)
+    file, text = read_text(path)
+    data = parse(text, file)
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ResultError(f"{file} is not a result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
+    if data.get("kind", "inference") != "inference":
+        raise ResultError(f"{file} is a result of windows or a command, not of a model's run")
     version = data["schema_version"]
     if version == "1":
         try:
@@ -237,7 +239,7 @@ def _as_text(result: ExperimentResult) -> str:
     return json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read(path: Path) -> tuple[Path, str]:
+def read_text(path: Path) -> tuple[Path, str]:
     file = path
     try:
         file = path / RESULT_FILE if path.is_dir() else path
@@ -259,7 +261,7 @@ def _read(path: Path) -> tuple[Path, str]:
     return file, text
 
 
-def _parse(text: str, file: Path) -> object:
+def parse(text: str, file: Path) -> object:
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not a number in JSON")
 

@@ -62,7 +62,8 @@ class _Known:
 
 
 class EstimateMeter:
-    """CPU seconds and resident memory of the process trees rooted at the pids that `processes` returns.
+    """CPU seconds and resident memory of the process trees rooted at the pids that `processes` returns,
+    without this very process where it is in one of them and no root: reading is not the work.
 
     CPU time is user and system time of every process of the trees, with what exited children had used; it
     never falls, and it leaves out what was used before the meter was opened. A process that lost its parent
@@ -163,6 +164,8 @@ class EstimateMeter:
             new -= joined
 
     def _belongs(self, pid: int) -> bool:
+        if pid == os.getpid():
+            return False
         with suppress(OSError, psutil.Error):
             return psutil.Process(pid).ppid() in self._known or os.getsid(pid) in self._roots
         return False

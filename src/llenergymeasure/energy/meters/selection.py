@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from llenergymeasure.config import plugins
-from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.exceptions import ConfigError, EnergyError, LLEMError
-from llenergymeasure.records import Clock, Domain
+from llenergymeasure.records import Clock, Domain, MeterChoice
+
+if TYPE_CHECKING:
+    from llenergymeasure.config.models import EnergyConfig
+
+    Wanted: TypeAlias = EnergyConfig | MeterChoice
 
 _MODELLED = "estimate"
 GPU_METERS = ("nvml", "amd")
@@ -73,7 +77,7 @@ class _Taken:
 
 
 def choose_meters(
-    energy: EnergyConfig,
+    energy: Wanted,
     *,
     processes: Callable[[], Sequence[int]],
     nvml: Any = None,
@@ -131,14 +135,14 @@ def _measuring(amdsmi: Any) -> Iterator[str]:
         yield "apple"
 
 
-def _require_gpus(energy: EnergyConfig, taken: _Taken) -> None:
+def _require_gpus(energy: Wanted, taken: _Taken) -> None:
     if isinstance(energy.gpus, str) or any(name in taken.meters for name in GPU_METERS):
         return
     reasons = "; ".join(why for name, why in taken.refused if name in GPU_METERS)
     raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")
 
 
-def _named(energy: EnergyConfig, arguments: dict[str, dict[str, object]]) -> Selection:
+def _named(energy: Wanted, arguments: dict[str, dict[str, object]]) -> Selection:
     name = energy.meter
     meter = _built_in(name, arguments) if name in METERS else _plug_in(name)
     try:

@@ -23,7 +23,7 @@ from llenergymeasure.energy.recording.trace import (
     series_keys,
 )
 from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.exceptions import EnergyError, ResultError
 from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
 from llenergymeasure.results.folder import unwritable
 
@@ -63,6 +63,7 @@ class Recorder:
         self._dense = False
         self._close_until_ns = 0
         self._devices = 0
+        self._is_open = False
         self._writer: TraceWriter | None = None
         self._flusher: threading.Thread | None = None
         self._flusher_cpu_ns = 0
@@ -96,16 +97,20 @@ class Recorder:
         else:
             self._close()
 
-    def start(self, *, threaded: bool = True) -> None:
+    def start(self, *, threaded: bool = True, file_first: bool = True) -> None:
         """Open the meters and begin; returns once each was read (or has blocked for a second).
+
+        Without `file_first` reading begins at once, and the file follows within a second: what writes it
+        takes longer to import than all else that a recorder needs.
 
         EnergyError where a meter can't be opened, does not answer, or sees what another one sees.
         """
         with ExitStack() as opening:
             for meter in self._meters:
                 self._open(meter, opening)
-            stream = None if self._directory is None else self._directory / STREAM_NAME
-            self._writer = TraceWriter(stream, self.domains)
+            if file_first:
+                self._writer = self._new_writer()
+            self._is_open = True
             # From here on `_close` closes them, those that answer.
             opening.pop_all()
         if not threaded:
@@ -207,7 +212,7 @@ class Recorder:
         ResultError where the trace could not be written or read.
         """
         assert self._directory is not None
-        if self._writer is None:
+        if not self._is_open:
             return read_trace(self._directory / PARQUET_NAME, windows=windows)
         self.flush()
         self._raise_failure()
@@ -217,7 +222,7 @@ class Recorder:
 
     def stop(self) -> None:
         """Stop, and turn the trace into Parquet."""
-        if self._writer is None:
+        if not self._is_open:
             return
         self._close()
         self._raise_failure()
@@ -243,7 +248,10 @@ class Recorder:
                 self._writer.close()
         except OSError as error:
             self._failure = self._failure or error
-        self._writer = None
+        self._is_open = False
+
+    def _new_writer(self) -> TraceWriter:
+        return TraceWriter(None if self._directory is None else self._directory / STREAM_NAME, self.domains)
 
     def _leave(self, meter: Meter) -> None:
         """Close a meter. One whose driver has not come back is left alone: closing it would also block."""
@@ -270,6 +278,7 @@ class Recorder:
                 one.bell.wait(wait_ns / 1e9)
 
     def _flush_on_and_on(self) -> None:
+        self.flush()
         while not self._stopping.wait(_FLUSH_S):
             self.flush()
             self._flusher_cpu_ns = time.thread_time_ns()
@@ -279,7 +288,7 @@ class Recorder:
         one.due_ns = 1
         samples, call, reason = one.read(self._clock)
         with self._buffer_lock:
-            if self._writer is not None:
+            if self._is_open:
                 self.samples += len(samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
                 if len(self._rows) < _MOST_NUMBERS:
@@ -313,9 +322,14 @@ class Recorder:
             with self._buffer_lock:
                 rows, gaps = self._rows, self._gaps
                 self._rows, self._gaps = array("q"), []
-            if self._writer is None or self._failure is not None or not (rows or gaps):
+            if not self._is_open or self._failure is not None:
                 return
             try:
-                self._writer.write(rows, gaps)
+                if self._writer is None:
+                    self._writer = self._new_writer()
+                if rows or gaps:
+                    self._writer.write(rows, gaps)
             except OSError as error:
                 self._failure = error
+            except ResultError as error:
+                self._failure = OSError(error.message)

@@ -10,18 +10,19 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import ipc
 from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Domain, Gap, Series, Trace, Window
 from llenergymeasure.results.folder import unwritable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TRACE_SCHEMA_VERSION = 1
 STREAM_NAME = "power.arrow"
@@ -38,9 +39,23 @@ _FROM_A_COPY = "take it from a copy of the run's folder"
 _KEY = b"llenergymeasure.trace"
 _GAPS = b"llenergymeasure.gaps"
 _COLUMNS = ("series", "t_before_ns", "t_after_ns", "raw")
-_FIELDS = [pa.field("series", pa.int16()), *(pa.field(name, pa.int64()) for name in _COLUMNS[1:])]
-_DOMAINS = TypeAdapter(tuple[Domain, ...])
-_GAP_LIST = TypeAdapter(tuple[Gap, ...])
+
+
+@cache
+def _domains() -> TypeAdapter[tuple[Domain, ...]]:
+    return TypeAdapter(tuple[Domain, ...])
+
+
+@cache
+def _gap_list() -> TypeAdapter[tuple[Gap, ...]]:
+    return TypeAdapter(tuple[Gap, ...])
+
+
+@cache
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([pa.field("series", pa.int16()), *(pa.field(name, pa.int64()) for name in _COLUMNS[1:])])
 
 
 def series_keys(domains: Iterable[Domain]) -> list[tuple[str, str]]:
@@ -54,7 +69,10 @@ class TraceWriter:
     """
 
     def __init__(self, path: Path | None, domains: Sequence[Domain]) -> None:
-        self._schema = pa.schema(_FIELDS).with_metadata(_metadata(domains, ()))
+        import pyarrow as pa
+        from pyarrow import ipc
+
+        self._schema = _schema().with_metadata(_metadata(domains, ()))
         try:
             self._sink = pa.BufferOutputStream() if path is None else pa.OSFile(str(path), "wb")
             self._stream = ipc.new_stream(self._sink, self._schema)
@@ -68,10 +86,13 @@ class TraceWriter:
 
         It lies in the kernel's hands when this returns. OSError when the disk is full.
         """
+        import numpy as np
+        import pyarrow as pa
+
         table = np.asarray(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
-        arrays = [pa.array(table[:, at].copy()).cast(field.type) for at, field in enumerate(_FIELDS)]
+        arrays = [pa.array(table[:, at].copy()).cast(field.type) for at, field in enumerate(self._schema)]
         batch = pa.record_batch(arrays, schema=self._schema)
-        metadata = {_GAPS: _GAP_LIST.dump_json(tuple(gaps))} if gaps else None
+        metadata = {_GAPS: _gap_list().dump_json(tuple(gaps))} if gaps else None
         self._stream.write_batch(batch, custom_metadata=metadata)
         self._sink.flush()
 
@@ -87,9 +108,12 @@ def compact(directory: Path) -> Path:
 
     Never more than a row group is in memory.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     stream, final = directory / STREAM_NAME, directory / PARQUET_NAME
     domains, gaps = _facts_of_stream(stream)
-    schema = pa.schema(_FIELDS).with_metadata(_metadata(domains, gaps))
+    schema = _schema().with_metadata(_metadata(domains, gaps))
     aside = directory / f".{PARQUET_NAME}.partial"
     try:
         with pq.ParquetWriter(
@@ -118,11 +142,13 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
     short or of a schema that this version can't read, and where the reads of a quantity are not in order of
     time or its facts hold a number that is not finite.
     """
+    import pyarrow as pa
+
     try:
         if path.suffix == ".arrow":
             domains, gaps = _facts_of_stream(path)
             batches = [batch for batch, _ in _batches(path) if _batch_touches(batch, windows)]
-            trace = _trace(pa.Table.from_batches(batches, schema=pa.schema(_FIELDS)), domains, gaps)
+            trace = _trace(pa.Table.from_batches(batches, schema=_schema()), domains, gaps)
         else:
             trace = _read_parquet(path, windows)
     except FileNotFoundError as error:
@@ -136,6 +162,8 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
 
 
 def _why_disordered(series: Series) -> str | None:
+    import numpy as np
+
     if np.any(series.t_before_ns[1:] < series.t_before_ns[:-1]):
         return "its rows run backwards in time"
     if np.any(series.t_after_ns < series.t_before_ns):
@@ -171,7 +199,10 @@ def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]
 
 
 def _trace(table: pa.Table, domains: tuple[Domain, ...], gaps: tuple[Gap, ...]) -> Trace:
-    if table.schema.remove_metadata() != pa.schema(_FIELDS) or any(one.null_count for one in table.columns):
+    import numpy as np
+    import pyarrow as pa
+
+    if table.schema.remove_metadata() != _schema() or any(one.null_count for one in table.columns):
         raise pa.ArrowInvalid("its columns are not whole numbers without gaps")
     index, before, after, raw = (table.column(name).to_numpy() for name in _COLUMNS)
     quantities = [quantity for domain in domains for quantity in domain.quantities]
@@ -186,8 +217,8 @@ def _trace(table: pa.Table, domains: tuple[Domain, ...], gaps: tuple[Gap, ...]) 
 def _metadata(domains: Sequence[Domain], gaps: Sequence[Gap]) -> dict[bytes, bytes]:
     facts = {
         "schema": TRACE_SCHEMA_VERSION,
-        "domains": _DOMAINS.dump_python(tuple(domains), mode="json"),
-        "gaps": _GAP_LIST.dump_python(tuple(gaps), mode="json"),
+        "domains": _domains().dump_python(tuple(domains), mode="json"),
+        "gaps": _gap_list().dump_python(tuple(gaps), mode="json"),
     }
     return {_KEY: json.dumps(facts, allow_nan=False).encode()}
 
@@ -203,7 +234,7 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
                 f"{path} has trace schema {facts['schema']}; this version reads {TRACE_SCHEMA_VERSION}",
                 hint="pip install --upgrade llenergymeasure",
             )
-        return _DOMAINS.validate_python(facts["domains"]), _GAP_LIST.validate_python(facts["gaps"])
+        return _domains().validate_python(facts["domains"]), _gap_list().validate_python(facts["gaps"])
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ResultError(
             f"{path}: the facts about its meters are damaged: {error}", hint=_FROM_A_COPY
@@ -219,25 +250,32 @@ def _finite(text: str) -> float:
 
 def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...]]]:
     """Batch by batch with the gaps that ended in it, none of them kept."""
+    import pyarrow as pa
+    from pyarrow import ipc
+
     with pa.OSFile(str(path), "rb") as source, ipc.open_stream(source) as stream:
-        schema = pa.schema(_FIELDS)
         while True:
             try:
                 batch, metadata = stream.read_next_batch_with_custom_metadata()
             except (StopIteration, OSError, pa.ArrowInvalid):
                 # The end, or a batch that was being written when the recorder was killed.
                 return
-            gaps = () if metadata is None else _GAP_LIST.validate_json(metadata[_GAPS])
-            yield batch.cast(schema), gaps
+            gaps = () if metadata is None else _gap_list().validate_json(metadata[_GAPS])
+            yield batch.cast(_schema()), gaps
 
 
 def _facts_of_stream(path: Path) -> tuple[tuple[Domain, ...], tuple[Gap, ...]]:
+    import pyarrow as pa
+    from pyarrow import ipc
+
     with pa.OSFile(str(path), "rb") as source, ipc.open_stream(source) as stream:
         domains, gaps = _facts(stream.schema, path)
     return domains, (*gaps, *(gap for _, late in _batches(path) for gap in late))
 
 
 def _read_parquet(path: Path, wanted: Sequence[Window] | None) -> Trace:
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
         domains, gaps = _facts(file.schema_arrow, path)
         groups = [number for number in range(file.num_row_groups) if _group_touches(file, number, wanted)]

@@ -1,0 +1,106 @@
+"""`llem exec`: what does a command cost, and does another one cost less?"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter
+from tqdm import tqdm
+
+from llenergymeasure.analysis.compare import Comparison
+from llenergymeasure.analysis.compare_windows import compare_windows
+from llenergymeasure.cli._comparison import comparison_lines
+from llenergymeasure.cli._display import print_windows_summary
+from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._progress import following
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.measure.command import Wanted, measure_commands
+from llenergymeasure.records import MeterChoice
+from llenergymeasure.results.windows import WindowsResult
+
+
+def execute(  # noqa: PLR0913  as the command line has them
+    command: list[str],
+    *,
+    runs: int,
+    warmup: int,
+    prepare: str | None,
+    versus: str | None,
+    tokens: str | None,
+    ignore_failure: bool,
+    meter: str,
+    gpus: list[str] | None,
+    shared: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    with reported(verbose=verbose):
+        chosen: str | tuple[str, ...] = tuple(gpus or ()) or "auto"
+        wanted = Wanted(
+            commands=(tuple(command), *([_split(versus)] if versus is not None else [])),
+            runs=runs,
+            warmup=warmup,
+            prepare=prepare,
+            tokens=_pattern(tokens),
+            ignore_failure=ignore_failure,
+            shared=shared,
+            energy=MeterChoice(meter, "all" if chosen == ("all",) else chosen),
+            output_dir=output,
+        )
+        silent = quiet or sys.stderr is None or not sys.stderr.isatty()
+        with (
+            tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
+            following(bar) as progress,
+        ):
+            done = measure_commands(wanted, progress)
+        for _, folder in done:
+            if folder is not None:
+                say(f"Saved: {folder}")
+        results = [result for result, _ in done]
+        comparison = compare_windows(*results) if versus is not None else None
+        with reader_may_leave():
+            if as_json:
+                print_json(_as_json(results, comparison))
+            else:
+                _print(results, comparison)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ConfigError(f"--vs {text!r}: {error}", hint="close the quotes") from error
+    if not words:
+        raise ConfigError("--vs names no command", hint="--vs 'python other.py'")
+    return words
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise ConfigError(
+            f"--tokens {text!r} is not a regular expression: {error}", hint=r"--tokens '(\d+) tokens'"
+        ) from error
+
+
+def _as_json(results: list[WindowsResult], comparison: Comparison | None) -> JsonValue:
+    if comparison is None:
+        return results[0].as_json()
+    compared: JsonValue = TypeAdapter(Comparison).dump_python(comparison, mode="json")
+    return {"a": results[0].as_json(), "b": results[1].as_json(), "comparison": compared}
+
+
+def _print(results: list[WindowsResult], comparison: Comparison | None) -> None:
+    for result in results:
+        print_windows_summary(result)
+        if comparison is not None:
+            print_lines([""])
+    if comparison is not None:
+        print_lines(comparison_lines(comparison))

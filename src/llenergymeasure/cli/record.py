@@ -1,0 +1,28 @@
+"""`llem record`: how does a program of any language have windows measured?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import typer
+
+from llenergymeasure.measure.record import Settings, main
+from llenergymeasure.records import MeterChoice
+
+
+def record(*, output: Path | None, pid: int | None, meter: str, gpus: list[str] | None, shared: bool) -> None:
+    chosen: str | tuple[str, ...] = tuple(gpus or ()) or "auto"
+    if chosen == ("all",):
+        chosen = "all"
+    owner = os.getppid() if pid is None else pid
+    settings = Settings(owner, _command_line(owner), output, MeterChoice(meter, chosen), shared)
+    raise typer.Exit(main(settings, commands=0, answers=1))
+
+
+def _command_line(pid: int) -> tuple[str, ...]:
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ()

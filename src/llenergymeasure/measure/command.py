@@ -1,0 +1,294 @@
+"""How is a command of any kind measured: a fresh process each run, with silences around it?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from llenergymeasure.energy.meters.selection import choose_meters
+from llenergymeasure.energy.recording.recorder import Recorder
+from llenergymeasure.energy.recording.trace import PARQUET_NAME
+from llenergymeasure.exceptions import ConfigError, ExperimentError
+from llenergymeasure.measure import launcher
+from llenergymeasure.measure.environment import boot_id, environment
+from llenergymeasure.measure.gpus import gpu_facts, used_gpus
+from llenergymeasure.measure.lock import DomainLocks
+from llenergymeasure.measure.marks import (
+    Began,
+    Begin,
+    End,
+    Ended,
+    Mark,
+    Over,
+    Silence,
+    began_adapter,
+    ended_adapter,
+    mark_adapter,
+)
+from llenergymeasure.measure.record import finish, lock, recording_folder, recording_id
+from llenergymeasure.measure.scratch import EVENTS_NAME
+from llenergymeasure.records import MeterChoice, Overhead, Progress, Start
+from llenergymeasure.results.windows import WindowsResult
+
+_LISTEN_S = 0.01
+_GPUS_APART_S = 1.0
+_END_S = 5.0
+_TAIL_LINES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`commands` are measured in turns whose order is drawn; `tokens` finds a number in what they print.
+
+    `prepare` is run by a shell before each run, outside of all that is measured.
+    """
+
+    commands: tuple[tuple[str, ...], ...]
+    runs: int = 10
+    warmup: int = 0
+    prepare: str | None = None
+    tokens: re.Pattern[str] | None = None
+    ignore_failure: bool = False
+    shared: bool = False
+    energy: MeterChoice = field(default_factory=MeterChoice)
+    output_dir: Path | None = None
+
+
+def measure_commands(wanted: Wanted, tell: Progress) -> tuple[tuple[WindowsResult, Path | None], ...]:
+    """The result of each command, and its folder where it is kept.
+
+    ConfigError where a command does not exist, ExperimentError where one ends with another code than 0 or the
+    preparation fails.
+    """
+    for command in wanted.commands:
+        if shutil.which(command[0]) is None:
+            raise ConfigError(
+                f"there is no command {command[0]!r}",
+                hint="name a program on PATH or a file that may be executed; for a shell's own: -- sh -c '…'",
+            )
+    start_ns = time.monotonic_ns()
+    started = Start(datetime.now(UTC).isoformat(timespec="seconds"), start_ns, boot_id())
+    running: list[int] = []
+    selection = choose_meters(wanted.energy, processes=lambda: tuple(running))
+    with contextlib.ExitStack() as stack:
+        locks = stack.enter_context(DomainLocks(owner="llem exec"))
+        warnings = lock(locks, selection.domains, shared=wanted.shared)
+        identifiers = [recording_id(command, "command", started) for command in wanted.commands]
+        folders = [stack.enter_context(_folder(wanted.output_dir, one)) for one in identifiers]
+        here = environment(gpu_facts())
+        with Recorder(selection.meters, clock=time, directory=folders[0]) as recorder:
+            ready_ns = time.monotonic_ns()
+            bench = stack.enter_context(_Bench(recorder, running))
+            runs = [_Runs(command, folder) for command, folder in zip(wanted.commands, folders, strict=True)]
+            for number in range(wanted.warmup + wanted.runs):
+                # A block of all of them in a new order each time: what drifts meets them alike.
+                for one in random.sample(runs, len(runs)):
+                    step = f"warm-up {number + 1} of {wanted.warmup}"
+                    if number >= wanted.warmup:
+                        step = f"run {number - wanted.warmup + 1} of {wanted.runs}"
+                    tell(f"{step}: {shlex.join(one.command)[:60]}")
+                    _prepare(wanted.prepare)
+                    bench.run(one, wanted, counts=number >= wanted.warmup)
+            end_ns = time.monotonic_ns()
+        tell("computing")
+        for folder in folders[1:]:
+            shutil.copyfile(folders[0] / PARQUET_NAME, folder / PARQUET_NAME)
+        overhead = Overhead(recorder.cpu_s, recorder.samples, (ready_ns - start_ns) / 1e9)
+        notes = tuple(f"meter {name} was not used: {why}" for name, why in selection.refused)
+        ended = Ended(end_ns, overhead, tuple(bench.gpus), tuple(warnings), notes + selection.notes)
+        for identifier, one in zip(identifiers, runs, strict=True):
+            began = Began(identifier, "command", one.command, wanted.energy, started, here, ready_ns)
+            _write_events(one, began, ended)
+        return tuple(finish(folder, keep=wanted.output_dir is not None) for folder in folders)
+
+
+@contextlib.contextmanager
+def _folder(output_dir: Path | None, identifier: str) -> Iterator[Path]:
+    """As `recording_folder`; where the runs come to no good end nothing is left of them."""
+    with recording_folder(output_dir, identifier) as folder:
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@dataclass(slots=True)
+class _Runs:
+    command: tuple[str, ...]
+    folder: Path
+    marks: list[Mark] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return shlex.join(self.command)[:200]
+
+
+class _Bench:
+    """Runs commands between silences, each started by a launcher that this starts once."""
+
+    def __init__(self, recorder: Recorder, running: list[int]) -> None:
+        self._recorder = recorder
+        self._running = running
+        self._numbers = 0
+        self.gpus: dict[str, None] = {}
+
+    def __enter__(self) -> Self:
+        self._launcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(launcher.__file__))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing that it started outlives it, whatever ended it."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._running or number == signal.SIGTERM:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._launcher.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._launcher.wait(_END_S)
+                break
+        for stream in (self._launcher.stdin, self._launcher.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def run(self, one: _Runs, wanted: Wanted, *, counts: bool) -> None:
+        """One run; ExperimentError where it fails and that is not ignored."""
+        self._numbers += 1
+        identifier, output = str(self._numbers), one.folder / f"output-{self._numbers}.log"
+        before_ns = self._silence() if counts else 0
+        begun = self._ask(json.dumps({"argv": one.command, "output": str(output)}))
+        if "errno" in begun:
+            raise ConfigError(f"{one.command[0]} can't be started: {os.strerror(begun['errno'])}")
+        self._running.append(begun["pid"])
+        with self._looking_for_gpus(begun["pid"]):
+            end_ns = self._answer()["t_ns"]
+        if counts and self._recorder.quiet_s[0]:
+            self._silence()
+        else:
+            self._recorder.look()
+        over_ns = time.monotonic_ns()
+        used = self._ask("")
+        self._running.clear()
+        text = output.read_text(errors="replace")
+        if used["exit_code"] and not wanted.ignore_failure:
+            tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
+            raise ExperimentError(
+                f"{one.name} ended with exit code {used['exit_code']}" + (f":\n{tail}" if tail else ""),
+                hint="--ignore-failure measures it all the same",
+            )
+        if not counts:
+            output.unlink()
+            return
+        one.marks += [
+            Silence(identifier, before_ns),
+            Begin(identifier, one.name, begun["t_ns"]),
+            End(
+                identifier,
+                end_ns,
+                output=_tokens(wanted.tokens, text),
+                # Less than its launcher uses can't be told from what that uses.
+                peak_bytes=used["peak_bytes"] if used["peak_bytes"] > used["own_bytes"] else None,
+                exit_code=used["exit_code"],
+            ),
+            Over(identifier, max(over_ns, end_ns)),
+        ]
+
+    def _silence(self) -> int:
+        """Wait until every meter has seen enough of the machine without a command; returns when it began."""
+        least_s, lag_s = self._recorder.quiet_s
+        start_ns = time.monotonic_ns()
+        if not least_s:
+            self._recorder.look()
+            return time.monotonic_ns()
+        self._recorder.dense(True)
+        while not self._recorder.quiet_enough(start_ns + round(lag_s * 1e9)):
+            time.sleep(_LISTEN_S)
+        self._recorder.dense(False)
+        return start_ns
+
+    @contextlib.contextmanager
+    def _looking_for_gpus(self, pid: int) -> Iterator[None]:
+        """Note which GPUs the command's processes are on while it runs."""
+        if not any(domain.kind in {"gpu", "module"} for domain in self._recorder.domains):
+            yield
+            return
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(_GPUS_APART_S):
+                self.gpus |= dict.fromkeys(used_gpus([pid]))
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _ask(self, line: str) -> Mapping[str, int]:
+        assert self._launcher.stdin is not None
+        self._launcher.stdin.write(line.encode() + b"\n")
+        self._launcher.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Mapping[str, int]:
+        assert self._launcher.stdout is not None
+        line = self._launcher.stdout.readline()
+        if not line:
+            raise ExperimentError("the process that starts the commands has ended", hint="see dmesg for why")
+        found: Mapping[str, int] = json.loads(line)
+        return found
+
+
+def _prepare(command: str | None) -> None:
+    if command is None:
+        return
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = f"{command}\n{done.stderr[-500:]}".strip()
+        raise ExperimentError(
+            f"the preparation ended with exit code {done.returncode}: {said}",
+            hint="mend what --prepare runs",
+        )
+
+
+def _tokens(pattern: re.Pattern[str] | None, text: str) -> int | None:
+    """The last number that the pattern finds: its first group, or all of it."""
+    if pattern is None:
+        return None
+    found = [match.group(1 if pattern.groups else 0) for match in pattern.finditer(text)]
+    try:
+        return int(float(found[-1].replace(",", ""))) if found else None
+    except ValueError:
+        return None
+
+
+def _write_events(one: _Runs, began: Began, ended: Ended) -> None:
+    messages = [
+        began_adapter().dump_json(began),
+        *(mark_adapter().dump_json(mark) for mark in one.marks),
+        ended_adapter().dump_json(ended),
+    ]
+    head = b'{"t_ns": %d, "from": "parent", "message": ' % ended.t_ns
+    (one.folder / EVENTS_NAME).write_bytes(b"".join(head + message + b"}\n" for message in messages))

@@ -1,0 +1,252 @@
+"""What passes between a recorder and whoever marks windows in it, and how do its files become a recording?
+
+One JSON object a line, each way. To the recorder: `begin` and `end` of a window, by an id that its sender
+makes up; `silence` before and after a block, which is looked at densely from then on, and `over`; `stop`.
+From it: `hello`, then `ready` or `refused`; `quiet` once a silence has lasted long enough; `done` with the
+result.
+All times are CLOCK_MONOTONIC of the one kernel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
+from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.scratch import EVENTS_NAME
+from llenergymeasure.records import (
+    Environment,
+    Marked,
+    MeasurementWarning,
+    MeterChoice,
+    Overhead,
+    Recording,
+    RecordingKind,
+    Start,
+    Trace,
+    Window,
+)
+
+MARKS_VERSION = 1
+
+Tokens: TypeAlias = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    id: str
+    name: str
+    t_ns: int
+    do: Literal["begin"] = "begin"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """`error` names the exception that left the window. The last two are of a command that ran in it."""
+
+    id: str
+    t_ns: int
+    prompt: Tokens | None = None
+    output: Tokens | None = None
+    error: str | None = None
+    peak_bytes: int | None = None
+    exit_code: int | None = None
+    do: Literal["end"] = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """From now on the sender draws constant power: before window `id` begins, or since it ended."""
+
+    id: str
+    t_ns: int
+    do: Literal["silence"] = "silence"
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The silence after window `id` is over."""
+
+    id: str
+    t_ns: int
+    do: Literal["over"] = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """No more windows; `gpus` are the UUIDs of those that the sender knows it used."""
+
+    gpus: tuple[str, ...] = ()
+    do: Literal["stop"] = "stop"
+
+
+Mark: TypeAlias = Annotated[Begin | End | Silence | Over | Stop, Field(discriminator="do")]
+
+
+@cache
+def mark_adapter() -> TypeAdapter[Mark]:
+    return TypeAdapter(Mark)
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The first event in the file: what is known as the recording begins."""
+
+    experiment_id: str
+    kind: RecordingKind
+    program: tuple[str, ...]
+    energy: MeterChoice
+    started: Start
+    environment: Environment
+    ready_ns: int
+    version: int = MARKS_VERSION
+    say: Literal["began"] = "began"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last event in the file."""
+
+    t_ns: int
+    overhead: Overhead
+    gpu_uuids: tuple[str, ...] = ()
+    warnings: tuple[MeasurementWarning, ...] = ()
+    notes: tuple[str, ...] = ()
+    say: Literal["ended"] = "ended"
+
+
+@cache
+def began_adapter() -> TypeAdapter[Began]:
+    return TypeAdapter(Began)
+
+
+@cache
+def ended_adapter() -> TypeAdapter[Ended]:
+    return TypeAdapter(Ended)
+
+
+def read_recording(folder: Path) -> Recording:
+    """What the files of a recording hold. One whose recorder was killed is read up to its last second.
+
+    ResultError where a file is missing or damaged.
+    """
+    path = folder / EVENTS_NAME
+    messages = _messages(path)
+    try:
+        began = began_adapter().validate_python(messages[0])
+        last = messages[-1] if messages[-1].get("say") == "ended" else None
+        ended = None if last is None else ended_adapter().validate_python(last)
+        marks = [mark_adapter().validate_python(one) for one in messages[1:] if "do" in one]
+    except (ValidationError, IndexError) as error:
+        raise ResultError(f"{path} is not the events of a recording: {error}") from error
+    compacted = folder / PARQUET_NAME
+    trace = read_trace(compacted if compacted.exists() else folder / STREAM_NAME)
+    if ended is None:
+        end_ns = _last_read_ns(trace, began.ready_ns)
+        lost = MeasurementWarning.of("recorder_lost", "the recorder ended before it was asked to")
+        ended = Ended(end_ns, Overhead(0.0, 0, 0.0), warnings=(lost,))
+    marked, left_open = paired(marks, until_ns=ended.t_ns)
+    return Recording(
+        experiment_id=began.experiment_id,
+        kind=began.kind,
+        program=began.program,
+        energy=began.energy,
+        started=began.started,
+        environment=began.environment,
+        whole=Window(began.ready_ns, max(began.ready_ns, ended.t_ns)),
+        marked=marked,
+        trace=trace,
+        overhead=ended.overhead,
+        gpu_uuids=ended.gpu_uuids,
+        left_open=left_open,
+        warnings=ended.warnings,
+        notes=ended.notes,
+    )
+
+
+@dataclass(slots=True)
+class _Pair:
+    begin: Begin | None = None
+    end: End | None = None
+    silences: list[Silence] = field(default_factory=list)
+    over: Over | None = None
+
+
+def paired(marks: Iterable[Mark], *, until_ns: int) -> tuple[tuple[Marked, ...], Mapping[str, int]]:
+    """The windows that have both ends, and how many of each name have none.
+
+    Marks of several processes come in any order. What ended after `until_ns` was not recorded to its end.
+    """
+    pairs: dict[str, _Pair] = {}
+    for mark in marks:
+        if isinstance(mark, Stop):
+            continue
+        pair = pairs.setdefault(mark.id, _Pair())
+        match mark:
+            case Begin():
+                pair.begin = mark
+            case End():
+                pair.end = mark
+            case Silence():
+                pair.silences.append(mark)
+            case Over():
+                pair.over = mark
+    marked, left_open = [], dict[str, int]()
+    for pair in pairs.values():
+        if pair.begin is None:
+            continue
+        begin, end = pair.begin, pair.end
+        if end is None or end.t_ns > until_ns or end.t_ns < begin.t_ns:
+            left_open[begin.name] = left_open.get(begin.name, 0) + 1
+            continue
+        marked.append(
+            Marked(
+                name=begin.name,
+                window=Window(begin.t_ns, end.t_ns),
+                silences=_silences(pair.silences, begin, end, pair.over),
+                prompt_tokens=end.prompt,
+                output_tokens=end.output,
+                error=end.error,
+                peak_bytes=end.peak_bytes,
+                exit_code=end.exit_code,
+            )
+        )
+    return tuple(marked), left_open
+
+
+def _silences(
+    silences: Sequence[Silence], begin: Begin, end: End, over: Over | None
+) -> tuple[Window, Window] | None:
+    before = [one.t_ns for one in silences if one.t_ns <= begin.t_ns]
+    if not before or over is None or over.t_ns < end.t_ns:
+        return None
+    return Window(before[0], begin.t_ns), Window(end.t_ns, over.t_ns)
+
+
+def _last_read_ns(trace: Trace, least_ns: int) -> int:
+    return max([least_ns, *(int(series.t_after_ns[-1]) for series in trace.series.values())])
+
+
+def _messages(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError as error:
+        raise ResultError(f"there are no events at {path}", hint="name the folder of a recording") from error
+    except OSError as error:
+        raise ResultError(f"{path} can't be read: {error.strerror}") from error
+    messages = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            messages.append(dict(json.loads(line)["message"]))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break  # it was being written when the recorder was killed
+            raise ResultError(f"{path} is damaged in line {number}: {error}") from error
+    return messages
