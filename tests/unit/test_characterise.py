@@ -51,7 +51,7 @@ def test_a_sensor_that_shows_no_step_is_unknown_and_nothing_of_it_is_kept(tmp_pa
     assert list(tmp_path.iterdir()) == []
     shown = "\n".join(sensor_lines([board]))
     assert f"unknown: {NO_STEP}" in shown
-    assert "nothing was kept" in shown
+    assert "not saved" in shown
 
 
 def test_what_was_found_is_kept_for_that_board_under_that_driver(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_progress_of_the_warm_up_shows_which_batch_runs_and_for_how_long() -> No
     told = experiment(config(**ONE, simulated=QUIET)).told
     warming = [one for one in told if one["description"] == "warming up" and one["note"]]
     assert [str(one["note"]).partition(",")[0] for one in warming] == [
-        f"batch {number} still running" for number in range(1, 7)
+        f"batch {number}" for number in range(1, 7)
     ]
     done = [one["done"] for one in warming]
     assert done == sorted(done)  # type: ignore[type-var]

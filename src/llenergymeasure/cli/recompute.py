@@ -13,7 +13,7 @@ from llenergymeasure import __version__
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say, talk
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
@@ -54,7 +54,7 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
             _compute(folder, save=save, as_json=as_json)
             return
         for part in parts(folder):
-            say(
+            talk(
                 f"{part} is what a run left that did not end, and counts in no result; "
                 f"what is in it: llem recompute {part}"
             )
@@ -68,9 +68,9 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     whole, left = whole_runs(folder), [one.name for one in parts(folder)]
     if whole or left:
         lost = f", {', '.join(left)} did not end" if left else ""
-        say(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
+        talk(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
     if not whole and any(one.code == "interrupted" for one in anew.warnings):
-        say("These are the whole blocks of passes of a run that did not end")
+        talk("These are the whole blocks of passes of a run that did not end")
     if save and not whole:
         raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
     if save:
@@ -107,7 +107,8 @@ def _compare(folder: Path, *, as_json: bool, verbose: bool) -> None:
         if as_json:
             print_json(anew.as_json())
         else:
-            print_lines(_changes(stored, before, after, changed, every=verbose or len(changed) <= FEW))
+            changes = _changes(stored, before, after, changed, every=verbose or len(changed) <= FEW)
+            print_lines(line for text in changes for line in filled(text))
     for one in measurements if same_version else ():
         requests = folder / RUNS / str(one.index) / REQUESTS_FILE
         if why := why_requests_differ(requests, one.blocks):

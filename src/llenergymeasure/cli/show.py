@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 
 from llenergymeasure.cli import study
-from llenergymeasure.cli._display import filled, fitting, print_result_details, print_result_summary
+from llenergymeasure.cli._display import print_result_details, print_result_summary
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._layout import fitting
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
