@@ -82,5 +82,5 @@ def test_the_command_characterises_the_simulated_board(
 def test_without_a_gpu_the_command_says_why_not() -> None:
     done = CliRunner().invoke(app, ["doctor", "--characterise"])
     assert done.exit_code == 1
-    assert "there is no power sensor to look at: " in done.stderr
+    assert "there is no power sensor to characterise: " in done.stderr
     assert "--simulated" in done.stderr

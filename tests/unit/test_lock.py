@@ -71,7 +71,7 @@ def test_a_second_process_is_refused_and_told_who_measures(tmp_path: Path) -> No
         assert time.monotonic() - start < 1
     assert refused.value.message == (
         f"GPU-a is being measured by process {process.pid} (the-other-run): "
-        "two runs on one GPU spoil each other"
+        "two runs on one GPU disturb each other"
     )
     assert refused.value.hint is not None
     assert "CUDA_VISIBLE_DEVICES" in refused.value.hint

@@ -50,7 +50,7 @@ def main(
 
 
 app.command(name="run", help="Run an LLM efficiency experiment")(_commands.run)
-app.command(name="doctor", help="Say what this machine can measure")(_commands.doctor)
+app.command(name="doctor", help="Show what this machine can measure")(_commands.doctor)
 app.command(name="show", help="Show a stored result, or its uncertainty budget")(_commands.show)
 app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)

@@ -121,9 +121,9 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if modelled:
         yield f"≈ The energy of {' and '.join(modelled)} is estimated, not measured"
     if comparison.cancels and modelled:
-        yield "The same model of power gave both energies: its error cancels in the ratio"
+        yield "Both energies are from the same model of power: its error cancels in the ratio"
     elif comparison.cancels:
-        yield "The same sensors gave both energies: their gain cancels in the ratio"
+        yield "Both energies are from the same sensors: their gain cancels in the ratio"
     elif comparison.cancels is not None:
         why = (
             "engine, precision or machine differ" if modelled else "the energies come from different sensors"

@@ -55,8 +55,8 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
             return
         for part in parts(folder):
             talk(
-                f"{part} is what a run left that did not end, and counts in no result; "
-                f"what is in it: llem recompute {part}"
+                f"{part} is what a run left that did not end, and belongs to no result; "
+                f"to see its contents: llem recompute {part}"
             )
         _compare(folder, as_json=as_json, verbose=verbose)
 

@@ -25,7 +25,7 @@ NOTES = (
     "degrees: degrees of freedom, where they are few",
     "common: the same in all passes and runs, so that repetition does not narrow it",
     "cancels: in the ratio of two results of the same sensors",
-    "combined: common errors added, the others in quadrature; * is part of chance and not added again",
+    "combined: common errors added, the others in quadrature; * is part of random and not added again",
 )
 
 

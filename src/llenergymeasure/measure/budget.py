@@ -147,7 +147,7 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
     what = "passes" if single else "repeats"
     message = (
         f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
-        f"{budget.seconds:g} s and {budget.passes} passes leaves {units} {what} of the {ENOUGH} that an "
+        f"{budget.seconds:g} s and {budget.passes} passes leaves {units} of the {ENOUGH} {what} that an "
         "interval needs"
     )
     return message, _what_fits(config, warm_up) or "raise passes.budget"

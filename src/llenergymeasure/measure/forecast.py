@@ -140,7 +140,7 @@ class Tracker:
         self._begun.clear()
 
     def enter(self, name: str) -> None:
-        """What is no step of the plan, or has begun already, changes nothing."""
+        """What is not a step of the plan, or has begun already, changes nothing."""
         step = next((one.name for one in self._forecast().steps if one.name == name), None)
         if step is not None and step not in self._begun:
             self._begun.append(step)

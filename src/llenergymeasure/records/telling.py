@@ -48,10 +48,11 @@ REMEDIES: Mapping[WarningCode, str] = {
     "energy_modelled": "for measured joules use a machine with NVML or readable RAPL; "
     "to refuse modelled ones: --set energy.require_measured=true",
     "window_too_short": "lengthen the passes: --set passes.seconds=10, or a larger n",
-    "counter_power_mismatch": "trust neither until the sensor is known; compare with an external meter",
+    "counter_power_mismatch": "use neither until the sensor is characterised; compare with an external meter",
     "counter_reset": "the driver was reloaded during the run; run again",
     "sensor_stuck": "reload the driver or choose another meter: --meter",
-    "sensor_uncharacterised": "lengthen the passes to at least 5 s so that the sensor's habits matter less",
+    "sensor_uncharacterised": "characterise the sensor (llem doctor --characterise), "
+    "or use passes of at least 5 s",
     "part_time_sensor": "use the energy counter where there is one, and more passes",
     "thermal_throttle": "improve cooling or lower the load; numbers hold for this throttled state only",
     "power_cap_active": "raise the power limit, or report it with the number",
@@ -68,18 +69,18 @@ REMEDIES: Mapping[WarningCode, str] = {
     "single_pass": "raise passes.count or passes.budget, or make a walk over the prompts shorter: a lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
-    "schedule_lag": "send less, or from a machine with more cores",
-    "recorder_gap": "stop other load on this host, so that the recorder gets its turn",
+    "schedule_lag": "reduce the load, or send it from a machine with more cores",
+    "recorder_gap": "stop other load on this host, so that the recorder runs in time",
     "swap_active": "free memory before the run, or choose a smaller model",
     "suspended": "keep the machine awake during a run and run again",
     "passes_correlated": "use longer passes, or repeat the run in fresh processes: --set repeats.count=5",
-    "drift": "warm up for longer (warmup.max_seconds), or wait until the machine is as warm as it gets",
-    "silence_broken": "stop what kept working, or read the wider interval as it is",
+    "drift": "warm up for longer (warmup.max_seconds), or wait until its temperature is stable",
+    "silence_broken": "stop the process that kept working, or accept the wider interval",
     "single_process": "repeat the run in fresh processes: --set repeats.count=3",
-    "interrupted": "run again for all repeats, or read the wider interval as it is",
+    "interrupted": "run again for all repeats, or accept the wider interval",
     "cpu_throttled": "raise the quota (docker run --cpus, a pod's limits.cpu, CPUQuota=), or give the engine "
     "no more threads than it allows processors",
-    "domain_missing": "mend what can't be read, or say what is to be counted: energy.gpus, --meter",
+    "domain_missing": "make the device readable, or choose what is counted: energy.gpus, --meter",
 }
 
 
