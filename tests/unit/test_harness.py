@@ -451,7 +451,7 @@ def test_too_small_a_budget_is_said_before_the_first_pass_and_ends_after_what_it
     (remark,) = found.remarks
     # 40 prompts take 2.49 s, so that a pass of 5 s takes three walks
     assert "takes about 7.48 s" in remark
-    assert "leaves 1 repeats of the 3" in remark
+    assert "leaves 1 of the 3 repeats" in remark
     assert len(found.runs.seen) == 1
 
 
