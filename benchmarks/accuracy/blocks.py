@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.boards.polled import DOMAIN, ENERGY
 from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
-from llenergymeasure.simulation.polled import DOMAIN, ENERGY
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]

@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.boards.scenario import PASCAL, Board, Change
 from llenergymeasure.simulation.device import SimulatedSensor
-from llenergymeasure.simulation.scenario import PASCAL, Board, Change
 from llenergymeasure.simulation.sensor import AVERAGE, INSTANT
 
 REAL = "Real clock, energy counter: error of one window"

@@ -15,11 +15,10 @@ from pathlib import Path
 from benchmarks.accuracy.cases import LIMITS, Job
 from benchmarks.accuracy.peers import Peer
 from benchmarks.accuracy.table import Row, at_most, row_of_errors
-from llenergymeasure import simulation
-from llenergymeasure.simulation.scenario import Scenario, waveform, write_scenario
+from benchmarks.boards.scenario import Scenario, waveform, write_scenario
 
 SCRIPTS = Path(__file__).parent / "tools"
-STAND_IN = Path(simulation.__file__).parent / "pynvml"
+STAND_IN = Path(__file__).parents[1] / "boards/pynvml"
 _AFTER_S = 60.0
 # What adding up in floating point may do to a sum.
 _GRAIN = 1e-9

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.boards.amdsmi import SimulatedAmdSmi
+from benchmarks.boards.rapl import SimulatedRapl, intel_zones
 from llenergymeasure.energy import Meter
 from llenergymeasure.energy.meters.amd import AmdMeter
 from llenergymeasure.energy.meters.cgroup import Cgroups
@@ -26,10 +28,8 @@ from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.rapl import RaplMeter
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Trace
-from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
-from llenergymeasure.simulation.rapl import SimulatedRapl, intel_zones
 from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from benchmarks.boards.polled import poll_times, polled
 from llenergymeasure.records import Series, Window
-from llenergymeasure.simulation.polled import poll_times, polled
 from llenergymeasure.simulation.sensor import AVERAGE, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

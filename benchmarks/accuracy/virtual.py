@@ -31,6 +31,7 @@ from benchmarks.accuracy.blocks import (
 )
 from benchmarks.accuracy.scenes import SENSORS_BY_KIND, stepped
 from benchmarks.accuracy.table import Row, render
+from benchmarks.boards.polled import DOMAIN, ENERGY, POWER_AVERAGE, POWER_INSTANT
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.curve import most_lag_s
 from llenergymeasure.energy.joules.pool import added
@@ -39,7 +40,6 @@ from llenergymeasure.energy.joules.spent import Spent
 from llenergymeasure.energy.meters.calibration import SYSTEMATIC_GAIN, SYSTEMATIC_OFFSET_W
 from llenergymeasure.energy.sensor import characterise
 from llenergymeasure.records import Quantity, Series, Trace
-from llenergymeasure.simulation.polled import DOMAIN, ENERGY, POWER_AVERAGE, POWER_INSTANT
 
 BLOCKS = "Blocks between two silences, by counter (virtual clock)"
 FAULTY = "The same by counters with faults (virtual clock)"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.boards.polled import DOMAIN, polled
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.records import Window
-from llenergymeasure.simulation.polled import DOMAIN, polled
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

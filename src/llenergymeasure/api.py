@@ -30,7 +30,7 @@ def run_experiment(
     """Measure one experiment, each run in a process of its own, and return what it cost.
 
     `config` is a configuration, a mapping of its keys, or the path of a YAML file. `origins` says where each
-    of its values came from and is stored with the result; `progress` is told of every phase, and `remark`
+    of its values came from and is stored with the result; `progress` is called in every phase, and `remark`
     what a user should read on the way. With `strict` a budget that leaves too little for an interval is a
     ConfigError.
 

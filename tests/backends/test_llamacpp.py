@@ -19,7 +19,7 @@ from tests.backends.engines import MODEL, asked
 
 from llenergymeasure.backends import load_backend
 from llenergymeasure.backends.llamacpp import LlamacppBackend
-from llenergymeasure.backends.llamacpp.loading import _interruptible, told
+from llenergymeasure.backends.llamacpp.loading import _interruptible, parse_log
 from llenergymeasure.cli._display import print_experiment_header
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.loader import load_experiment_config
@@ -140,7 +140,7 @@ def refused(config: ExperimentConfig) -> LLEMError:
 
 
 def test_the_log_of_a_gpu_says_what_lies_where() -> None:
-    found = told(OFFLOADED)
+    found = parse_log(OFFLOADED)
     assert found.gpu_layers == 31
     assert found.devices == {"CUDA0": ("NVIDIA H100 80GB HBM3", "0000:c1:00.0")}, (
         "the other one holds nothing"
@@ -154,12 +154,12 @@ def test_memory_that_could_not_be_locked_is_noticed() -> None:
     said = (
         "warning: failed to mlock 96571392-byte buffer (after previously locking 0 bytes): Cannot allocate\n"
     )
-    assert told(OFFLOADED + said).locking_failed
-    assert not told(OFFLOADED).locking_failed
+    assert parse_log(OFFLOADED + said).locking_failed
+    assert not parse_log(OFFLOADED).locking_failed
 
 
 def test_a_log_in_other_words_leaves_things_unknown() -> None:
-    found = told("load: fine\ncontext: fine\n")
+    found = parse_log("load: fine\ncontext: fine\n")
     assert (found.cache_types, found.flash_attn, found.load_mode, found.buffers) == (None, None, None, {})
 
 

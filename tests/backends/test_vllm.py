@@ -326,7 +326,7 @@ def adapter(folder: Path, *, rank: int) -> None:
         ({"vllm": {"sampling": {"n": 2}}}, "a request has one output"),
         ({"vllm": {"beam_search": {"beam_width": 2, "temperature": 1}}}, "decided by decoder.temperature"),
         ({"vllm": {"sampling": {"stop": "."}}}, "--set output_length=natural"),
-        ({"vllm": {"beam_search": {"beam_width": 2}, "sampling": {"min_p": 0.1}}}, "take one of the two out"),
+        ({"vllm": {"beam_search": {"beam_width": 2}, "sampling": {"min_p": 0.1}}}, "remove one of the two"),
         ({"vllm": {"beam_search": {"beam_width": 2}}, "decoder": {"top_k": 5}}, "takes no decoder.top_p"),
         ({"vllm": {"engine": {"max_model_len": 279}}}, "max_model_len 279 is less than max_input_tokens 256"),
         ({"vllm": {"engine": {"max_model_len": "abc"}}}, "vllm.engine.max_model_len takes int, not 'abc'"),

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.scenario import Board, Scenario, write_scenario
 
 from llenergymeasure.energy.meters.cpu_power import power_model
 from llenergymeasure.host.machine import cpu_name
-from llenergymeasure.simulation.scenario import Board, Scenario, write_scenario
 from llenergymeasure.simulation.sensor import AVERAGE, INSTANT, SimulatedSensor
 
 ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = ROOT / "src/llenergymeasure/simulation/pynvml"
+STAND_IN = ROOT / "benchmarks/boards/pynvml"
 
 
 def _place() -> Path | None:
@@ -149,7 +149,7 @@ def test_the_old_binding_ends_neither_doctor_nor_a_run_and_is_named(gb10: Path, 
     (shadow / "pynvml").mkdir(parents=True)
     shutil.copy(STAND_IN / "pynvml.py", shadow / "newer_pynvml.py")
     source = (shadow / "newer_pynvml.py").read_text()
-    source = source.replace("Path(__file__).resolve().parents[2]", f"Path({str(ROOT / 'src')!r})")
+    source = source.replace("Path(__file__).resolve().parents[3]", f"Path({str(ROOT)!r})")
     (shadow / "newer_pynvml.py").write_text(source)
     (shadow / "pynvml" / "__init__.py").write_text(OLD.format(module="newer_pynvml"))
     done = llem("doctor", "--json", first=shadow, LLEM_SIMULATED_NVML=str(gb10))

@@ -144,7 +144,7 @@ def test_a_budget_too_short_for_an_interval_is_refused_before_a_pass_under_stric
     short = settings_of(*QUICK, "passes.budget.seconds=0.01")
     done = llem("run", *SIMULATED, "-n", "2", "--strict", "-o", "out", *short, cwd=tmp_path)
     assert done.returncode == 2
-    assert "leaves 1 passes of the 3" in done.stderr
+    assert "leaves 1 of the 3 passes" in done.stderr
     assert "passes.budget.seconds=" in done.stderr
     assert not (tmp_path / "out").exists()
 

@@ -244,7 +244,7 @@ def _uncertainty(total_j: float, width: float) -> Uncertainty:
         return (
             _term("resolution", "B", value * 0.001, within_chance=True),
             _term("lag", "B", value * 0.0005, common=True),
-            _term("chance", "A", value * 0.0195, degrees=RUNS - 1),
+            _term("random", "A", value * 0.0195, degrees=RUNS - 1),
             Term(
                 name="gain and offset",
                 kind="B",

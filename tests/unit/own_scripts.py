@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from benchmarks.boards.scenario import Board, Change, Scenario, waveform, write_scenario
 
 from llenergymeasure import simulation
-from llenergymeasure.simulation.scenario import Board, Change, Scenario, waveform, write_scenario
 
-STAND_IN = Path(simulation.__file__).parent / "pynvml"
+STAND_IN = Path(__file__).parents[2] / "benchmarks/boards/pynvml"
 SOURCE = Path(simulation.__file__).parents[2]
 BOARD = Board(
     uuid="GPU-a",
@@ -86,7 +86,7 @@ def codes(result: Any) -> set[str]:
 
 def truth_j(directory: Path, start_ns: int, end_ns: int) -> float:
     """What the board of the last script drew."""
-    from llenergymeasure.simulation.scenario import read_scenario
+    from benchmarks.boards.scenario import read_scenario
 
     scenario = read_scenario(directory / "scenario.json")
     return waveform(scenario.boards[0], scenario.start_ns).energy_j(start_ns, end_ns)

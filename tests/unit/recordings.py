@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.boards.polled import poll_times, polled
+
 from llenergymeasure.analysis.windows import windows_result
 from llenergymeasure.records import (
     Environment,
@@ -18,7 +20,6 @@ from llenergymeasure.records import (
     Window,
 )
 from llenergymeasure.results.windows import NamedWindows, WindowsResult
-from llenergymeasure.simulation.polled import poll_times, polled
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

@@ -8,8 +8,7 @@ from benchmarks.accuracy import cases, peers, picture, realclock
 from benchmarks.accuracy.cases import Job, Timed
 from benchmarks.accuracy.realclock import Measured, Tool
 from benchmarks.accuracy.table import BEGIN, END, Row, put_into, render, row_of_errors
-
-from llenergymeasure.simulation.scenario import Board, Change
+from benchmarks.boards.scenario import Board, Change
 
 PYTHON = Path(sys.executable)
 

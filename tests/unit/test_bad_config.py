@@ -45,9 +45,12 @@ BROKEN = {
     "bomb": (BILLION, "more than 20,000 values"),
     "deep": ("model: " + "[" * 100_000, "nested more than 32 deep"),
     "deep by alias": (DEEP_BY_ALIAS, "nested more than 32 deep"),
-    "self": ("model: &a [*a]\n", "*a is unknown or holds itself"),
-    "object": ("model: !!python/object/apply:os.system ['touch owned']\n", "has no place in a configuration"),
-    "tag": ("model: !!binary aGk=\n", "has no place in a configuration"),
+    "self": ("model: &a [*a]\n", "*a is unknown or refers to itself"),
+    "object": (
+        "model: !!python/object/apply:os.system ['touch owned']\n",
+        "is not allowed in a configuration",
+    ),
+    "tag": ("model: !!binary aGk=\n", "is not allowed in a configuration"),
     "control": ("model: gp\x07t2\n", "special characters are not allowed"),
     "unknown": ("model: gpt2\nprecison: fp16\n", "precison"),
 }

@@ -51,7 +51,7 @@ def test_a_sensor_that_shows_no_step_is_unknown_and_nothing_of_it_is_kept(tmp_pa
     assert list(tmp_path.iterdir()) == []
     shown = "\n".join(sensor_lines([board]))
     assert f"unknown: {NO_STEP}" in shown
-    assert "nothing was kept" in shown
+    assert "not saved" in shown
 
 
 def test_what_was_found_is_kept_for_that_board_under_that_driver(tmp_path: Path) -> None:
@@ -82,5 +82,5 @@ def test_the_command_characterises_the_simulated_board(
 def test_without_a_gpu_the_command_says_why_not() -> None:
     done = CliRunner().invoke(app, ["doctor", "--characterise"])
     assert done.exit_code == 1
-    assert "there is no power sensor to look at: " in done.stderr
+    assert "there is no power sensor to characterise: " in done.stderr
     assert "--simulated" in done.stderr

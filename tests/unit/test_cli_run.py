@@ -374,7 +374,7 @@ def test_run_dry_run_shows_every_value_and_the_formula() -> None:
         "top_p = 1.0",
         "trust_remote_code = false",
         "weights 2.47 GB 1,235,814,400 parameters × 2 bytes",
-        "ended after 60 min (timeout_s)",
+        "times out after 60 min (timeout_s)",
     ):
         assert said in words
 

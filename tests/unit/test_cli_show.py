@@ -41,7 +41,7 @@ def test_the_budget_has_a_row_for_each_source_and_the_combined_one(tmp_path: Pat
     assert outcome.exit_code == 0
     lines = [line.split() for line in outcome.stdout.splitlines()]
     # 22.5 kJ over 3,840 tokens; from chance ± 1.95 %, from gain and offset ± 5 %, from lag ± 0.05 %.
-    assert ["chance", "±", "0.11", "1.9", "%", "A", "2", "no", "no"] in lines
+    assert ["random", "±", "0.11", "1.9", "%", "A", "2", "no", "no"] in lines
     assert ["gain", "and", "offset", "±", "0.29", "5", "%", "B", "yes", "yes"] in lines
     assert ["resolution*", "±", "0.006", "0.1", "%", "B", "no", "no"] in lines
     assert ["combined", "±", "0.4", "7", "%", "2"] in lines

@@ -681,7 +681,10 @@ def test_the_command_prints_both_and_what_b_does(tmp_path: Path) -> None:
     assert "their gain cancels in the ratio" in done.stdout
 
 
-def test_lines_fit_eighty_columns_and_break_between_words(tmp_path: Path) -> None:
+def test_lines_fit_eighty_columns_and_break_between_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     a = warned(costing(1.0), "host_busy", "swap_active")
     b = warned(with_runs(costing(2.4, uuid="GPU-other"), [4.8]), "host_busy", "single_process")
     done = run(tmp_path, a, b)

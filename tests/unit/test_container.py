@@ -253,9 +253,9 @@ def test_a_variable_that_is_not_there_or_fits_no_line_is_refused(
         ({"kind": "container"}, "runner.image is empty"),
         ({"kind": "container", "image": " "}, "runner.image is empty"),
         ({"image": "i"}, "runner.kind is local"),
-        ({"kind": "container", "image": "i", "mounts": ["/a"]}, "is no mount"),
-        ({"kind": "container", "image": "i", "mounts": ["/a:b"]}, "is no mount"),
-        ({"kind": "container", "image": "i", "mounts": ["/a:/b:z"]}, "is no mount"),
+        ({"kind": "container", "image": "i", "mounts": ["/a"]}, "is not a mount"),
+        ({"kind": "container", "image": "i", "mounts": ["/a:b"]}, "is not a mount"),
+        ({"kind": "container", "image": "i", "mounts": ["/a:/b:z"]}, "is not a mount"),
         ({"kind": "container", "image": "i", "env": ["A=b"]}, "names of variables"),
     ],
 )

@@ -346,8 +346,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     for name, says in [
         ("absent.jsonl", "there is no dataset file"),
-        ("folder.jsonl", "no ordinary file"),
-        ("pipe.jsonl", "no ordinary file"),
+        ("folder.jsonl", "not a regular file"),
+        ("pipe.jsonl", "not a regular file"),
         ("x" * 5000 + ".jsonl", "can't be read"),
     ]:
         with pytest.raises(ConfigError, match=says) as caught:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.boards.amdsmi import SimulatedAmdSmi
 
 from llenergymeasure.energy.meters.amd import AmdMeter
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.sensor import SimulatedSensor
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.boards.rapl import SimulatedRapl, Zone, amd_zones, intel_zones
 
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.meters.rapl import RaplMeter
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.records import Sample, Series, Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
-from llenergymeasure.simulation.rapl import SimulatedRapl, Zone, amd_zones, intel_zones
 from llenergymeasure.simulation.waveform import Waveform
 
 S = 1_000_000_000

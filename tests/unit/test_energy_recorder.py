@@ -548,7 +548,7 @@ def test_a_meter_that_gives_garbage_leaves_a_gap_and_the_others_alone(
     with Recorder([Garbage(), good], clock=time, directory=tmp_path) as recorder:
         time.sleep(1.5)
     trace = recorder.trace()
-    assert any("the meter gave" in gap.reason for gap in trace.gaps if gap.domain == "host")
+    assert any("the meter returned" in gap.reason for gap in trace.gaps if gap.domain == "host")
     assert ("host", "power_usage") not in trace.series
     assert trace.series["gpu:GPU-simulated-0", "energy"].raw.size > 5
 

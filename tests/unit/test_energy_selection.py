@@ -4,12 +4,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.amdsmi import SimulatedAmdSmi
 
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.meters import selection
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import ConfigError, EnergyError
-from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.nvml_names import Code

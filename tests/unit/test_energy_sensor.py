@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from benchmarks.accuracy.scenes import sensor_of, stepped
+from benchmarks.boards.polled import poll_times, polled
 
 from llenergymeasure.energy.sensor import Sensor, characterise
 from llenergymeasure.records import Series, Window
-from llenergymeasure.simulation.polled import poll_times, polled
 from llenergymeasure.simulation.sensor import AVERAGE, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

@@ -131,7 +131,7 @@ def test_a_stream_that_was_cut_off_is_read_up_to_its_last_whole_batch(tmp_path: 
 @pytest.mark.parametrize("name", [STREAM_NAME, PARQUET_NAME])
 def test_what_is_no_trace_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with pytest.raises(ResultError, match="there is no trace"):
+    with pytest.raises(ResultError, match="there is not a trace"):
         read_trace(path)
     for content in (b"", b"PAR1", b"nonsense" * 100):
         path.write_bytes(content)

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from benchmarks.boards.scenario import Board
 from own_scripts import BOARD, codes, environ, truth_j
 from recordings import WHOLE, S, at, made, seen_by
 
@@ -23,7 +24,6 @@ from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Domain, MeterChoice, Start, Window
 from llenergymeasure.results.windows import WindowsResult
-from llenergymeasure.simulation.scenario import Board
 from llenergymeasure.simulation.waveform import Waveform
 
 # Works until it has used so many CPU seconds, however busy the machine is.

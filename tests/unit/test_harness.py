@@ -245,7 +245,7 @@ def test_progress_of_the_warm_up_shows_which_batch_runs_and_for_how_long() -> No
     told = experiment(config(**ONE, simulated=QUIET)).told
     warming = [one for one in told if one["description"] == "warming up" and one["note"]]
     assert [str(one["note"]).partition(",")[0] for one in warming] == [
-        f"batch {number} still running" for number in range(1, 7)
+        f"batch {number}" for number in range(1, 7)
     ]
     done = [one["done"] for one in warming]
     assert done == sorted(done)  # type: ignore[type-var]
@@ -451,7 +451,7 @@ def test_too_small_a_budget_is_said_before_the_first_pass_and_ends_after_what_it
     (remark,) = found.remarks
     # 40 prompts take 2.49 s, so that a pass of 5 s takes three walks
     assert "takes about 7.48 s" in remark
-    assert "leaves 1 repeats of the 3" in remark
+    assert "leaves 1 of the 3 repeats" in remark
     assert len(found.runs.seen) == 1
 
 

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from benchmarks.boards.polled import DOMAIN, poll_times, polled
 
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
@@ -12,7 +13,6 @@ from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.energy.meters.cpu_power import power_model
 from llenergymeasure.records import Domain, Quantity, Series, Trace, Window
-from llenergymeasure.simulation.polled import DOMAIN, poll_times, polled
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor
 from llenergymeasure.simulation.waveform import Serving, Waveform
 

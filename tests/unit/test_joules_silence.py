@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from benchmarks.boards.polled import DOMAIN, polled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent
 from llenergymeasure.records import Domain, Gap, Quantity, Series, Trace, Window
-from llenergymeasure.simulation.polled import DOMAIN, polled
 from llenergymeasure.simulation.sensor import AVERAGE, COUNTER, INSTANT, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.boards.rapl import SimulatedRapl, intel_zones
 from scripted_run import PASSES, S, codes, measured
 
 from llenergymeasure.analysis.metrics import metrics
@@ -21,7 +22,6 @@ from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
 from llenergymeasure.simulation.nvml_names import Code
-from llenergymeasure.simulation.rapl import SimulatedRapl, intel_zones
 from llenergymeasure.simulation.waveform import Waveform
 
 IN_A_PASS_S, AT_REST_S = 33.0, 50.0

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from benchmarks.boards.scenario import Board, Scenario, write_scenario
 from pydantic import JsonValue
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.measure.lock import DomainLocks, run_domains
 from llenergymeasure.records import Domain, PowerModel
-from llenergymeasure.simulation.scenario import Board, Scenario, write_scenario
 
 HOLD = """
 import subprocess, sys
@@ -71,7 +71,7 @@ def test_a_second_process_is_refused_and_told_who_measures(tmp_path: Path) -> No
         assert time.monotonic() - start < 1
     assert refused.value.message == (
         f"GPU-a is being measured by process {process.pid} (the-other-run): "
-        "two runs on one GPU spoil each other"
+        "two runs on one GPU disturb each other"
     )
     assert refused.value.hint is not None
     assert "CUDA_VISIBLE_DEVICES" in refused.value.hint
@@ -222,7 +222,7 @@ def test_what_a_run_will_use_is_locked_and_what_it_only_records_is_not(
 
 
 LLEM = Path(sys.executable).with_name("llem")
-STAND_IN = Path(__file__).parents[2] / "src/llenergymeasure/simulation/pynvml"
+STAND_IN = Path(__file__).parents[2] / "benchmarks/boards/pynvml"
 GPUS = ("GPU-11111111-aaaa", "GPU-22222222-bbbb")
 
 

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.scenario import Board, Change
 from own_scripts import BOARD, codes, environ, gone_within_s, named, recorders, result_of, run, start, truth_j
 
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.own_code import Monitor
 from llenergymeasure.results.windows import WindowsResult
-from llenergymeasure.simulation.scenario import Board, Change
 
 HEAD = """
 import json, os, sys, time

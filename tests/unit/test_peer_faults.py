@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.scenario import Board, Scenario, write_scenario
 from example_result import example_result
 
 from llenergymeasure.api import run_experiment
@@ -30,9 +31,8 @@ from llenergymeasure.records import Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
 from llenergymeasure.simulation.nvml_names import Code
-from llenergymeasure.simulation.scenario import Board, Scenario, write_scenario
 
-STAND_IN = Path(__file__).parents[2] / "src/llenergymeasure/simulation/pynvml"
+STAND_IN = Path(__file__).parents[2] / "benchmarks/boards/pynvml"
 UUIDS = ("GPU-11111111-aaaa", "GPU-22222222-bbbb")
 TWELVE = [f"GPU-{number:02d}" for number in range(12)]
 S = 1_000_000_000

@@ -90,8 +90,8 @@ def test_a_plug_in_is_loaded_and_asked_by_its_name(tmp_path: Path, monkeypatch: 
             "class Engine:\n    def __init__(self):\n        raise OSError('no licence')",
             "can't be loaded: OSError: no licence",
         ),
-        ("class Engine:\n    def open(self, config): ...", "it has no why_unavailable, why_refused"),
-        (WHOLE.replace("def why_refused", "def why_denied"), "it has no why_refused"),
+        ("class Engine:\n    def open(self, config): ...", "it lacks why_unavailable, why_refused"),
+        (WHOLE.replace("def why_refused", "def why_denied"), "it lacks why_refused"),
     ],
 )
 def test_one_that_can_not_be_loaded_is_named_with_its_package_and_the_reason(

@@ -24,7 +24,7 @@ def nothing() -> Selection:
 
 
 def no_meter() -> Selection:
-    raise EnergyError("the meter 'nvml' can't be used: no driver", hint="--meter auto takes what there is")
+    raise EnergyError("the meter 'nvml' can't be used: no driver", hint="--meter auto uses what is available")
 
 
 def simulated(**changes: object) -> ExperimentConfig:
@@ -239,7 +239,7 @@ def test_an_adapter_that_is_not_there_is_refused_before_anything_is_loaded(
     def told() -> int:
         with pytest.raises(PreFlightError) as caught:
             preflight(config, no_meter, gpus=())
-        return str(caught.value).count(f"lora.path {tmp_path} is no directory with adapter_config.json")
+        return str(caught.value).count(f"lora.path {tmp_path} is not a directory with adapter_config.json")
 
     assert told() == 1
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4}')

@@ -149,5 +149,5 @@ def test_a_part_counts_up_to_its_last_whole_block(stored: Stored) -> None:
     events.write_text(by_then + prefill + last)
     assert tuple(read_unsaved(folder)[0][0].blocks) == tuple(measurements[0].blocks)
     events.write_text(prefill + last)
-    with pytest.raises(ResultError, match="whole block"):
+    with pytest.raises(ResultError, match="block of passes"):
         read_unsaved(folder)

@@ -286,7 +286,7 @@ def test_what_is_no_file_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\x80\x81")
     for name, says in [
         ("absent", "no result at"),
-        ("pipe", "not an ordinary file"),
+        ("pipe", "not a regular file"),
         ("binary", "not UTF-8"),
         ("x" * 5000, "can't be read"),
     ]:

@@ -92,7 +92,7 @@ def test_the_rows_of_the_cost_are_those_per_token_with_chance_over_runs() -> Non
     assert cost["timing"].half_width == pytest.approx(3 * math.sqrt(3) / 3000)
     assert cost["lag"].half_width == pytest.approx(6 / 3000)
     # s = 100 J of 1,000 tokens, n = 3
-    chance = cost["chance"]
+    chance = cost["random"]
     assert chance.half_width == pytest.approx(T_2 * 0.1 / math.sqrt(3), rel=1e-6)
     assert (chance.kind, chance.degrees, chance.common, chance.within_chance) == ("A", 2, False, False)
     # What is independent of the sensor scatters from run to run, and is in chance already.
@@ -113,13 +113,13 @@ def test_the_rows_make_up_the_interval_of_the_cost_whichever_is_larger(
     combined = combine_terms(found.per_output_token.value, cost)
     assert found.per_output_token.half_width == pytest.approx(combined.above)
     assert rows(cost)["timing"].within_chance == holds
-    assert rows(cost)["chance"].within_chance != holds
+    assert rows(cost)["random"].within_chance != holds
 
 
 def test_the_scatter_of_a_first_stage_is_the_chance_of_all_with_its_degrees() -> None:
     joules = (1000, 1100, 1200, 1100, 1100, 1100)
     found = energy(runs_of(*joules, asking=asked(repeats={"count": 3, "target": 0.05})))
-    chance = rows(budget(found).per_output_token)["chance"]
+    chance = rows(budget(found).per_output_token)["random"]
     assert chance.degrees == 2
     assert chance.half_width == pytest.approx(T_2 * 0.1 / math.sqrt(6), rel=1e-6)
     assert found.per_output_token.value is not None
@@ -129,7 +129,7 @@ def test_the_scatter_of_a_first_stage_is_the_chance_of_all_with_its_degrees() ->
 
 def test_two_runs_have_no_chance_and_nothing_is_said_to_be_within_it() -> None:
     cost = rows(budget(energy(runs_of(1000, 1100))).per_output_token)
-    assert "chance" not in cost
+    assert "random" not in cost
     assert not any(term.within_chance for term in cost.values())
 
 

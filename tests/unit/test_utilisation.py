@@ -95,7 +95,7 @@ def test_an_empty_output_moves_nothing_and_takes_nothing_off() -> None:
     moved = 49 * 2_471_628_800 + (49 * 100 + 50 * 49 // 2) * per_token
     assert mbu([tell(50)]).value == pytest.approx(moved / (5.9 * 3.35e12))
     nothing = mbu([tell(0)])
-    assert (nothing.value, nothing.reason) == (None, "no token was made in decode")
+    assert (nothing.value, nothing.reason) == (None, "no token was generated in decode")
 
 
 def emptied(generation: Generation, *, index: int) -> Generation:
@@ -131,10 +131,10 @@ def asked(**section: Any) -> ExperimentConfig:
     ("section", "part"),
     [
         ({"pytorch": {"num_beams": 4}}, "beam search"),
-        ({"pytorch": {"prompt_lookup_num_tokens": 4}}, "guessed ahead"),
-        ({"pytorch": {"assistant_model": "small"}}, "guessed ahead"),
+        ({"pytorch": {"prompt_lookup_num_tokens": 4}}, "speculative tokens"),
+        ({"pytorch": {"assistant_model": "small"}}, "speculative tokens"),
         ({"backend": "vllm", "vllm": {"beam_search": {"beam_width": 2}}}, "beam search"),
-        ({"backend": "vllm", "vllm": {"engine": {"speculative_config": {}}}}, "guessed ahead"),
+        ({"backend": "vllm", "vllm": {"engine": {"speculative_config": {}}}}, "speculative tokens"),
     ],
 )
 def test_work_that_tokens_do_not_show_leaves_no_figure_of_work(section: dict[str, Any], part: str) -> None:
@@ -201,9 +201,9 @@ def test_continuous_batching_has_no_mbu_for_nobody_tells_its_steps() -> None:
 @pytest.mark.parametrize(
     ("section", "reason"),
     [
-        ({"engine": {"enable_prefix_caching": True}}, "what two prompts begin with alike is computed once"),
-        ({"engine": {"spec_method": "ngram"}}, "tokens that are guessed ahead are thrown away"),
-        ({"beam_search": {"beam_width": 2}}, "beam search throws beams away"),
+        ({"engine": {"enable_prefix_caching": True}}, "a prefix that prompts share is computed once"),
+        ({"engine": {"spec_method": "ngram"}}, "speculative tokens are discarded"),
+        ({"beam_search": {"beam_width": 2}}, "beam search discards beams"),
     ],
 )
 def test_an_engine_of_its_own_mind_has_no_figure_of_work(section: dict[str, Any], reason: str) -> None:

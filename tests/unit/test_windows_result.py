@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.polled import DOMAIN
 from hypothesis import given
 from hypothesis import strategies as st
 from recordings import S, at, made, only, seen_by
@@ -15,7 +16,6 @@ from llenergymeasure.measure.marks import Begin, End, Mark, Over, Silence, paire
 from llenergymeasure.records import Window
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.windows import WindowsResult, load_any
-from llenergymeasure.simulation.polled import DOMAIN
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
 

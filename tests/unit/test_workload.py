@@ -296,7 +296,7 @@ def test_a_prompt_with_a_length_of_its_own_gets_it_and_the_others_the_experiment
 def test_an_empty_text_needs_at_least_one_token() -> None:
     empty = [Prompt("hello-1", "")]
     assert build_requests(config(), empty, Talking()).requests[0].prompt == (1, 2)
-    with pytest.raises(ConfigError, match="prompt hello-1 of dataset mixed comes to no token"):
+    with pytest.raises(ConfigError, match="prompt hello-1 of dataset mixed has no tokens"):
         build_requests(config(), empty, BYTES)
 
 

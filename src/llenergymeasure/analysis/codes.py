@@ -20,17 +20,17 @@ INVALIDATING: frozenset[WarningCode] = frozenset(
 
 MEANINGS: Mapping[WarningCode, str] = {
     "no_energy_source": "No meter gave the energy of the passes. Energy is missing, never 0.",
-    "energy_modelled": "Energy comes from CPU time and a model of power. Its range is what the model may "
-    "hide.",
-    "window_too_short": "A pass is shorter than 5 s, so that a sensor's edges weigh more than they should. "
-    "Under 1 s it has no energy at all.",
+    "energy_modelled": "Energy is estimated from CPU time and a model of power. Its range is the systematic "
+    "error of that model.",
+    "window_too_short": "A pass is shorter than 5 s, so that errors at its edges weigh too much. "
+    "A pass under 1 s has no energy.",
     "counter_power_mismatch": "The energy counter and the integrated power of the same board are apart by "
     "more than 5 % and by more than three standard deviations.",
-    "counter_reset": "The energy counter started again within a pass.",
-    "sensor_stuck": "The energy counter stood still for a second or more of a pass, although the driver "
+    "counter_reset": "The energy counter was reset within a pass.",
+    "sensor_stuck": "The energy counter did not change for a second or more of a pass, although the driver "
     "answered.",
     "sensor_uncharacterised": "Power was integrated without knowing how often the sensor updates, over how "
-    "long it averages and how late it is. `llem doctor --characterise` finds that out.",
+    "long it averages and how late it is. `llem doctor --characterise` measures that.",
     "part_time_sensor": "The power sensor looks at a part of the time only, such as 25 of every 100 ms. A "
     "load with a rhythm of its own may be seen at its worst or at its best.",
     "thermal_throttle": "Heat made the driver lower the clocks for more than 1 % of the passes' time, by "
@@ -42,7 +42,7 @@ MEANINGS: Mapping[WarningCode, str] = {
     "temperature_drift": "The board's temperature differs by more than 5 °C between passes (or between the "
     "halves of a single pass).",
     "idle_drift": "Idle power with the model loaded differs by more than 10 % between before and after the "
-    "passes, and by more than the two intervals explain. Net energy rests on it.",
+    "passes, and by more than the two intervals explain. Net energy depends on it.",
     "foreign_gpu_process": "A process that is not of this run was on the GPU during a pass. What it used "
     "can't be taken off.",
     "cannot_exclude_foreign_processes": "The list of the GPU's processes can't be read or shows processes "
@@ -54,26 +54,26 @@ MEANINGS: Mapping[WarningCode, str] = {
     "target_not_met": "The interval of joules per output token is wider than the target (`repeats.target`, "
     "or `passes.target` of a single run), or a budget ended the measurement early.",
     "single_pass": "One pass in one process: scatter cannot be determined, so there is no interval from it.",
-    "tokens_disputed": "The engine's count of tokens and the tokenizer's are apart by more than 1 %. The "
+    "tokens_disputed": "The engine's count of tokens and the tokenizer's differ by more than 1 %. The "
     "engine's count is the count; over 5 % `tokens.disputed` is true.",
     "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`, or "
     "the length of its record.",
     "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
     "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
-    "from the plan and hold that delay.",
-    "recorder_gap": "A meter gave nothing for a while during a pass: it blocked, or the recorder did not get "
-    "its turn.",
+    "from the planned time and include that delay.",
+    "recorder_gap": "A meter returned nothing for a while during a pass: it blocked, or the recorder was not "
+    "scheduled.",
     "swap_active": "Memory was swapped in or out during the run.",
-    "suspended": "The machine slept during the run: CLOCK_BOOTTIME ran on while CLOCK_MONOTONIC stood.",
-    "drift": "The cost of a token moves from the first pass to the last by more than chance explains, so "
-    "that the result depends on how long was measured.",
+    "suspended": "The machine slept during the run: CLOCK_BOOTTIME ran on while CLOCK_MONOTONIC stopped.",
+    "drift": "The cost of a token moves from the first pass to the last by more than random scatter "
+    "explains, so that the result depends on how long was measured.",
     "silence_broken": "The worker, or a neighbour on the same device, drew power that changed within a "
     "silence before or after the passes. The interval is wider for it.",
     "single_process": "One process: the interval is that of its passes. Another process of the same "
     "configuration may differ by more.",
     "interrupted": "The experiment was ended before its last run (Ctrl-C, a signal, a killed process). What "
-    "was measured by then counts; what was begun does not.",
-    "cpu_throttled": "A CPU quota (of a container, a pod or a service) held the run's processes back in more "
+    "was measured by then counts; the run that was interrupted does not.",
+    "cpu_throttled": "A CPU quota (of a container, a pod or a service) throttled the run's processes in more "
     "than 1 % of its periods in the passes. Times and joules are those of the quota, and `throttling` in the "
     "result counts the periods.",
     "domain_missing": "A device that belongs to the energy asked for could not be read, from the start or in "

@@ -10,7 +10,7 @@ from llenergymeasure.analysis.statistics import t_quantile
 
 # Less than this of a pass's cost is not worth a pass.
 NEGLIGIBLE = 0.02
-# Rarely by chance, since a pass that is left out makes the interval wider.
+# Rarely by accident, since a pass that is left out makes the interval wider.
 SURE = 0.995
 
 

@@ -89,11 +89,11 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
     first = energies[0]
     if first.measurement.dataset is not None:
         yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
-    if (told := first.measurement.facts.chat_template_date) is not None:
-        yield f"the chat template asks for the date and was told {told}"
+    if (date := first.measurement.facts.chat_template_date) is not None:
+        yield f"the chat template uses the date, which is fixed at {date}"
     for domain in first.measurement.trace.domains:
         if domain not in first.domains and domain.name not in first.lacks:
-            yield f"{domain.name} was seen and not counted"
+            yield f"{domain.name} was recorded and not counted"
     yield from unknown_states(energies)
     if leads:
         yield "the first pass of each run differs from the others: it is left out of the figures per token"

@@ -157,11 +157,11 @@ def _unread(measurement: Measurement) -> Mapping[str, str]:
 def _lost(whole: RunEnergy) -> Mapping[str, str]:
     """Domains whose sensor failed in the passes, if any other has the energy of all of them.
 
-    Not the GPUs that did the work: a sum without them is no energy of the run.
+    Not the GPUs that did the work: a sum without them is not the energy of the run.
     """
     spent = {domain.name: [one.spent[domain.name] for one in whole.blocks] for domain in whole.domains}
     failed = {
-        name: next((one.reason for one in parts if one.reason), "its counter stood still")
+        name: next((one.reason for one in parts if one.reason), "its counter did not change")
         for name, parts in spent.items()
         if any(one.joules is None or "sensor_stuck" in one.flags for one in parts)
     }

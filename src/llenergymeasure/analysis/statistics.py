@@ -136,7 +136,7 @@ def _require_finite(costs: Sequence[float]) -> None:
 
 
 def correlated(values: Sequence[float]) -> bool:
-    """Whether passes that follow one another resemble each other more than chance explains.
+    """Whether passes that follow one another resemble each other more than random scatter explains.
 
     The lag-1 autocorrelation of n independent values has mean −1/n and variance (n − 2) / (n² − 1) (from von
     Neumann's ratio). At one standard deviation above (1.28 below 20 values, which show little) one run in six

@@ -40,7 +40,7 @@ def uncertainty(
             stage = first_stage if first_stage is not None and first_stage >= 3 else len(costs)
             tokens.append(
                 Term(
-                    name="chance",
+                    name="random",
                     kind="A",
                     half_width=abs(per_token.value) * chance,
                     degrees=min(stage, len(costs)) - 1,

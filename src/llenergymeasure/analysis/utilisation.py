@@ -79,7 +79,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
         moved.append(sum(_decode_bytes(shape, batch, weights=weights, element=element) for batch in members))
         could.append(sum(_decode_s(batch) for batch in members) * at_most)
     if not any(moved):
-        return Estimate.missing("1", "no token was made in decode")
+        return Estimate.missing("1", "no token was generated in decode")
     return ratio_over_passes(moved, could, unit="1")
 
 

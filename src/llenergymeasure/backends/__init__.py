@@ -109,7 +109,7 @@ def load_backend(name: str) -> Backend:
         backend = backend_class()
     if missing := [method for method in _METHODS if not callable(getattr(backend, method, None))]:
         raise BackendError(
-            f"{plugins.BACKENDS.described(name)} is no backend: it has no {', '.join(missing)}",
+            f"{plugins.BACKENDS.described(name)} is not a backend: it lacks {', '.join(missing)}",
             hint=plugins.ASK,
         )
     if name in ExperimentConfig.model_fields or hasattr(ExperimentConfig, name):
@@ -286,7 +286,7 @@ def why_context_too_short(option: str, context: object, config: ExperimentConfig
 def why_decided(where: str, given: Collection[str], decided: Mapping[str, str]) -> Refusal | None:
     """Why an engine's argument can't be given: llem decides it, by the field that `decided` names."""
     name = next((name for name in given if name in decided), None)
-    return None if name is None else Refusal(f"{where}.{name} is decided by {decided[name]}", "take it out")
+    return None if name is None else Refusal(f"{where}.{name} is decided by {decided[name]}", "remove it")
 
 
 def why_unknown(reason: str, name: str, known: Collection[str], *, otherwise: str) -> Refusal | None:

@@ -76,12 +76,13 @@ def run(  # noqa: PLR0913  the signature is the command line
     executor: Annotated[
         str | None, typer.Option("--executor", help="Of a study: local, slurm or ray")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was begun")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a study")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: try runs that failed again")
     ] = False,
     accept_drift: Annotated[
-        bool, typer.Option("--accept-drift", help="With --resume: although the study or versions changed")
+        bool,
+        typer.Option("--accept-drift", help="With --resume: continue although the study or versions changed"),
     ] = False,
     only: Annotated[
         list[str] | None,
@@ -130,16 +131,16 @@ def doctor(
         bool,
         typer.Option(
             "--characterise",
-            help="Put a load on each GPU for half a minute, find out what its power sensor does, keep it",
+            help="Load each GPU for half a minute, measure the timing of its power sensor, save it",
         ),
     ] = False,
     simulated: Annotated[
-        bool, typer.Option("--simulated", help="Look at the simulated board instead; keeps nothing")
+        bool, typer.Option("--simulated", help="Use the simulated board instead; saves nothing")
     ] = False,
     as_json: AsJson = False,
     verbose: Tracebacks = False,
 ) -> None:
-    """Say what this machine can measure, what it lacks, and how to get it."""
+    """Show what this machine can measure, what it lacks, and how to get it."""
     from llenergymeasure.cli.doctor import doctor
 
     doctor(characterise=characterise, simulated=simulated, as_json=as_json, verbose=verbose)
@@ -173,7 +174,7 @@ def compare(
     a: Annotated[
         Path, typer.Argument(metavar="A", parser=_path, help="result.json, or the folder that holds one")
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="The one that is measured against A")],
+    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="Result to compare with A")],
     *,
     allow: Annotated[
         list[str] | None,

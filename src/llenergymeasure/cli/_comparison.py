@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._display import fitting
+from llenergymeasure.cli._layout import fitting
+from llenergymeasure.cli._streams import filled
 from llenergymeasure.records.figures import amount, plain
 from llenergymeasure.results.summary import columns
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llenergymeasure.analysis.compare import Comparison, MethodName, Ratio, Side
     from llenergymeasure.analysis.differences import FigureName
 
-_WIDTH = 80
 _VERBS: dict[FigureName, str] = {
     "energy_per_output_token": "uses",
     "output_tokens_per_second": "gives",
@@ -52,13 +51,13 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
                 amount(one.b, modelled=comparison.b.modelled and joules),
             )
         )
-    head, *figures = fitting(rows, indent="", width=_WIDTH)
+    head, *figures = fitting(rows, indent="")
     yield from head
     for lines, one in zip(figures, comparison.ratios, strict=True):
-        yield from (*lines, *_wrapped(_sentence(one), indent="  "))
+        yield from (*lines, *filled(_sentence(one), indent="  "))
     yield ""
     for note in _notes(comparison):
-        yield from _wrapped(note)
+        yield from filled(note)
 
 
 def _warnings(sides: dict[str, Side]) -> Iterator[str]:
@@ -69,7 +68,7 @@ def _warnings(sides: dict[str, Side]) -> Iterator[str]:
         for warning in side.warnings
     }
     for (code, message), names in seen.items():
-        yield from _wrapped(f"Warning, {' and '.join(names)}: {message} ({code})")
+        yield from filled(f"Warning, {' and '.join(names)}: {message} ({code})")
 
 
 def _sentence(one: Ratio) -> str:
@@ -124,9 +123,9 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if modelled:
         yield f"≈ The energy of {' and '.join(modelled)} is estimated, not measured"
     if comparison.cancels and modelled:
-        yield "The same model of power gave both energies: its error cancels in the ratio"
+        yield "Both energies are from the same model of power: its error cancels in the ratio"
     elif comparison.cancels:
-        yield "The same sensors gave both energies: their gain cancels in the ratio"
+        yield "Both energies are from the same sensors: their gain cancels in the ratio"
     elif comparison.cancels is not None:
         why = (
             "engine, precision or machine differ" if modelled else "the energies come from different sensors"
@@ -144,14 +143,3 @@ def _shown(name: str, value: JsonValue) -> str:
     if name.endswith("_bytes") and isinstance(value, int):
         return plain(value, "B")
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _wrapped(text: str, *, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

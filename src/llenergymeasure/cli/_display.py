@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from llenergymeasure.cli import _plan
-from llenergymeasure.cli._streams import print_json, print_lines, say, strong
+from llenergymeasure.cli._layout import row_lines
+from llenergymeasure.cli._streams import WIDTH, filled, print_json, print_lines, room, say, strong, talk
 from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
@@ -23,17 +19,12 @@ from llenergymeasure.records import MeasurementWarning
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.models import ExperimentResult
-from llenergymeasure.results.summary import Row, columns
+from llenergymeasure.results.summary import Row
 from llenergymeasure.results.windows import WindowsResult
 from llenergymeasure.workload import load_prompts
 
 if TYPE_CHECKING:
     from llenergymeasure.models.vram import Figures, VramEstimate
-
-WIDTH = 100
-UNBROKEN = 10_000
-# A note narrower than this goes below its row rather than beside it.
-NARROW = 36
 
 
 def print_experiment_header(config: ExperimentConfig) -> None:
@@ -64,16 +55,10 @@ def print_experiment_header(config: ExperimentConfig) -> None:
         talk(", ".join(filter(None, parts)))
 
 
-def talk(text: str) -> None:
-    """One paragraph on stderr, in lines that fit."""
-    for line in filled(text):
-        say(line)
-
-
 def print_result_summary(result: ExperimentResult) -> None:
     """The result as a person reads it, on stdout: what it cost first, what weakens it last."""
     energy, speed = summary.sections(result)
-    table = list(_table([*energy, *speed]))
+    table = list(row_lines([*energy, *speed]))
     lines = [*map(strong, filled(summary.heading(result))), "", *chain(*table[: len(energy)])]
     for text in summary.legend(result.energy):
         lines += filled(text, indent="  ")
@@ -86,7 +71,7 @@ def print_windows_summary(result: WindowsResult) -> None:
     lines = [strong(line) for line in filled(windows_summary.heading(result))]
     lines += [strong(line) for reason in result.reasons for line in filled(f"Energy is not valid: {reason}")]
     for head, rows in windows_summary.sections(result):
-        lines += ["", *filled(head), *chain(*_table(rows))]
+        lines += ["", *filled(head), *chain(*row_lines(rows))]
     lines += _warning_lines(result.warnings)
     print_lines(lines)
 
@@ -133,7 +118,7 @@ def print_dry_run(
         *_configuration(config, origins),
         "",
         strong("Plan"),
-        *chain(*_table(_plan.plan_rows(config, plan))),
+        *chain(*row_lines(_plan.plan_rows(config, plan))),
         "",
         *([] if vram.model is None else [strong("Model"), *_model(vram.model), ""]),
         strong("Memory"),
@@ -157,7 +142,7 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
     dumped = leaves(config.model_dump(mode="json"))
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dumped}
     given = [key for key in values if origins.get(key, "default") != "default"]
-    yield from chain(*_table(Row(key, values[key], origins[key]) for key in given))
+    yield from chain(*row_lines(Row(key, values[key], origins[key]) for key in given))
     yield "  by default:"
     sections: dict[str, list[str]] = {}
     for key, value in values.items():
@@ -190,7 +175,7 @@ def _model(model: Figures) -> Iterator[str]:
         rows.append(Row("state", f"{model.state_bytes:,} bytes", "of one request, at any length"))
     context = "no length is stated" if model.context is None else f"{model.context:,} tokens"
     rows.append(Row("context", context, ""))
-    yield from chain(*_table(rows))
+    yield from chain(*row_lines(rows))
     if model.family is None and model.reason:
         yield from filled(f"No FLOPs: {model.reason}", indent="  ")
 
@@ -209,66 +194,5 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
         against = f"{share * 100:.3g} % of {which.format(plain(there, 'B'))}: {fits}"
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
-    yield from chain(*_table(rows))
+    yield from chain(*row_lines(rows))
     yield from filled(f"total = {vram.formula}; shape from {vram.source}", indent="  ")
-
-
-def _table(rows: Iterable[Row]) -> Iterator[list[str]]:
-    """The lines of each row: one where that fits; else the note continues beside it or goes below."""
-    rows, most = list(rows), room()
-    labels = max((len(row.label) for row in rows), default=0)
-    values = max((len(row.value) for row in rows), default=0)
-    beside = 2 + labels + 2 + values + 2
-    for row in rows:
-        label = f"  {row.label.ljust(labels)}  "
-        near = len(label) + (len(row.value) + 2 if row.value else 0)
-        head = label + (strong(row.value) if row.strong else row.value)
-        padded = head + " " * (beside - len(label) - len(row.value))
-        if beside + len(row.note) <= most and row.value:
-            yield [f"{padded}{row.note}".rstrip()]
-        elif near + len(row.note) <= most:
-            yield [f"{head}{'  ' if row.value else ''}{row.note}".rstrip()]
-        elif most - beside >= NARROW:
-            first, *more = filled(row.note, width=most - beside)
-            yield [padded + first, *(" " * beside + line for line in more)]
-        else:
-            fits = near - 2 <= most or not row.value
-            above = [head.rstrip()] if fits else [f"  {row.label}", f"    {head.removeprefix(label)}"]
-            yield [*filter(None, above), *filled(row.note, indent=" " * 6)]
-
-
-def fitting(
-    rows: Sequence[Sequence[str]], *, indent: str = "  ", width: int | None = None
-) -> Iterator[list[str]]:
-    """The lines of each row in columns below a row of heads; where that is too wide, `head: cell` by row."""
-    width = width or room()
-    lines = [f"{indent}{line}" for line in columns(rows)]
-    if max(map(len, lines)) <= width:
-        yield from ([line] for line in lines)
-        return
-    yield []
-    for row in rows[1:]:
-        cells = [f"{head}: {cell}" for head, cell in zip(rows[0][1:], row[1:], strict=False) if cell]
-        yield [f"{indent}{row[0]}", *filled("; ".join(cells), indent=f"{indent}  ", width=width)]
-
-
-def filled(text: str, *, indent: str = "", width: int | None = None) -> list[str]:
-    """The text in lines that the terminal holds, broken between words, and not within `± 2 %`."""
-    lines = textwrap.wrap(
-        re.sub(r"(?<=[±≈]) | (?=%)", "\u00a0", text),
-        width or room(),
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [line.replace("\u00a0", " ") for line in lines]
-
-
-def room() -> int:
-    """Columns of the terminal, or of COLUMNS; lines for a file or another program are not broken."""
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    if on_terminal:
-        return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
-    asked = os.environ.get("COLUMNS", "")
-    return max(40, int(asked)) if asked.isdecimal() else UNBROKEN

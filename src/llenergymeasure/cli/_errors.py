@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from llenergymeasure.cli._interrupt import interruptible
-from llenergymeasure.cli._streams import printable, say
+from llenergymeasure.cli._streams import filled, printable, room, say
 from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
@@ -161,5 +162,6 @@ def reported(
 
 
 def _end(text: str, code: int) -> NoReturn:
-    say(text)
+    for line in text.splitlines():
+        say("\n".join(filled(line, hang="  ", width=room(sys.stderr))))
     raise typer.Exit(code)

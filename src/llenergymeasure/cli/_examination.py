@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from llenergymeasure.cli._layout import row_lines
+from llenergymeasure.cli._streams import filled
 from llenergymeasure.records import Domain, GpuFacts
 from llenergymeasure.records.figures import duration, plain
-from llenergymeasure.results.summary import columns
+from llenergymeasure.results.summary import Row
 
 if TYPE_CHECKING:
     from llenergymeasure.doctor.characterise import Characterised, FoundSensor
@@ -19,7 +22,9 @@ _KINDS = {"gpu": "GPU", "module": "module", "cpu": "CPU package", "dram": "memor
 def examination_lines(found: Examination) -> Iterator[str]:
     """The machine, what measures on it, what runs on it, and at the end what that comes to."""
     here = found.environment
-    yield f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
+    yield from filled(
+        f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
+    )
     cpus = f"{here.logical_cpus} processors"
     memory = "unknown memory" if here.memory_bytes is None else plain(here.memory_bytes, "B")
     if here.usable_cpus is not None and here.usable_cpus < here.logical_cpus:
@@ -31,21 +36,20 @@ def examination_lines(found: Examination) -> Iterator[str]:
         machine.append(f"in a virtual machine ({here.virtualization})")
     if here.container:
         machine.append(f"in a container ({here.container})")
-    yield ", ".join(machine)
+    yield from filled(", ".join(machine))
     yield from _section("Meters", [row for meter in found.meters for row in _meter(meter)])
-    yield from _section(
-        "GPUs", [row for gpu in found.gpus for row in _gpu(gpu)] or [("none that NVML shows",)]
-    )
-    backends = [(one.name, "no" if one.why_not else "yes", one.why_not or "") for one in found.backends]
+    gpus = [row for gpu in found.gpus for row in _gpu(gpu)]
+    yield from _section("GPUs", gpus or [Row("none that NVML shows", "")])
+    backends = [Row(one.name, "no" if one.why_not else "yes", one.why_not or "") for one in found.backends]
     yield from _section("Backends", backends)
     yield from _section("Costs and limits", [*_recorder(found.recorder), *_clock(found)])
     disks = [
-        (one.use, "unknown" if one.free_bytes is None else f"{plain(one.free_bytes, 'B')} free", one.path)
+        Row(one.use, "unknown" if one.free_bytes is None else f"{plain(one.free_bytes, 'B')} free", one.path)
         for one in found.disks
     ]
     yield from _section("Disk", disks)
     yield ""
-    yield _conclusion(found)
+    yield from filled(_conclusion(found))
 
 
 def sensor_lines(boards: Sequence[Characterised]) -> Iterator[str]:
@@ -53,27 +57,25 @@ def sensor_lines(boards: Sequence[Characterised]) -> Iterator[str]:
     for board in boards:
         yield from _section(
             f"Sensors of {board.gpu.name or board.gpu.uuid} ({board.gpu.uuid}), driver {board.gpu.driver}",
-            [(one.source, _sensor(one)) for one in board.sensors],
+            [Row(one.source, "", _sensor(one)) for one in board.sensors],
         )
-        yield "  " + ("nothing was kept" if board.kept_in is None else f"kept in {board.kept_in}")
+        yield "  " + ("not saved" if board.kept_in is None else f"saved in {board.kept_in}")
 
 
-def _section(title: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _section(title: str, rows: Iterable[Row]) -> Iterator[str]:
     yield ""
-    yield title
-    yield from (f"  {line}" for line in columns(rows))
+    yield from filled(title)
+    yield from chain(*row_lines(rows))
 
 
-def _meter(meter: MeterReport) -> Iterator[Sequence[str]]:
+def _meter(meter: MeterReport) -> Iterator[Row]:
     if meter.why_not is not None:
-        yield meter.name, "no", meter.why_not
+        yield Row(meter.name, "no", meter.why_not)
         return
     read = "" if meter.read_s is None else f"a read takes {plain(meter.read_s, 's')}"
-    yield meter.name, "modelled" if meter.modelled else "yes", read
-    for note in meter.notes:
-        yield "", "", note
-    for domain in meter.domains:
-        yield "", "", _domain(domain)
+    yield Row(meter.name, "modelled" if meter.modelled else "yes", read)
+    for note in (*meter.notes, *map(_domain, meter.domains)):
+        yield Row("", "", note)
 
 
 def _domain(domain: Domain) -> str:
@@ -85,10 +87,10 @@ def _domain(domain: Domain) -> str:
     return f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}{flags}: {names}{calibrated}"
 
 
-def _gpu(gpu: GpuFacts) -> Iterator[Sequence[str]]:
-    yield f"{gpu.index}: {gpu.name or 'unknown'}", gpu.uuid
+def _gpu(gpu: GpuFacts) -> Iterator[Row]:
+    yield Row(f"{gpu.index}: {gpu.name or 'unknown'}", gpu.uuid)
     if gpu.fault is not None:
-        yield "", f"can't be read: {gpu.fault}"
+        yield Row("", "", f"can't be read: {gpu.fault}")
         return
     facts = {
         "driver": gpu.driver,
@@ -105,29 +107,29 @@ def _gpu(gpu: GpuFacts) -> Iterator[Sequence[str]]:
         "persistence": _on(gpu.persistence),
         "processes": None if gpu.foreign_pids is None else f"{len(gpu.foreign_pids)} on it now",
     }
-    yield "", ", ".join(f"{name} {value or 'unknown'}" for name, value in facts.items())
+    yield Row("", "", ", ".join(f"{name} {value or 'unknown'}" for name, value in facts.items()))
 
 
 def _on(value: bool | None) -> str | None:
     return None if value is None else "on" if value else "off"
 
 
-def _recorder(recorder: RecorderReport) -> Iterator[Sequence[str]]:
+def _recorder(recorder: RecorderReport) -> Iterator[Row]:
     if recorder.core_share is None or recorder.values_per_s is None:
-        yield "recording", f"could not be tried: {recorder.why_not}"
+        yield Row("recording", "", f"could not be tried: {recorder.why_not}")
         return
     share, values = f"{recorder.core_share:.1%}", f"{recorder.values_per_s:.0f}"
-    yield "recording", f"{share} of one core at {values} values a second, the drivers' part included"
+    yield Row("recording", "", f"{share} of one core at {values} values per second, drivers included")
 
 
-def _clock(found: Examination) -> Iterator[Sequence[str]]:
+def _clock(found: Examination) -> Iterator[Row]:
     clock = found.clock
     if clock.slept_s is None:
-        slept = "sleep cannot be noticed on this system"
+        slept = "suspend cannot be detected on this system"
     else:
-        slept = f"has slept {duration(clock.slept_s)}" if clock.slept_s >= 1 else "not slept"
+        slept = f"suspended for {duration(clock.slept_s)}" if clock.slept_s >= 1 else "not suspended"
         slept += " since boot"
-    yield "clock", f"CLOCK_MONOTONIC counts {plain(clock.resolution_s, 's')}; {slept}"
+    yield Row("clock", "", f"CLOCK_MONOTONIC resolution {plain(clock.resolution_s, 's')}; {slept}")
 
 
 def _conclusion(found: Examination) -> str:

@@ -14,9 +14,9 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The first Ctrl-C raises KeyboardInterrupt; later ones only say so, lest they cut the clean-up short.
+    """The first Ctrl-C raises KeyboardInterrupt; later ones only say so and leave the clean-up alone.
 
-    SIGTERM and SIGHUP (a scheduler's time limit, a closed terminal) clean up as well and exit with 128 +
+    SIGTERM and SIGHUP (a scheduler's time limit, a closed terminal) also clean up and exit with 128 +
     their number. The handlers of before are put back on leaving. Outside the main thread, where none can be
     set, it does nothing.
     """

@@ -47,7 +47,7 @@ def plan_rows(config: ExperimentConfig, plan: Forecast) -> Iterator[Row]:
     if plan.most_runs > plan.runs and asked.target is not None:
         note += f"; up to {plan.most_runs} for ± {asked.target * 100:.3g} %"
     yield Row("repeats", runs, note)
-    ends = [f"a run is ended after {duration(config.timeout_s)} (timeout_s)"]
+    ends = [f"a run times out after {duration(config.timeout_s)} (timeout_s)"]
     if plan.most_s > plan.seconds:
         ends.insert(0, f"{about(plan.most_s)} at most")
     yield Row("expected", f"about {about(plan.seconds)}", "; ".join(ends), strong=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llenergymeasure.cli._streams import printable
+from llenergymeasure.cli._streams import filled, printable, room, talk
 from llenergymeasure.records import Progress
 from llenergymeasure.records.figures import about
 
@@ -41,8 +42,6 @@ def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
     `elapsed` are the seconds of this step, `since` those since it was last heard of. What does not fit is
     left out, the least needed first.
     """
-    place = [f"run {shown.run} of {shown.runs}" if shown.run and (shown.runs or 0) > 1 else ""]
-    place += [f"step {shown.step} of {shown.steps}" if shown.step and shown.steps else ""]
     bar = left = ""
     total, over = shown.total, shown.total is not None and elapsed >= shown.total + 1
     if total is None:
@@ -56,15 +55,17 @@ def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
     if shown.left_s is not None:
         # A step that is over its time takes none of that of the others.
         spent = since if total is None else min(since, max(0.0, total - (elapsed - since)))
-        left = f"{about(max(0.0, shown.left_s - spent))} left"
-    where = ", ".join(filter(None, place))
+        left = f"{about(round(max(0.0, shown.left_s - spent)))} left"
+    run, step = _place(shown)
+    where = ", ".join(filter(None, (run, step)))
     note = shown.note or ""
     for parts in (
         (where, shown.description, bar, times, note, left),
         (where, shown.description, "", times, note, left),
-        (place[0], shown.description, "", times, note, left),
-        ("", shown.description, "", times, note, left),
-        ("", shown.description, "", times, note, ""),
+        (where, shown.description, "", times, note, ""),
+        (where, shown.description, "", times, "", ""),
+        (run, shown.description, "", times, "", ""),
+        ("", shown.description, "", times, "", left),
         ("", shown.description, "", times, "", ""),
     ):
         text = _joined(*parts)
@@ -73,17 +74,37 @@ def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
     return text[: max(0, width - 2)] + "…"
 
 
+def _place(shown: Shown) -> tuple[str, str]:
+    return (
+        f"run {shown.run} of {shown.runs}" if shown.run and (shown.runs or 0) > 1 else "",
+        f"step {shown.step} of {shown.steps}" if shown.step and shown.steps else "",
+    )
+
+
 def _joined(where: str, description: str, bar: str, times: str, note: str, left: str) -> str:
     head = f"{where}: {description}" if where else description
     step = f"{head} {bar} {times}" if bar else f"{head}, {times}"
     return ", ".join(filter(None, (step, note, left)))
 
 
+def remark(bar: tqdm[Any], text: str) -> None:
+    """A paragraph on stderr, above the bar where there is one."""
+    if bar.disable:
+        talk(text)
+    else:
+        lines = map(printable, filled(text, width=room(sys.stderr)))
+        tqdm.write("\n".join(lines), file=sys.stderr)
+
+
 @contextmanager
-def following(bar: tqdm[Any], *, now: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
-    """A callback that shows each step on the bar's line; in between the line ticks once a second."""
-    shown, started, heard = Shown("starting"), now(), now()
-    bar.leave, bar.bar_format = False, "{desc}"
+def following(
+    bar: tqdm[Any], *, quiet: bool = False, now: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
+    """A callback that shows each step on the bar's line; in between the line ticks once a second. Where the
+    bar is disabled, each step is a line of its own, and none with `quiet`.
+    """
+    began = now()
+    shown, started, heard = Shown("starting"), began, began
 
     def show() -> None:
         at, width = now(), shutil.get_terminal_size((80, 24)).columns
@@ -99,6 +120,10 @@ def following(bar: tqdm[Any], *, now: Callable[[], float] = time.monotonic) -> I
         if done is not None or not same:
             started = heard - (done or 0.0)
         show()
+        if bar.disable and not quiet and not same:
+            place = ", ".join(filter(None, _place(shown)))
+            left = "" if shown.left_s is None else f", about {about(round(shown.left_s))} left"
+            talk(f"[{heard - began:.0f} s] {place}{': ' if place else ''}{description}{left}")
 
     def tick() -> None:
         while not stop.wait(1.0):

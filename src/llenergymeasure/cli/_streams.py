@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +22,8 @@ _STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·"
 # Around what is bold until it is known where it goes: code points that Unicode keeps for such inner use.
 _BOLD, _PLAIN = "\ufdd0", "\ufdd1"
 _SPACES = "\u00a0\u202f"
+WIDTH = 100
+UNBROKEN = 10_000
 
 
 def say(text: str) -> None:
@@ -26,6 +31,37 @@ def say(text: str) -> None:
     # Where stderr can't be written there is nowhere to say so.
     with suppress(OSError):
         _write(printable(text, keep="\n\t"), sys.stderr)
+
+
+def talk(text: str) -> None:
+    """One paragraph on stderr, in lines that fit."""
+    for line in filled(text, width=room(sys.stderr)):
+        say(line)
+
+
+def filled(text: str, *, indent: str = "", hang: str = "", width: int | None = None) -> list[str]:
+    """The text in lines that the terminal holds, broken between words, and not within `± 2 %` or `15 s`.
+    Spaces before it indent every line, and `hang` all but the first.
+    """
+    indent += text[: len(text) - len(text.lstrip(" "))]
+    lines = textwrap.wrap(
+        re.sub(r"(?<=[±≈]) | (?=%)|(?<=\d) (?=[a-zA-Zµ°/]{1,3}\b)", "\u00a0", text.strip(" ")),
+        width or room(),
+        initial_indent=indent,
+        subsequent_indent=indent + hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def room(stream: TextIO | None = None) -> int:
+    """Columns of the terminal behind stdout or `stream`, or of COLUMNS; lines for a file are not broken."""
+    stream = stream or sys.stdout
+    if stream is not None and stream.isatty():
+        return max(40, shutil.get_terminal_size((WIDTH, 24)).columns)
+    asked = os.environ.get("COLUMNS", "")
+    return max(40, int(asked)) if asked.isdecimal() else UNBROKEN
 
 
 def print_lines(lines: Iterable[str]) -> None:

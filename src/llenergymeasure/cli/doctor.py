@@ -42,7 +42,7 @@ def _characterise(*, simulated: bool, as_json: bool) -> None:
     else:
         silent = not sys.stderr.isatty()
         with (
-            tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
+            tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
             following(bar) as progress,
         ):
             boards = characterise_gpus(progress)

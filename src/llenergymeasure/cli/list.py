@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llenergymeasure.cli._display import fitting
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
@@ -41,7 +41,7 @@ def list_(directory: Path, *, as_json: bool, verbose: bool) -> None:
             elif not found:
                 print_lines([f"{directory} holds no results"])
             else:
-                rows = [["name", "kind", "state", "energy per output token", ""]]
+                rows = [["name", "kind", "state", "energy per output token", "what"]]
                 rows += [[one.name, one.kind, one.state, one.figure, one.what] for one in found]
                 print_lines(line for lines in fitting(rows, indent="") for line in lines)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llenergymeasure.cli._display import talk
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import talk
 from llenergymeasure.cli.study import show
 from llenergymeasure.study.merge import merge as merge_studies
 

@@ -14,7 +14,7 @@ from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.windows import windows_result
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say, talk
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import read_recording
@@ -58,9 +58,9 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
             _compute(folder, save=save, as_json=as_json)
             return
         for part in parts(folder):
-            say(
-                f"{part} is what a run left that did not end, and counts in no result; "
-                f"what is in it: llem recompute {part}"
+            talk(
+                f"{part} is what a run left that did not end, and belongs to no result; "
+                f"to see its contents: llem recompute {part}"
             )
         stored = load_any(folder)
         if isinstance(stored, WindowsResult):
@@ -76,9 +76,9 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     whole, left = whole_runs(folder), [one.name for one in parts(folder)]
     if whole or left:
         lost = f", {', '.join(left)} did not end" if left else ""
-        say(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
+        talk(f"{folder} has no result.json; whole runs: {len(whole)}{lost}")
     if not whole and any(one.code == "interrupted" for one in anew.warnings):
-        say("These are the whole blocks of passes of a run that did not end")
+        talk("These are the whole blocks of passes of a run that did not end")
     if save and not whole:
         raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
     if save:
@@ -131,7 +131,8 @@ def _show(stored: Result, anew: Result, *, as_json: bool, verbose: bool) -> list
         if as_json:
             print_json(anew.as_json())
         else:
-            print_lines(_changes(stored, before, after, changed, every=verbose or len(changed) <= FEW))
+            changes = _changes(stored, before, after, changed, every=verbose or len(changed) <= FEW)
+            print_lines(line for text in changes for line in filled(text))
     return changed
 
 

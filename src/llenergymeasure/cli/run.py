@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -17,11 +18,10 @@ from llenergymeasure.cli._display import (
     print_experiment_header,
     print_result_details,
     print_result_summary,
-    talk,
 )
 from llenergymeasure.cli._errors import format_error, format_validation_error, reported
-from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._streams import print_json, print_lines, printable, reader_may_leave, say
+from llenergymeasure.cli._progress import following, remark
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     load_experiment_config,
@@ -121,13 +121,16 @@ def _measure(config: ExperimentConfig, how: How) -> None:
         print_experiment_header(config)
     silent = how.quiet or sys.stderr is None or not sys.stderr.isatty()
     with (
-        tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
-        following(bar) as progress,
+        tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
+        following(bar, quiet=how.quiet) as progress,
     ):
-        remark = talk if silent else lambda text: tqdm.write(printable(text), file=sys.stderr)
         try:
             result = run_experiment(
-                config, origins=config.origins, progress=progress, remark=remark, strict=how.strict
+                config,
+                origins=config.origins,
+                progress=progress,
+                remark=partial(remark, bar),
+                strict=how.strict,
             )
         except ResultError as error:
             # What was measured is shown even where it could not be written.

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from llenergymeasure.cli import study
 from llenergymeasure.cli._display import (
-    filled,
-    fitting,
     print_result_details,
     print_result_summary,
     print_windows_summary,
 )
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._layout import fitting
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
@@ -31,7 +30,7 @@ NOTES = (
     "degrees: degrees of freedom, where they are few",
     "common: the same in all passes and runs, so that repetition does not narrow it",
     "cancels: in the ratio of two results of the same sensors",
-    "combined: common errors added, the others in quadrature; * is part of chance and not added again",
+    "combined: common errors added, the others in quadrature; * is part of random and not added again",
 )
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -15,8 +17,17 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
-from llenergymeasure.cli._display import filled, fitting, room, talk
-from llenergymeasure.cli._streams import print_json, print_lines, printable, reader_may_leave
+from llenergymeasure.cli._layout import fitting
+from llenergymeasure.cli._progress import remark
+from llenergymeasure.cli._streams import (
+    filled,
+    print_json,
+    print_lines,
+    printable,
+    reader_may_leave,
+    room,
+    talk,
+)
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records.figures import about, plain
@@ -106,16 +117,21 @@ _LEAST_NEEDED = ("memory", "TPOT", "TTFT")
 
 
 def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    left_out = []
+    """A table that fits, or else every cell of a row below its name."""
+    shown, left_out = rows, []
     for head in _LEAST_NEEDED:
-        if max(map(len, columns(rows))) + 2 > room() and head in rows[0]:
-            at = list(rows[0]).index(head)
-            rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+        if _width(shown) > room() and head in shown[0]:
+            at = list(shown[0]).index(head)
+            shown = [[*row[:at], *row[at + 1 :]] for row in shown]
             left_out.append(head)
-    for lines in fitting(rows):
-        yield from lines
-    if left_out:
-        yield from filled(f"not shown for want of width: {', '.join(left_out)}", indent="  ")
+    fits = _width(shown) <= room()
+    yield from chain(*fitting(shown if fits else rows))
+    if fits and left_out:
+        yield from filled(f"not shown for lack of width: {', '.join(left_out)}", indent="  ")
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    return 2 + max(map(len, columns(rows)))
 
 
 def _preview(plan: Plan, output: JsonValue, *, as_json: bool) -> None:
@@ -212,13 +228,7 @@ def _following(*, quiet: bool) -> Iterator[tuple[Callable[[Step], None], Callabl
                 tqdm.write(printable(f"{step.label}, repeat {step.repeat}: {step.said}"), file=sys.stderr)
             bar.set_description_str(printable(text)[: width - 1])
 
-        def remark(text: str) -> None:
-            if bar.disable:
-                talk(text)
-            else:
-                tqdm.write(printable(text), file=sys.stderr)
-
-        yield tell, remark
+        yield tell, partial(remark, bar)
 
 
 def is_study_folder(path: Path) -> bool:

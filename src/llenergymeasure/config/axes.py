@@ -67,7 +67,7 @@ def check_key(key: str, *, where: str) -> None:
         raise ConfigError(f"{where}: {key} follows from other keys", hint=f"give {DERIVED[key]}")
     if any(key == name or key.startswith(f"{name}.") for name in NOT_SWEPT):
         raise ConfigError(
-            f"{where}: {key} says how well or where an experiment is measured, and makes no other experiment",
+            f"{where}: {key} sets how well or where an experiment is measured, and can't be swept",
             hint=f"give {key} outside of the sweep",
         )
     if first_unknown(key) is not None:

@@ -59,7 +59,7 @@ class _Unknown:
     def __str__(self) -> str:
         name, meant = self.variable or self.key, RENAMED.get(self.key) or nearest_key(self.key)
         if is_secret(self.key):
-            return f"{name} ({self.origin}) looks like a secret, and is no setting; {way_out(self.key)}"
+            return f"{name} ({self.origin}) looks like a secret and is not a setting; {way_out(self.key)}"
         if self.variable:
             steering = {variable.removeprefix(PREFIX): variable for variable in RESERVED}
             setting = meant and PREFIX + meant.upper().replace(".", "__")

@@ -141,7 +141,7 @@ class PassesConfig(Section):
     prefill: int = Field(
         default=1,
         ge=0,
-        description="passes with one output token each, which tell prefill from decode; 0 for none",
+        description="passes with one output token each, which separate prefill from decode; 0 for none",
     )
     target: Target | None = Field(
         default=None,
@@ -357,7 +357,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
             if getattr(self, name) and name not in self.engine.takes:
                 takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
                 raise ValueError(
-                    f"{name} is given, but the backend {self.backend} takes none; take it out, "
+                    f"{name} is given, but the backend {self.backend} takes none; remove it, "
                     f"or choose --backend {' or '.join(takers)}"
                 )
         return self
@@ -384,7 +384,7 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         """A target over passes is one within a single process; over repeats it is one over processes."""
         if self.passes.target is not None and self.repeats.count > 1:
             raise ValueError(
-                "passes.target is for a single run; take it out and give repeats.target, "
+                "passes.target is for a single run; remove it and give repeats.target, "
                 "or set repeats.count to 1"
             )
         if self.repeats.max < self.repeats.count:

@@ -37,7 +37,7 @@ class RunnerConfig(Section):
             match mount.split(":"):
                 case [source, target] | [source, target, "rw"] if source and target.startswith("/"):
                     continue
-            raise ValueError(f"{mount!r} is no mount: write source:/target or source:/target:rw")
+            raise ValueError(f"{mount!r} is not a mount: write source:/target or source:/target:rw")
         return mounts
 
     @field_validator("env")

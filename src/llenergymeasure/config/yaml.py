@@ -192,10 +192,10 @@ class _Extent:
 
     def add(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag:
-            raise _refused(f"the tag {event.tag} has no place in a configuration", event.start_mark)
+            raise _refused(f"the tag {event.tag} is not allowed in a configuration", event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchored:
-                raise _refused(f"*{event.anchor} is unknown or holds itself", event.start_mark)
+                raise _refused(f"*{event.anchor} is unknown or refers to itself", event.start_mark)
             values, height = self.anchored[event.anchor]
             self._grow(event, values, len(self.open_nodes) + height)
         elif isinstance(event, yaml.ScalarEvent):

@@ -60,8 +60,8 @@ def characterise_gpus(progress: Progress, *, files: SensorFiles | None = None) -
     """
     if why := NvmlMeter(gpus="all").why_unavailable():
         raise EnergyError(
-            f"there is no power sensor to look at: {why}",
-            hint="RAPL and the model of power have nothing to find out; --simulated shows what this does",
+            f"there is no power sensor to characterise: {why}",
+            hint="RAPL and the model of power need no characterisation; --simulated shows an example",
         )
     found = []
     for gpu in gpu_facts():

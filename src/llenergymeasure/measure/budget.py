@@ -112,14 +112,21 @@ class Repeats:
         return [one for one in self._costs if one is not None]
 
 
+def walks_in_pass(config: ExperimentConfig, walk_s: float) -> int:
+    """A pass ends with the walk in which its time is up."""
+    return max(1, math.ceil(config.passes.seconds / walk_s)) if walk_s > 0 else 1
+
+
+def pass_seconds(config: ExperimentConfig, walk_s: float) -> float:
+    return max(config.passes.seconds, walks_in_pass(config, walk_s) * walk_s)
+
+
 def expected_pass_s(config: ExperimentConfig, warm_up: WarmUp, kind: BlockKind = "full") -> float:
-    """Seconds of one pass: as many whole walks as `passes.seconds` takes. A walk of prefill is shorter than a
-    full one by an amount that nobody knows beforehand: `passes.seconds` and half a walk more.
+    """Seconds of one pass at the pace of the warm-up. A walk of prefill is shorter than a full one by an
+    unknown amount: `passes.seconds` and a quarter of a walk more.
     """
-    least_s, walk_s = config.passes.seconds, warm_up.walk_s
-    if not walk_s:
-        return least_s
-    return math.ceil(least_s / walk_s) * walk_s if kind == "full" else least_s + walk_s / 4
+    walk_s = warm_up.walk_s or 0.0
+    return pass_seconds(config, walk_s) if kind == "full" else config.passes.seconds + walk_s / 4
 
 
 def passes_that_fit(config: ExperimentConfig, warm_up: WarmUp, turn: Turn, *, most: int | None = None) -> int:
@@ -147,7 +154,7 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
     what = "passes" if single else "repeats"
     message = (
         f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
-        f"{budget.seconds:g} s and {budget.passes} passes leaves {units} {what} of the {ENOUGH} that an "
+        f"{budget.seconds:g} s and {budget.passes} passes leaves {units} of the {ENOUGH} {what} that an "
         "interval needs"
     )
     return message, _what_fits(config, warm_up) or "raise passes.budget"

@@ -189,7 +189,7 @@ class Conditions:
         held = self.throttling
         if held is not None and held.throttled_periods > THROTTLED_SHARE * held.periods:
             message = (
-                f"a CPU quota held the run back in {held.throttled_periods} of its {held.periods} periods "
+                f"a CPU quota throttled the run in {held.throttled_periods} of its {held.periods} periods "
                 f"in the passes, for {held.throttled_s:.1f} s of all its processors"
             )
             yield MeasurementWarning.of("cpu_throttled", message)

@@ -152,7 +152,7 @@ def environment(config: ExperimentConfig) -> dict[str, str]:
     for name in config.runner.env:
         if name not in os.environ:
             raise ConfigError(
-                f"runner.env names {name}, which is not set here", hint="export it, or take it out"
+                f"runner.env names {name}, which is not set here", hint="export it, or remove it"
             )
     names = dict.fromkeys((*PASSED, *config.runner.env))
     passed = {name: os.environ[name] for name in names if name in os.environ}

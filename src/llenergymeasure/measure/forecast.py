@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal, TypeAlias
 
 from llenergymeasure.config.models import ExperimentConfig, identity
-from llenergymeasure.measure.budget import passes_in
+from llenergymeasure.measure.budget import pass_seconds, passes_in, walks_in_pass
 from llenergymeasure.records import Progress
 from llenergymeasure.results import ExperimentResult
 
@@ -98,7 +98,7 @@ def forecast_at(config: ExperimentConfig, pace: Pace) -> Forecast:
 
 def planned_runs(config: ExperimentConfig, pace: Pace) -> tuple[int, int]:
     """How many runs of how many passes the budget allows for; one of one in any case."""
-    budget, runs, pass_s = config.passes.budget, config.repeats.count, _pass_s(config, pace.walk_s)
+    budget, runs, pass_s = config.passes.budget, config.repeats.count, pass_seconds(config, pace.walk_s)
     in_time = passes_in(budget.seconds / runs, pass_s)
     passes = max(1, min(config.passes.count, budget.passes // runs, in_time))
     return max(1, min(runs, ceil(_affordable_passes(config, pace) / passes))), passes
@@ -140,7 +140,7 @@ class Tracker:
         self._begun.clear()
 
     def enter(self, name: str) -> None:
-        """What is no step of the plan, or has begun already, changes nothing."""
+        """What is not a step of the plan, or has begun already, changes nothing."""
         step = next((one.name for one in self._forecast().steps if one.name == name), None)
         if step is not None and step not in self._begun:
             self._begun.append(step)
@@ -202,25 +202,16 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
 def _block(
     name: StepName, config: ExperimentConfig, passes: int, *, walk_s: float, silences_s: float
 ) -> Step:
-    walks, seconds = _walks(config, walk_s), silences_s + passes * _pass_s(config, walk_s)
+    walks, seconds = walks_in_pass(config, walk_s), silences_s + passes * pass_seconds(config, walk_s)
     of = f"{passes} pass{'' if passes == 1 else 'es'} of about {walks:,} walk{'' if walks == 1 else 's'}"
     note = f"{of} over the prompts" + (", between two silences" if silences_s else "")
     return Step(name, seconds, seconds, note)
 
 
-def _walks(config: ExperimentConfig, walk_s: float) -> int:
-    """A pass ends with the walk in which its time is up."""
-    return max(1, ceil(config.passes.seconds / walk_s)) if walk_s > 0 else 1
-
-
-def _pass_s(config: ExperimentConfig, walk_s: float) -> float:
-    return max(config.passes.seconds, _walks(config, walk_s) * walk_s)
-
-
 def _affordable_passes(config: ExperimentConfig, pace: Pace) -> int:
     """Passes of all runs that the budget allows for, where the last may begin right before its end."""
     budget = config.passes.budget
-    return max(1, min(budget.passes, ceil(budget.seconds / _pass_s(config, pace.walk_s))))
+    return max(1, min(budget.passes, ceil(budget.seconds / pass_seconds(config, pace.walk_s))))
 
 
 def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:

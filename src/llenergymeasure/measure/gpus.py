@@ -60,7 +60,7 @@ def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER
 
 def require_readable(energy: EnergyConfig, meters: Selection, gpu_uuids: Sequence[str]) -> None:
     """PreFlightError where the engine uses a GPU that can't be read and no choice of the user leaves it out:
-    a sum without the very device that works is no energy of the run.
+    a sum without the very device that works is not the energy of the run.
     """
     if energy.meter not in {"auto", *GPU_METERS} or not isinstance(energy.gpus, str):
         return

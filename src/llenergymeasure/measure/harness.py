@@ -138,9 +138,9 @@ def _warm_up(config: ExperimentConfig, rig: Rig) -> WarmUp:
     start_ns = rig.clock.monotonic_ns()
 
     def began(number: int, last_s: float | None) -> None:
-        last = "" if last_s is None else f", the one before took {last_s:.2g} s"
+        last = "" if last_s is None else f", last took {last_s:.2g} s"
         done_s = (rig.clock.monotonic_ns() - start_ns) / 1e9
-        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number} still running{last}")
+        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number}{last}")
 
     return rig.worker.warm_up(began)
 

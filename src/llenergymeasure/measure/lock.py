@@ -113,7 +113,7 @@ def _holder(lock: int) -> str:
 def _taken(name: str, holder: str) -> PreFlightError:
     kind = "GPU" if name.startswith(("gpu:", "module:")) else "CPU"
     return PreFlightError(
-        f"{_spoken(name)} is being measured by process {holder}: two runs on one {kind} spoil each other",
+        f"{_spoken(name)} is being measured by process {holder}: two runs on one {kind} disturb each other",
         hint="wait until it has ended, or take another GPU: CUDA_VISIBLE_DEVICES=… llem run …"
         if kind == "GPU"
         else "wait until it has ended, or leave the CPU out: --meter nvml",

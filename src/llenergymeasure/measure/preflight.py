@@ -143,7 +143,7 @@ def _why_no_adapter(config: ExperimentConfig) -> str | None:
     if (Path(config.lora.path).expanduser() / ADAPTER_FILE).is_file():
         return None
     return (
-        f"lora.path {config.lora.path} is no directory with {ADAPTER_FILE}: "
+        f"lora.path {config.lora.path} is not a directory with {ADAPTER_FILE}: "
         "name the one that peft saved the adapter to"
     )
 
@@ -155,7 +155,7 @@ def _why_no_revision(config: ExperimentConfig, model: ResolvedModel) -> str | No
     what = {"gguf": "a GGUF file", "directory": "a directory", "random": "a shape with random weights"}
     return (
         f"{option} {config.engine.revision!r} names a revision on the hub, and {config.model} is "
-        f"{what[model.kind]}, which has none: take it out"
+        f"{what[model.kind]}, which has none: remove it"
     )
 
 
@@ -177,7 +177,7 @@ def _engine(config: ExperimentConfig, gpus: Sequence[GpuFacts], reasons: list[st
 def why_too_large(
     config: ExperimentConfig, gpus: Sequence[GpuFacts], *, available_bytes: int | None
 ) -> str | None:
-    """Why the model will not fit, by the estimate; None where it does, or that can't be told.
+    """Why the model will not fit, by the estimate; None where it does, or that is unknown.
 
     On a GPU against the memory of the largest one, or of as many as share the model, else against
     `available_bytes`, what the host has left (None is unknown); so too on a GPU that works in that. An engine

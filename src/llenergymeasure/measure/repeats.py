@@ -113,7 +113,7 @@ def _remains(folder: Path, remark: Callable[[str], None]) -> Iterator[None]:
         yield
     except BaseException:
         if whole_runs(folder) or parts(folder):
-            remark(f"What was measured by then is kept in {folder}; to see it: llem recompute {folder}")
+            remark(f"What was measured is saved in {folder}; to see it: llem recompute {folder}")
         raise
 
 

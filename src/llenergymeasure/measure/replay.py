@@ -123,7 +123,7 @@ def read_unsaved(directory: Path) -> tuple[tuple[Measurement, ...], tuple[Failed
         return read_measurements(directory, whole), tuple(failed)
     if found := tuple(_of_part(one) for one in parts(directory) if is_readable(one)):
         return found, ()
-    raise ResultError(f"no run in {directory} got as far as one whole block", hint="measure again")
+    raise ResultError(f"no run in {directory} completed a block of passes", hint="measure again")
 
 
 def is_readable(part: Path) -> bool:

@@ -71,7 +71,7 @@ def main() -> int:
                 _serve(channel, bench)
         # The top of the worker: whatever an engine throws becomes a RunFailure, and a cancel comes as SIGINT.
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
-            with suppress(OSError):  # the log may be on a disk that is full; the parent is told all the same
+            with suppress(OSError):  # the log may be on a disk that is full; the parent is still informed
                 traceback.print_exc()
             channel.say(protocol.Failed(_failure(error, position)))
             return 1

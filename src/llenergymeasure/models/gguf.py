@@ -149,7 +149,7 @@ def _read_part(path: Path) -> GgufHeader:
         with path.open("rb") as file:
             if file.read(4) != _MAGIC:
                 raise PreFlightError(
-                    f"{path} is no GGUF file: it does not begin with GGUF",
+                    f"{path} is not a GGUF file: it does not begin with GGUF",
                     hint="is it a Git LFS pointer, an archive or an error page?",
                 )
             is_now = os.fstat(file.fileno())
@@ -201,7 +201,7 @@ def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
     expected = start + end
     if len(cursor.data) < expected:
         raise PreFlightError(
-            f"{path} has {len(cursor.data):,} bytes where its header tells of {expected:,}: it is cut off",
+            f"{path} has {len(cursor.data):,} bytes where its header needs {expected:,}: it is cut off",
             hint=_AGAIN,
         )
     return GgufHeader(metadata, tensors, len(cursor.data) - start, (path,))

@@ -249,7 +249,7 @@ def _on_hub(model: str) -> bool:
 def _hub(model: str, hub_id: str, revision: str | None) -> ResolvedModel:
     wanted = revision or "main"
     if not hub.is_revision(wanted):
-        raise PreFlightError(f"{wanted!r} is no revision: a branch, a tag or a commit")
+        raise PreFlightError(f"{wanted!r} is not a revision: a branch, a tag or a commit")
     snapshot = hub.cached_snapshot(hub_id, wanted)
     shape = HUB_SHAPES.get(hub_id.lower())
     if snapshot is None or not (snapshot / "config.json").is_file():

@@ -26,7 +26,7 @@ def read_json_object(path: Path) -> dict[str, object]:
     except OSError as error:
         raise PreFlightError(f"can't read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise PreFlightError(f"{path} is no JSON: {error}", hint=_AGAIN) from error
+        raise PreFlightError(f"{path} is not JSON: {error}", hint=_AGAIN) from error
     if not isinstance(value, dict):
         raise PreFlightError(f"{path} must hold a JSON object, not a {type(value).__name__}")
     return value
@@ -122,7 +122,7 @@ def _header_length(head: bytes) -> int:
 def _safetensors(path: Path, size: int, start: bytes) -> StoredWeights:
     length = _header_length(start)
     if not 2 <= length <= _LARGEST_HEADER_BYTES or start[8:9] != b"{":
-        raise PreFlightError(f"{path} is no safetensors file: its header makes no sense", hint=_AGAIN)
+        raise PreFlightError(f"{path} is not a safetensors file: its header is invalid", hint=_AGAIN)
     if size < 8 + length:
         raise PreFlightError(f"{path} is cut off within its header, at {size:,} bytes", hint=_AGAIN)
     try:
@@ -132,12 +132,12 @@ def _safetensors(path: Path, size: int, start: bytes) -> StoredWeights:
         numbers = sum(math.prod(map(int, entry["shape"])) for entry in entries)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise PreFlightError(
-            f"{path} is no safetensors file: its header can't be read", hint=_AGAIN
+            f"{path} is not a safetensors file: its header can't be read", hint=_AGAIN
         ) from error
     expected = 8 + length + stored
     if size != expected:
         raise PreFlightError(
-            f"{path} has {size:,} bytes where its header tells of {expected:,}: it is cut off or damaged",
+            f"{path} has {size:,} bytes where its header needs {expected:,}: it is cut off or damaged",
             hint=_AGAIN,
         )
     return StoredWeights(stored, numbers)

@@ -130,7 +130,7 @@ def duration(seconds: float) -> str:
 
 def about(seconds: float) -> str:
     """The same with no more digits than a forecast has: `12 s`, `2.5 min`, `45 min`, `3 h`."""
-    size, unit = (1, "s") if seconds < 119.5 else (60, "min") if seconds < 7170 else (3600, "h")
+    size, unit = (1, "s") if seconds < 99.5 else (60, "min") if seconds < 7170 else (3600, "h")
     return f"{float(f'{seconds / size:.2g}'):g} {unit}"
 
 

@@ -98,7 +98,7 @@ class Generation:
 class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
-    `chat_template_date` is the pinned date (ISO 8601) that a chat template which asks for today's was told.
+    `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks for today's.
     """
 
     device: str

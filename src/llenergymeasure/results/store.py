@@ -257,7 +257,7 @@ def read_text(path: Path) -> tuple[Path, str]:
     except (OSError, ValueError) as error:
         raise ResultError(f"{file} can't be read: {error}", hint=WHAT_TO_GIVE) from error
     if odd:
-        raise ResultError(f"{file} is not an ordinary file", hint=WHAT_TO_GIVE)
+        raise ResultError(f"{file} is not a regular file", hint=WHAT_TO_GIVE)
     return file, text
 
 

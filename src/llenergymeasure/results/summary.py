@@ -237,7 +237,7 @@ def explanation(result: ExperimentResult) -> Iterator[str]:
         yield f"{reading.domain}: {_joules(reading.energy, energy)} from {reading.source}{flags}"
     origins = {key: origin for key, origin in result.origins.items() if origin != "default"}
     for origin in dict.fromkeys(origins.values()):
-        yield f"from {origin}: {', '.join(key for key, whence in origins.items() if whence == origin)}"
+        yield f"from {origin}: {', '.join(key for key, source in origins.items() if source == origin)}"
     yield from result.notes
 
 

@@ -60,7 +60,7 @@ def _check_ordinary(path: Path) -> None:
     if not path.exists():
         raise ConfigError(f"there is no dataset file {path}", hint="check the path; it is taken from here")
     if not path.is_file():
-        raise ConfigError(f"dataset {path} is no ordinary file", hint=JSON_FORMATS)
+        raise ConfigError(f"dataset {path} is not a regular file", hint=JSON_FORMATS)
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise _too_large(path, f"has {size / 1e9:.1f} GB")
 

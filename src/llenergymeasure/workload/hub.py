@@ -33,7 +33,7 @@ def parse_name(text: str) -> HubName:
     # A colon within brackets belongs to a slice, as in train[:1000].
     name, *others = re.split(r":(?![^\[]*\])", text.removeprefix(PREFIX))
     if not name or len(others) > 3:
-        raise ConfigError(f"dataset {text} has not the form of one on the hub", hint=_FORM)
+        raise ConfigError(f"dataset {text} does not have the form of a hub dataset", hint=_FORM)
     return HubName(name, *(part or None for part in others))
 
 

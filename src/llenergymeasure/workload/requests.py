@@ -29,7 +29,7 @@ def build_requests(
 
     A text keeps its first `max_input_tokens` tokens. A synthetic prompt is exactly as long as asked for,
     drawn uniformly from the ordinary ids among the first `rows`, by seed and index alone. ConfigError when a
-    prompt comes to no token at all; PreFlightError where the chat template refuses it.
+    prompt has no tokens at all; PreFlightError where the chat template refuses it.
     """
     ordinary = (
         [token for token in tokenizer.ordinary_ids if rows is None or token < rows]
@@ -47,7 +47,7 @@ def build_requests(
             tokens = _encoded(config, prompt, prompt.text, tokenizer)
         if not tokens:
             raise ConfigError(
-                f"prompt {prompt.id} of dataset {config.dataset.name} comes to no token",
+                f"prompt {prompt.id} of dataset {config.dataset.name} has no tokens",
                 hint="give it a text, or remove it",
             )
         cut += len(tokens) > config.max_input_tokens

@@ -21,7 +21,7 @@ from llenergymeasure.models.weights import read_json_object
 from llenergymeasure.workload.formats import Turn
 
 SIMULATED_VOCABULARY = 32_000
-# What templates that ask for the date are told: else prompts change with the day and the machine's language.
+# The date for templates that ask for it: else prompts change with the day and the machine's language.
 PINNED = datetime(2024, 7, 26, 12, 0, 0)  # noqa: DTZ001  a template's clock has no zone
 # What strftime takes from the locale, the zone or the C library, as in the C locale and UTC.
 _FIXED = {
@@ -71,7 +71,7 @@ class Tokenizer(Protocol):
 
     @property
     def chat_template_date(self) -> str | None:
-        """The date that the template is told (ISO 8601); None where it asks for none."""
+        """The date given to the template (ISO 8601); None where it asks for none."""
 
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:
         """The ids of `text`, or where there is a template those of the turns of `chat`, an answer awaited.
@@ -150,7 +150,7 @@ def _own_clock() -> str:
     """A macro that stands for the function `strftime_now`, since transformers takes no other function.
 
     What is handed in beside a template loses its functions; a macro of that name hides the one that is there.
-    The newline after it is no part of what is rendered: transformers renders with trim_blocks.
+    The newline after it is not part of what is rendered: transformers renders with trim_blocks.
     """
     forms = [f"%{flag}{letter}" for letter in ascii_letters for flag in ("", "-")]
     known = [(form, pinned_date(form)) for form in forms]

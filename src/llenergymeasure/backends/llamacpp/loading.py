@@ -40,7 +40,7 @@ _PROBED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LoadReport:
     """What was in force by the engine's own words; None where it said nothing.
 
     `buffers` are bytes by device and use, such as `CPU_Mapped model`, to 0.01 MiB; `devices` the GPUs that
@@ -87,13 +87,13 @@ class EngineLog:
     def lacks_memory(self) -> bool:
         return any(_MEMORY.search(line) for line in self._errors)
 
-    def told(self) -> Told:
+    def report(self) -> LoadReport:
         text = "".join(self._said)
         self._said.clear()
-        return told(text)
+        return parse_log(text)
 
 
-def told(text: str) -> Told:
+def parse_log(text: str) -> LoadReport:
     buffers: dict[str, int] = {}
     for device, use, size in _BUFFER.findall(text):
         name = f"{device} {use}"
@@ -102,7 +102,7 @@ def told(text: str) -> Told:
     offloaded, cache, flash, mode = (
         pattern.search(text) for pattern in (_OFFLOADED, _CACHE, _FLASH, _LOAD_MODE)
     )
-    return Told(
+    return LoadReport(
         buffers=buffers,
         devices={
             name: (description, bus) for name, description, bus in _DEVICE.findall(text) if name in holding
@@ -132,7 +132,7 @@ class Loaded:
     batch: int
     limit: int
     end_ids: frozenset[int]
-    told: Told
+    report: LoadReport
     log: EngineLog
 
 
@@ -163,9 +163,9 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
         stack.callback(llama_cpp.llama_free, context)
         vocab = llama_cpp.llama_model_get_vocab(model)
         size = llama_cpp.llama_vocab_n_tokens(vocab)
-        told = log.told()
-        _check_told(config, told)
-        if any(name.startswith("AMX ") for name in told.buffers):
+        report = log.report()
+        _check_report(config, report)
+        if any(name.startswith("AMX ") for name in report.buffers):
             _probe(context, llama_cpp.llama_n_batch(context))
         yield Loaded(
             path=path,
@@ -177,7 +177,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
             batch=llama_cpp.llama_n_batch(context),
             limit=min(llama_cpp.llama_n_ctx(context), trained),
             end_ids=frozenset(token for token in range(size) if llama_cpp.llama_vocab_is_eog(vocab, token)),
-            told=told,
+            report=report,
             log=log,
         )
 
@@ -220,7 +220,11 @@ def _model(config: ExperimentConfig, path: Path, *, log: EngineLog, stack: ExitS
         if model:
             stack.callback(llama_cpp.llama_model_free, model)
     if not model:
-        raise _failure(f"llama.cpp can't load {path}", log, hint="is it whole, and of a model that it knows?")
+        raise _failure(
+            f"llama.cpp can't load {path}",
+            log,
+            hint="check that the file is complete and that this llama.cpp supports its model",
+        )
     return model
 
 
@@ -257,13 +261,13 @@ def _failure(what: str, log: EngineLog, *, hint: str) -> Exception:
     return BackendError(f"{what}: {log.error()}", hint=hint)
 
 
-def _check_told(config: ExperimentConfig, told: Told) -> None:
-    if told.locking_failed:
+def _check_report(config: ExperimentConfig, report: LoadReport) -> None:
+    if report.locking_failed:
         raise BackendError(
             "llamacpp.mlock is asked for, but the system does not let this process lock the model's memory",
             hint="raise its limit (ulimit -l unlimited), or leave llamacpp.mlock out",
         )
-    if config.llamacpp.flash_attn and told.flash_attn == "disabled":
+    if config.llamacpp.flash_attn and report.flash_attn == "disabled":
         raise BackendError(
             f"llama.cpp does not run {config.model} with flash attention",
             hint="leave llamacpp.flash_attn out",
@@ -313,7 +317,7 @@ def _probe(context: Any, batch: int) -> None:
         raise
     if os.WIFSIGNALED(status):
         raise BackendError(
-            f"this build of llama.cpp dies in its AMX code (signal {os.WTERMSIG(status)})",
+            f"this build of llama.cpp crashes in its AMX code (signal {os.WTERMSIG(status)})",
             hint="--set llamacpp.repack=false; or build it again: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install "
             "--force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python",
         )

@@ -81,7 +81,7 @@ def _why_not_the_model(config: ExperimentConfig) -> Refusal | None:
         )
     kind = read_gguf(resolved.path).metadata.get("general.file_type")
     own = _PRECISIONS.get(kind) if isinstance(kind, int) else None
-    # bf16 is the default, and can't be told from being asked for.
+    # bf16 is the default, and can't be distinguished from being asked for.
     if config.precision not in {"bf16", own}:
         holds = f"holds {own}" if own else "holds none of llem's precisions"
         return Refusal(

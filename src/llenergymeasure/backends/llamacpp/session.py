@@ -138,7 +138,7 @@ def _decode(loaded: Loaded, batch: Any) -> None:
         raise MemoryError(f"llama.cpp ran out of memory: {loaded.log.error()}")
     if code == _NO_ROOM:
         raise BackendError(
-            "llama.cpp finds no room for this request in its context", hint="raise llamacpp.context"
+            "llama.cpp has no room for this request in its context", hint="raise llamacpp.context"
         )
     raise BackendError(f"llama.cpp can't compute this request (code {code}): {loaded.log.error()}")
 
@@ -164,17 +164,17 @@ class LlamacppSession:
     def facts(self) -> SessionFacts:
         from llama_cpp import llama_cpp
 
-        loaded, told = self._loaded, self._loaded.told
+        loaded, report = self._loaded, self._loaded.report
         peak_bytes, memory_source = self._peak()
-        cache = [size for name, size in told.buffers.items() if name.endswith((" KV", " RS"))]
+        cache = [size for name, size in report.buffers.items() if name.endswith((" KV", " RS"))]
         return SessionFacts(
-            device=", ".join(f"{name} ({text})" for name, (text, _) in told.devices.items()) or "cpu",
+            device=", ".join(f"{name} ({text})" for name, (text, _) in report.devices.items()) or "cpu",
             arguments=self._arguments(),
             versions={
                 **installed_versions("llama-cpp-python"),
                 "llama.cpp": llama_cpp.llama_version().decode(),
             },
-            gpu_uuids=_uuids([bus for _, bus in told.devices.values()]),
+            gpu_uuids=_uuids([bus for _, bus in report.devices.values()]),
             parameters=llama_cpp.llama_model_n_params(loaded.model),
             weights_bytes=llama_cpp.llama_model_size(loaded.model),
             kv_cache_bytes=sum(cache) if cache else None,
@@ -187,10 +187,10 @@ class LlamacppSession:
 
     def _peak(self) -> tuple[int | None, str | None]:
         """On GPUs what llama.cpp allocated at the load and keeps, else this process's resident memory."""
-        told = self._loaded.told
-        on_gpus = [size for name, size in told.buffers.items() if name.split()[0] in told.devices]
+        report = self._loaded.report
+        on_gpus = [size for name, size in report.buffers.items() if name.split()[0] in report.devices]
         if on_gpus:
-            return sum(on_gpus), f"llama.cpp's buffers on {' and '.join(told.devices)}"
+            return sum(on_gpus), f"llama.cpp's buffers on {' and '.join(report.devices)}"
         return resident_peak(was_reset=self._peak_was_reset)
 
     def _answers(self, members: Sequence[Request], hand_over: HandOver) -> list[Answer]:
@@ -211,8 +211,8 @@ class LlamacppSession:
     def _arguments(self) -> dict[str, JsonValue]:
         from llama_cpp import llama_cpp
 
-        loaded, told = self._loaded, self._loaded.told
-        cache_k, cache_v = told.cache_types or (None, None)
+        loaded, report = self._loaded, self._loaded.report
+        cache_k, cache_v = report.cache_types or (None, None)
         return {
             "batch_size": 1,
             "file": loaded.path.name,
@@ -223,12 +223,12 @@ class LlamacppSession:
             "n_ubatch": llama_cpp.llama_n_ubatch(loaded.context),
             "threads": llama_cpp.llama_n_threads(loaded.context),
             "threads_batch": llama_cpp.llama_n_threads_batch(loaded.context),
-            "gpu_layers": told.gpu_layers,
+            "gpu_layers": report.gpu_layers,
             "cache_type_k": cache_k,
             "cache_type_v": cache_v,
-            "flash_attn": told.flash_attn,
-            "load_mode": told.load_mode,
-            "buffers": dict(told.buffers),
+            "flash_attn": report.flash_attn,
+            "load_mode": report.load_mode,
+            "buffers": dict(report.buffers),
             "sampling": list(self._sampling),
             "eos_token_ids": sorted(loaded.end_ids),
             **decoding_in_force(self._config),

@@ -31,7 +31,7 @@ def why_no_adapter(config: ExperimentConfig) -> Refusal | None:
     absent = not folder.is_dir() or _first(folder, (DESCRIPTION,)) is None or _first(folder, WEIGHTS) is None
     if absent:
         return Refusal(
-            f"lora.path {config.lora.path} is no directory with {DESCRIPTION} and {WEIGHTS[0]}",
+            f"lora.path {config.lora.path} is not a directory with {DESCRIPTION} and {WEIGHTS[0]}",
             "name the one that peft saved the adapter to",
         )
     kind = _described(folder).get("peft_type")

@@ -271,7 +271,7 @@ class ParallelSession:
         for child in self._children:
             if child.answer().output_ids != own.output_ids:
                 raise BackendError(
-                    "the processes of the tensor parallel plan parted: their outputs differ",
+                    "the tensor-parallel processes diverged: their outputs differ",
                     hint="--set pytorch.num_processes=1 and leave tp_plan out",
                 )
         return own

@@ -129,7 +129,7 @@ def why_no_blocks(config: ExperimentConfig, model: ResolvedModel, device: str) -
 
 
 def quantising(config: ExperimentConfig, *, compute: Any, device: str) -> Any:
-    """What transformers is told to quantise with while it loads, or None. `compute` is a torch dtype."""
+    """What transformers quantises with while it loads, or None. `compute` is a torch dtype."""
     import transformers
 
     match way(config), BITS.get(config.precision):

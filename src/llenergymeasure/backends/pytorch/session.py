@@ -43,7 +43,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "torchao", "o
 class Steps:
     """What one batch produced: per request its tokens, and when the tokens of each place were there.
 
-    `stamps_ns` is None where only the end is told, `end_ns`: beam search settles its tokens at the end.
+    `stamps_ns` is None where only the end is known, `end_ns`: beam search settles its tokens at the end.
     Tokens that came together have the same stamp.
     """
 

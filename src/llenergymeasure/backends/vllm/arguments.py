@@ -92,12 +92,12 @@ def _why_wrong_type(part: Part, name: str, value: JsonValue) -> Refusal | None:
     # What may be absent is declared with a plain type at times.
     if annotation is None or taken is None or value is None:
         return None
-    # To Python true is an int as well.
+    # To Python true is also an int.
     if isinstance(value, taken) and (bool in taken or not isinstance(value, bool)):
         return None
     return Refusal(
         f"vllm.{part}.{name} takes {ast.unparse(annotation)}, not {value!r}",
-        "give it a value of that type, or take it out",
+        "give it a value of that type, or remove it",
     )
 
 
@@ -186,7 +186,7 @@ def why_refused(config: ExperimentConfig) -> Refusal | None:
     if why := why_context_too_short("vllm.engine.max_model_len", asked.engine.get("max_model_len"), config):
         return why
     if config.lora is not None and config.lora.merged:
-        return Refusal("vLLM keeps an adapter apart from the weights, but lora.merged is true", "take it out")
+        return Refusal("vLLM keeps an adapter apart from the weights, but lora.merged is true", "remove it")
     ending = next((name for name in _ENDINGS if name in asked.sampling), None)
     if ending is not None and config.output_length == "exact":
         return Refusal(
@@ -309,7 +309,7 @@ def _why_not_taken(part: Part, name: str) -> Refusal | None:
 
 def _why_no_beams(config: ExperimentConfig) -> Refusal | None:
     if config.vllm.sampling:
-        return Refusal("vLLM's beam search takes none of vllm.sampling", "take one of the two out")
+        return Refusal("vLLM's beam search takes none of vllm.sampling", "remove one of the two")
     decoder = config.decoder
     if (decoder.top_p, decoder.top_k, decoder.repetition_penalty) != (1.0, 0, 1.0):
         return Refusal(

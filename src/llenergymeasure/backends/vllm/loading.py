@@ -70,7 +70,7 @@ def loaded(config: ExperimentConfig) -> Iterator[Loaded]:
     refuse(why_refused(config))
     resolved = fetched(resolve(config.model, revision=config.engine.revision))
     with model_folder(resolved) as folder, _on_this_machine(config, resolved):
-        # A value that vLLM refuses is told before a minute of loading.
+        # A value that vLLM refuses is reported before a minute of loading.
         request_arguments(config)
         arguments = engine_arguments(config, is_cpu=is_cpu(), has_tokenizer=has_tokenizer(folder))
         lora = _lora(config)
@@ -192,7 +192,7 @@ def _with_lora(config: ExperimentConfig) -> dict[str, Any]:
     try:
         rank = int(json.loads(path.read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackendError(f"lora.path: {path} is no adapter's configuration: {error}") from error
+        raise BackendError(f"lora.path: {path} is not an adapter's configuration: {error}") from error
     return {
         "enable_lora": True,
         "max_loras": 1,

@@ -183,7 +183,7 @@ class Said:
         self._starts = {path: path.stat().st_size for path in files.values()}
 
     def root_cause(self) -> str | None:
-        """The first error that is no consequence of another one."""
+        """The first error that no other one caused."""
         for path, start in self._starts.items():
             with path.open("rb") as log:
                 log.seek(start)

@@ -95,10 +95,10 @@ class Traits:
     def why_other_work(self) -> str | None:
         """Why another amount is computed than the output tokens show, and the engine does not tell which."""
         if self.guesses_ahead:
-            return "tokens that are guessed ahead are thrown away in a number that the engine does not tell"
+            return "speculative tokens are discarded in a number that the engine does not report"
         if self.searches_beams:
-            return "beam search throws beams away, after a number of steps that the engine does not tell"
-        return "what two prompts begin with alike is computed once" if self.skips_prefixes else None
+            return "beam search discards beams, after a number of steps that the engine does not report"
+        return "a prefix that prompts share is computed once" if self.skips_prefixes else None
 
 
 class EngineSection(Section):

@@ -73,7 +73,7 @@ class LlamacppConfig(EngineSection):
             ),
             batch_size=1,
             why_no_batch_size=(
-                "llama.cpp gets one request at a time: there is no batch size",
+                "llama.cpp processes one request at a time: it has no batch size",
                 "leave --batch-size out; llamacpp.n_batch is how many prompt tokens it takes at once",
             ),
             uses_gpus=None if self.gpu_layers else False,

@@ -68,7 +68,7 @@ def sees_everything(quantity: Quantity) -> bool:
 def most_lag_s(quantity: Quantity) -> float:
     """How long after a moment a source may still change because of what happened before it.
 
-    A silence after a block has to be longer than that, and one before it as well where work went before.
+    A silence after a block has to be longer than that, and one before it too where work came before.
     """
     step_s = (quantity.step_ns or 0) * 1e-9
     if quantity.lag_ns is not None:
@@ -176,7 +176,7 @@ class Curve:
         # No board draws nothing: ten of its usual steps without one are a fault.
         still = np.diff(moments) > max(_BLIND_S, _STILL_STEPS * usual)
         if not inside.size or self.time.size < 2 or np.any(still & (reads > _STILL_STEPS)):
-            return "sensor_stuck", "the counter stood still within the window or the silence beside it"
+            return "sensor_stuck", "the counter did not change within the window or the silence beside it"
         return None
 
     def blind(self, start: float, end: float) -> bool:
@@ -269,7 +269,7 @@ def aliasing_j(source: Curve, start: float, end: float) -> float:
         return 0.0
     lag = source.lag_s
     seen = np.flatnonzero((source.time > start) & (source.time < end + lag))
-    # What is not looked at of a period hides the moment of a change as well.
+    # What is not looked at of a period also hides the moment of a change.
     step_s = _USUAL_STEP_S if source.quantity.step_ns is None else source.quantity.step_ns * 1e-9
     unseen_s = 0.0 if sees_everything(source.quantity) else PART_TIME * step_s
     late = np.diff(source.levels[seen]) * np.hypot(np.diff(source.time[seen]), unseen_s)

@@ -15,7 +15,7 @@ _KINDS = ("gpu", "module", "cpu", "dram")
 def added(parts: Sequence[Spent]) -> Spent:
     """Blocks or runs of one domain together, or several domains; one that is unknown makes the sum unknown.
 
-    What errs by chance adds in quadrature, what errs the same way in all of them linearly, and systematic
+    Random errors add in quadrature, what errs the same way in all of them linearly, and systematic
     bounds as they are. A sum of counted and sampled energy is no better than sampled.
     """
     if not parts:

@@ -129,7 +129,7 @@ class AmdMeter(DeviceMeter):
         device = Device(
             questions,
             errors=_refusals(amdsmi),
-            silent=f"the driver gives nothing of {domain}",
+            silent=f"the driver reports nothing of {domain}",
             clock=self._clock,
         )
         return device, refused[-1] if refused and not questions else None

@@ -215,7 +215,7 @@ def _why_old(nvml: Any) -> Iterator[str]:
     missing = [name for name in BINDING_NAMES if not hasattr(nvml, name)]
     if missing:
         yield (
-            f"the module pynvml lacks {', '.join(missing)}: it is an old one that hides NVIDIA's, and power "
+            f"the module pynvml lacks {', '.join(missing)}: it is an old one in front of NVIDIA's, and power "
             f"is read as far as it can ({RIGHT_BINDING})"
         )
 

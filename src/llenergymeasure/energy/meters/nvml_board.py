@@ -58,7 +58,7 @@ class Board(Device):
         self._nvml = nvml
         self.handle = handle
         super().__init__(
-            (), errors=refusals(nvml), silent=f"the driver gives nothing of gpu:{uuid}", clock=clock
+            (), errors=refusals(nvml), silent=f"the driver reports nothing of gpu:{uuid}", clock=clock
         )
         self._find_fields()
         self._find_functions()
@@ -73,7 +73,7 @@ class Board(Device):
             self._nvml.nvmlDeviceGetPowerUsage(self.handle)
         except self._errors as error:
             return f"{error}{' (a vGPU: only its host can measure it)' if self._is_vgpu() else ''}"
-        return "neither its energy nor its power was given twice in a row"
+        return "neither energy nor power could be read twice in a row"
 
     def _is_vgpu(self) -> bool:
         try:

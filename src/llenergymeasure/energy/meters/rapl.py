@@ -129,7 +129,7 @@ class RaplMeter(DeviceMeter):
 
 
 def _without_mirrors(opened: Sequence[tuple[int, Domain]]) -> list[tuple[int, Domain]]:
-    """Each count once. Counts of up to 10^11 µJ are equal by chance once in 10^9 openings or so.
+    """Each count once. Counts of up to 10^11 µJ are equal by accident once in 10^9 openings or so.
 
     A counter may move between the reads of two mirrors, so that one look in several has to find them equal.
     """

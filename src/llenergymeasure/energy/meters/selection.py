@@ -149,7 +149,7 @@ def _named(energy: Wanted, arguments: dict[str, dict[str, object]]) -> Selection
         domains = _seen(name, meter)
     except EnergyError as error:
         raise EnergyError(
-            f"the meter {name!r} can't be used: {_whole(error)}", hint="--meter auto takes what there is"
+            f"the meter {name!r} can't be used: {_whole(error)}", hint="--meter auto uses what is available"
         ) from error
     modelled = any(domain.model is not None for domain in domains)
     if modelled and energy.require_measured:

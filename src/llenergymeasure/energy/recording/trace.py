@@ -152,7 +152,7 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
         else:
             trace = _read_parquet(path, windows)
     except FileNotFoundError as error:
-        raise ResultError(f"there is no trace at {path}", hint="name the folder of a saved run") from error
+        raise ResultError(f"there is not a trace at {path}", hint="name the folder of a saved run") from error
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ResultError(f"{path} is not a trace, or is damaged: {error}") from error
     for (domain, quantity), series in trace.series.items():

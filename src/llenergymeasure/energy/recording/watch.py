@@ -94,7 +94,7 @@ class Watched:
         start_ns = clock.monotonic_ns()
         self.calling_since_ns = start_ns
         samples: Sequence[Sample] = ()
-        reason = "the meter gave no value"
+        reason = "the meter returned no value"
         try:
             samples = self._checked(self.part.sample())
         except Exception as error:  # noqa: BLE001  a meter may be other people's code; it becomes a Gap
@@ -115,13 +115,13 @@ class Watched:
     def _checked(self, samples: object) -> Sequence[Sample]:
         """What a meter gave, if it is what a meter gives; EnergyError says what else it was."""
         if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
-            raise EnergyError(f"the meter gave {samples!r:.60} instead of samples")
+            raise EnergyError(f"the meter returned {samples!r:.60} instead of samples")
         for one in samples:
             if not isinstance(one, Sample) or (one.domain, one.quantity) not in self.index:
-                raise EnergyError(f"the meter gave {one!r:.100}, which is not a sample of its domains")
+                raise EnergyError(f"the meter returned {one!r:.100}, which is not a sample of its domains")
             numbers = (one.raw, one.t_before_ns, one.t_after_ns)
             if not all(type(number) is int and abs(number) < _TOO_LARGE for number in numbers):
-                raise EnergyError(f"the meter gave {one.raw!r:.40} where a whole number of 63 bits is due")
+                raise EnergyError(f"the meter returned {one.raw!r:.40}, not an integer of 63 bits")
         return samples
 
     def gaps_ended_by(self, samples: Sequence[Sample], call: Window, reason: str) -> list[Gap]:

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pydantic
 import pytest
-
-from llenergymeasure.config.loader import load_experiment_config
-from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import Window
-from llenergymeasure.simulation.device import SimulatedSensor
-from llenergymeasure.simulation.scenario import (
+from benchmarks.boards.scenario import (
     Board,
     Change,
     Scenario,
@@ -24,7 +19,12 @@ from llenergymeasure.simulation.scenario import (
     write_scenario,
 )
 
-STAND_IN = Path(__file__).parents[2] / "src/llenergymeasure/simulation/pynvml"
+from llenergymeasure.config.loader import load_experiment_config
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.records import Window
+from llenergymeasure.simulation.device import SimulatedSensor
+
+STAND_IN = Path(__file__).parents[2] / "benchmarks/boards/pynvml"
 UUIDS = ("GPU-11111111-aaaa", "GPU-22222222-bbbb")
 
 WATCH = """

@@ -7,11 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from llenergymeasure.simulation.clock import VirtualClock
-from llenergymeasure.simulation.rapl import (
+from benchmarks.boards.rapl import (
     AMD_NJ,
     SERVER_DRAM_NJ,
     SimulatedRapl,
@@ -19,6 +15,10 @@ from llenergymeasure.simulation.rapl import (
     amd_zones,
     intel_zones,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.waveform import Waveform
 
 

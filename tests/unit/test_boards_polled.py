@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.boards.polled import DOMAIN, poll_times, polled
 
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.records import Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
-from llenergymeasure.simulation.polled import DOMAIN, poll_times, polled
 from llenergymeasure.simulation.sensor import SimulatedSensor
 
 S = 1_000_000_000

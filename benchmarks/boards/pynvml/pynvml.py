@@ -21,21 +21,27 @@ from typing import Any
 VARIABLE = "LLEM_SIMULATED_NVML"
 
 
-def _find_package() -> None:
-    """Make llenergymeasure importable from where this file lies, without what else is installed there."""
-    if importlib.util.find_spec("llenergymeasure") is not None:
+# The checkout.
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+def _find_package(name: str, folder: Path) -> None:
+    """Make a package importable from this checkout, without what else is installed there."""
+    if importlib.util.find_spec(name) is not None:
         return
     # An empty package: the real one's __init__ imports all that a user of llem wants.
-    package = importlib.util.module_from_spec(ModuleSpec("llenergymeasure", loader=None, is_package=True))
-    package.__path__ = [str(Path(__file__).resolve().parents[2])]
-    sys.modules["llenergymeasure"] = package
+    package = importlib.util.module_from_spec(ModuleSpec(name, loader=None, is_package=True))
+    package.__path__ = [str(folder)]
+    sys.modules[name] = package
 
 
-_find_package()
+_find_package("llenergymeasure", _ROOT / "src/llenergymeasure")
+_find_package("benchmarks", _ROOT / "benchmarks")
 
-from llenergymeasure.simulation.device import SimulatedGpu, SimulatedNvml  # noqa: E402  found only now
+from benchmarks.boards.scenario import Board, play, read_scenario  # noqa: E402  found only now
+
+from llenergymeasure.simulation.device import SimulatedGpu, SimulatedNvml  # noqa: E402  the same
 from llenergymeasure.simulation.nvml_names import Code, SimulatedNvmlError  # noqa: E402  the same
-from llenergymeasure.simulation.scenario import Board, play, read_scenario  # noqa: E402  the same
 
 
 def _scenario_path() -> Path:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from benchmarks.boards.amdsmi import SimulatedAmdSmi, SimulatedAmdSmiLibraryError
 
 from llenergymeasure.records import Window
-from llenergymeasure.simulation.amdsmi import SimulatedAmdSmi, SimulatedAmdSmiLibraryError
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.gpu import SimulatedGpu
 from llenergymeasure.simulation.sensor import SimulatedSensor

@@ -1,0 +1,59 @@
+"""What commands print fits a terminal, broken between words only."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from example_result import example_result
+from typer.testing import CliRunner, Result
+
+from llenergymeasure.cli import app
+
+WIDTHS = (100, 80, 60, 40)
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, width: int | None, *arguments: str | Path) -> Result:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+    return CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def words(done: Result) -> set[str]:
+    """Without the numbers, which a moment may change, and what separates cells."""
+    text = re.sub(r"\d[\d.,]*", "0", done.stdout + done.stderr)
+    return {word.rstrip(":;") for word in text.split()}
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    return example_result(energy="measured").save(tmp_path)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("doctor", "--simulated"),
+        ("run", "--model", "gpt2", "--backend", "simulated", "--dry-run"),
+        ("run", "--model", "gpt2", "--backend", "simulated", "--set", "decoder.top_p=7"),
+        ("run", "--model", "gpt2", "--backend", "simulated", "--dataset", "no such file.jsonl"),
+        ("list", "{results}"),
+        ("show", "{result}"),
+        ("show", "{result}", "-v"),
+        ("show", "{result}", "--uncertainty"),
+        ("compare", "{result}", "{result}"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_lines_break_between_words_and_only_a_word_may_be_longer(
+    monkeypatch: pytest.MonkeyPatch, result: Path, width: int, arguments: tuple[str, ...]
+) -> None:
+    places = {"result": result, "results": result.parent}
+    given = [each.format(**places) for each in arguments]
+    wide, narrow = (printed(monkeypatch, room, *given) for room in (None, width))
+    for line in (*narrow.stdout.splitlines(), *narrow.stderr.splitlines()):
+        assert len(line) <= width or len(line.split()) == 1
+    assert words(narrow) <= words(wide)
