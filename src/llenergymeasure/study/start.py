@@ -45,10 +45,17 @@ def plan_of(study: StudyFile, overrides: Mapping[str, JsonValue] | None = None) 
     return make_plan(study, lambda point: resolve(sources, point.settings, swept=point.swept), describe=_why)
 
 
-def folder_of(plan: Plan, output_dir: Path) -> Path:
-    """Of the study's results: its name, as far as that can name a folder."""
+def folder_of(plan: Plan, output_dir: str | Path | None) -> Path:
+    """Of the study's results: its name, as far as that can name a folder, in a directory that was given, else
+    in that of its file. ConfigError where there is none.
+    """
+    place = output_dir or plan.experiments[0].config.output_dir
+    if place is None:
+        raise ConfigError(
+            "a study is stored as it goes, and no output directory was given", hint="--output results"
+        )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.name or "").strip("-.") or f"study-{plan.identity[:8]}"
-    return output_dir / name
+    return Path(place) / name
 
 
 def run(
