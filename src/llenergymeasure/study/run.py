@@ -18,6 +18,7 @@ from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.measure.budget import Repeats, RunCost, Turn
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results.folder import RUNS
+from llenergymeasure.results.study import STUDY_FILE
 from llenergymeasure.study import ledger, task
 from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
@@ -136,6 +137,11 @@ class _Study:
     def take_up(self, how: How) -> None:
         """Start the study, or go on where its ledger ends."""
         records = list(ledger.read(self._folder))
+        if not records and (self._folder / STUDY_FILE).exists():
+            raise ResultError(
+                f"{self._folder} holds a study without its ledger, such as one that llem merge made",
+                hint="choose another --output",
+            )
         begun = any(isinstance(one, Begun) for one in records)
         now = Opened(self._plan.identity, _planned(self._plan), versions(), resumed=begun)
         if begun and not how.resume:
