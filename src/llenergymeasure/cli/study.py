@@ -69,7 +69,8 @@ def run(
     if not how.quiet:
         talk(f"Saved: {folder}")
     show(result, form="json" if how.as_json else "text", sort=None)
-    if result.failed or not result.finished or any(gap.kind == "invalid" for gap in result.left_out):
+    incomplete = not result.finished and not on.only
+    if result.failed or incomplete or any(gap.kind == "invalid" for gap in result.left_out):
         raise typer.Exit(3)
 
 

@@ -236,7 +236,9 @@ def _execution(given: JsonValue, where: str) -> Execution:
         key = ".".join(["execution", *above, name])
         if first["type"] != "extra_forbidden":
             raise ConfigError(f"{where}: {key}: {first['msg']}") from error
-        known = {"slurm": SlurmConfig, "ray": RayConfig}.get(above[0], Execution) if above else Execution
+        known: type[Section] = Execution
+        if above:
+            known = SlurmConfig if above == ["slurm"] else RayConfig
         meant = nearest(name, known.model_fields)
         raise ConfigError(
             f"{where}: unknown key {key}", hint=f"did you mean {meant}?" if meant else None

@@ -73,6 +73,7 @@ def run(
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
     except (KeyboardInterrupt, SystemExit):
         account(plan, folder).write(folder)
+        remark(f"Stopped; what was measured is in {folder}. To go on: the same command with --resume")
         raise
     result = account(plan, folder)
     result.write(folder)
