@@ -40,6 +40,7 @@ def test_the_forms_of_an_axis(axis: JsonValue, expected: list[JsonValue]) -> Non
         "1-8*1",
         "0-8*2",
         "1-8+0",
+        "1-99999999999",
         4,
         None,
         {"min": 1, "max": 9},

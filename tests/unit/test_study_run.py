@@ -163,6 +163,11 @@ def test_names_and_paths_are_no_part_of_what_a_study_is() -> None:
     content = of(1, 2)
     renamed = {**content, "name": "other", "output_dir": "elsewhere"}
     assert planned(content).identity == planned(renamed).identity
+    limited = planned(of(1, 2, timeout=9.0, cooling=5.0, gaps=1.0, order="shuffled"))
+    assert planned(content).identity == limited.identity
+    assert {(one.config.timeout_s, one.config.baseline.cooling_seconds) for one in limited.experiments} == {
+        (9.0, 5.0)
+    }
     assert planned(content).identity != planned(of(1, 3)).identity
     assert planned(content).identity != planned(of(1, 2, count=3)).identity
 
@@ -209,6 +214,32 @@ def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) 
     study = run_virtually(content, tmp_path, executor=executor)
     assert len(executor.started) == 2
     assert [row.names for row in study.rows] == [("random_seed=1",), ("random_seed=2", "the second")]
+
+
+def test_options_of_an_engine_that_does_not_run_are_no_part_of_a_name() -> None:
+    plan = planned(
+        {
+            **base(),
+            "sweep": {
+                "backend": ["simulated", "vllm"],
+                "vllm.batch_size": [1, 2],
+                "simulated.batch_size": [1, 2],
+            },
+        }
+    )
+    assert [one.names for one in plan.experiments] == [
+        ("backend=simulated simulated.batch_size=1",),
+        ("backend=simulated simulated.batch_size=2",),
+        ("backend=vllm vllm.batch_size=1",),
+        ("backend=vllm vllm.batch_size=2",),
+    ]
+
+
+def test_runs_side_by_side_count_what_they_have_to_themselves() -> None:
+    plan = planned(of(1, 2, parallel="per-gpu"))
+    assert {one.config.energy.meter for one in plan.experiments} == {"nvml"}
+    asked = planned({**of(1, 2, parallel="per-gpu"), "energy": {"meter": "estimate"}})
+    assert {one.config.energy.meter for one in asked.experiments} == {"estimate"}
 
 
 def test_points_that_are_no_experiment_are_listed_with_their_reason_and_the_others_run(

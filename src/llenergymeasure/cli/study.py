@@ -182,10 +182,14 @@ def _preview_lines(
     where = "on this host" if how.executor == "local" else f"through {how.executor}"
     energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
     yield from filled(
-        f"{len(plan.experiments)} experiments, {runs} runs in {how.order} order {where}: "
+        f"{_count(len(plan.experiments), 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
         f"about {about(seconds)}{energy}"
     )
     yield "Nothing was loaded or measured."
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 @contextmanager

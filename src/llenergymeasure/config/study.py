@@ -62,7 +62,9 @@ class Execution(Section):
     )
     gaps: NotNegative = Field(default=0.0, description="seconds of rest before each run")
     cooling: NotNegative = Field(
-        default=0.0, description="seconds at most until power and temperature are back at idle before a run"
+        default=0.0,
+        le=3600,
+        description="seconds at most until power and temperature are back at idle before a run",
     )
     timeout: PositiveSeconds | None = Field(
         default=None, description="seconds of a run; timeout_s of each when absent"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.loader import read_sources, resolve
-from llenergymeasure.config.study import StudyFile, read_study, study_from, with_execution
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.study import Execution, StudyFile, read_study, study_from, with_execution
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.results.study import StudyResult
@@ -37,12 +40,25 @@ def plan_of(study: StudyFile, overrides: Mapping[str, JsonValue] | None = None) 
     if twice := sorted(swept & flags.keys()):
         raise ConfigError(f"{', '.join(twice)}: given for all experiments, and swept by the study")
     wanted: dict[str, JsonValue] = {}
-    if study.execution.cooling:
-        wanted["baseline.cooling_seconds"] = study.execution.cooling
-    if study.execution.timeout is not None:
-        wanted["timeout_s"] = study.execution.timeout
+    if study.execution.parallel == "per-gpu" and "energy.meter" not in dict(leaves(dict(study.base))):
+        # The processors are everybody's: no run has their energy to itself.
+        wanted["energy.meter"] = "nvml"
     sources = read_sources(study.path, flags, content={**study.base, **wanted})
-    return make_plan(study, lambda point: resolve(sources, point.settings, swept=point.swept), describe=_why)
+    return make_plan(
+        study,
+        lambda point: resolve(sources, point.settings, swept=point.swept),
+        adjust=partial(_adjusted, execution=study.execution),
+        describe=_why,
+    )
+
+
+def _adjusted(config: ExperimentConfig, *, execution: Execution) -> ExperimentConfig:
+    """With the limits of the study, which do not make it another experiment."""
+    baseline = config.baseline
+    if execution.cooling:
+        baseline = baseline.model_copy(update={"cooling_seconds": execution.cooling})
+    limit_s = config.timeout_s if execution.timeout is None else execution.timeout
+    return config.model_copy(update={"baseline": baseline, "timeout_s": limit_s})
 
 
 def folder_of(plan: Plan, output_dir: str | Path | None) -> Path:
@@ -69,6 +85,8 @@ def run(
     """Run what is not there yet, and write `study.json` whatever ends it."""
     gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
     executor = executor_for(plan.execution, folder, gpus=gpus)
+    if gpus:
+        remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
     except (KeyboardInterrupt, SystemExit):
