@@ -137,6 +137,18 @@ def test_failures_stay_failures_unless_they_are_to_be_tried_again(tmp_path: Path
     assert [row.outcome for row in study.rows] == ["failed", "failed"]
 
 
+def test_a_run_that_is_mended_joins_the_result_of_its_experiment(tmp_path: Path) -> None:
+    broken = VirtualExecutor(fault=lambda task, _: "oom" if task.number == 2 else None)
+    study = run_virtually(of(1, count=3), tmp_path, executor=broken)
+    assert (study.rows[0].outcome, study.rows[0].runs) == ("partial", 2)
+    study = run_virtually(of(1, count=3), tmp_path, how=How(resume=True, retry_failed=True))
+    (row,) = study.rows
+    assert (row.outcome, row.runs, row.failures) == ("done", 3, ())
+    result = ExperimentResult.load(tmp_path / str(row.folder))
+    assert [run.outcome for run in result.runs] == ["measured"] * 3
+    assert result.origins["model"] == "study"
+
+
 def test_a_study_that_is_there_is_not_run_over(tmp_path: Path) -> None:
     run_virtually(of(1), tmp_path)
     with pytest.raises(ResultError, match="holds a study already"):

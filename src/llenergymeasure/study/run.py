@@ -18,6 +18,7 @@ from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.measure.budget import Repeats, RunCost, Turn
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results.folder import RUNS
+from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import STUDY_FILE
 from llenergymeasure.study import ledger, task
 from llenergymeasure.study.executors import Ended, Executor
@@ -222,6 +223,8 @@ class _Study:
             one = track.experiment
             path = folder / f"{track.name}-{turn.number}-{track.attempt}.json"
             shutil.rmtree(track.folder / RUNS / str(turn.number), ignore_errors=True)
+            # It does not hold this run; it is made again from all runs.
+            (track.folder / RESULT_FILE).unlink(missing_ok=True)
             task.write_task(
                 path,
                 task.Task(
@@ -300,7 +303,6 @@ def pool(
     """Write the result of an experiment from its runs, unless it is there already."""
     from llenergymeasure.analysis.metrics import metrics
     from llenergymeasure.measure.replay import read_measurements
-    from llenergymeasure.results.store import RESULT_FILE
 
     if (folder / RESULT_FILE).exists():
         return

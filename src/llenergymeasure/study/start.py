@@ -58,7 +58,8 @@ def _adjusted(config: ExperimentConfig, *, execution: Execution) -> ExperimentCo
     if execution.cooling:
         baseline = baseline.model_copy(update={"cooling_seconds": execution.cooling})
     limit_s = config.timeout_s if execution.timeout is None else execution.timeout
-    return config.model_copy(update={"baseline": baseline, "timeout_s": limit_s})
+    adjusted = config.model_copy(update={"baseline": baseline, "timeout_s": limit_s})
+    return adjusted.with_origins(config.origins)
 
 
 def folder_of(plan: Plan, output_dir: str | Path | None) -> Path:
