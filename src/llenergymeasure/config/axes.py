@@ -142,9 +142,9 @@ def _spaced(axis: dict[str, JsonValue], where: str) -> list[JsonValue]:
             f"{where}: {_shown(axis)} has no such values", hint="such as {min: 1, max: 9, num: 3}"
         )
     step = (last - first) / (count - 1) if count > 1 else 0.0
-    spaced = [first + step * at for at in range(count)]
+    spaced = [float(f"{first + step * at:.12g}") for at in range(count)]
     whole = isinstance(low, int) and isinstance(high, int)
-    return [round(one) if whole and abs(one - round(one)) < 1e-9 else one for one in spaced]
+    return [int(one) if whole and one.is_integer() else one for one in spaced]
 
 
 def _powers(ends: JsonValue, where: str) -> list[JsonValue]:

@@ -94,7 +94,7 @@ def make_plan(
     if not found:
         reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])
         raise ConfigError(f"no experiment of the study can run:\n  {reasons}")
-    return Plan(study.name, tuple(found.values()), tuple(left_out), study.execution)
+    return Plan(study.name, tuple(found.values()), tuple(dict.fromkeys(left_out)), study.execution)
 
 
 def _in_force(point: Point, study: StudyFile, values: Mapping[str, JsonValue]) -> Point:
