@@ -117,13 +117,13 @@ def test_every_kind_of_failure_is_told_apart_and_takes_no_other_run_away(tmp_pat
 def test_a_study_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     folder = written(tmp_path, SEEDS)
     with begun("run", "grid.yaml", "-o", str(folder.parent), "-q", cwd=tmp_path) as process:
-        wait(lambda: len(list(ledger.read(folder))) >= 4)
-        assert children(folder)
+        wait(lambda: bool(done(folder)))
+        wait(lambda: bool(children(folder)))
         process.send_signal(signal.SIGKILL)
         process.wait()
     # The run in flight ends with the process that started it.
     wait(lambda: children(folder) == [])
-    assert len(done(folder)) == 1
+    assert 1 <= len(done(folder)) < 3
     again = llem("run", "grid.yaml", "-o", str(folder.parent), "-q", cwd=tmp_path)
     assert (again.returncode, "--resume" in again.stderr) == (1, True)
     resumed = llem("run", "grid.yaml", "-o", str(folder.parent), "-q", "--resume", cwd=tmp_path)
