@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -85,6 +85,26 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --no-deps -e .
 	touch $@
 
+# Clusters on this machine, each in an environment of its own. Slurm itself is Debian's, and its daemons need root.
+SLURM := .venv-slurm
+RAY := .venv-ray
+
+test-slurm: $(SLURM)/ready slurm-packages
+	$(SLURM)/bin/python -m pytest -rs tests/cluster/test_slurm.py
+
+test-ray: $(RAY)/ready
+	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
+
+slurm-packages:
+	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged; do command -v $$one > /dev/null || \
+		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq slurm-wlm munge; break; }; done
+
+$(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --upgrade pip
+	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout
+	touch $@
+
 $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -94,4 +114,4 @@ $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

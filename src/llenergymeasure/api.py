@@ -73,7 +73,7 @@ def run_experiment(
 def run_study(
     study: str | Path | Mapping[str, JsonValue],
     *,
-    output_dir: str | Path,
+    output_dir: str | Path | None = None,
     how: How | None = None,
     progress: Callable[[Step], None] | None = None,
     remark: Callable[[str], None] | None = None,
@@ -82,11 +82,11 @@ def run_study(
 ) -> StudyResult:
     """Run every experiment of a study, a file or a mapping of its keys, and return a row for each.
 
-    Results go to a folder of `output_dir` that is named after the study. `how` says whether to go on with a
-    study that is there; `progress` is called before and after each run, and `remark` with what a user should
-    read. `overrides` are dotted keys for every experiment, `execution` keys of the file's section of that
-    name. Failed runs are in the result and raise nothing; Ctrl-C and SystemExit are raised again once the
-    study's file is written.
+    Results go to a folder that is named after the study, in `output_dir`, else in that of the file. `how`
+    says whether to go on with a study that is there; `progress` is called before and after each run, and
+    `remark` with what a user should read. `overrides` are dotted keys for every experiment, `execution` those
+    of the file's section of that name. Failed runs are in the result and raise nothing; Ctrl-C and SystemExit
+    are raised again once the study's file is written.
 
     Raises ConfigError where the study has no meaning, and ResultError where its folder is another study's,
     another process's, or can't be written.
@@ -96,7 +96,7 @@ def run_study(
     planned = start.planned(study, overrides=overrides, execution=execution)
     return start.run(
         planned,
-        start.folder_of(planned, Path(output_dir)),
+        start.folder_of(planned, output_dir),
         how=how,
         tell=progress or _no_step,
         remark=remark or _unheard,

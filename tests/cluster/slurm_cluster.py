@@ -1,4 +1,4 @@
-"""A Slurm of two nodes on this machine, from Debian's packages, and a study that runs on it."""
+"""A Slurm of two nodes on this machine, from Debian's packages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from small_study import wait
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "munged")
 CONF = """\
@@ -22,7 +21,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmctldPort={controller}
 AuthType=auth/munge
-AuthInfo=socket={place}/munge.socket
+AuthInfo=socket={place}/munge.socket,cred_expire=15
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 MpiDefault=none
@@ -129,7 +128,7 @@ def _munged(place: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _wait((place / "munge.socket").exists, "munged has no socket")
+    wait((place / "munge.socket").exists, "munged has no socket")
     return process
 
 
@@ -146,16 +145,7 @@ def _wait_until_idle(found: Cluster) -> None:
         except subprocess.CalledProcessError:
             return False
 
-    _wait(idle, f"the nodes do not become idle; logs in {found.place}")
-
-
-def _wait(is_so: object, problem: str, *, within_s: float = 60.0) -> None:
-    assert callable(is_so)
-    until = time.monotonic() + within_s
-    while not is_so():
-        if time.monotonic() > until:
-            raise TimeoutError(problem)
-        time.sleep(0.2)
+    wait(idle, f"the nodes do not become idle; logs in {found.place}")
 
 
 def _free_ports(count: int) -> list[int]:
@@ -175,37 +165,3 @@ def _end(*processes: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-STUDY = """\
-model: any
-backend: simulated
-n: 2
-max_input_tokens: 16
-max_output_tokens: 8
-passes: {seconds: 0.4, count: 3, prefill: 0}
-repeats: {count: 2}
-baseline: {seconds: 0}
-warmup: {min_batches: 0, window: 3}
-simulated: {counter_step_s: 0.01, load_s: 0.05}
-sweep:
-  random_seed: [1, 2]
-"""
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(STUDY)
-    return path
-
-
-@pytest.fixture(scope="session")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if (why := why_not()) is not None:
-        pytest.skip(why)
-    pytest.importorskip("submitit")
-    with cluster(tmp_path_factory.mktemp("slurm")) as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        yield found

@@ -137,6 +137,18 @@ def test_failures_stay_failures_unless_they_are_to_be_tried_again(tmp_path: Path
     assert [row.outcome for row in study.rows] == ["failed", "failed"]
 
 
+def test_a_run_that_is_mended_joins_the_result_of_its_experiment(tmp_path: Path) -> None:
+    broken = VirtualExecutor(fault=lambda task, _: "oom" if task.number == 2 else None)
+    study = run_virtually(of(1, count=3), tmp_path, executor=broken)
+    assert (study.rows[0].outcome, study.rows[0].runs) == ("partial", 2)
+    study = run_virtually(of(1, count=3), tmp_path, how=How(resume=True, retry_failed=True))
+    (row,) = study.rows
+    assert (row.outcome, row.runs, row.failures) == ("done", 3, ())
+    result = ExperimentResult.load(tmp_path / str(row.folder))
+    assert [run.outcome for run in result.runs] == ["measured"] * 3
+    assert result.origins["model"] == "study"
+
+
 def test_a_study_that_is_there_is_not_run_over(tmp_path: Path) -> None:
     run_virtually(of(1), tmp_path)
     with pytest.raises(ResultError, match="holds a study already"):
@@ -163,6 +175,11 @@ def test_names_and_paths_are_no_part_of_what_a_study_is() -> None:
     content = of(1, 2)
     renamed = {**content, "name": "other", "output_dir": "elsewhere"}
     assert planned(content).identity == planned(renamed).identity
+    limited = planned(of(1, 2, timeout=9.0, cooling=5.0, gaps=1.0, order="shuffled"))
+    assert planned(content).identity == limited.identity
+    assert {(one.config.timeout_s, one.config.baseline.cooling_seconds) for one in limited.experiments} == {
+        (9.0, 5.0)
+    }
     assert planned(content).identity != planned(of(1, 3)).identity
     assert planned(content).identity != planned(of(1, 2, count=3)).identity
 
@@ -209,6 +226,32 @@ def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) 
     study = run_virtually(content, tmp_path, executor=executor)
     assert len(executor.started) == 2
     assert [row.names for row in study.rows] == [("random_seed=1",), ("random_seed=2", "the second")]
+
+
+def test_options_of_an_engine_that_does_not_run_are_no_part_of_a_name() -> None:
+    plan = planned(
+        {
+            **base(),
+            "sweep": {
+                "backend": ["simulated", "vllm"],
+                "vllm.batch_size": [1, 2],
+                "simulated.batch_size": [1, 2],
+            },
+        }
+    )
+    assert [one.names for one in plan.experiments] == [
+        ("backend=simulated simulated.batch_size=1",),
+        ("backend=simulated simulated.batch_size=2",),
+        ("backend=vllm vllm.batch_size=1",),
+        ("backend=vllm vllm.batch_size=2",),
+    ]
+
+
+def test_runs_side_by_side_count_what_they_have_to_themselves() -> None:
+    plan = planned(of(1, 2, parallel="per-gpu"))
+    assert {one.config.energy.meter for one in plan.experiments} == {"nvml"}
+    asked = planned({**of(1, 2, parallel="per-gpu"), "energy": {"meter": "estimate"}})
+    assert {one.config.energy.meter for one in asked.experiments} == {"estimate"}
 
 
 def test_points_that_are_no_experiment_are_listed_with_their_reason_and_the_others_run(

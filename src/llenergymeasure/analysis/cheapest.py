@@ -90,7 +90,7 @@ def cheapest_lines(study: StudyResult) -> Iterator[str]:
     if found.open:
         yield f"  no difference shown to {_some(found.open)}"
     if found.incomparable:
-        yield f"  not comparable, as a model of power errs differently there: {_some(found.incomparable)}"
+        yield f"  not comparable, as systematic errors differ there: {_some(found.incomparable)}"
 
 
 def _costs(row: StudyRow) -> list[float]:
@@ -100,9 +100,8 @@ def _costs(row: StudyRow) -> list[float]:
 
 def _kin(row: StudyRow) -> str:
     """Where systematic errors cancel: on one sensor always, in a model of power for the same kind of work."""
-    if not row.modelled:
-        return "measured"
-    return f"modelled: {row.varied.get('backend')}, {row.varied.get('precision')}"
+    kind = f"modelled: {row.varied.get('backend')}, {row.varied.get('precision')}" if row.modelled else ""
+    return f"{kind} {row.place}"
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount
 from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.results.study import STUDY_FILE, StudyResult
 from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened
 
@@ -51,6 +52,8 @@ def entries(directory: Path) -> Iterator[Entry]:
     for folder in sorted(one for one in directory.iterdir() if one.is_dir()):
         if (folder / ledger.NAME).exists():
             yield _study(folder)
+        elif (folder / STUDY_FILE).exists():
+            yield _merged(folder)
         elif (folder / RESULT_FILE).exists():
             yield _result(folder)
         elif whole_runs(folder) or parts(folder):
@@ -75,6 +78,19 @@ def _result(folder: Path) -> Entry:
         return Entry(folder.name, "result", state, what, amount(estimate, modelled=modelled))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         return Entry(folder.name, "result", "unreadable", f"{type(error).__name__}: {error}"[:80], "–")
+
+
+def _merged(folder: Path) -> Entry:
+    try:
+        study = StudyResult.load(folder)
+    except ResultError as error:
+        return Entry(folder.name, "study", "unreadable", error.message[:80], "–")
+    runs, planned = sum(row.runs for row in study.rows), sum(row.planned for row in study.rows)
+    state = "done" if study.finished else "unfinished"
+    state = f"done, {len(study.failed)} failed" if study.finished and study.failed else state
+    return Entry(
+        folder.name, "study", state, f"{runs} of {planned} runs of {len(study.rows)} experiments, merged", "–"
+    )
 
 
 def _study(folder: Path) -> Entry:

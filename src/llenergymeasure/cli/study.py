@@ -56,20 +56,18 @@ def run(
     path: Path, overrides: Mapping[str, JsonValue], of_study: Mapping[str, object], *, how: Shown
 ) -> None:
     """Exit code 3 where the study finished with failures."""
-    flags = dict(overrides)
-    output = flags.pop("output_dir", None)
+    flags = {key: value for key, value in overrides.items() if not key.startswith("execution.")}
+    execution = {key.removeprefix("execution."): overrides[key] for key in overrides.keys() - flags.keys()}
+    output = str(flags.pop("output_dir", "")) or None
     given = {"order": of_study.get("--order"), "executor": of_study.get("--executor")}
-    execution: dict[str, JsonValue] = {key: value for key, value in given.items() if isinstance(value, str)}
+    execution |= {key: value for key, value in given.items() if isinstance(value, str)}
     if "--no-gaps" in of_study:
         execution["gaps"] = 0.0
     plan = start.planned(path, overrides=flags, execution=execution)
     if how.dry_run:
         _preview(plan, output, as_json=how.as_json)
         return
-    if not isinstance(output, str):
-        raise ConfigError(
-            "a study is stored as it goes, and no output directory was given", hint="--output results"
-        )
+    folder = start.folder_of(plan, output)
     only = of_study.get("--only")
     on = How(
         resume="--resume" in of_study,
@@ -77,13 +75,13 @@ def run(
         accept_drift="--accept-drift" in of_study,
         only=only if isinstance(only, tuple) else (),
     )
-    folder = start.folder_of(plan, Path(output))
     with _following(quiet=how.quiet) as (tell, remark):
         result = start.run(plan, folder, how=on, tell=tell, remark=remark)
     if not how.quiet:
         talk(f"Saved: {folder}")
     show(result, form="json" if how.as_json else "text", sort=None)
-    if result.failed or not result.finished or any(gap.kind == "invalid" for gap in result.left_out):
+    incomplete = not result.finished and not on.only
+    if result.failed or incomplete or any(gap.kind == "invalid" for gap in result.left_out):
         raise typer.Exit(3)
 
 
@@ -134,12 +132,12 @@ def _width(rows: Sequence[Sequence[str]]) -> int:
     return 2 + max(map(len, columns(rows)))
 
 
-def _preview(plan: Plan, output: JsonValue, *, as_json: bool) -> None:
+def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
     """What would run, what was left out, and what that takes. Nothing is written."""
     import socket
 
     first = plan.experiments[0].config
-    place = None if not isinstance(output, str) else start.folder_of(plan, Path(output))
+    place = None if (output or first.output_dir) is None else start.folder_of(plan, output)
     history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())
     gpu_gb = get_gpu_vram_gb()
     found = preview(plan, history, gpu=gpu_gb is not None)
@@ -200,10 +198,14 @@ def _preview_lines(
     where = "on this host" if how.executor == "local" else f"through {how.executor}"
     energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
     yield from filled(
-        f"{len(plan.experiments)} experiments, {runs} runs in {how.order} order {where}: "
+        f"{_count(len(plan.experiments), 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
         f"about {about(seconds)}{energy}"
     )
     yield "Nothing was loaded or measured."
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 @contextmanager

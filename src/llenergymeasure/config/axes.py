@@ -22,6 +22,9 @@ NOT_SWEPT = ("output_dir", "repeats", "passes.target", "passes.budget")
 # Figures that follow from others.
 DERIVED = {"batch_size": "<engine>.batch_size, such as pytorch.batch_size", "max_tokens": "max_output_tokens"}
 
+# Of one axis.
+MOST_VALUES = 1_000_000
+
 Settings = dict[str, JsonValue]
 
 
@@ -119,6 +122,8 @@ def _range(first: str, last: str, how: str | None, step: str | None, *, where: s
     stuck = by < 1 if how != "*" else by < 2 or at < 1
     if stuck or at > end:
         raise ConfigError(f"{where}: the range {first}-{last} never ends or is empty", hint="such as 1-64*2")
+    if how != "*" and (end - at) // by >= MOST_VALUES:
+        raise ConfigError(f"{where}: the range {first}-{last} has over {MOST_VALUES:,} values")
     while at <= end:
         yield at
         at = at * by if how == "*" else at + by
@@ -132,14 +137,14 @@ def _spaced(axis: dict[str, JsonValue], where: str) -> list[JsonValue]:
             f"{where}: min and max are numbers and num is a count of values, got {_shown(axis)}"
         )
     first, last = numbers
-    if first > last or (count == 1 and first != last) or count > 1_000_000:
+    if first > last or (count == 1 and first != last) or count > MOST_VALUES:
         raise ConfigError(
             f"{where}: {_shown(axis)} has no such values", hint="such as {min: 1, max: 9, num: 3}"
         )
     step = (last - first) / (count - 1) if count > 1 else 0.0
-    spaced = [first + step * at for at in range(count)]
+    spaced = [float(f"{first + step * at:.12g}") for at in range(count)]
     whole = isinstance(low, int) and isinstance(high, int)
-    return [round(one) if whole and abs(one - round(one)) < 1e-9 else one for one in spaced]
+    return [int(one) if whole and one.is_integer() else one for one in spaced]
 
 
 def _powers(ends: JsonValue, where: str) -> list[JsonValue]:

@@ -62,7 +62,9 @@ class Execution(Section):
     )
     gaps: NotNegative = Field(default=0.0, description="seconds of rest before each run")
     cooling: NotNegative = Field(
-        default=0.0, description="seconds at most until power and temperature are back at idle before a run"
+        default=0.0,
+        le=3600,
+        description="seconds at most until power and temperature are back at idle before a run",
     )
     timeout: PositiveSeconds | None = Field(
         default=None, description="seconds of a run; timeout_s of each when absent"
@@ -119,8 +121,10 @@ def is_study(content: Mapping[str, JsonValue]) -> bool:
 
 
 def read_study(path: Path, *, execution: Mapping[str, JsonValue] | None = None) -> StudyFile:
-    """The study in a file, with `execution` on top of its section of that name. Its `base` is looked for
-    beside it, and it is named after its file where it has no `name`. ConfigError says what has no meaning.
+    """The study in a file, with the dotted keys of `execution` on top of its section of that name.
+
+    Its `base` is looked for beside it, and it is named after its file where it has no `name`. ConfigError
+    says what has no meaning.
     """
     content = {"name": path.stem, **yaml.read_mapping(path)}
     return study_from(with_execution(content, execution or {}), path=path)
@@ -132,7 +136,15 @@ def with_execution(
     given = content.get("execution") or {}
     if not execution or not isinstance(given, dict):
         return dict(content)
-    return {**content, "execution": {**given, **execution}}
+    merged = {**given}
+    for key, value in execution.items():
+        section, _, name = key.rpartition(".")
+        below = merged.get(section) or {}
+        if section and isinstance(below, dict):
+            merged[section] = {**below, name: value}
+        else:
+            merged[key] = value
+    return {**content, "execution": merged}
 
 
 def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) -> StudyFile:
@@ -218,17 +230,21 @@ def _execution(given: JsonValue, where: str) -> Execution:
         return Execution()
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: execution is not a mapping", hint="such as execution: {order: shuffled}")
-    if unknown := [key for key in given if key not in Execution.model_fields]:
-        meant = nearest(unknown[0], Execution.model_fields)
-        raise ConfigError(
-            f"{where}: unknown key execution.{unknown[0]}", hint=f"did you mean {meant}?" if meant else None
-        )
     try:
         execution = Execution.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, ("execution", *first["loc"])))
-        raise ConfigError(f"{where}: {key}: {first['msg']}") from error
+        *above, name = map(str, first["loc"])
+        key = ".".join(["execution", *above, name])
+        if first["type"] != "extra_forbidden":
+            raise ConfigError(f"{where}: {key}: {first['msg']}") from error
+        known: type[Section] = Execution
+        if above:
+            known = SlurmConfig if above == ["slurm"] else RayConfig
+        meant = nearest(name, known.model_fields)
+        raise ConfigError(
+            f"{where}: unknown key {key}", hint=f"did you mean {meant}?" if meant else None
+        ) from error
     if execution.parallel == "per-gpu" and execution.executor != "local":
         raise ConfigError(
             f"{where}: execution.parallel is for the local executor; {execution.executor} places runs"

@@ -36,7 +36,8 @@ class StudyFailure(Part):
 
 class StudyRow(Part):
     """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
-    result.json, relative to the study's folder. `partial`: some of its repeats are missing.
+    result.json, relative to the study's folder. `partial`: some of its repeats are missing. `place` is where
+    it was measured, in a study that was joined from unlike places.
     """
 
     label: str
@@ -45,6 +46,7 @@ class StudyRow(Part):
     varied: dict[str, JsonValue]
     outcome: Outcome
     folder: str | None
+    place: str | None = None
     runs: Count
     planned: Count
     failures: tuple[StudyFailure, ...] = ()

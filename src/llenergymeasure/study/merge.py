@@ -15,9 +15,9 @@ from llenergymeasure.results.study import STUDY_FILE, StudyResult, StudyRow
 def merge(folders: Sequence[Path], target: Path, *, accept_drift: bool) -> StudyResult:
     """One study of the rows of all, with a copy of each experiment's folder in `target`.
 
-    An experiment that several have is taken from the one with the most measured runs. Where machines or
-    versions differ that is refused; with `accept_drift` the labels say which machine each row is from.
-    ResultError names what can't be joined; nothing is written then.
+    An experiment that several have is taken from the one with the most measured runs. Where the studies,
+    their machines or versions differ that is refused; with `accept_drift` the labels say which machine each
+    row is from. ResultError names what can't be joined; nothing is written then.
     """
     parts = [(folder.parent if folder.name == STUDY_FILE else folder) for folder in folders]
     studies = {folder: StudyResult.load(folder) for folder in parts}
@@ -25,6 +25,11 @@ def merge(folders: Sequence[Path], target: Path, *, accept_drift: bool) -> Study
         raise ResultError("there is nothing to join", hint="give the folders of two or more parts of a study")
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ResultError(f"{target} is there already", hint="choose another --output")
+    if len({study.identity for study in studies.values()}) > 1 and not accept_drift:
+        raise ResultError(
+            "these are not parts of one study: their experiments differ",
+            hint="run the same file everywhere, each part with --only; or join them with --accept-drift",
+        )
     places = {
         folder: {row.hash: _where(folder / row.folder) for row in study.rows if row.folder is not None}
         for folder, study in studies.items()
@@ -46,10 +51,11 @@ def merge(folders: Sequence[Path], target: Path, *, accept_drift: bool) -> Study
             continue
         name = row.folder if not any(row.folder == one.folder for one in rows) else f"{row.folder}-{number}"
         shutil.copytree(folder / row.folder, target / name)
-        label = row.label
-        if len(found) > 1:
-            label = f"{row.label} ({places[folder][row.hash]})"
-        rows.append(row.model_copy(update={"folder": name, "label": label}))
+        place = places[folder][row.hash] if len(found) > 1 else None
+        label = row.label if place is None else f"{row.label} ({place})"
+        rows.append(row.model_copy(update={"folder": name, "label": label, "place": place}))
+    order = {row.hash: at for at, row in enumerate(first.rows)}
+    rows.sort(key=lambda row: order.get(row.hash, len(order)))
     merged = first.model_copy(
         update={
             "rows": tuple(rows),
@@ -74,9 +80,13 @@ def _taken(
             if row.folder is None and row.hash in measured:
                 continue
             key = row.hash, places[folder].get(row.hash, "") if by_place else ""
-            if key not in found or row.runs > found[key][1].runs:
+            if key not in found or _known(row) > _known(found[key][1]):
                 found[key] = folder, row
     return found
+
+
+def _known(row: StudyRow) -> tuple[int, bool]:
+    return row.runs, row.outcome != "pending"
 
 
 def _where(folder: Path) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from pydantic import JsonValue, ValidationError
 
-from llenergymeasure.config.axes import Settings
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.config.models import ExperimentConfig, config_hash
+from llenergymeasure.config.models import ENGINES, ExperimentConfig, config_hash
 from llenergymeasure.config.study import Execution, Point, StudyFile, holds
 from llenergymeasure.exceptions import ConfigError
 
@@ -57,10 +56,17 @@ class Plan:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def make_plan(study: StudyFile, resolve: Resolve, *, describe: Callable[[Exception], str]) -> Plan:
+def make_plan(
+    study: StudyFile,
+    resolve: Resolve,
+    *,
+    adjust: Callable[[ExperimentConfig], ExperimentConfig],
+    describe: Callable[[Exception], str],
+) -> Plan:
     """Every point of the study, each validated; equal ones are one experiment.
 
-    `describe` says in one line why a point is not valid. ConfigError where none is left.
+    `adjust` makes of an experiment what runs, and is no part of its identity. `describe` says in one line why
+    a point is not valid. ConfigError where none is left.
     """
     values = dict(leaves(ExperimentConfig(model="any").model_dump(mode="json")))
     values |= dict(leaves(dict(study.base)))
@@ -79,15 +85,16 @@ def make_plan(study: StudyFile, resolve: Resolve, *, describe: Callable[[Excepti
         except (ConfigError, ValidationError) as error:
             left_out.append(LeftOut(name, "invalid", describe(error)))
             continue
+        name = label(_of_engine(point, config.backend))
         key = config_hash(config)
         before = found.get(key)
         names = (name,) if before is None else tuple(dict.fromkeys((*before.names, name)))
-        first = before or Experiment(config, key, name, ())
+        first = before or Experiment(adjust(config), key, name, ())
         found[key] = replace(first, names=names)
     if not found:
         reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])
         raise ConfigError(f"no experiment of the study can run:\n  {reasons}")
-    return Plan(study.name, tuple(found.values()), tuple(left_out), study.execution)
+    return Plan(study.name, tuple(found.values()), tuple(dict.fromkeys(left_out)), study.execution)
 
 
 def _in_force(point: Point, study: StudyFile, values: Mapping[str, JsonValue]) -> Point:
@@ -100,6 +107,13 @@ def _in_force(point: Point, study: StudyFile, values: Mapping[str, JsonValue]) -
         for key, value in point.settings.items()
         if key not in study.when or holds(study.when[key], known)
     }
+    return replace(point, settings=kept)
+
+
+def _of_engine(point: Point, backend: str) -> Point:
+    """Without the swept options of engines that do not run there."""
+    others = ENGINES.keys() - {backend} if point.swept else ()
+    kept = {key: value for key, value in point.settings.items() if key.partition(".")[0] not in others}
     return replace(point, settings=kept)
 
 
@@ -132,17 +146,3 @@ def _value(value: JsonValue) -> str:
 
 def _rule(condition: Mapping[str, Sequence[JsonValue]]) -> str:
     return ", ".join(f"{key}={'|'.join(map(_value, wanted))}" for key, wanted in condition.items())
-
-
-def swept_keys(experiments: Sequence[Experiment]) -> Iterator[str]:
-    """The dotted keys in which the experiments differ, in the order of the configuration."""
-    flat = [dict(leaves(one.config.model_dump(mode="json"))) for one in experiments]
-    for key in dict.fromkeys(key for each in flat for key in each):
-        first, *others = [each.get(key) for each in flat]
-        if any(other != first for other in others):
-            yield key
-
-
-def settings_in_force(settings: Settings, *, others: set[str]) -> Settings:
-    """Without the options of engines that do not run at this point."""
-    return {key: value for key, value in settings.items() if key.partition(".")[0] not in others}

@@ -7,7 +7,9 @@ lost, are Ray's.
 
 from __future__ import annotations
 
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,11 +21,13 @@ from typing import Any, Self
 from llenergymeasure.config.study import RayConfig
 from llenergymeasure.exceptions import BackendError, ConfigError
 from llenergymeasure.results.folder import PART, RUNS, sync_folder
-from llenergymeasure.study.executors import Ended
+from llenergymeasure.study.executors import GRACE_S, Ended
 from llenergymeasure.study.task import Ending, Task, log_of, read_ending, read_task, write_ending, write_task
 
 LOOK_S = 0.1
 MOST_AT_ONCE = 1000
+# Until a cluster has to answer. Ray itself tries for minutes.
+ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,42 @@ class Brought:
     log: bytes
     code: int
     node: str
+    timed_out: bool
 
 
-def make_run(task: Task) -> Brought:
-    """The run, in a folder of the node that is gone afterwards."""
+def make_run(task: Task, limit_s: float) -> Brought:
+    """The run, in a folder of the node that is gone afterwards. Cancelled, it ends its process first."""
     import platform
 
     with tempfile.TemporaryDirectory(prefix="llem-ray-") as place:
         folder, path = Path(place) / task.experiment, Path(place) / "task.json"
         write_task(path, replace(task, folder=folder))
-        with log_of(path).open("wb") as log:
-            command = [sys.executable, "-m", "llenergymeasure.study.unit", str(path), "--tied"]
-            code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+        command = [sys.executable, "-m", "llenergymeasure.study.unit", str(path), "--tied"]
+        timed_out = False
+        with (
+            log_of(path).open("wb") as log,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+        ):
+            try:
+                # With a limit, as Ray interrupts no wait without one.
+                process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+            finally:
+                _end(process)
         run = folder / RUNS / str(task.number)
         files = {one.name: one.read_bytes() for one in run.iterdir()} if run.is_dir() else {}
-        return Brought(files, read_ending(path), log_of(path).read_bytes(), code, platform.node())
+        ending, printed = read_ending(path), log_of(path).read_bytes()
+        return Brought(files, ending, printed, process.returncode, platform.node(), timed_out)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 class RayExecutor:
@@ -79,24 +104,41 @@ class RayExecutor:
         self._ray = ray
         if not ray.is_initialized():
             try:
+                _reach(self._asked.address)
                 ray.init(address=self._asked.address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise BackendError(
                     f"there is no Ray cluster at {self._asked.address}: {error}",
                     hint="start one (ray start --head), or give execution.ray.address",
                 ) from error
             self._is_ours = True
+        self._check_room()
         return self
 
+    def _check_room(self) -> None:
+        """Ray lets a task for which no node is large enough wait for ever."""
+        wanted = {"CPU": self._asked.cpus, "GPU": self._asked.gpus, **self._asked.resources}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
+            text = ", ".join(f"{name} {count:g}" for name, count in wanted.items() if count)
+            raise BackendError(
+                f"no node of the Ray cluster has what one run asks for: {text}",
+                hint="ask for less in execution.ray, or start such a node first",
+            )
+
     def __exit__(self, *error: object) -> None:
-        for reference in self._running:
-            self._ray.cancel(reference, force=True)
+        if self._running:
+            left = list(self._running)
+            for reference in left:
+                self._ray.cancel(reference)
+            _, left = self._ray.wait(left, num_returns=len(left), timeout=GRACE_S + ANSWER_S)
+            for reference in left:
+                self._ray.cancel(reference, force=True)
         self._running.clear()
         if self._is_ours:
             self._ray.shutdown()
 
     def start(self, tasks: Sequence[Path], *, limit_s: float) -> None:
-        del limit_s  # a run ends itself after its own time limit, and is killed with its task
         asked = self._asked
         place = self._ray.remote(
             num_cpus=asked.cpus,
@@ -106,7 +148,7 @@ class RayExecutor:
         )(make_run)
         for path in tasks:
             task = read_task(path)
-            self._running[place.remote(task)] = (path, task)
+            self._running[place.remote(task, limit_s)] = (path, task)
 
     def ended(self) -> list[Ended]:
         if not self._running:
@@ -125,7 +167,14 @@ class RayExecutor:
             _store(task, brought.files)
         if brought.ending is not None:
             write_ending(path, brought.ending)
-        return Ended(path, f"its process on {brought.node} ended with code {brought.code}")
+        note = f"its process on {brought.node} ended with code {brought.code}"
+        return Ended(path, note, timed_out=brought.timed_out)
+
+
+def _reach(address: str) -> None:
+    """OSError where nothing listens at an address of the form host:port."""
+    if found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), ANSWER_S).close()
 
 
 def _store(task: Task, files: dict[str, bytes]) -> None:

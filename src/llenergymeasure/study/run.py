@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from heapq import nsmallest
+from heapq import heappop, heappush
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.measure.budget import Repeats, RunCost, Turn
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results.folder import RUNS
+from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.results.study import STUDY_FILE
 from llenergymeasure.study import ledger, task
 from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
@@ -61,11 +63,7 @@ class _Track:
     place: int = 0
     planned: int = 0
     attempt: int = 1
-    running: bool = False
     over: bool = False
-
-    def turn(self) -> Turn | None:
-        return None if self.running or self.over else self.repeats.next()
 
     def add(self, number: int, cost: RunCost) -> None:
         self.measured.append(number)
@@ -128,25 +126,32 @@ class _Study:
     ) -> None:
         self._plan, self._folder, self._book, self._tell, self._remark = plan, folder, book, tell, remark
         self._tracks = [_track(one, folder, at, remark) for at, one in enumerate(plan.experiments)]
-        self._open = self._tracks
+        # Whose turn it is, by the order of the plan; those that run are not in it.
+        self._due: list[tuple[int, int, _Track]] = []
         self._places: dict[int, list[int]] = {}
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
-        self._waiting: dict[Path, tuple[_Track, Turn, float]] = {}
+        self._waiting: dict[Path, tuple[_Track, Turn]] = {}
         self._failed_in_a_row = 0
-        self._made, self._spent_s, self._slots = 0, 0.0, 1
+        self._planned = sum(track.planned for track in self._tracks)
+        self._over, self._made, self._began = 0, 0, time.monotonic()
 
     def take_up(self, how: How) -> None:
         """Start the study, or go on where its ledger ends."""
         records = list(ledger.read(self._folder))
-        before = next((one for one in reversed(records) if isinstance(one, Opened)), None)
-        now = Opened(self._plan.identity, _planned(self._plan), versions(), resumed=before is not None)
-        if before is not None:
-            if not how.resume:
-                raise ResultError(
-                    f"{self._folder} holds a study already",
-                    hint="go on with it: --resume; or choose another --output",
-                )
-            _check_same(before, now, how)
+        if not records and (self._folder / STUDY_FILE).exists():
+            raise ResultError(
+                f"{self._folder} holds a study without its ledger, such as one that llem merge made",
+                hint="choose another --output",
+            )
+        begun = any(isinstance(one, Begun) for one in records)
+        now = Opened(self._plan.identity, _planned(self._plan), versions(), resumed=begun)
+        if begun and not how.resume:
+            raise ResultError(
+                f"{self._folder} holds a study already",
+                hint="go on with it: --resume; or choose another --output",
+            )
+        if begun:
+            _check_same(next(one for one in reversed(records) if isinstance(one, Opened)), now, how)
             self._replay(records, how)
         elif how.resume:
             self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
@@ -178,28 +183,25 @@ class _Study:
         for track in self._tracks:
             if not any(_matches(track.experiment, pattern) for pattern in patterns):
                 track.over = True
-        self._open = [track for track in self._tracks if not track.over]
 
     def run(self, executor: Executor) -> bool:
-        self._slots = executor.slots
+        self._over = sum(len(one.measured) + len(one.failed) for one in self._tracks)
+        self._began = time.monotonic()
         for track in self._tracks:
             self._settle(track)
         while True:
             free = executor.slots - len(self._waiting)
-            due = self._due(free) if free > 0 and not self._is_broken() else []
+            due = self._next(free) if free > 0 and not self._is_broken() else []
             if not due and not self._waiting:
                 return not self._is_broken()
             self._begin(executor, due)
             for ended in executor.ended():
                 self._settle(self._end(ended))
 
-    def _due(self, most: int) -> list[tuple[_Track, Turn]]:
+    def _next(self, most: int) -> list[tuple[_Track, Turn]]:
         """The runs that come next, by the order of the plan."""
-        self._open = [track for track in self._open if not track.over]
-        waiting = [(track, turn) for track in self._open if (turn := track.turn()) is not None]
-        if self._plan.execution.order == "sequential":
-            return waiting[:most]
-        return nsmallest(most, waiting, key=lambda part: (part[1].number, self._place(*part)))
+        found = [heappop(self._due)[-1] for _ in range(min(most, len(self._due)))]
+        return [(track, turn) for track in found if (turn := track.repeats.next()) is not None]
 
     def _place(self, track: _Track, turn: Turn) -> int:
         """Where the experiment comes among the repeats of that number."""
@@ -221,6 +223,8 @@ class _Study:
             one = track.experiment
             path = folder / f"{track.name}-{turn.number}-{track.attempt}.json"
             shutil.rmtree(track.folder / RUNS / str(turn.number), ignore_errors=True)
+            # It does not hold this run; it is made again from all runs.
+            (track.folder / RESULT_FILE).unlink(missing_ok=True)
             task.write_task(
                 path,
                 task.Task(
@@ -236,15 +240,13 @@ class _Study:
             )
             self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
             self._tell(self._step(track, turn, "begins"))
-            track.running = True
-            self._waiting[path] = (track, turn, time.monotonic())
+            self._waiting[path] = (track, turn)
             paths.append(path)
             limit_s = max(limit_s, one.config.timeout_s + MARGIN_S)
         executor.start(paths, limit_s=limit_s)
 
     def _end(self, ended: Ended) -> _Track:
-        track, turn, began = self._waiting.pop(ended.task)
-        track.running = False
+        track, turn = self._waiting.pop(ended.task)
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
@@ -253,8 +255,7 @@ class _Study:
         if ending.cost is not None and run.is_dir():
             self._book.append(Done(which, number, ending.cost, files_of(run), ending.seconds))
             track.add(number, ending.cost)
-            self._failed_in_a_row, self._made = 0, self._made + 1
-            self._spent_s += time.monotonic() - began
+            self._failed_in_a_row, self._made, self._over = 0, self._made + 1, self._over + 1
             self._tell(self._step(track, turn, f"measured in {ending.seconds:.3g} s"))
             task.remove(ended.task)
             return track
@@ -265,29 +266,35 @@ class _Study:
         again = "" if final else "; it is tried again"
         self._remark(f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}{again}")
         if final:
-            self._failed_in_a_row += 1
+            self._failed_in_a_row, self._over = self._failed_in_a_row + 1, self._over + 1
             track.fail(record)
         else:
             track.attempt += 1
         return track
 
     def _settle(self, track: _Track) -> None:
-        """Pool the runs of an experiment whose last one is over."""
-        if not track.over and not track.running and track.repeats.next() is None:
-            track.over = True
-            if track.measured:
-                pool(track.folder, track.measured, track.failed, remark=self._remark)
+        """Have its next run wait for its turn, or pool the runs of an experiment whose last one is over."""
+        if track.over:
+            return
+        if (turn := track.repeats.next()) is not None:
+            sequential = self._plan.execution.order == "sequential"
+            turn_at = (0, track.place) if sequential else (turn.number, self._place(track, turn))
+            heappush(self._due, (*turn_at, track))
+            return
+        track.over = True
+        if track.measured:
+            pool(track.folder, track.measured, track.failed, remark=self._remark)
 
     def _is_broken(self) -> bool:
         most = self._plan.execution.stop_after_failures
         return most is not None and self._failed_in_a_row >= most
 
     def _step(self, track: _Track, turn: Turn, said: str) -> Step:
+        self._planned += max(0, turn.runs - track.planned)
         track.planned = max(track.planned, turn.runs)
-        done = sum(len(one.measured) + len(one.failed) for one in self._tracks)
-        planned = sum(one.planned for one in self._tracks)
-        left_s = None if not self._made else (planned - done) * self._spent_s / self._made / self._slots
-        return Step(done, planned, track.experiment.label, turn.number, said, left_s)
+        each_s = (time.monotonic() - self._began) / self._made if self._made else None
+        left_s = None if each_s is None else (self._planned - self._over) * each_s
+        return Step(self._over, self._planned, track.experiment.label, turn.number, said, left_s)
 
 
 def pool(
@@ -296,7 +303,6 @@ def pool(
     """Write the result of an experiment from its runs, unless it is there already."""
     from llenergymeasure.analysis.metrics import metrics
     from llenergymeasure.measure.replay import read_measurements
-    from llenergymeasure.results.store import RESULT_FILE
 
     if (folder / RESULT_FILE).exists():
         return

@@ -64,6 +64,7 @@ class SlurmExecutor:
         return "Slurm"
 
     def __enter__(self) -> Self:
+        self._executor(0.0)  # before a run is on record
         return self
 
     def __exit__(self, *error: object) -> None:

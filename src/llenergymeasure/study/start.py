@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.loader import read_sources, resolve
-from llenergymeasure.config.study import StudyFile, read_study, study_from, with_execution
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.study import Execution, StudyFile, read_study, study_from, with_execution
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.results.study import StudyResult
@@ -37,18 +40,39 @@ def plan_of(study: StudyFile, overrides: Mapping[str, JsonValue] | None = None) 
     if twice := sorted(swept & flags.keys()):
         raise ConfigError(f"{', '.join(twice)}: given for all experiments, and swept by the study")
     wanted: dict[str, JsonValue] = {}
-    if study.execution.cooling:
-        wanted["baseline.cooling_seconds"] = study.execution.cooling
-    if study.execution.timeout is not None:
-        wanted["timeout_s"] = study.execution.timeout
+    if study.execution.parallel == "per-gpu" and "energy.meter" not in dict(leaves(dict(study.base))):
+        # The processors are everybody's: no run has their energy to itself.
+        wanted["energy.meter"] = "nvml"
     sources = read_sources(study.path, flags, content={**study.base, **wanted})
-    return make_plan(study, lambda point: resolve(sources, point.settings, swept=point.swept), describe=_why)
+    return make_plan(
+        study,
+        lambda point: resolve(sources, point.settings, swept=point.swept),
+        adjust=partial(_adjusted, execution=study.execution),
+        describe=_why,
+    )
 
 
-def folder_of(plan: Plan, output_dir: Path) -> Path:
-    """Of the study's results: its name, as far as that can name a folder."""
+def _adjusted(config: ExperimentConfig, *, execution: Execution) -> ExperimentConfig:
+    """With the limits of the study, which do not make it another experiment."""
+    baseline = config.baseline
+    if execution.cooling:
+        baseline = baseline.model_copy(update={"cooling_seconds": execution.cooling})
+    limit_s = config.timeout_s if execution.timeout is None else execution.timeout
+    adjusted = config.model_copy(update={"baseline": baseline, "timeout_s": limit_s})
+    return adjusted.with_origins(config.origins)
+
+
+def folder_of(plan: Plan, output_dir: str | Path | None) -> Path:
+    """Of the study's results: its name, as far as that can name a folder, in a directory that was given, else
+    in that of its file. ConfigError where there is none.
+    """
+    place = output_dir or plan.experiments[0].config.output_dir
+    if place is None:
+        raise ConfigError(
+            "a study is stored as it goes, and no output directory was given", hint="--output results"
+        )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plan.name or "").strip("-.") or f"study-{plan.identity[:8]}"
-    return output_dir / name
+    return Path(place) / name
 
 
 def run(
@@ -62,10 +86,13 @@ def run(
     """Run what is not there yet, and write `study.json` whatever ends it."""
     gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
     executor = executor_for(plan.execution, folder, gpus=gpus)
+    if gpus:
+        remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
     except (KeyboardInterrupt, SystemExit):
         account(plan, folder).write(folder)
+        remark(f"Stopped; what was measured is in {folder}. To go on: the same command with --resume")
         raise
     result = account(plan, folder)
     result.write(folder)
