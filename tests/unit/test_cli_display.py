@@ -7,6 +7,7 @@ import pytest
 from example_result import EnergyKind, example_result
 
 from llenergymeasure.cli._display import (
+    fitting,
     print_dry_run,
     print_experiment_header,
     print_result_details,
@@ -159,3 +160,12 @@ def test_gpu_memory_never_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         memory = get_gpu_vram_gb()
         assert memory is None or memory > 0
+
+
+def test_a_cell_without_a_head_has_no_colon_where_rows_are_too_wide_for_columns() -> None:
+    rows = [["name", "kind", ""], ["2026-a-long-name", "result", "any on simulated"]]
+    assert [line for lines in fitting(rows, indent="", width=30) for line in lines] == [
+        "2026-a-long-name",
+        "  kind: result; any on",
+        "  simulated",
+    ]

@@ -9,6 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from llenergymeasure.cli._progress import Shown, following, line
+from llenergymeasure.cli.run import _beside_bar
 
 PASSES = Shown("3 passes", total=15.0, step=5, steps=8, run=2, runs=3, left_s=100.0)
 
@@ -80,3 +81,17 @@ def test_a_bar_shows_the_line_at_once() -> None:
     with tqdm(total=None, file=stream, mininterval=0.0) as bar, following(bar) as progress:
         progress("loading", run=2, runs=3, left_s=10.0)
     assert "run 2 of 3: loading" in stream.getvalue()
+
+
+def test_a_remark_beside_the_bar_is_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _beside_bar(
+        "100% of the processors were busy while idle; stop other load on this host and run again\x1b[2J"
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        "100% of the processors were busy while",
+        "idle; stop other load on this host and",
+        "run again\\x1b[2J",
+    ]

@@ -237,6 +237,22 @@ def _table(rows: Iterable[Row]) -> Iterator[list[str]]:
             yield [*filter(None, above), *filled(row.note, indent=" " * 6)]
 
 
+def hanging(rows: Iterable[Sequence[str]], *, indent: str = "  ") -> Iterator[str]:
+    """Rows in columns, whose last cell goes on below itself, or below its row where there is little room."""
+    rows, most = list(rows), room()
+    for row, cells in zip(rows, columns(rows), strict=True):
+        line = f"{indent}{cells}"
+        at = len(line) - len(row[-1].rstrip())
+        if len(line) <= most:
+            yield line
+        elif most - at >= NARROW:
+            first, *more = filled(row[-1], width=most - at)
+            yield from (line[:at] + first, *(" " * at + rest for rest in more))
+        else:
+            yield from filter(None, [line[:at].rstrip()])
+            yield from filled(row[-1], indent=f"{indent}    ")
+
+
 def fitting(
     rows: Sequence[Sequence[str]], *, indent: str = "  ", width: int | None = None
 ) -> Iterator[list[str]]:
@@ -248,7 +264,11 @@ def fitting(
         return
     yield []
     for row in rows[1:]:
-        cells = [f"{head}: {cell}" for head, cell in zip(rows[0][1:], row[1:], strict=False) if cell]
+        cells = [
+            f"{head}: {cell}" if head else cell
+            for head, cell in zip(rows[0][1:], row[1:], strict=False)
+            if cell
+        ]
         yield [f"{indent}{row[0]}", *filled("; ".join(cells), indent=f"{indent}  ", width=width)]
 
 

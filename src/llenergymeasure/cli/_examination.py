@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from llenergymeasure.cli._display import filled, hanging
 from llenergymeasure.records import Domain, GpuFacts
 from llenergymeasure.records.figures import duration, plain
-from llenergymeasure.results.summary import columns
 
 if TYPE_CHECKING:
     from llenergymeasure.doctor.characterise import Characterised, FoundSensor
@@ -19,7 +19,8 @@ _KINDS = {"gpu": "GPU", "module": "module", "cpu": "CPU package", "dram": "memor
 def examination_lines(found: Examination) -> Iterator[str]:
     """The machine, what measures on it, what runs on it, and at the end what that comes to."""
     here = found.environment
-    yield f"llem {here.llem} on {here.hostname}: {here.os}, kernel {here.kernel}, Python {here.python}"
+    system = f"{here.os}, kernel {here.kernel}, Python {here.python}"
+    yield from filled(f"llem {here.llem} on {here.hostname}: {system}")
     cpus = f"{here.logical_cpus} processors"
     memory = "unknown memory" if here.memory_bytes is None else plain(here.memory_bytes, "B")
     if here.usable_cpus is not None and here.usable_cpus < here.logical_cpus:
@@ -31,7 +32,7 @@ def examination_lines(found: Examination) -> Iterator[str]:
         machine.append(f"in a virtual machine ({here.virtualization})")
     if here.container:
         machine.append(f"in a container ({here.container})")
-    yield ", ".join(machine)
+    yield from filled(", ".join(machine))
     yield from _section("Meters", [row for meter in found.meters for row in _meter(meter)])
     yield from _section(
         "GPUs", [row for gpu in found.gpus for row in _gpu(gpu)] or [("none that NVML shows",)]
@@ -45,7 +46,7 @@ def examination_lines(found: Examination) -> Iterator[str]:
     ]
     yield from _section("Disk", disks)
     yield ""
-    yield _conclusion(found)
+    yield from filled(_conclusion(found))
 
 
 def sensor_lines(boards: Sequence[Characterised]) -> Iterator[str]:
@@ -60,8 +61,8 @@ def sensor_lines(boards: Sequence[Characterised]) -> Iterator[str]:
 
 def _section(title: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield ""
-    yield title
-    yield from (f"  {line}" for line in columns(rows))
+    yield from filled(title)
+    yield from hanging(rows)
 
 
 def _meter(meter: MeterReport) -> Iterator[Sequence[str]]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from llenergymeasure import run_experiment
 from llenergymeasure.cli._display import (
+    filled,
     print_dry_run,
     print_experiment_header,
     print_result_details,
@@ -116,6 +117,10 @@ def _one_experiment(path: Path | None, overrides: Mapping[str, JsonValue]) -> Ex
         ) from error
 
 
+def _beside_bar(text: str) -> None:
+    tqdm.write("\n".join(map(printable, filled(text))), file=sys.stderr)
+
+
 def _measure(config: ExperimentConfig, how: How) -> None:
     if not how.quiet:
         print_experiment_header(config)
@@ -124,7 +129,7 @@ def _measure(config: ExperimentConfig, how: How) -> None:
         tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
         following(bar) as progress,
     ):
-        remark = talk if silent else lambda text: tqdm.write(printable(text), file=sys.stderr)
+        remark = talk if silent else _beside_bar
         try:
             result = run_experiment(
                 config, origins=config.origins, progress=progress, remark=remark, strict=how.strict
