@@ -26,7 +26,7 @@ from pydantic import JsonValue
 
 from benchmarks.overhead.turns import Row
 from benchmarks.virtual_run import VirtualRuns
-from llenergymeasure.measure.protocol import EVENTS_NAME
+from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.study import start
 from llenergymeasure.study.account import account

@@ -271,3 +271,21 @@ def test_prefill_and_decode_close_to_the_full_passes() -> None:
     parts_j = (energy.prefill.value or 0.0) * tokens.input
     parts_j += (energy.decode.value or 0.0) * (tokens.output - tokens.requests)
     assert parts_j == pytest.approx(energy.total.value, rel=1e-3)
+
+
+def test_an_engine_that_made_no_token_has_no_cost_of_decode() -> None:
+    run = one_run()
+    none = [
+        replace(
+            each,
+            generation=replace(
+                each.generation,
+                completions=tuple(replace(one, output_tokens=0) for one in each.generation.completions),
+            ),
+        )
+        for each in run.blocks[0].block.passes
+    ]
+    first = replace(run.blocks[0], block=replace(run.blocks[0].block, passes=tuple(none)))
+    phases = prefill_and_decode([replace(run, blocks=(first, *run.blocks[1:]))])
+    assert phases.decode.value is None
+    assert phases.decode.reason == "no token was made in decode"

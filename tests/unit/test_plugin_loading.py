@@ -104,6 +104,14 @@ def test_one_that_can_not_be_loaded_is_named_with_its_package_and_the_reason(
     assert said in str(caught.value)
 
 
+def test_what_one_prints_on_its_way_in_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed(tmp_path, monkeypatch, "print('a banner')\n" + textwrap.dedent(WHOLE))
+    assert why_not("other") is None
+    assert capsys.readouterr() == ("", "a banner\n")
+
+
 @pytest.mark.parametrize("asked", ["why_unavailable", "why_refused"])
 def test_one_that_breaks_when_asked_is_blamed_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
@@ -188,6 +196,7 @@ def test_a_broken_section_is_blamed_on_its_package_and_disturbs_no_other_engine(
     assert load_experiment_config(cli_overrides=named, environ={}, user_config=kept).backend == "simulated"
     found = {one.name: one.why_not for one in examine(rapl_root=tmp_path).backends}
     assert found["simulated"] is None
+    assert "of sick 1.5) " in (found["other"] or "")
 
 
 def test_options_stand_under_the_plug_in_s_name_and_are_checked_by_its_section(

@@ -123,7 +123,7 @@ def _why_none(energies: Sequence[RunEnergy]) -> str | None:
     if reasons := [reason for one in energies for reason in one.reasons]:
         return reasons[0]
     full, prefill = (_walks(energies, kind) for kind in KINDS)
-    return None if full.decoded and prefill.prompt else "no token was generated in decode"
+    return None if full.decoded > 0 and prefill.prompt > 0 else "no token was generated in decode"
 
 
 def _passes(one: RunEnergy, kind: BlockKind) -> list[Pass]:

@@ -43,5 +43,6 @@ def fitting(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> Iterator[li
         return
     yield []
     for row in rows[1:]:
-        cells = [f"{head}: {cell}" for head, cell in zip(rows[0][1:], row[1:], strict=False) if cell]
+        named = zip(rows[0][1:], row[1:], strict=False)
+        cells = [f"{head}: {cell}" if head else cell for head, cell in named if cell]
         yield [f"{indent}{row[0]}", *filled("; ".join(cells), indent=f"{indent}  ")]

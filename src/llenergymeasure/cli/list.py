@@ -12,6 +12,7 @@ from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
+from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount
 from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.store import RESULT_FILE
@@ -57,7 +58,7 @@ def entries(directory: Path) -> Iterator[Entry]:
         elif (folder / RESULT_FILE).exists():
             yield _result(folder)
         elif whole_runs(folder) or parts(folder):
-            runs = f"{len(whole_runs(folder))} whole runs and no result: llem recompute {folder}"
+            runs = f"{counted(len(whole_runs(folder)), 'whole run')} and no result: llem recompute {folder}"
             state = "running" if is_live(folder) else "unfinished"
             yield Entry(folder.name, "result", state, "" if state == "running" else runs, "–")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -51,9 +52,13 @@ class Group:
 
     @contextmanager
     def blamed(self, name: str, what: str) -> Iterator[None]:
-        """Around code of the plug-in: whatever it raises becomes an error that says whose it is."""
+        """Around code of the plug-in: whatever it raises becomes an error that says whose it is.
+
+        What it prints is talk: stdout holds the result and nothing else.
+        """
         try:
-            yield
+            with redirect_stdout(sys.stderr):
+                yield
         except (LLEMError, ValidationError):
             raise
         # A plug-in is other people's code, which may raise anything; a script may even exit.

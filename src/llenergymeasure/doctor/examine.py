@@ -6,14 +6,17 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pydantic import ValidationError
+
 from llenergymeasure.backends import why_not
 from llenergymeasure.config import plugins
-from llenergymeasure.config.engines import BACKENDS, backend_names
+from llenergymeasure.config.engines import BACKENDS, backend_names, brought_options
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.energy import METERS, Meter
@@ -176,6 +179,10 @@ def _backends() -> Iterator[tuple[str, str | None]]:
 def _why_not(name: str) -> str | None:
     try:
         why = why_not(name)
+        if why is None and name not in BACKENDS:
+            # An option that has to be given is no fault of the section.
+            with suppress(ValidationError):
+                brought_options(name, {})
     except LLEMError as error:
         return error.message
     return None if why is None else str(why)

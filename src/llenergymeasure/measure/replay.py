@@ -35,6 +35,7 @@ from llenergymeasure.records import (
     WarmUp,
     Window,
 )
+from llenergymeasure.records.dataset import counted
 from llenergymeasure.results.folder import PART, RUNS, is_live, is_run, parts, whole_runs
 from llenergymeasure.results.upgrade import config_1_to_2
 
@@ -144,7 +145,9 @@ def _of_part(directory: Path) -> Measurement:
     if not any(one.get("kind") == "full" for one in blocks):
         raise ResultError(f"{path} holds no whole block of passes", hint="measure again")
     (seen,) = _of_messages(directory, [*blocks, messages[last]])
-    said = MeasurementWarning.of("interrupted", f"run {seen.index} was ended after {len(seen.blocks)} blocks")
+    said = MeasurementWarning.of(
+        "interrupted", f"run {seen.index} was ended after {counted(len(seen.blocks), 'block')}"
+    )
     return replace(seen, warnings=(*seen.warnings, said))
 
 
