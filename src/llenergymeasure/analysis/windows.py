@@ -219,7 +219,7 @@ def _peak(marks: Sequence[Marked], kind: RecordingKind) -> Estimate:
     """Mean peak of the runs of a command."""
     peaks = [one.peak_bytes for one in marks if one.peak_bytes is not None]
     if not peaks:
-        reason = "the peak of a window in a process cannot be told from the process's"
+        reason = "the peak of one window cannot be separated from that of its process"
         if kind == "command":
             reason = "no run used more memory than the process that starts it, about 9 MB"
         return Estimate.missing("bytes", reason)

@@ -180,7 +180,7 @@ def _why_not(name: str) -> str | None:
     try:
         why = why_not(name)
         if why is None and name not in BACKENDS:
-            # An option that has to be given is no fault of the section.
+            # An option without a default is not the section's fault.
             with suppress(ValidationError):
                 brought_options(name, {})
     except LLEMError as error:

@@ -206,7 +206,7 @@ class _Bench:
                 identifier,
                 end_ns,
                 output=_tokens(wanted.tokens, text),
-                # Less than its launcher uses can't be told from what that uses.
+                # A peak below the launcher's own cannot be seen.
                 peak_bytes=used["peak_bytes"] if used["peak_bytes"] > used["own_bytes"] else None,
                 exit_code=used["exit_code"],
             ),

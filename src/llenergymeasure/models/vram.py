@@ -192,7 +192,7 @@ def _as_computed(
 
 
 def _at_most(resolved: ResolvedModel, work: _Work) -> tuple[VramPart, ...]:
-    """The cache of a family that is not known; what else it holds can't be told."""
+    """The cache of a family that is not known; what else it holds is unknown."""
     if resolved.cached_at_most is None:
         return ()
     tokens = work.batch * (work.prompt + work.output)

@@ -94,7 +94,7 @@ class Architecture:
 
     `embedding` are the numbers of all tables that are looked up, `head` makes the logits and shares the token
     table where `tied`. `context` is None where no length is stated. `tower` are the parameters beside the
-    text model, such as a vision tower and its projector; None where they can't be told.
+    text model, such as a vision tower and its projector; None where unknown.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """What has happened in a study so far, so that it goes on after whatever ended it?
 
 One JSON object a line, only ever appended, each on the disk before the next step is taken. A last line that
-was cut off by a killed process is no record, and is removed before the next one is written.
+was cut off by a killed process is not a record, and is removed before the next one is written.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def is_running(folder: Path) -> bool:
 def read(folder: Path) -> Iterator[Record]:
     """The records in their order; a last line that is cut off is none.
 
-    ResultError names a line that is no record: somebody edited the file, or a disk lost a part of it.
+    ResultError names a line that is not a record: somebody edited the file, or a disk lost a part of it.
     """
     path = folder / NAME
     try:
@@ -200,7 +200,7 @@ def _parsed(line: bytes, where: str) -> Record:
         return _RECORD.validate_json(line)
     except ValidationError as error:
         raise ResultError(
-            f"{where} is no record of a study",
+            f"{where} is not a record of a study",
             hint="restore the file from a copy, or start the study in another directory",
         ) from error
 
