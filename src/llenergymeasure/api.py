@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pydantic import JsonValue
 
-from llenergymeasure.config.loader import load_experiment_config
+from llenergymeasure.config.loader import load_experiment_config, read_sources, resolve
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Progress
@@ -116,7 +116,8 @@ def _validated(config: ExperimentConfig | Mapping[str, object] | str | Path) -> 
         case str() | Path():
             return load_experiment_config(config)
         case Mapping():
-            return ExperimentConfig.model_validate(dict(config))
+            # As a file that holds it: presets, suggestions and refusals are the same.
+            return resolve(read_sources(content=cast("Mapping[str, JsonValue]", config)))
     raise ConfigError(
         f"run_experiment was given {type(config).__name__}, not a configuration",
         hint="give an ExperimentConfig, a mapping of its keys, or the path of a YAML file",

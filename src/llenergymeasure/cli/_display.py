@@ -191,7 +191,7 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     if there is not None:
         share = vram.total_bytes / there
         fits = "fits" if share <= 1 else "does not fit"
-        against = f"{share * 100:.3g} % of {which.format(plain(there, 'B'))}: {fits}"
+        against = f"{plain(share, '1')} of {which.format(plain(there, 'B'))}: {fits}"
     rows = [Row(part.name, plain(part.bytes, "B"), part.formula) for part in vram.parts]
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
     yield from chain(*row_lines(rows))

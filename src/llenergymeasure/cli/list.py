@@ -72,10 +72,11 @@ def _result(folder: Path) -> Entry:
             None if cost["systematic"] is None else (cost["systematic"][0], cost["systematic"][1]),
             cost["reason"],
         )  # fmt: skip
-        failed = sum(run.get("outcome") != "measured" for run in data.get("runs", ()))
+        outcomes = [run["outcome"] for run in data.get("runs", ())]
+        lost = [f"{outcomes.count(one)} of {len(outcomes)} runs {one}" for one in ("failed", "interrupted")]
         modelled = data["energy"]["method"] in {"modelled", "mixed"}
         what = f"{config['model']} on {config['backend']}"
-        state = "done" if not failed else f"{failed} of {len(data['runs'])} runs failed"
+        state = ", ".join(text for text in lost if not text.startswith("0 ")) or "done"
         return Entry(folder.name, "result", state, what, amount(estimate, modelled=modelled))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         return Entry(folder.name, "result", "unreadable", f"{type(error).__name__}: {error}"[:80], "–")

@@ -125,7 +125,7 @@ def read_sources(
     of_user = _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {}
     of_environment = _from_environment(os.environ if environ is None else environ, unknown)
     if content is not None:
-        file = _layer(content, "study" if path is None else f"file {path}", unknown)
+        file = _layer(content, "mapping" if path is None else f"file {path}", unknown)
     else:
         file = {} if path is None else _from_file(Path(path), unknown)
     sources = Sources(
