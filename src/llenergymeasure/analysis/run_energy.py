@@ -226,13 +226,15 @@ def counted_domains(
     """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
     and memory of this host; a model of power only where nothing is measured, since the two never mix. A
     module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not.
+    the host's packages do not. Where the work is on another host only GPUs that were asked for count.
     """
     used = {f"gpu:{uuid}" for uuid in facts.gpu_uuids}
     asked = config.energy.gpus != "auto"
     counted = [
         domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
     ]
+    if facts.why_unmetered is not None:
+        return tuple(domain for domain in counted if domain.kind in {"gpu", "module"})
     measured = tuple(domain for domain in counted if domain.model is None)
     kinds = {domain.kind for domain in measured}
     if "module" in kinds:
@@ -243,6 +245,8 @@ def counted_domains(
 def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
     """Why no energy can be known where the `domains` that count are none."""
     config = measurement.config.energy
+    if not domains and measurement.facts.why_unmetered is not None:
+        return f"{measurement.facts.why_unmetered}; GPUs of this host count where energy.gpus names them"
     left = [domain.name for domain in measurement.trace.domains]
     if domains or not left:
         return NO_SOURCE

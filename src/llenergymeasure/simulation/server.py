@@ -312,6 +312,11 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
+        if not self._buffer[:1].isalpha():
+            # The beginning of TLS, for one.
+            self._whole(400, _error("Invalid HTTP request received."), "application/json")
+            self._transport.close()
+            return
         head_end = self._buffer.find(b"\r\n\r\n")
         if head_end < 0 or self._served is not None:
             return

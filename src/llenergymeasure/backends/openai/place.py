@@ -1,0 +1,91 @@
+"""Where does a server run: which processes of this host are it, or why can nobody here see its power?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import psutil
+
+from llenergymeasure.backends import installed_versions
+from llenergymeasure.backends.openai.client import Client, UnreachableError
+from llenergymeasure.records import SessionFacts
+
+# They listen for somebody else, who may be on another host.
+_FORWARDERS = {
+    "docker-proxy",
+    "rootlessport",
+    "ssh",
+    "kubectl",
+    "socat",
+    "haproxy",
+    "nginx",
+    "envoy",
+    "traefik",
+}
+
+
+def facts_of(client: Client, runner: asyncio.Runner) -> SessionFacts:
+    """What is known of the server before the first request."""
+    pids, why = listeners(client.api)
+    return SessionFacts(
+        device=f"server at {client.api}",
+        arguments={"base_url": client.api},
+        versions={**installed_versions("aiohttp"), **runner.run(_server(client))},
+        pids=pids,
+        why_unmetered=why,
+    )
+
+
+def listeners(url: str) -> tuple[tuple[int, ...], str | None]:
+    """The processes of this host that listen there, or why there is none that can be metered."""
+    parts = urlsplit(url)
+    host, port = str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80)
+    if not _is_here(host):
+        return (), f"the server runs on {host}, and nobody here reads the power of that host"
+    found: dict[int, str] = {}
+    for connection in _listening(port):
+        with suppress(psutil.Error):
+            found[connection] = psutil.Process(connection).name()
+    pids = tuple(pid for pid, name in found.items() if name not in _FORWARDERS)
+    if pids:
+        return pids, None
+    if found:
+        name = next(iter(found.values()))
+        return (), f"{name} listens on port {port} of this host, and whom it forwards to is not known"
+    return (), f"which process listens on port {port} can't be seen by this user"
+
+
+def _is_here(host: str) -> bool:
+    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    with suppress(OSError):
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+        return all(address in own or address.startswith("127.") for address in found)
+    return False
+
+
+def _listening(port: int) -> set[int]:
+    with suppress(psutil.Error):
+        return {
+            one.pid
+            for one in psutil.net_connections(kind="tcp")
+            if one.status == psutil.CONN_LISTEN
+            and one.laddr
+            and one.laddr.port == port
+            and one.pid is not None
+        }
+    return set()
+
+
+async def _server(client: Client) -> dict[str, str]:
+    """The server's version, as far as it says."""
+    with suppress(UnreachableError, ValueError, AttributeError):
+        status, said, name = await client.get(f"{client.root}/version")
+        version = json.loads(said).get("version") if status == 200 else None
+        if isinstance(version, str):
+            return {"server": version}
+        return {"server": name} if name else {}
+    return {}
