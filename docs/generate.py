@@ -211,12 +211,19 @@ def _rows() -> Iterator[Sequence[str]]:
 
 
 def _options(section: type[Section]) -> Iterator[str]:
-    properties: Mapping[str, Any] = section.model_json_schema()["properties"]
-    rows = [
-        [f"`{name}`", _values(facts), _default(facts), facts.get("description", "")]
-        for name, facts in properties.items()
-    ]
+    schema: Mapping[str, Any] = section.model_json_schema()
+    rows = _option_rows(schema["properties"], schema.get("$defs", {}), within="")
     return _table(["option", "values", "default", "what it is"], rows)
+
+
+def _option_rows(
+    properties: Mapping[str, Any], defined: Mapping[str, Any], *, within: str
+) -> Iterator[Sequence[str]]:
+    for name, facts in properties.items():
+        yield [f"`{within}{name}`", _values(facts), _default(facts), facts.get("description", "")]
+        for part in facts.get("anyOf", []):
+            inner = defined.get(part.get("$ref", "").rpartition("/")[2], {})
+            yield from _option_rows(inner.get("properties", {}), defined, within=f"{within}{name}.")
 
 
 def _values(facts: Mapping[str, Any]) -> str:
@@ -231,8 +238,10 @@ def _values(facts: Mapping[str, Any]) -> str:
         return f"{facts['type']} above {facts['exclusiveMinimum']}"
     if "minimum" in facts:
         return f"{facts['type']} from {facts['minimum']}"
-    words = {"boolean": "true, false", "object": "names with values", "string": "text"}
-    return words.get(facts["type"], str(facts["type"]))
+    words = {"boolean": "true, false", "object": "names with values", "string": "text", "array": "a list"}
+    # What has no type is a section of its own.
+    kind = facts.get("type", "the options below")
+    return words.get(kind, str(kind))
 
 
 def _default(facts: Mapping[str, Any]) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,9 @@ from stub_process import stub_server, told
 
 from llenergymeasure.backends import load_backend
 from llenergymeasure.backends.openai import OpenaiBackend
+from llenergymeasure.backends.openai.launch import command_of
 from llenergymeasure.backends.openai.place import listeners
+from llenergymeasure.backends.openai.section import LaunchConfig
 from llenergymeasure.backends.openai.session import OpenaiSession
 from llenergymeasure.backends.openai.stream import Events, Reply, message_of
 from llenergymeasure.config.models import ExperimentConfig
@@ -373,3 +377,144 @@ def test_a_server_that_dies_in_a_run_is_one_line(tmp_path: Path) -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises((ConfigError, ValueError), match="concurency"):
         config("http://h:1", openai={"concurency": 3})
+
+
+STUB = (sys.executable, "-m", "llenergymeasure.simulation.server", "--port", "{port}")
+
+
+def launching(*words: str, **more: Any) -> dict[str, Any]:
+    return {"base_url": None, "launch": {"command": [*STUB, *words], **more}}
+
+
+def behaving(**behaviour: object) -> tuple[str, str]:
+    return "--behaviour", json.dumps(behaviour)
+
+
+def processes(marker: str) -> list[int]:
+    """Those that were started with the marker among their words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if marker in path.read_text():
+                found.append(int(path.parent.name))
+    return found
+
+
+def living(group: int) -> list[int]:
+    """The processes of a group that still run."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with suppress(OSError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+def test_a_launched_server_answers_and_goes_with_all_that_it_started() -> None:
+    marker = f"launched-{time.monotonic_ns()}"
+    # A shell that stays beside the server, as an engine's own processes do, and heeds no SIGTERM.
+    stays = "(trap '' TERM; sleep 600) & exec \"$@\""
+    command = ["sh", "-c", stays, marker, *STUB, *behaving(model=marker, healthy_after_s=0.5)]
+    with opened("http://unused", openai={"base_url": None, "launch": {"command": command}}) as session:
+        assert {one.output_tokens for one in completions(session)} == {4}
+        facts = session.facts()
+        (group,) = {os.getpgid(pid) for pid in processes(marker)}
+        assert group != os.getpgid(0)
+        assert os.getsid(group) == os.getsid(0)
+        assert len(living(group)) >= 2
+    assert living(group) == []
+    assert (facts.pids, facts.why_unmetered) == ((), None)
+    words: Any = facts.arguments["command"]
+    port = words[words.index("--port") + 1]
+    assert words == [word.replace("{port}", port) for word in command]
+
+
+@pytest.mark.parametrize(
+    ("launch", "said", "hint"),
+    [
+        ({"command": ["sh", "-c", "echo no such weights; exit 3"]}, "exit code 3", "no such weights"),
+        ({"command": ["sh", "-c", "kill -9 $$"]}, "SIGKILL", "it said nothing"),
+        (
+            {"command": [*STUB, *behaving(healthy_after_s=None)], "ready_timeout_s": 1},
+            "not ready within 1 s",
+            "http://127.0.0.1",
+        ),
+    ],
+    ids=["ends", "killed", "never healthy"],
+)
+def test_a_server_that_does_not_come_up_shows_its_last_lines(
+    launch: dict[str, Any], said: str, hint: str
+) -> None:
+    with (
+        pytest.raises(BackendError, match=said) as raised,
+        opened("http://unused", openai={"base_url": None, "launch": launch}),
+    ):
+        pass
+    assert hint in str(raised.value.hint)
+
+
+def test_a_launched_server_that_dies_says_so_with_its_last_lines() -> None:
+    with (
+        pytest.raises(BackendError, match="exit code 9") as raised,
+        opened("http://unused", openai=launching(*behaving(first_s=0.02, dies_at=4))) as session,
+    ):
+        completions(session, asked(30))
+    assert "the stub dies as asked" in str(raised.value.hint)
+
+
+def test_a_server_goes_with_its_run_whatever_ends_that(tmp_path: Path) -> None:
+    for number, outcome in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        marker = f"launched-{time.monotonic_ns()}"
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(
+            json.dumps(
+                config("http://unused", openai=launching(*behaving(model=marker, first_s=0.1))).model_dump(
+                    mode="json", exclude_defaults=True
+                )
+            )
+        )
+        command = [sys.executable, "-m", "llenergymeasure", "run", str(path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while not processes(marker):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == outcome
+        until = time.monotonic() + 30
+        while processes(marker) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not processes(marker)
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({}, "either engine or command"),
+        ({"engine": "vllm", "command": ["x"]}, "either engine or command"),
+        ({"command": ["no-such-program"]}, "not there"),
+        ({"engine": "vllm", "python": "/no/python"}, "not there"),
+        ({"engine": "llamacpp"}, "no GGUF"),
+    ],
+)
+def test_a_launch_that_can_t_be_is_refused(launch: dict[str, Any], said: str) -> None:
+    asked_for = config("http://h:1", openai={"base_url": None, "launch": launch})
+    assert said in str(OpenaiBackend().why_refused(asked_for))
+
+
+def test_an_environment_of_a_server_holds_no_secret() -> None:
+    with pytest.raises(ValueError, match="HF_TOKEN") as raised:
+        config("http://h:1", openai={"launch": {"command": ["x"], "env": {"HF_TOKEN": "hf_abc"}}})
+    assert "hf_abc" not in str(raised.value)
+
+
+def test_options_become_words_by_the_server_s_own_names() -> None:
+    options = {"max_model_len": 512, "enforce_eager": True, "async_scheduling": False}
+    words = {}
+    for engine in ("vllm", "llamacpp", "transformers"):
+        launch = LaunchConfig.model_validate({"engine": engine, "python": "py", "options": options})
+        words[engine] = command_of(config("http://h:1", model="smollm2-135m"), launch, 5)
+    assert words["vllm"][-4:] == ("--max-model-len", "512", "--enforce-eager", "--no-async-scheduling")
+    assert words["llamacpp"][-6:-2] == ("--max_model_len", "512", "--enforce_eager", "true")
+    assert all(line[:2] == ("py", "-m") for line in words.values())
+    assert all(line[line.index("--port") + 1] == "5" for line in words.values())

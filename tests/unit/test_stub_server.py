@@ -129,7 +129,7 @@ def test_it_refuses_and_says_why() -> None:
             for body in (text, text, text | {"ignore_eos": True}, text | {"model": "other"}, REQUEST)
         ]
         counts = told(url)["counts"]
-    assert statuses == [200, 503, 422, 404, 422]
+    assert statuses == [200, 503, 422, 404, 500]
     assert (counts["received"], counts["answered"], counts["refused"]) == (5, 1, 4)
 
 

@@ -280,7 +280,7 @@ class Stub:
             (bool(unknown), 422, f"unexpected fields: {', '.join(unknown)}"),
             (
                 not is_chat and not own.takes_ids and not isinstance(prompt, str),
-                422,
+                500,  # as llama_cpp.server
                 "prompt: Input should be a valid string",
             ),
             (

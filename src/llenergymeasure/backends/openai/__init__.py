@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from llenergymeasure.backends import Refusal, why_decided, why_missing
 from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.form import DECIDED
-from llenergymeasure.backends.openai.place import facts_of
+from llenergymeasure.backends.openai.launch import launched, why_not_launched
+from llenergymeasure.backends.openai.place import answers, facts_of
 from llenergymeasure.backends.openai.section import OpenaiSection
 from llenergymeasure.backends.openai.session import OpenaiSession
 from llenergymeasure.config.models import ExperimentConfig
@@ -29,10 +30,14 @@ class OpenaiBackend:
 
     def why_refused(self, config: ExperimentConfig) -> Refusal | None:
         options, decoder = _options(config), config.decoder
-        if options.base_url is None:
+        if options.base_url is None and options.launch is None:
             return Refusal(
-                "no server is named", "--set openai.base_url=http://127.0.0.1:8000/v1, where it listens"
+                "no server is named",
+                "--set openai.base_url=http://127.0.0.1:8000/v1, where it listens, or "
+                "--set openai.launch.engine=vllm, to start one",
             )
+        if options.launch is not None and (why := why_not_launched(config, options.launch)):
+            return why
         for name, is_set in (
             ("top_k", decoder.top_k != 0),
             ("repetition_penalty", decoder.repetition_penalty != 1),
@@ -59,16 +64,21 @@ class OpenaiBackend:
     def open(self, config: ExperimentConfig) -> Iterator[OpenaiSession]:
         options = _options(config)
         requests = prepared(config).workload.requests
-        assert options.base_url is not None, "a configuration without one was refused"
         key = os.environ.get(options.key_variable) or None
-        client = Client(options.base_url, key=key, request_timeout_s=options.request_timeout_s)
         with ExitStack() as stack:
             runner = stack.enter_context(asyncio.Runner())
+            server, base_url = None, options.base_url
+            if options.launch is not None:
+                server = stack.enter_context(launched(config, options.launch, base_url))
+                base_url = server.base_url
+            assert base_url is not None, "a configuration without one was refused"
+            client = Client(base_url, key=key, request_timeout_s=options.request_timeout_s)
             runner.run(client.__aenter__())
             stack.callback(lambda: runner.run(client.__aexit__()))
-            session = OpenaiSession(
-                config, options, client=client, runner=runner, facts=facts_of(client, runner)
-            )
+            if server is not None and options.launch is not None:
+                runner.run(answers(client, server, within_s=options.launch.ready_timeout_s))
+            facts = runner.run(facts_of(client, server))
+            session = OpenaiSession(config, options, client=client, runner=runner, facts=facts)
             session.agree(requests)
             yield session
 

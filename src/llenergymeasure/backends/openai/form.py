@@ -64,6 +64,7 @@ def forms(config: ExperimentConfig, *, is_chat: bool) -> Iterator[Form]:
     if is_exact:
         yield Form("ids", "ignore_eos")
         yield Form("text", "ignore_eos")
+        yield Form("text", "generation_config")
     yield Form("ids", "none")
     yield Form("text", "none")
 

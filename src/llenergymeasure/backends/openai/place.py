@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -12,7 +13,11 @@ import psutil
 
 from llenergymeasure.backends import installed_versions
 from llenergymeasure.backends.openai.client import Client, UnreachableError
+from llenergymeasure.backends.openai.launch import Launched
+from llenergymeasure.exceptions import BackendError
 from llenergymeasure.records import SessionFacts
+
+_LOOK_S = 0.2
 
 # They listen for somebody else, who may be on another host.
 _FORWARDERS = {
@@ -28,13 +33,40 @@ _FORWARDERS = {
 }
 
 
-def facts_of(client: Client, runner: asyncio.Runner) -> SessionFacts:
-    """What is known of the server before the first request."""
+async def answers(client: Client, server: Launched, *, within_s: float) -> None:
+    """Return once it says that it is ready; BackendError where it ends, or takes longer."""
+    until_s = time.monotonic() + within_s
+    while not await _is_ready(client):
+        if (ended := server.why_ended()) is not None:
+            raise ended
+        if time.monotonic() > until_s:
+            raise BackendError(
+                f"the server was not ready within {within_s:g} s (openai.launch.ready_timeout_s)",
+                hint=server.last_lines(),
+            )
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _is_ready(client: Client) -> bool:
+    """By /health, or where that is no page by the list of models."""
+    with suppress(UnreachableError):
+        status, _, _ = await client.get(f"{client.root}/health")
+        if status == 404:
+            status, _, _ = await client.get(f"{client.api}/models")
+        return status < 400 or status in {401, 403}
+    return False
+
+
+async def facts_of(client: Client, server: Launched | None) -> SessionFacts:
+    """What is known of the server before the first request. One that llem started is below the worker."""
+    versions = {**installed_versions("aiohttp"), **await _server(client)}
+    if server is not None:
+        return SessionFacts("server of this run", {"command": list(server.command)}, versions)
     pids, why = listeners(client.api)
     return SessionFacts(
         device=f"server at {client.api}",
         arguments={"base_url": client.api},
-        versions={**installed_versions("aiohttp"), **runner.run(_server(client))},
+        versions=versions,
         pids=pids,
         why_unmetered=why,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from llenergymeasure.config.engines import EngineSection, Traits
-from llenergymeasure.config.section import Arguments, Positive, PositiveSeconds
+from llenergymeasure.config.secrets import without_secrets
+from llenergymeasure.config.section import Arguments, Positive, PositiveSeconds, Section
 
 
 def _plain_url(url: str) -> str:
@@ -21,11 +22,50 @@ def _plain_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _word(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
+# What YAML reads as a number.
+_Word: TypeAlias = Annotated[str, BeforeValidator(_word)]
+
+
+class LaunchConfig(Section):
+    """A server that llem starts for each run and ends after it."""
+
+    engine: Literal["vllm", "llamacpp", "transformers"] | None = Field(
+        default=None, description="vllm serve, llama_cpp.server or transformers serve, on a free port"
+    )
+    command: tuple[_Word, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="any other server's words, in which {port} is a free port and {model} the model's path",
+    )
+    python: str | None = Field(
+        default=None,
+        min_length=1,
+        description="interpreter of the environment that engine is installed in; llem's own when absent",
+    )
+    options: Arguments = Field(
+        default_factory=dict, description="further options of engine, by the names of its command line"
+    )
+    env: Annotated[dict[str, _Word], AfterValidator(without_secrets)] = Field(
+        default_factory=dict, description="environment variables of the server"
+    )
+    ready_timeout_s: PositiveSeconds = Field(
+        default=600.0, description="it must be ready to answer within this"
+    )
+
+
 class OpenaiSection(EngineSection):
-    """A server of the OpenAI API, by its URL."""
+    """A server of the OpenAI API: one that runs, by its URL, or one that llem starts."""
 
     base_url: Annotated[str, AfterValidator(_plain_url)] | None = Field(
         default=None, description="where the server answers, such as http://127.0.0.1:8000/v1"
+    )
+    launch: LaunchConfig | None = Field(
+        default=None, description="a server to start; none when absent, and base_url names one"
     )
     api: Literal["chat", "completions"] = Field(
         default="completions",

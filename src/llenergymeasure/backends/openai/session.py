@@ -202,7 +202,8 @@ class OpenaiSession:
                 continue
             if last.failure is None:
                 return form
-            if last.status not in {400, 422}:
+            # Servers refuse a form with 400 or 422, and llama_cpp.server with 500.
+            if last.status in {None, 401, 403, 404}:
                 break
         assert last is not None, "there is a form at least"
         raise await self._explained(last)
