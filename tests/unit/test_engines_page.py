@@ -50,7 +50,10 @@ def refusal(name: str, setting: str) -> str | None:
     # The backend of vLLM answers only where vLLM is installed, as some answers rest on its source.
     asked = vllm_refusal if name == "vllm" else load_backend(name).why_refused
     try:
-        config = load_experiment_config(cli_overrides=values | parse_assignments([setting]), environ={})
+        more = ["openai.base_url=http://127.0.0.1:1"] if name == "openai" else []
+        config = load_experiment_config(
+            cli_overrides=values | parse_assignments([setting, *more]), environ={}
+        )
         why = asked(config)
         return None if why is None else str(why)
     except (ConfigError, ValidationError) as error:

@@ -474,3 +474,33 @@ def test_a_first_pass_that_differs_is_left_out_of_costs_and_kept_in_the_total() 
     assert any("first pass of each run differs" in note for note in result.notes)
     even = metrics(several(100.0, 100.0, 100.0, count=4))
     assert not any(one.lead_in for run in even.runs if run.window for one in run.window.passes)
+
+
+def test_work_that_nobody_here_meters_has_no_energy_and_the_reason() -> None:
+    facts = SessionFacts("server", {}, {}, why_unmetered="the server runs on h")
+    result = of_run(measurement(host_trace(1.0), facts=facts))
+    assert result.energy.total.value is None
+    assert str(result.energy.total.reason).startswith("the server runs on h")
+    config = ExperimentConfig.model_validate(
+        {"model": "any", "backend": "simulated", "n": 2, "energy": {"gpus": ["GPU-a"]}}
+    )
+    package = Domain("cpu:0", "cpu", (Quantity("energy", "rapl.package-0", "J", 1e-6),))
+    assert counted_domains((GPU, package, HOST), config, facts) == (GPU,)
+
+
+def test_a_failed_request_counts_apart_and_has_no_latency() -> None:
+    def pass_at(start_s: float) -> Pass:
+        whole = one_pass(start_s, 6)
+        ok, other = whole.generation.completions
+        broken = replace(
+            other, finish="error", prompt_tokens=100, output_tokens=10, t_end_ns=other.t_first_ns or 0
+        )
+        return replace(whole, generation=Generation((ok, broken)))
+
+    result = of_run(measurement(gpu_trace(100.0), [pass_at(20), pass_at(30), pass_at(40)]))
+    assert (result.tokens.requests, result.tokens.failed) == (3, 3)
+    assert (result.tokens.input, result.tokens.output, result.tokens.pinned_ok) == (600, 180, True)
+    assert result.energy.per_request.value == pytest.approx(600, rel=1e-3)
+    assert result.performance.requests_per_second.value == pytest.approx(1 / 6)
+    assert result.performance.e2e_s.count == 3
+    assert "requests_failed" in {warning.code for warning in result.warnings}

@@ -237,6 +237,9 @@ class Talking:
     chat_template_hash: str | None = "t"
     chat_template_date: str | None = None
 
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode()
+
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:
         if any(role == "system" for role, _ in chat):
             raise ChatTemplateError("no system here")

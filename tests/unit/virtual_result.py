@@ -86,6 +86,15 @@ def with_tokens(read: int, written: int) -> Bend:
     )
 
 
+def failing(index: int) -> Bend:
+    """A server that refuses one request of each walk."""
+    return lambda done: (
+        replace(done, finish="error", prompt_tokens=0, output_tokens=0, t_first_ns=None)
+        if done.index == index
+        else done
+    )
+
+
 def late_by(seconds: float) -> Bend:
     """A client that sends every request so long after it was due."""
     return lambda done: replace(done, t_scheduled_ns=done.t_sent_ns - round(seconds * 1e9))

@@ -58,6 +58,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "engine's count is the count; over 5 % `tokens.disputed` is true.",
     "output_not_pinned": "With `output_length: exact`, some request did not produce `max_output_tokens`, or "
     "the length of its record.",
+    "requests_failed": "A server refused requests or broke off in the middle of an answer. They are counted, "
+    "never sent again; their joules are in the total, and latencies are those of the answered ones.",
     "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
     "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
     "from the planned time and include that delay.",

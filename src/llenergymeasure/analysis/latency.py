@@ -40,12 +40,7 @@ def tpot_s(done: Completion) -> float | None:
 def percentiles(groups: Groups, latency: Callable[[Completion], float | None], why_none: str) -> Percentiles:
     """Of all requests of all passes; the interval is Student's t over those of each run (or pass)."""
     by_pass = [
-        [
-            value
-            for one in group
-            for done in one.generation.completions
-            if (value := latency(done)) is not None
-        ]
+        [value for one in group for done in one.generation.answered if (value := latency(done)) is not None]
         for group in groups
     ]
     by_pass = [values for values in by_pass if values]
@@ -68,7 +63,7 @@ def lag_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
     the median time from there to the first token (to the last, where no first is known), or 5 ms. Static
     batches are due when they are sent, and never lag.
     """
-    done = [one for each in passes for one in each.generation.completions]
+    done = [one for each in passes for one in each.generation.answered]
     if not done:
         return []
     lag_s = float(np.percentile([one.t_sent_ns - one.t_scheduled_ns for one in done], 95.0)) / 1e9

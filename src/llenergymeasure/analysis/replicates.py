@@ -41,7 +41,7 @@ def total_tokens(groups: Groups) -> list[int]:
 
 
 def requests(groups: Groups) -> list[int]:
-    return [sum(len(one.generation.completions) for one in group) for group in groups]
+    return [sum(len(one.generation.answered) for one in group) for group in groups]
 
 
 def seconds(groups: Groups) -> list[float]:

@@ -226,9 +226,12 @@ def counted_domains(
     """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
     and memory of this host; a model of power only where nothing is measured, since the two never mix. A
     module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not.
+    the host's packages do not. Where the work is on another host only GPUs that were asked for count.
     """
-    return chosen_domains(domains, facts.gpu_uuids, asked=config.energy.gpus != "auto")
+    asked = config.energy.gpus != "auto"
+    if facts.why_unmetered is not None:
+        return tuple(domain for domain in domains if domain.kind in {"gpu", "module"} and asked)
+    return chosen_domains(domains, facts.gpu_uuids, asked=asked)
 
 
 def chosen_domains(
@@ -249,6 +252,8 @@ def chosen_domains(
 def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
     """Why no energy can be known where the `domains` that count are none."""
     config = measurement.config.energy
+    if not domains and measurement.facts.why_unmetered is not None:
+        return f"{measurement.facts.why_unmetered}; GPUs of this host count where energy.gpus names them"
     left = [domain.name for domain in measurement.trace.domains]
     if domains or not left:
         return NO_SOURCE

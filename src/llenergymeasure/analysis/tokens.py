@@ -12,16 +12,22 @@ WARNED, DISPUTED = 0.01, 0.05
 
 def tokens(measurements: Sequence[Measurement]) -> Tokens:
     """Sums over the passes of all runs: the engine's counts, and llem's own where every request has one."""
-    done = _completions([one for measurement in measurements for one in measurement.passes])
+    passes = [one for measurement in measurements for one in measurement.passes]
+    everything = [done for one in passes for done in one.generation.completions]
+    done = [one for one in everything if one.finish != "error"]
     measurement = measurements[0]
     wanted, most = measurement.output_lengths, measurement.config.max_output_tokens
-    read, written = sum(one.prompt_tokens for one in done), sum(one.output_tokens for one in done)
+    read, written = (
+        sum(one.prompt_tokens for one in everything),
+        sum(one.output_tokens for one in everything),
+    )
     natural = measurement.config.output_length == "natural"
     return Tokens(
         input=read,
         output=written,
         total=read + written,
         requests=len(done),
+        failed=len(everything) - len(done),
         pinned_ok=None
         if natural
         else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in done),
@@ -40,7 +46,9 @@ def token_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
             f"{what} tokens: the engine counts {engine:,} and the tokenizer {local:,}, "
             f"{100 * _apart(engine, local):.3g} % apart; the engine's count is used",
         )
-        for what, (engine, local) in _counted_twice(_completions(passes)).items()
+        for what, (engine, local) in _counted_twice(
+            [done for one in passes for done in one.generation.answered]
+        ).items()
         if _apart(engine, local) > WARNED
     ]
 
@@ -67,7 +75,3 @@ def _apart(engine: int, local: int) -> float:
 def _sum_of_all(counts: Sequence[int | None]) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known and len(known) == len(counts) else None
-
-
-def _completions(passes: Sequence[Pass]) -> list[Completion]:
-    return [done for one in passes for done in one.generation.completions]

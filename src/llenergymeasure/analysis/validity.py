@@ -158,6 +158,9 @@ def _of_experiment(
         if config.repeats.count == 1:
             done = f"{passes} of {config.passes.count} passes"
         yield MeasurementWarning.of("target_not_met", f"{done} were measured")
+    if tokens.failed:
+        whole = tokens.failed + tokens.requests
+        yield MeasurementWarning.of("requests_failed", f"{tokens.failed} of {whole} requests failed")
     if tokens.pinned_ok is False:
         yield MeasurementWarning.of(
             "output_not_pinned", "some requests did not produce just the tokens that they asked for"

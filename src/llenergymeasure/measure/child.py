@@ -69,6 +69,7 @@ class ChildWorker:
         self._blocks = 0
         self._launch = launch
         self._pid: int | None = None
+        self._beside: tuple[int, ...] = ()
         self._stack = ExitStack()
         self._stack.callback(self._events.close)
 
@@ -80,16 +81,18 @@ class ChildWorker:
         self._stack.close()
 
     def pids(self) -> tuple[int, ...]:
-        """The worker's process, once there is one; its tree hangs below it.
+        """The worker's process, once there is one; its tree hangs below it. Beside it those that do its work.
 
         Until the worker has said hello, that of the command that starts it.
         """
-        return () if self._pid is None else (self._pid,)
+        return () if self._pid is None else (self._pid, *self._beside)
 
     def open(self) -> protocol.Ready:
         self._start()
         self._send(protocol.Open(self._config))
-        return self._wait(protocol.Ready)
+        ready = self._wait(protocol.Ready)
+        self._beside = ready.facts.pids
+        return ready
 
     def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
         self._stage = "warmup"

@@ -56,8 +56,8 @@ class Completion:
 
     `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
     is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent. Both token
-    counts are the engine's; the `local_` ones are llem's own by the model's tokenizer, None where it has
-    none.
+    counts are the engine's, and of a request that failed (`finish` is "error") what came before it did; the
+    `local_` ones are llem's own by the model's tokenizer, None where it has none.
     """
 
     index: int
@@ -86,6 +86,11 @@ class Generation:
     output_ids: tuple[tuple[int, ...], ...] | None = None
 
     @property
+    def answered(self) -> tuple[Completion, ...]:
+        """Without those that failed."""
+        return tuple(done for done in self.completions if done.finish != "error")
+
+    @property
     def prompt_tokens(self) -> int:
         return sum(done.prompt_tokens for done in self.completions)
 
@@ -98,13 +103,17 @@ class Generation:
 class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
-    `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks for today's.
+    `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
+    do not see who does. `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks
+    for today's.
     """
 
     device: str
     arguments: Mapping[str, JsonValue]
     versions: Mapping[str, str]
     gpu_uuids: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
+    why_unmetered: str | None = None
     parameters: int | None = None
     weights_bytes: int | None = None
     kv_cache_bytes: int | None = None

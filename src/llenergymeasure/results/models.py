@@ -61,16 +61,17 @@ class RunWindow(Part):
 class Tokens(Part):
     """Sums over the passes of all runs. `pinned_ok` is None when lengths were natural.
 
-    `input` and `output` are the engine's counts, `local_input` and `local_output` those of llem's own
-    tokenizer, None where some request has none. `disputed`: the two are apart by more than 5 %.
-    `cut_prompts` of the workload were longer than max_input_tokens and cut to it, None where it was not
-    recorded.
+    `requests` were answered, and `failed` were not; the tokens are those of both. `input` and `output` are
+    the engine's counts, `local_input` and `local_output` those of llem's own tokenizer, None where some
+    request has none. `disputed`: the two are apart by more than 5 %. `cut_prompts` of the workload were
+    longer than max_input_tokens and cut to it, None where it was not recorded.
     """
 
     input: Count
     output: Count
     total: Count
     requests: Count
+    failed: Count = 0
     pinned_ok: bool | None
     disputed: bool
     local_input: Count | None = None

@@ -18,6 +18,7 @@ BACKENDS = {
     "pytorch": "llenergymeasure.backends.pytorch:PytorchBackend",
     "vllm": "llenergymeasure.backends.vllm:VllmBackend",
     "llamacpp": "llenergymeasure.backends.llamacpp:LlamacppBackend",
+    "openai": "llenergymeasure.backends.openai:OpenaiBackend",
     "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
 }
 # Engines of this project in packages of their own, which lie in `plugins/` of a checkout.

@@ -1,0 +1,89 @@
+"""How does a workload run on any server of the OpenAI API?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from llenergymeasure.backends import Refusal, why_decided, why_missing
+from llenergymeasure.backends.openai.client import Client
+from llenergymeasure.backends.openai.form import DECIDED
+from llenergymeasure.backends.openai.launch import launched, why_not_launched
+from llenergymeasure.backends.openai.place import answers, facts_of
+from llenergymeasure.backends.openai.section import OpenaiSection
+from llenergymeasure.backends.openai.session import OpenaiSession
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.workload.prepared import prepared
+
+
+class OpenaiBackend:
+    """The server stays as it is: what it keeps from one prompt to the next is its own affair, and named in
+    the arguments in force as far as it says.
+    """
+
+    section = OpenaiSection
+
+    def why_unavailable(self) -> str | None:
+        return why_missing("openai", "aiohttp")
+
+    def why_refused(self, config: ExperimentConfig) -> Refusal | None:
+        options, decoder = _options(config), config.decoder
+        if options.base_url is None and options.launch is None:
+            return Refusal(
+                "no server is named",
+                "--set openai.base_url=http://127.0.0.1:8000/v1, where it listens, or "
+                "--set openai.launch.engine=vllm, to start one",
+            )
+        if options.launch is not None and (why := why_not_launched(config, options.launch)):
+            return why
+        for name, is_set in (
+            ("top_k", decoder.top_k != 0),
+            ("repetition_penalty", decoder.repetition_penalty != 1),
+        ):
+            if is_set:
+                return Refusal(
+                    f"decoder.{name} has no field in the OpenAI API",
+                    f"take it out, and name it as this server does in openai.body, such as "
+                    f"--set openai.body.{name}={getattr(decoder, name)}",
+                )
+        if options.api == "chat" and config.dataset.name == "synthetic":
+            return Refusal(
+                "synthetic prompts are token ids, and the chat API takes messages",
+                "--set openai.api=completions, or another dataset",
+            )
+        if options.api == "chat" and config.dataset.chat_template == "off":
+            return Refusal(
+                "dataset.chat_template is off, and the chat API always applies the server's template",
+                "--set openai.api=completions",
+            )
+        return why_decided("openai.body", options.body, DECIDED)
+
+    @contextmanager
+    def open(self, config: ExperimentConfig) -> Iterator[OpenaiSession]:
+        options = _options(config)
+        requests = prepared(config).workload.requests
+        key = os.environ.get(options.key_variable) or None
+        with ExitStack() as stack:
+            runner = stack.enter_context(asyncio.Runner())
+            server, base_url = None, options.base_url
+            if options.launch is not None:
+                server = stack.enter_context(launched(config, options.launch, base_url))
+                base_url = server.base_url
+            assert base_url is not None, "a configuration without one was refused"
+            client = Client(base_url, key=key, request_timeout_s=options.request_timeout_s)
+            runner.run(client.__aenter__())
+            stack.callback(lambda: runner.run(client.__aexit__()))
+            if server is not None and options.launch is not None:
+                runner.run(answers(client, server, within_s=options.launch.ready_timeout_s))
+            facts = runner.run(facts_of(client, server))
+            session = OpenaiSession(config, options, client=client, runner=runner, facts=facts)
+            session.agree(requests)
+            yield session
+
+
+def _options(config: ExperimentConfig) -> OpenaiSection:
+    options = config.options
+    assert isinstance(options, OpenaiSection), "the backend brings this section"
+    return options

@@ -1,0 +1,240 @@
+"""How does a workload run on a server: as many requests at once as asked for, each counted as it comes?"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from llenergymeasure.backends import Observer
+from llenergymeasure.backends.openai.client import Client
+from llenergymeasure.backends.openai.form import PATHS, Bodies, Form, forms
+from llenergymeasure.backends.openai.section import OpenaiSection
+from llenergymeasure.backends.openai.stream import Reply
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
+from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
+
+# A server that has too much to do, or broke over one request: the next one may do.
+_COUNTED = {408, 409, 425, 429}
+_FINISHES: dict[str | None, FinishReason] = {"stop": "eos", "length": "length"}
+
+
+class OpenaiSession:
+    """A server that answers, and the form in which it takes requests."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        options: OpenaiSection,
+        *,
+        client: Client,
+        runner: asyncio.Runner,
+        facts: SessionFacts,
+    ) -> None:
+        self._config = config
+        self._options = options
+        self._client = client
+        self._runner = runner
+        self._facts = facts
+        self._requests: Counter[str] = Counter(sent=0, answered=0, failed=0, cancelled=0)
+        self._model = runner.run(self._served_model())
+        self._bodies = Bodies(config, self._model, options.body)
+        self._form: Form | None = None
+
+    def agree(self, requests: Sequence[Request]) -> None:
+        """Find out, by a first real answer, in which form the server takes requests, and put all into it."""
+        self._form = self._runner.run(self._agreed(replace(requests[0], max_output_tokens=1)))
+        for request in requests:
+            self._bodies.prompt(self._form, request)
+
+    def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
+        """In a closed loop: a request is sent when one of `concurrency` places is free.
+
+        A request that fails counts as one, and is not sent again. BackendError where the server is gone, or
+        refuses what the next request would ask for too, and where every request fails.
+        """
+        replies = self._runner.run(self._walk(requests, observe))
+        done = tuple(self._completion(*each) for each in zip(requests, replies, strict=True))
+        if all(one.finish == "error" for one in done):
+            # Where nobody is there any more, that is the reason.
+            self._runner.run(self._served())
+            raise BackendError(
+                f"all {len(done)} requests failed; the first: {replies[0].failure}",
+                hint="the server's own log says more",
+            )
+        return Generation(done)
+
+    def synchronize(self) -> None:
+        """Nothing is on its way: a walk waits for the last answer."""
+
+    def facts(self) -> SessionFacts:
+        options, form = self._options, self._form
+        arguments: dict[str, JsonValue] = {
+            "api": options.api,
+            "model": self._model,
+            "concurrency": options.concurrency,
+            "prompts": None if form is None else form.prompts,
+            "lengths": None if form is None else form.lengths,
+            "requests": dict(self._requests),
+            **options.body,
+        }
+        return replace(self._facts, arguments={**self._facts.arguments, **arguments})
+
+    def reset_peak(self) -> None:
+        """A server keeps its peak of memory to itself."""
+
+    async def _walk(self, requests: Sequence[Request], observe: Observer) -> list[Reply]:
+        assert self._form is not None, "a form was agreed on"
+        waiting: Iterator[tuple[int, Request]] = iter(enumerate(requests))
+        replies: dict[int, Reply] = {}
+
+        async def place(form: Form) -> None:
+            for at, request in waiting:
+                body = self._bodies.body(form, request)
+                observe.batch([request], time.monotonic_ns())
+                replies[at] = await self._send(body)
+                self._check(replies[at])
+
+        try:
+            async with asyncio.TaskGroup() as places:
+                for _ in range(min(self._options.concurrency, len(requests))):
+                    places.create_task(place(self._form))
+        except* BackendError as broken:
+            raise _first(broken) from None
+        return [replies[at] for at in range(len(requests))]
+
+    async def _send(self, body: bytes) -> Reply:
+        self._requests["sent"] += 1
+        outcome = "cancelled"
+        try:
+            reply = await self._client.post(PATHS[self._options.api], body)
+            outcome = "answered" if reply.failure is None else "failed"
+        except BackendError:
+            outcome = "failed"
+            raise
+        finally:
+            self._requests[outcome] += 1
+        return reply
+
+    def _check(self, reply: Reply) -> None:
+        """BackendError where the server would refuse the next request as well."""
+        status = reply.status
+        if status is not None and status < 500 and status not in _COUNTED:
+            raise self._refusal(reply)
+
+    def _completion(self, request: Request, reply: Reply) -> Completion:
+        finish, output = self._output(request, reply)
+        return Completion(
+            index=request.index,
+            walk=0,
+            batch=0,
+            prompt_tokens=self._prompt_tokens(request, reply),
+            output_tokens=output,
+            t_scheduled_ns=reply.sent_ns,
+            t_sent_ns=reply.sent_ns,
+            t_first_ns=reply.first_ns,
+            t_end_ns=reply.end_ns,
+            finish=finish,
+            local_output_tokens=self._bodies.count(reply.text),
+        )
+
+    def _prompt_tokens(self, request: Request, reply: Reply) -> int:
+        """By the server's count, else llem's; none where it failed before its first token."""
+        counted = reply.count("prompt_tokens")
+        if counted is not None:
+            return counted
+        return 0 if reply.failure is not None and reply.first_ns is None else len(request.prompt)
+
+    def _output(self, request: Request, reply: Reply) -> tuple[FinishReason, int]:
+        """Why it ended, and its tokens: by the server's count, else the limit where it says that it was
+        reached, else by the model's tokenizer, else one for each piece of text.
+        """
+        counted = reply.count("completion_tokens")
+        if counted is None and reply.finish == "length":
+            counted = request.max_output_tokens
+        if counted is None:
+            counted = self._bodies.count(reply.text)
+        if counted is None:
+            counted = len(reply.texts)
+        if reply.failure is not None:
+            return "error", counted
+        by_length: FinishReason = "length" if counted >= request.max_output_tokens else "eos"
+        return _FINISHES.get(reply.finish, by_length), counted
+
+    async def _served_model(self) -> str:
+        """The name to ask for. BackendError where the server has several and none was chosen."""
+        wanted = self._options.model
+        served = await self._served()
+        if wanted is None and len(served) == 1:
+            return served[0]
+        if wanted is None and self._config.model in served:
+            return self._config.model
+        if wanted is None and served:
+            raise BackendError(
+                f"the server has {len(served)} models, and none is chosen: {', '.join(served)}",
+                hint=f"--set openai.model={served[0]}",
+            )
+        return wanted or self._config.model
+
+    async def _served(self) -> list[str]:
+        """The names of the models; none where the server does not list them."""
+        status, said, _ = await self._client.get(f"{self._client.api}/models")
+        if status in {401, 403}:
+            raise self._key_refusal()
+        try:
+            return [str(one["id"]) for one in json.loads(said)["data"]] if status == 200 else []
+        except (ValueError, KeyError, TypeError):
+            return []
+
+    async def _agreed(self, request: Request) -> Form:
+        last: Reply | None = None
+        for form in forms(self._config, is_chat=self._options.api == "chat"):
+            last = await self._send(self._bodies.body(form, request))
+            counted = last.count("prompt_tokens")
+            if form.prompts == "ids" and counted not in {None, len(request.prompt)}:
+                # It took the ids for something else.
+                continue
+            if last.failure is None:
+                return form
+            # Servers refuse a form with 400 or 422, and llama_cpp.server with 500.
+            if last.status in {None, 401, 403, 404}:
+                break
+        assert last is not None, "there is a form at least"
+        raise await self._explained(last)
+
+    async def _explained(self, reply: Reply) -> BackendError:
+        if reply.status == 404:
+            served = await self._served()
+            if served and self._model not in served:
+                return BackendError(
+                    f"the server has no model {self._model!r}; it serves {', '.join(served)}",
+                    hint=f"--set openai.model={served[0]}",
+                )
+            return BackendError(
+                f"the server has no {PATHS[self._options.api]} below openai.base_url: {reply.failure}",
+                hint="check the path (it usually ends in /v1) and openai.api",
+            )
+        return self._refusal(reply)
+
+    def _refusal(self, reply: Reply) -> BackendError:
+        if reply.status in {401, 403}:
+            return self._key_refusal()
+        return BackendError(f"the server refuses requests: {reply.failure}")
+
+    def _key_refusal(self) -> BackendError:
+        name = self._options.key_variable
+        return BackendError(
+            "the server wants another API key",
+            hint=f"set the environment variable {name} to its key (openai.key_variable names another one)",
+        )
+
+
+def _first(group: BaseExceptionGroup[BackendError]) -> BackendError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
