@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.config.suggest import _SAME_VALUES, PEERS, is_free, known_keys, nearest, nearest_key
+from llenergymeasure.config.suggest import _same_values, is_free, known_keys, nearest, nearest_key, peer_keys
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.resolve import resolve
 
@@ -53,7 +53,7 @@ def test_a_folder_that_is_there_may_have_any_name(tmp_path: Path, monkeypatch: p
 
 def test_every_key_of_another_program_leads_to_one_that_exists() -> None:
     known = known_keys()
-    for peer, key in PEERS.items():
+    for peer, key in peer_keys().items():
         assert key in known or is_free(known[key.rpartition(".")[0]]), key
         assert peer not in known
         assert nearest_key(peer) == nearest_key(f"backend.{peer}") == key
@@ -84,7 +84,7 @@ def test_a_value_of_another_program_is_told_what_it_is_here() -> None:
         "int4",
     ]
     known = {*precisions, "pytorch", "llamacpp", "tensorrt"}
-    assert set(_SAME_VALUES.values()) <= known
+    assert set(_same_values().values()) <= known
     assert ExperimentConfig.model_fields["precision"].default in precisions
 
 

@@ -64,14 +64,16 @@ def test_a_name_is_looked_up_once_and_the_light_ones_load_no_pydantic() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_a_configuration_a_mapping_and_a_path_give_the_same_experiment(tmp_path: Path) -> None:
+def test_a_mapping_means_what_a_file_of_its_keys_means(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(json.dumps(SMOKE))
     config = ExperimentConfig.model_validate(SMOKE)
     results = [run_experiment(one) for one in (config, SMOKE, str(path), path)]
-    assert results[0].config_hash == results[1].config_hash
-    assert results[2].config_hash == results[3].config_hash
+    assert results[1].config_hash == results[2].config_hash == results[3].config_hash
     assert results[0].origins == {}
+    assert results[1].origins["n"] == "mapping"
     assert results[2].origins["n"] == f"file {path}"
     assert results[2].origins["passes.count"] == "default"
 

@@ -10,7 +10,7 @@ from typing import Annotated, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from llenergymeasure.config.engines import brought_section
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.models import ENGINES, ExperimentConfig
 from llenergymeasure.config.section import Section
 
 # keys of earlier versions, and what they are now
@@ -22,7 +22,7 @@ RENAMED = {
 }
 
 # what transformers, vLLM, llama.cpp, optimum-benchmark and lm-eval call these, by the last word of the key
-PEERS = {
+_PEERS = {
     **dict.fromkeys(
         ("torch_dtype", "dtype", "load_in_4bit", "load_in_8bit", "quantization_scheme"), "precision"
     ),
@@ -46,30 +46,6 @@ PEERS = {
     **dict.fromkeys(("warmup_runs", "warmup_steps", "num_iters_warmup"), "warmup.min_batches"),
     **dict.fromkeys(("iterations", "num_iters", "repetitions", "num_runs"), "repeats.count"),
     **dict.fromkeys(("duration", "benchmark_duration"), "passes.seconds"),
-    **dict.fromkeys(
-        ("attn_impl", "attention_implementation", "use_flash_attention_2"), "pytorch.attn_implementation"
-    ),
-    "torch_compile": "pytorch.compile",
-    **dict.fromkeys(("per_device_batch_size", "max_batch_size"), "pytorch.batch_size"),
-    **{
-        name: f"vllm.engine.{name}"
-        for name in (
-            "tensor_parallel_size",
-            "pipeline_parallel_size",
-            "gpu_memory_utilization",
-            "max_model_len",
-            "max_num_seqs",
-            "max_num_batched_tokens",
-            "enforce_eager",
-            "kv_cache_dtype",
-            "quantization",
-            "enable_prefix_caching",
-            "speculative_config",
-        )
-    },
-    **dict.fromkeys(("n_gpu_layers", "ngl"), "llamacpp.gpu_layers"),
-    **dict.fromkeys(("n_ctx", "ctx_size"), "llamacpp.context"),
-    "n_threads": "llamacpp.threads",
 }
 _SAME_VALUES = {
     "float16": "fp16",
@@ -79,19 +55,25 @@ _SAME_VALUES = {
     "float": "fp32",
     "8bit": "int8",
     "4bit": "int4",
-    "hf": "pytorch",
-    "transformers": "pytorch",
-    "llama.cpp": "llamacpp",
-    "llama-cpp": "llamacpp",
-    "trtllm": "tensorrt",
-    "tensorrt-llm": "tensorrt",
 }
+
+
+@cache
+def peer_keys() -> dict[str, str]:
+    """Other tools' keys, and ours; those of an engine's options are in its section."""
+    own = {key: f"{name}.{ours}" for name, one in ENGINES.items() for key, ours in one.peers.items()}
+    return {**_PEERS, **own}
+
+
+@cache
+def _same_values() -> dict[str, str]:
+    return {**_SAME_VALUES, **{other: name for name, one in ENGINES.items() for other in one.also}}
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate most like `name`, None where none is close."""
     options = list(candidates)
-    if (same := _SAME_VALUES.get(name.lower().removeprefix("torch."))) in options:
+    if (same := _same_values().get(name.lower().removeprefix("torch."))) in options:
         return same
     by_lower = {option.lower(): option for option in options}
     if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6):
@@ -141,7 +123,7 @@ def _walk(model: type[Section], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
 
 def peer_key(key: str) -> str | None:
     """What a key of another program is here."""
-    return PEERS.get(key.rpartition(".")[2].lower().replace("-", "_"))
+    return peer_keys().get(key.rpartition(".")[2].lower().replace("-", "_"))
 
 
 def nearest_key(key: str) -> str | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, create_model
 
@@ -103,7 +104,10 @@ class Traits:
 
 
 class EngineSection(Section):
-    """The options of an engine."""
+    """The options of an engine; `peers` are other tools' names of them, `also` those of the engine."""
+
+    peers: ClassVar[Mapping[str, str]] = {}
+    also: ClassVar[tuple[str, ...]] = ()
 
     @property
     def traits(self) -> Traits:

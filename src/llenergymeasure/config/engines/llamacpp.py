@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -27,6 +28,15 @@ _BLOCK_BYTES: dict[CacheType, int] = {
 
 class LlamacppConfig(EngineSection):
     """llama.cpp through llama-cpp-python: one request after the other."""
+
+    peers: ClassVar[Mapping[str, str]] = {
+        "n_gpu_layers": "gpu_layers",
+        "ngl": "gpu_layers",
+        "n_ctx": "context",
+        "ctx_size": "context",
+        "n_threads": "threads",
+    }
+    also: ClassVar[tuple[str, ...]] = ("llama.cpp", "llama-cpp")
 
     threads: Positive | None = Field(
         default=None, description="threads that generate; one for each physical core when absent"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +13,16 @@ from llenergymeasure.config.section import Positive
 
 class PytorchConfig(EngineSection):
     """transformers on PyTorch."""
+
+    peers: ClassVar[Mapping[str, str]] = {
+        "attn_impl": "attn_implementation",
+        "attention_implementation": "attn_implementation",
+        "use_flash_attention_2": "attn_implementation",
+        "torch_compile": "compile",
+        "per_device_batch_size": "batch_size",
+        "max_batch_size": "batch_size",
+    }
+    also: ClassVar[tuple[str, ...]] = ("hf", "transformers")
 
     batch_size: Positive = Field(default=1, description="requests in one batch, padded to its longest prompt")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(

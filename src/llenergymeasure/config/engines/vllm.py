@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import Field
 
 from llenergymeasure.config.engines import OwnBatches, Traits
@@ -10,6 +13,23 @@ from llenergymeasure.config.section import Arguments
 
 class VllmConfig(OwnBatches):
     """vLLM in this process's child, through its offline `LLM`."""
+
+    peers: ClassVar[Mapping[str, str]] = {
+        name: f"engine.{name}"
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "gpu_memory_utilization",
+            "max_model_len",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "enforce_eager",
+            "kv_cache_dtype",
+            "quantization",
+            "enable_prefix_caching",
+            "speculative_config",
+        )
+    }
 
     engine: Arguments = Field(default_factory=dict, description="any argument of the installed vllm.LLM")
     sampling: Arguments = Field(
