@@ -20,6 +20,7 @@ from recordings import WHOLE, S, at, made, seen_by
 
 from llenergymeasure.analysis.compare import regression
 from llenergymeasure.analysis.compare_windows import compare_windows
+from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Domain, MeterChoice, Start, Window
 from llenergymeasure.results.windows import WindowsResult
@@ -247,3 +248,11 @@ def test_what_has_nothing_in_common_is_refused() -> None:
     with pytest.raises(ConfigError, match="method"):
         compare_windows(x, none)
     assert isinstance(trace.domains[0], Domain)
+
+
+def test_a_recording_is_listed_as_what_it_is(tmp_path: Path) -> None:
+    result_of(execute(tmp_path, "-n", "2", "--json", "-o", "out", "--", sys.executable, "-c", "pass\npass"))
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.kind, entry.state, entry.figure) == ("command", "done", "–")
+    assert entry.what.startswith("2 runs of ")
+    assert "\n" not in entry.what

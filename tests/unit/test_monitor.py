@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from own_scripts import BOARD, codes, environ, gone_within_s, named, recorders, result_of, run, start, truth_j
 
+from llenergymeasure.cli.list import entries
+from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.own_code import Monitor
@@ -536,3 +538,30 @@ def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:
                 pass
     assert monitor.result.windows[0].count == 2000
     assert monitor.result.windows[0].occurrences == ()
+
+
+def test_what_a_killed_recorder_left_is_listed_and_computed(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        HEAD
+        + """
+import signal
+with Monitor(output_dir="out") as m:
+    for _ in range(20):
+        with m.window("before"):
+            time.sleep(0.1)
+    time.sleep(1.2)
+    os.kill(m._process.pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    assert done.returncode == -signal.SIGKILL
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.kind, entry.state) == ("windows", "unfinished")
+    (folder,) = (tmp_path / "out").iterdir()
+    recompute(folder, save=False, as_json=True, verbose=False)
+    recompute(folder, save=True, as_json=True, verbose=False)
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.state, entry.what.partition(" of ")[0]) == ("done", "20 windows")
+    result = WindowsResult.load(folder.with_suffix(""))
+    assert "recorder_lost" in {one.code for one in result.warnings}

@@ -33,6 +33,7 @@ from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import gpu_facts, used_gpus
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.marks import (
+    FIFO_NAME,
     MARKS_VERSION,
     Began,
     Begin,
@@ -53,7 +54,7 @@ from llenergymeasure.records import Domain, MeasurementWarning, MeterChoice, Ove
 if TYPE_CHECKING:
     from llenergymeasure.results.windows import WindowsResult
 
-FIFO_NAME, PART = "marks", ".part"
+PART = ".part"
 # How often it looks whether its owner is still there, and for the end of a silence.
 _LOOK_S = 0.25
 _LISTEN_S = 0.01
