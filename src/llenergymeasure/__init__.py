@@ -89,8 +89,8 @@ __all__ = [
 # Where these names are looked up once somebody asks for one, the lightest module first.
 _MODULES = (
     "exceptions",
-    "records",
     "measure.own_code",
+    "records",
     "measure.notebook",
     "config.models",
     "config.loader",

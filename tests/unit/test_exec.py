@@ -21,6 +21,7 @@ from recordings import WHOLE, S, at, made, seen_by
 
 from llenergymeasure.analysis.compare import regression
 from llenergymeasure.analysis.compare_windows import compare_windows
+from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Domain, MeterChoice, Start, Window
 from llenergymeasure.results.windows import WindowsResult
@@ -247,3 +248,46 @@ def test_what_has_nothing_in_common_is_refused() -> None:
     with pytest.raises(ConfigError, match="method"):
         compare_windows(x, none)
     assert isinstance(trace.domains[0], Domain)
+
+
+def test_a_recording_is_listed_as_what_it_is(tmp_path: Path) -> None:
+    result_of(execute(tmp_path, "-n", "2", "--json", "-o", "out", "--", sys.executable, "-c", "pass\npass"))
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.kind, entry.state, entry.figure) == ("command", "done", "–")
+    assert entry.what.startswith("2 runs of ")
+    assert "\n" not in entry.what
+
+
+def test_a_command_that_ignores_the_end_is_killed(tmp_path: Path) -> None:
+    line = "trap '' INT TERM; echo $$ > pid; sleep 321; sleep 322"
+    with subprocess.Popen(
+        [sys.executable, "-m", "llenergymeasure", "exec", "--", "sh", "-c", line],
+        env=environ(tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    ) as running:
+        until = time.monotonic() + 60
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert [one for one in psutil.process_iter() if _is_of(one, tmp_path)] == []
+
+
+def test_a_folder_that_can_not_be_is_an_error_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = execute(tmp_path, "-o", "file", "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ResultError: the recording can't be written to ")
+
+
+def test_what_one_look_can_not_see_is_missing_and_not_nothing(tmp_path: Path) -> None:
+    done = execute(tmp_path, "-n", "2", "--json", "--tokens", r"(\d+) tokens", "--", "true")
+    result = result_of(done)
+    (command,) = result["windows"]
+    assert command["energy_each"]["value"] is None
+    assert "is more than it used" in command["energy_each"]["reason"]
+    assert result["energy"]["value"] is not None
+    assert r"--tokens '(\d+) tokens' found no number in the output of 2 of 2 runs" in done.stderr

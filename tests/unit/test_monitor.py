@@ -13,6 +13,8 @@ import pytest
 from benchmarks.boards.scenario import Board, Change
 from own_scripts import BOARD, codes, environ, gone_within_s, named, recorders, result_of, run, start, truth_j
 
+from llenergymeasure.cli.list import entries
+from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.own_code import Monitor
@@ -266,7 +268,7 @@ def test_misuse_is_an_error_that_names_the_window() -> None:
             window.stop()
         with pytest.raises(ConfigError, match="name is a text"), monitor.window(""):
             pass
-        with pytest.raises(ConfigError, match="negative"), monitor.window("tokens") as counted:
+        with pytest.raises(ConfigError, match="at least 0"), monitor.window("tokens") as counted:
             counted.tokens(output=-1)
         with pytest.raises(ConfigError, match="not ended"):
             _ = monitor.result
@@ -536,3 +538,87 @@ def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:
                 pass
     assert monitor.result.windows[0].count == 2000
     assert monitor.result.windows[0].occurrences == ()
+
+
+def test_what_a_killed_recorder_left_is_listed_and_computed(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        HEAD
+        + """
+import signal
+with Monitor(output_dir="out") as m:
+    for _ in range(20):
+        with m.window("before"):
+            time.sleep(0.1)
+    time.sleep(1.2)
+    os.kill(m._process.pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+""",
+    )
+    assert done.returncode == -signal.SIGKILL
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.kind, entry.state) == ("windows", "unfinished")
+    (folder,) = (tmp_path / "out").iterdir()
+    recompute(folder, save=False, as_json=True, verbose=False)
+    recompute(folder, save=True, as_json=True, verbose=False)
+    (entry,) = entries(tmp_path / "out")
+    assert (entry.state, entry.what.partition(" of ")[0]) == ("done", "20 windows")
+    result = WindowsResult.load(folder.with_suffix(""))
+    assert "recorder_lost" in {one.code for one in result.warnings}
+
+
+def test_a_child_that_is_gone_at_once_is_charged_its_window(tmp_path: Path) -> None:
+    script = """
+with Monitor(meter="estimate") as m:
+    time.sleep(0.4)
+    for _ in range(4):
+        pid = os.fork()
+        if not pid:
+            with m.window("child"):
+                while time.process_time() < 0.2:
+                    pass
+            os._exit(0)
+        os.waitpid(pid, 0)
+        time.sleep(0.1)
+show(m)
+"""
+    child = named(result_of(run(tmp_path, HEAD + script)), "child")
+    joules = [one["energy_j"] for one in child["occurrences"]]
+    assert min(joules) > 0.7 * max(joules)
+
+
+def test_marks_may_come_from_a_file(tmp_path: Path) -> None:
+    marks = tmp_path / "marks.jsonl"
+    marks.write_text('{"do": "begin", "id": "1", "name": "early", "t_ns": 1}\nno mark\n{"do": "stop"}')
+    with marks.open() as lines:
+        done = subprocess.run(
+            [sys.executable, "-m", "llenergymeasure", "record"],
+            env=environ(tmp_path),
+            stdin=lines,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["say"] for one in answers] == ["hello", "ready", "unknown", "done"]
+    assert answers[2]["why"].startswith("Invalid JSON")
+    (one,) = [one for one in answers[3]["result"]["warnings"] if one["code"] == "window_open"]
+    assert one["message"] == "early: the recording ended before 1 window did: it is left out"
+
+
+def test_a_process_that_is_not_there_is_not_recorded(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llenergymeasure", "record", "--pid", "99999999"],
+        env=environ(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no process 99999999" in done.stderr
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "many"])
+def test_tokens_are_whole_numbers(count: object) -> None:
+    with pytest.raises(ConfigError, match="whole number"):
+        Monitor().window("some").tokens(output=count)  # type: ignore[arg-type]

@@ -141,3 +141,9 @@ def test_the_header_says_what_any_configuration_like_object_offers(
     print_experiment_header(SimpleNamespace(**fields))  # type: ignore[arg-type]
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", said)
+
+
+def test_a_monitor_is_imported_without_what_results_need() -> None:
+    loads = "import sys; from llenergymeasure import Monitor; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

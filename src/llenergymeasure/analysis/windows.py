@@ -30,6 +30,7 @@ from llenergymeasure.records import (
     WarningCode,
     Window,
 )
+from llenergymeasure.records.figures import plain
 from llenergymeasure.results.models import OverheadPart
 from llenergymeasure.results.windows import NamedWindows, Occurrence, WindowsResult
 
@@ -212,7 +213,17 @@ def _per(
     mean = energy.times(1 / sum(known), unit)
     if len(known) >= 3 or energy.low is None:
         return mean
-    return Estimate(mean.value, unit, systematic=mean.systematic, reason=too_few(len(known)))
+    return _of_few(mean, len(known))
+
+
+def _of_few(mean: Estimate, count: int) -> Estimate:
+    """Without an interval of scatter; none where what the edges leave open is all there is."""
+    assert mean.value is not None
+    half = 0.0 if mean.low is None or mean.high is None else (mean.high - mean.low) / 2
+    if half > mean.value:
+        left_open = f"what its edges leave open, ± {plain(half, mean.unit)}, is more than it used"
+        return Estimate.missing(mean.unit, left_open)
+    return Estimate(mean.value, mean.unit, systematic=mean.systematic, reason=too_few(count))
 
 
 def _peak(marks: Sequence[Marked], kind: RecordingKind) -> Estimate:
@@ -288,15 +299,17 @@ def _warnings(
     if not domains or (total.value is None and all(one.energy.value is None for one in named)):
         yield MeasurementWarning.of("no_energy_source", total.reason or "no energy was read")
     if any(one.method == "modelled" for one in readings):
-        yield MeasurementWarning.of(
+        # These have no --set.
+        refusing = "Monitor(require_measured=True)" if seen.kind == "windows" else "--meter nvml, or rapl"
+        yield MeasurementWarning(
             "energy_modelled",
             "energy is estimated from CPU time, not measured; its range is what the model allows",
+            "for measured joules use a machine with NVML or readable RAPL; "
+            f"to refuse modelled ones: {refusing}",
         )
     for name, count in (seen.left_open or {}).items():
-        plural = "s were" if count > 1 else " was"
-        yield MeasurementWarning.of(
-            "window_open", f"{count} window{plural} of {name} still open at the end and left out"
-        )
+        left = "1 window did: it is" if count == 1 else f"{count} windows did: they are"
+        yield MeasurementWarning.of("window_open", f"{name}: the recording ended before {left} left out")
     yield from device_warnings(
         seen.trace, domains, [Pass(one.window, 1, Generation(())) for one in seen.marked[:MOST_LISTED]]
     )

@@ -327,7 +327,8 @@ def execute(  # noqa: PLR0913  the signature is the command line
 def watch(
     *,
     pid: Annotated[
-        int | None, typer.Option("--pid", help="Also model the power of this process and all below it")
+        int | None,
+        typer.Option("--pid", min=1, help="Also model the power of this process and all below it"),
     ] = None,
     meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks")] = 1.0,
@@ -350,7 +351,9 @@ def record(
     ] = None,
     pid: Annotated[
         int | None,
-        typer.Option("--pid", help="The process whose tree a model of power counts; by default the caller"),
+        typer.Option(
+            "--pid", min=1, help="The process whose tree a model of power counts; by default the caller"
+        ),
     ] = None,
     meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
     gpus: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter
@@ -63,6 +64,8 @@ def execute(  # noqa: PLR0913  as the command line has them
             if folder is not None:
                 say(f"Saved: {folder}")
         results = [result for result, _ in done]
+        if tokens is not None:
+            _tell_no_tokens(tokens, results)
         comparison = compare_windows(*results) if versus is not None else None
         with reader_may_leave():
             if as_json:
@@ -88,6 +91,16 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         raise ConfigError(
             f"--tokens {text!r} is not a regular expression: {error}", hint=r"--tokens '(\d+) tokens'"
         ) from error
+
+
+def _tell_no_tokens(pattern: str, results: Sequence[WindowsResult]) -> None:
+    for one in (named for result in results for named in result.windows):
+        without = sum(occurrence.output_tokens is None for occurrence in one.occurrences)
+        if without:
+            say(
+                f"Warning: --tokens '{pattern}' found no number in the output of {without} of {one.count} "
+                f"runs of {one.name}: there are no joules per token"
+            )
 
 
 def _as_json(results: list[WindowsResult], comparison: Comparison | None) -> JsonValue:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.measure.marks import left_behind
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount
 from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import STUDY_FILE, StudyResult
+from llenergymeasure.results.summary import MISSING
+from llenergymeasure.results.windows import RECORDED
 from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A result, a study, or what a killed run left. `state`: done, running, failed, unfinished."""
+    """A result (`result`, `windows` or `command`), a study, or what a killed run left.
+
+    `state`: done, running, failed, unfinished.
+    """
 
     name: str
     kind: str
@@ -57,6 +64,9 @@ def entries(directory: Path) -> Iterator[Entry]:
             yield _merged(folder)
         elif (folder / RESULT_FILE).exists():
             yield _result(folder)
+        elif (state := left_behind(folder)) is not None:
+            what = "" if state == "running" else f"no result: llem recompute {folder}"
+            yield Entry(folder.name, "windows", state, what, MISSING)
         elif whole_runs(folder) or parts(folder):
             runs = f"{counted(len(whole_runs(folder)), 'whole run')} and no result: llem recompute {folder}"
             state = "running" if is_live(folder) else "unfinished"
@@ -66,12 +76,10 @@ def entries(directory: Path) -> Iterator[Entry]:
 def _result(folder: Path) -> Entry:
     try:
         data = json.loads((folder / RESULT_FILE).read_bytes())
+        if isinstance(data, dict) and data.get("kind") in RECORDED:
+            return _recorded(folder.name, data)
         config, cost = data["config"], data["energy"]["per_output_token"]
-        estimate = Estimate(
-            cost["value"], cost["unit"], cost["low"], cost["high"],
-            None if cost["systematic"] is None else (cost["systematic"][0], cost["systematic"][1]),
-            cost["reason"],
-        )  # fmt: skip
+        estimate = _estimate(cost)
         outcomes = [run["outcome"] for run in data.get("runs", ())]
         lost = [f"{outcomes.count(one)} of {len(outcomes)} runs {one}" for one in ("failed", "interrupted")]
         modelled = data["energy"]["method"] in {"modelled", "mixed"}
@@ -93,6 +101,30 @@ def _merged(folder: Path) -> Entry:
     return Entry(
         folder.name, "study", state, f"{runs} of {planned} runs of {len(study.rows)} experiments, merged", "–"
     )
+
+
+def _recorded(name: str, data: Mapping[str, Any]) -> Entry:
+    """Of somebody's own code, or of a command: a figure where one name alone has it."""
+    count, failed = (sum(one[key] for one in data["windows"]) for key in ("count", "failed"))
+    word = "run" if data["kind"] == "command" else "window"
+    costs = [_estimate(one["per_output_token"]) for one in data["windows"]]
+    known = [one for one in costs if one.value is not None]
+    figure = (
+        amount(known[0], modelled=data["method"] in {"modelled", "mixed"}) if len(known) == 1 else MISSING
+    )
+    program = " ".join(" ".join(data["program"]).split())
+    what = f"{count} {word}{'' if count == 1 else 's'} of {program}"
+    state = "done" if not failed else f"{failed} of {count} {word}s failed"
+    return Entry(name, data["kind"], state, what if len(what) <= 80 else f"{what[:79]}…", figure)
+
+
+def _estimate(data: Mapping[str, Any]) -> Estimate:
+    ends = data["systematic"]
+    return Estimate(
+        data["value"], data["unit"], data["low"], data["high"],
+        None if ends is None else (ends[0], ends[1]),
+        data["reason"],
+    )  # fmt: skip
 
 
 def _study(folder: Path) -> Entry:

@@ -12,12 +12,13 @@ from pydantic import JsonValue
 from llenergymeasure import __version__
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.windows import windows_result
-from llenergymeasure.cli._display import print_result_summary
+from llenergymeasure.cli._display import print_result_summary, print_windows_summary
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say, talk
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.measure.marks import read_recording
+from llenergymeasure.measure.marks import left_behind, read_recording
+from llenergymeasure.measure.record import finish
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
@@ -57,6 +58,11 @@ def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None
         if folder.is_dir() and holds_runs(folder) and not (folder / RESULT_FILE).exists():
             _compute(folder, save=save, as_json=as_json)
             return
+        if (state := left_behind(folder)) is not None:
+            if state == "running":
+                raise ResultError(f"{folder}: its recorder still runs", hint="wait for its end")
+            _compute_windows(folder, save=save, as_json=as_json)
+            return
         for part in parts(folder):
             talk(
                 f"{part} is what a run left that did not end, and belongs to no result; "
@@ -90,6 +96,21 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
             print_json(anew.as_json())
         else:
             print_result_summary(anew)
+
+
+def _compute_windows(folder: Path, *, save: bool, as_json: bool) -> None:
+    """From what a recorder left that was killed."""
+    if save:
+        anew, saved = finish(folder, keep=True)
+        say(f"Saved: {saved}")
+    else:
+        anew = windows_result(read_recording(folder))
+        say(f"{folder} has no result.json; to write it: llem recompute --save {folder}")
+    with reader_may_leave():
+        if as_json:
+            print_json(anew.as_json())
+        else:
+            print_windows_summary(anew)
 
 
 def _recompute_runs(stored: ExperimentResult, folder: Path, *, as_json: bool, verbose: bool) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import psutil
 import typer
 
+from llenergymeasure.cli._errors import format_error
+from llenergymeasure.cli._streams import say
+from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.record import Settings, main
 from llenergymeasure.records import MeterChoice
 
@@ -17,6 +20,9 @@ def record(*, output: Path | None, pid: int | None, meter: str, gpus: list[str] 
     if chosen == ("all",):
         chosen = "all"
     owner = os.getppid() if pid is None else pid
+    if pid is not None and not psutil.pid_exists(pid):
+        say(format_error(ConfigError(f"there is no process {pid}", hint="ps -ef lists them")))
+        raise typer.Exit(2)
     settings = Settings(owner, _command_line(owner), output, MeterChoice(meter, chosen), shared)
     raise typer.Exit(main(settings, commands=0, answers=1))
 

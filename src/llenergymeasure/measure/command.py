@@ -105,6 +105,7 @@ def measure_commands(wanted: Wanted, tell: Progress) -> tuple[tuple[WindowsResul
                     _prepare(wanted.prepare)
                     bench.run(one, wanted, counts=number >= wanted.warmup)
             end_ns = time.monotonic_ns()
+            recorder.look()
         tell("computing")
         for folder in folders[1:]:
             shutil.copyfile(folders[0] / PARQUET_NAME, folder / PARQUET_NAME)
@@ -160,16 +161,32 @@ class _Bench:
     def __exit__(self, *error: object) -> None:
         """Nothing that it started outlives it, whatever ended it."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._running or number == signal.SIGTERM:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._launcher.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._launcher.wait(_END_S)
+            if not self._signal(number) or self._is_gone(_END_S):
                 break
         for stream in (self._launcher.stdin, self._launcher.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+    def _signal(self, number: int) -> bool:
+        """To the launcher and all that it started; False where nothing of them is left."""
+        try:
+            os.killpg(self._launcher.pid, number)
+        except ProcessLookupError:
+            return False
+        # macOS says so of a group that has only zombies left
+        except PermissionError:
+            return False
+        return True
+
+    def _is_gone(self, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            self._launcher.poll()
+            if not self._signal(0):
+                return True
+            time.sleep(_LISTEN_S)
+        return False
 
     def run(self, one: _Runs, wanted: Wanted, *, counts: bool) -> None:
         """One run; ExperimentError where it fails and that is not ignored."""

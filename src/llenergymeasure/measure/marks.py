@@ -10,6 +10,7 @@ All times are CLOCK_MONOTONIC of the one kernel.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,6 +36,8 @@ from llenergymeasure.records import (
 )
 
 MARKS_VERSION = 1
+# In the folder of a recording as long as it has no result.
+FIFO_NAME = "marks"
 
 Tokens: TypeAlias = Annotated[int, Field(ge=0)]
 
@@ -130,6 +133,18 @@ def began_adapter() -> TypeAdapter[Began]:
 @cache
 def ended_adapter() -> TypeAdapter[Ended]:
     return TypeAdapter(Ended)
+
+
+def left_behind(folder: Path) -> Literal["running", "unfinished"] | None:
+    """Whether it is a recording without a result, and then whether its recorder still lives."""
+    fifo = folder / FIFO_NAME
+    if not (fifo.is_fifo() and (folder / EVENTS_NAME).exists()):
+        return None
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return "unfinished"
+    return "running"
 
 
 def read_recording(folder: Path) -> Recording:

@@ -62,15 +62,16 @@ class Monitor:
         output_dir: str | os.PathLike[str] | None = None,
         *,
         meter: str = "auto",
-        gpus: Literal["auto", "all"] | Sequence[str | int] = "auto",
+        gpus: Literal["auto", "all"] | int | Sequence[str | int] = "auto",
         require_measured: bool = False,
         shared: bool = False,
         synchronize: bool = True,
     ) -> None:
+        self._pid = 0
         chosen = (
             gpus
             if gpus in ("auto", "all")
-            else [str(one) for one in ([gpus] if isinstance(gpus, str) else gpus)]
+            else [str(one) for one in ([gpus] if isinstance(gpus, str | int) else gpus)]
         )
         self._settings = {
             "output_dir": None if output_dir is None else os.fspath(output_dir),
@@ -78,7 +79,6 @@ class Monitor:
             "shared": shared,
         }
         self._synchronize = synchronize
-        self._pid = 0
         self._state: Literal["new", "running", "stopped"] = "new"
         self._numbers = itertools.count()
         self._names: dict[str, str] = {}
@@ -436,8 +436,10 @@ class Window:
     def tokens(self, *, prompt: int | None = None, output: int | None = None) -> None:
         """What went in and came out; adds to what was stated before in this window."""
         for given in (prompt, output):
-            if given is not None and int(given) < 0:
-                raise ConfigError(f"window {self.name!r}: tokens can't be negative, got {given}")
+            if given is not None and not _is_count(given):
+                raise ConfigError(
+                    f"window {self.name!r}: tokens are a whole number of at least 0, got {given!r:.80}"
+                )
         if prompt is not None:
             self.prompt = (self.prompt or 0) + int(prompt)
         if output is not None:
@@ -487,6 +489,14 @@ def _checked(name: object) -> str:
             hint='m.window("generate")',
         )
     return json.dumps(name)
+
+
+def _is_count(given: Any) -> bool:
+    """Numbers of numpy and torch are ones too."""
+    try:
+        return int(given) == given and int(given) >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _program() -> list[str]:

@@ -17,12 +17,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+import psutil
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.energy.meters.selection import choose_meters
@@ -33,6 +35,7 @@ from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import gpu_facts, used_gpus
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.marks import (
+    FIFO_NAME,
     MARKS_VERSION,
     Began,
     Begin,
@@ -49,11 +52,12 @@ from llenergymeasure.measure.marks import (
 )
 from llenergymeasure.measure.scratch import EVENTS_NAME, PREFIX
 from llenergymeasure.records import Domain, MeasurementWarning, MeterChoice, Overhead, RecordingKind, Start
+from llenergymeasure.results.folder import unwritable
 
 if TYPE_CHECKING:
     from llenergymeasure.results.windows import WindowsResult
 
-FIFO_NAME, PART = "marks", ".part"
+PART = ".part"
 # How often it looks whether its owner is still there, and for the end of a silence.
 _LOOK_S = 0.25
 _LISTEN_S = 0.01
@@ -65,6 +69,7 @@ _CLOSE_WITHIN_NS, _CLOSE_AFTER_NS = 10_000_000_000, 2_000_000_000
 # After the last window: a counter may be behind by 0.15 s and steps every 0.1 s.
 _SETTLE_NS = 300_000_000
 _CHUNK = 1 << 16
+_MOST_CHILDREN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,9 @@ def main(settings: Settings, *, commands: int, answers: int) -> int:
 def record(settings: Settings, commands: int, answer: Callable[..., None]) -> None:
     start_ns = time.monotonic_ns()
     started = Start(datetime.now(UTC).isoformat(timespec="seconds"), start_ns, boot_id())
-    selection = choose_meters(settings.energy, processes=lambda: [settings.owner])
+    # A child that marks windows is looked for at once: it may be gone before the next look for new processes.
+    children: deque[int] = deque(maxlen=_MOST_CHILDREN)
+    selection = choose_meters(settings.energy, processes=lambda: [settings.owner, *children])
     identifier = recording_id(settings.program, "windows", started)
     warnings: list[MeasurementWarning] = []
     with contextlib.ExitStack() as stack:
@@ -134,7 +141,7 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
         folder = stack.enter_context(recording_folder(settings.output_dir, identifier))
         recorder = Recorder(selection.meters, clock=time, directory=folder)
         recorder.start(file_first=False)
-        heard = _Heard(recorder, settings.owner, answer, folder)
+        heard = _Heard(recorder, settings.owner, answer, folder, children)
         stack.callback(heard.close)
         least_s, lag_s = recorder.quiet_s
         ready_ns = time.monotonic_ns()
@@ -227,7 +234,12 @@ def recording_folder(output_dir: Path | None, identifier: str) -> Iterator[Path]
             shutil.rmtree(temporary, ignore_errors=True)
         return
     folder = output_dir.absolute() / f"{identifier}{PART}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise unwritable(
+            "the recording", folder, error, hint="choose another folder, or make room"
+        ) from error
     yield folder
 
 
@@ -239,6 +251,7 @@ class _Heard:
     owner: int
     answer: Callable[..., None]
     folder: Path
+    children: deque[int]
     gpus: dict[str, None] = field(default_factory=dict)
     _waiting: dict[str, int] = field(default_factory=dict)
     _silent: set[str] = field(default_factory=set)
@@ -276,7 +289,8 @@ class _Heard:
         """Until `stop` (True), or the end of the input or of the owner."""
         parent = os.getppid()
         modelled = any(domain.model is not None for domain in self.recorder.domains)
-        with selectors.DefaultSelector() as selector:
+        # epoll refuses files, which commands may come from.
+        with selectors.SelectSelector() as selector:
             for source in (commands, self._fifo):
                 os.set_blocking(source, False)
                 selector.register(source, selectors.EVENT_READ)
@@ -286,6 +300,8 @@ class _Heard:
                 for key, _ in ready:
                     found, ended = self._read(key.fd)
                     marks += found
+                    if key.fd == self._fifo:
+                        self._meet(found)
                     if ended and key.fd == commands:
                         self._heed(marks)
                         return False
@@ -318,7 +334,8 @@ class _Heard:
             except BlockingIOError:
                 break
             if not chunk:
-                ended = True
+                # The last line of a file may lack its end.
+                data, ended = data + b"\n", True
                 break
             data += chunk
             if len(chunk) < _CHUNK:
@@ -356,6 +373,19 @@ class _Heard:
                 case Stop():
                     self.gpus |= dict.fromkeys(mark.gpus)
         self._look_closely()
+
+    def _meet(self, marks: Sequence[Mark]) -> None:
+        """The children that speak: a Monitor's ids begin with the process that made them."""
+        for mark in marks:
+            pid, dot, _ = mark.id.partition(".") if isinstance(mark, Begin | Silence) else ("", "", "")
+            if dot and pid.isdecimal() and int(pid) not in self.children and self._descends(int(pid)):
+                self.children.append(int(pid))
+
+    def _descends(self, pid: int) -> bool:
+        try:
+            return any(one.pid == self.owner for one in psutil.Process(pid).parents())
+        except psutil.Error:
+            return False
 
     def _spoken(self, identifier: str) -> None:
         """Its silence is over."""
@@ -403,7 +433,8 @@ class _Heard:
 
 def _first(error: ValidationError) -> str:
     found = error.errors()[0]
-    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+    where = ".".join(str(part) for part in found["loc"])
+    return f"{where}: {found['msg']}" if where else found["msg"]
 
 
 def program() -> int:

@@ -46,16 +46,20 @@ def _rows(one: NamedWindows, result: WindowsResult) -> Iterator[Row]:
         yield _joules("Energy per output token", one.per_output_token, result)
         counted = f"{one.prompt_tokens:,} in, " if one.prompt_tokens is not None else ""
         yield Row("Tokens", f"{counted}{one.output_tokens:,} out")
-    if one.power.value is not None:
+    if one.power.value is not None and one.energy_each.value is not None:
         yield _joules("Power", one.power, result)
     if result.kind == "command":
         yield Row(
             "Peak memory", amount(one.peak_bytes), one.peak_bytes.reason or "largest process of each run"
         )
     if one.count > 1 and one.energy.value is not None:
-        yield _joules("Energy, all of them", one.energy, result, f"in {duration(one.duration_s)}")
+        yield _joules("Energy, all of them", one.energy, result, f"in {_time(one.duration_s)}")
     if one.least_s is not None and one.duration_s / one.count < one.least_s:
         yield Row("Single windows", "", f"known to ± 10 % from {plain(one.least_s, 's')} on")
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else plain(seconds, "s")
 
 
 def _joules(

@@ -111,7 +111,8 @@ def choose_meters(
         raise EnergyError(
             "energy can't be measured here, and energy.require_measured forbids a model: "
             + "; ".join(f"{name}: {why}" for name, why in taken.refused),
-            hint="run where one of them can be read, or allow a model: --set energy.require_measured=false",
+            hint="run where one of them can be read, or allow a model: --set energy.require_measured=false "
+            "(of a Monitor: require_measured=False)",
         )
     method: Literal["measured", "modelled"] = "measured" if taken.meters else "modelled"
     if not energy.require_measured and not any(
