@@ -93,7 +93,7 @@ def test_a_board_that_is_lost_leaves_a_reason_and_the_others_alone() -> None:
     with AmdMeter(amdsmi) as meter:
         amdsmi.gpus[0].fails_with = NO_PERMISSION
         assert {one.domain for one in meter.sample()} == {"gpu:b"}
-        with pytest.raises(EnergyError, match="gives nothing of gpu:a"):
+        with pytest.raises(EnergyError, match="reports nothing of gpu:a"):
             meter.parts()[0].sample()
 
 

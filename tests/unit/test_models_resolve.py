@@ -270,7 +270,7 @@ def test_a_revision_leads_out_of_no_folder(revision: str) -> None:
     if not revision:
         assert resolve("gpt2", revision=revision).path is None
     else:
-        assert "no revision" in refusal("gpt2", revision=revision).message
+        assert "not a revision" in refusal("gpt2", revision=revision).message
 
 
 def test_a_poisoned_reference_leads_out_of_no_folder(hub_cache: Path, tmp_path: Path) -> None:

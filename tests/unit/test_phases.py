@@ -191,7 +191,7 @@ def asked(**changes: object) -> ExperimentConfig:
         ),
         (
             run_of(block("full", [0], counted(1, [1])), block("prefill", [1], counted(1, [1]))),
-            "no token was made",
+            "no token was generated",
         ),
     ],
 )
@@ -288,4 +288,4 @@ def test_an_engine_that_made_no_token_has_no_cost_of_decode() -> None:
     first = replace(run.blocks[0], block=replace(run.blocks[0].block, passes=tuple(none)))
     phases = prefill_and_decode([replace(run, blocks=(first, *run.blocks[1:]))])
     assert phases.decode.value is None
-    assert phases.decode.reason == "no token was made in decode"
+    assert phases.decode.reason == "no token was generated in decode"

@@ -55,13 +55,13 @@ class _Taken:
         """
         try:
             meter = make()
-        except EnergyError as error:
+        # Two packages with one name are a mistake in what is asked for; another meter may still do.
+        except (EnergyError, ConfigError) as error:
             self.refused.append((name, _whole(error)))
             return
         try:
             domains = _seen(name, meter)
-        # Two packages with one name are a mistake in what is asked for; another meter may still do.
-        except (EnergyError, ConfigError) as error:
+        except EnergyError as error:
             self.refused.append((name, _whole(error)))
             return
         finally:
