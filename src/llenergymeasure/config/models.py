@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -287,7 +287,8 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
 
     # What has no field is the section of an engine that brings its own: the options that are not defaults.
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[Annotated[str, AfterValidator(_engine_name)], Any]
+    if not TYPE_CHECKING:  # type checkers take it for an argument
+        __pydantic_extra__: dict[Annotated[str, AfterValidator(_engine_name)], Any]
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
