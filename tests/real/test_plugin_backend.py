@@ -132,7 +132,7 @@ def test_the_doctor_lists_it(path: Path, tmp_path: Path) -> None:
 def test_where_it_is_not_installed_the_names_that_are_there_are_told(tmp_path: Path) -> None:
     done = run(path=tmp_path, cwd=tmp_path)
     assert done.returncode == 2
-    assert "'metronome' is not valid. Valid values: llamacpp, pytorch," in done.stderr
+    assert "'metronome' is not valid. Valid values: llamacpp, openai, pytorch," in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 
