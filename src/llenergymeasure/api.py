@@ -113,6 +113,10 @@ def _validated(config: ExperimentConfig | Mapping[str, object] | str | Path) -> 
         case ExperimentConfig():
             values = config.model_dump(warnings=False)
             return ExperimentConfig.model_validate(values).with_origins(config.origins)
+        case "":
+            raise ConfigError(
+                "run_experiment was given an empty path; is the variable that it comes from set?"
+            )
         case str() | Path():
             return load_experiment_config(config)
         case Mapping():

@@ -95,6 +95,19 @@ def test_bytes_that_are_no_text_are_refused(data: bytes, said: str, tmp_path: Pa
     assert (outcome.exit_code, said in outcome.output) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"\0\0", "is binary"), (b"model: caf\xe9\n", "is not UTF-8 text")]
+)
+def test_bytes_of_standard_input_are_refused_by_its_name(
+    data: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml, "_standard_input", lambda: data)
+    outcome = CliRunner().invoke(app, ["run", "-"])
+    assert outcome.exit_code == 2
+    assert f"standard input {said}" in outcome.output
+    assert "--model -" not in outcome.output
+
+
 def test_a_path_that_is_no_file_says_what_it_is_and_how_to_name_a_model(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")

@@ -346,7 +346,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     for name, says in [
         ("absent.jsonl", "there is no dataset file"),
-        ("folder.jsonl", "not a regular file"),
+        ("folder.jsonl", "is a directory"),
         ("pipe.jsonl", "not a regular file"),
         ("x" * 5000 + ".jsonl", "can't be read"),
     ]:
@@ -413,6 +413,9 @@ def test_another_format_is_named_and_the_command_of_its_hint_converts_it(
         (b"PK\x03\x04rest", "zip"),
         (b"\x28\xb5\x2f\xfdrest", "zstd"),
         (b"\x7fELF\0\0\0", "binary"),
+        (b'"a\0b"\n', "binary"),
+        (gzip.compress(gzip.compress(b'"a"\n')), "gzip-compressed twice"),
+        ('"caf\u00e9"\n"b"\n'.encode("latin-1"), "first text, is not UTF-8"),
         ("caf\u00e9\n".encode("latin-1") * 2, "plain text"),
     ],
 )
@@ -422,3 +425,10 @@ def test_what_is_no_text_of_prompts_is_named(tmp_path: Path, content: bytes, say
     with pytest.raises(ConfigError, match=says) as caught:
         loaded(path)
     assert caught.value.hint
+
+
+def test_a_file_may_begin_with_a_record_that_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('null\n"a"\n"b"\n', encoding="utf-8")
+    found = loaded(path, 2)
+    assert {prompt.text for prompt in found.prompts} == {"a", "b"}

@@ -190,6 +190,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": TINY,
 }
 PARALLEL_FALCON = {**FALCON, "model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}
+FALCON_H1 = {**TINY, **MAMBA2, "model_type": "falcon_h1", "mamba_d_ssm": 128, "projectors_bias": True}
+BARE_OPT = {
+    **FALCON,
+    "model_type": "opt",
+    "ffn_dim": 176,
+    "word_embed_proj_dim": 64,
+    "enable_bias": False,
+    "layer_norm_elementwise_affine": False,
+}
 OLD_FALCON = {**FALCON, "model_type": "falcon", "multi_query": False, "parallel_attn": False, "bias": True}
 
 
@@ -276,9 +285,13 @@ def test_a_vision_tower_has_as_many_parameters_as_transformers_builds() -> None:
     )
 
 
-@pytest.mark.parametrize("config", [PARALLEL_FALCON, OLD_FALCON], ids=["parallel", "old"])
-def test_falcons_of_other_kinds_have_as_many_parameters(config: dict[str, Any]) -> None:
-    assert parameters(from_config(config, name="falcon", source="test")) == counted(build(config))
+@pytest.mark.parametrize(
+    "config",
+    [PARALLEL_FALCON, OLD_FALCON, FALCON_H1, BARE_OPT],
+    ids=["parallel", "old", "hybrid with biases", "OPT without biases and norms' weights"],
+)
+def test_models_of_a_family_s_other_kinds_have_as_many_parameters(config: dict[str, Any]) -> None:
+    assert parameters(from_config(config, name="other", source="test")) == counted(build(config))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -217,11 +217,24 @@ def test_a_random_shape_comes_from_a_config_without_weights(directory: Path) -> 
     assert resolved.architecture.hidden == 576
 
 
-@pytest.mark.parametrize("name", ["random:lama-3.2-1b", "random:", "random:../../etc-nope"])
+@pytest.mark.parametrize("name", ["random:", "random:../../etc-nope"])
 def test_an_unknown_shape_lists_those_known(name: str) -> None:
     hint = str(refusal(name).hint)
     assert "llama-3.2-1b" in hint
     assert "mixtral-8x7b" in hint
+
+
+def test_an_unknown_shape_that_is_like_others_names_these_and_where_all_are() -> None:
+    hint = str(refusal("random:lama-3.2-1b").hint)
+    assert "did you mean llama-3.2-1b" in hint
+    assert "docs/reference/models.md" in hint
+    assert "mixtral-8x7b" not in hint
+
+
+def test_a_page_of_the_hub_gets_the_shape_by_its_name() -> None:
+    refused = refusal("random:https://huggingface.co/Qwen/Qwen3-8B")
+    assert refused.hint == "--model random:Qwen/Qwen3-8B"
+    assert resolve("random:Qwen/Qwen3-8B").architecture is SHAPES["qwen3-8b"]
 
 
 # the hub

@@ -63,6 +63,8 @@ def test_every_key_of_another_program_leads_to_one_that_exists() -> None:
     ("key", "meant"),
     [
         ("torch_dtype", "precision"),
+        ("revision", "pytorch.revision"),
+        ("backend.model", "model"),
         ("scenario.generate_kwargs.max_new_tokens", "max_output_tokens"),
         ("max-new-tokens", "max_output_tokens"),
         ("seed", "random_seed"),

@@ -86,6 +86,11 @@ def test_anything_else_is_refused_by_its_type(given: Any) -> None:
     assert caught.value.hint
 
 
+def test_an_empty_path_is_told_from_the_folder_that_it_would_be() -> None:
+    with pytest.raises(ConfigError, match="an empty path"):
+        run_experiment("")
+
+
 def test_a_value_that_was_put_in_without_a_check_is_refused_before_anything_runs() -> None:
     config = ExperimentConfig.model_validate(SMOKE)
     for spoilt in (config.model_copy(update={"n": -5}), config.model_copy(update={"n": "many"})):

@@ -127,12 +127,14 @@ def peer_key(key: str) -> str | None:
 
 
 def nearest_key(key: str) -> str | None:
-    """The valid dotted key most like `key`: as others call it, then among siblings, then by the last word."""
+    """The valid dotted key most like `key`: as others call it, by the last word of one whose
+    section was left out, then among siblings, then by a like last word.
+    """
     parent, _, last = key.rpartition(".")
     if (meant := peer_key(key)) is not None:
         return meant
     if parent in known_keys() and section_of(known_keys()[parent]) is None:
-        return parent  # it holds a single value
+        return last if last in known_keys() else parent  # it holds a single value
     if last in {"name", "id", "type"} and parent in known_keys():
         return parent
     prefix = f"{parent}." if parent else ""
@@ -142,10 +144,12 @@ def nearest_key(key: str) -> str | None:
         for name in known
         if name.startswith(prefix) and "." not in name.removeprefix(prefix)
     ]
-    if (match := nearest(last, siblings)) is not None:
-        return prefix + match
     by_last: dict[str, str] = {}
     for name in known:
         by_last.setdefault(name.rpartition(".")[2], name)
+    if not parent and last in by_last:
+        return by_last[last]  # its section was left out
+    if (match := nearest(last, siblings)) is not None:
+        return prefix + match
     match = nearest(last, by_last) if len(last) > 2 else None
     return by_last[match] if match is not None else None

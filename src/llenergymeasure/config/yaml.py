@@ -157,14 +157,16 @@ def _read_text(path: Path) -> str:
 
 def _decoded(data: bytes, path: Path) -> str:
     if b"\0" in data:
+        if path == STDIN:
+            raise ConfigError("standard input is binary, not YAML")
         raise ConfigError(f"{path} is a binary file, not YAML", hint=_as_model(path))
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES:,} bytes, too large for a configuration")
+        raise ConfigError(f"{named(path)} is larger than {MAX_BYTES:,} bytes, too large for a configuration")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{path} is not UTF-8 text (byte {data[error.start]:#04x} at offset {error.start})",
+            f"{named(path)} is not UTF-8 text (byte {data[error.start]:#04x} at offset {error.start})",
             hint="save it as UTF-8",
         ) from error
 

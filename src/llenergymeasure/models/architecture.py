@@ -140,6 +140,8 @@ def from_config(config: Mapping[str, object], *, name: str, source: str) -> Arch
             f"the shape of model_type {family!r} is not known (docs/reference/models.md lists those that are)"
         )
     fields = _Fields(text, row.defaults)
+    if not fields.flag("layer_norm_elementwise_affine", default=True):  # some of OPT's
+        row = replace(row, norm=0)
     hidden, vocab = fields.whole("hidden_size"), fields.whole("vocab_size")
     table = fields.whole("word_embed_proj_dim", default=hidden)
     layers = _layers(fields, row)
@@ -409,7 +411,8 @@ def _mamba2(fields: _Fields) -> Layer:
     chunk = fields.whole("chunk_size", default=128 if family == "nemotron_h" else 256)
     has_norm = family != "falcon_h1" or fields.flag("mamba_rms_norm")
     biases = convolved * fields.flag("use_conv_bias", default=True)
-    biases += (projected + hidden) * fields.flag("use_bias")
+    biases += projected * fields.flag("use_bias")
+    biases += hidden * fields.flag("projectors_bias" if family == "falcon_h1" else "use_bias")
     return Layer(
         matrices=((hidden, projected), (inner, hidden)),
         other=convolved * kernel + 3 * heads + inner * has_norm + biases,

@@ -180,12 +180,15 @@ def _random(model: str) -> ResolvedModel:
     path = Path(wanted).expanduser()
     if wanted and path.is_dir():
         return _configured(ResolvedModel(model, "random", path, None, None, None), path)
+    if wanted and (pasted := pasted_model(wanted)) is not None:
+        way_out = pasted.way_out.replace("--model ", f"--model {_RANDOM}")
+        raise PreFlightError(f"shape {wanted!r} {pasted.reason}", hint=way_out)
     near = difflib.get_close_matches(wanted.lower(), SHAPES, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(near)}? " if near else ""
-    raise PreFlightError(
-        f"no shape is named {wanted!r}",
-        hint=f"{meant}a directory with a config.json, or one of: {', '.join(SHAPES)}",
-    )
+    if near:
+        which = f"did you mean {' or '.join(near)}? docs/reference/models.md lists all {len(SHAPES)}"
+    else:
+        which = f"one of: {', '.join(SHAPES)}"
+    raise PreFlightError(f"no shape is named {wanted!r}", hint=f"{which}; or a directory with a config.json")
 
 
 def _directory(model: str, path: Path) -> ResolvedModel:

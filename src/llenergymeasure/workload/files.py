@@ -60,7 +60,11 @@ def _check_ordinary(path: Path) -> None:
     if not path.exists():
         raise ConfigError(f"there is no dataset file {path}", hint="check the path; it is taken from here")
     if not path.is_file():
-        raise ConfigError(f"dataset {path} is not a regular file", hint=JSON_FORMATS)
+        what = "a directory" if path.is_dir() else "not a regular file"
+        raise ConfigError(
+            f"dataset {path} is {what}",
+            hint="name a file; write what comes from a pipe into one first, since every run reads it again",
+        )
     if (size := path.stat().st_size) > MAX_FILE_BYTES:
         raise _too_large(path, f"has {size / 1e9:.1f} GB")
 
@@ -78,16 +82,19 @@ def _records(stream: BufferedReader[Any], name: str) -> Records:
     start = head.lstrip()[:1]
     if not head.strip():
         return Records("line", _lines(stream, name))
-    if start not in b'[{"':
+    begins_null = head.split(maxsplit=1)[0] == b"null"  # a record without a prompt
+    if start not in b'[{"' and not begins_null:
         raise not_json(name, head.decode("utf-8", "replace"))
     line = stream.readline(MAX_RECORD_BYTES).removeprefix(codecs.BOM_UTF8)
     while not line.strip():
         line = stream.readline(MAX_RECORD_BYTES)
     is_lines = _holds_a_record(line, start, is_last=not stream.peek(1))
     stream.seek(0)
-    if is_lines:
+    if is_lines or begins_null:
         return Records("line", _lines(stream, name))
     if start == b'"':
+        if _holds_a_record(line.decode("latin-1").encode(), start, is_last=False):
+            raise not_utf8(name, f"dataset {name}, its first text,")
         raise not_json(name, head.decode("utf-8", "replace"))
     return Records("record", _unwrapped(_documents(stream, name)))
 

@@ -18,6 +18,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\0\0\xfe\xff", "UTF-32 text", "iconv -f UTF-32 -t UTF-8 {file} > {out}"),
     (b"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {out}"),
     (b"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {out}"),
+    (b"\x1f\x8b", "gzip-compressed twice", "gzip -dc {file} | gzip -dc > {out}"),
     (b"PK\x03\x04", "a zip archive", "unzip -p {file} > {out}"),
     (b"\xfd7zXZ\0", "xz-compressed", "xz -dc {file} > {out}"),
     (b"BZh", "bzip2-compressed", "bzip2 -dc {file} > {out}"),
@@ -78,7 +79,7 @@ def refuse_binary(path: str, head: bytes) -> None:
     if head[257:262] == b"ustar":
         raise _refused(path, "a tar archive", "tar -xOf {file} > {out}")
     # JSON begins with two ASCII characters, of which UTF-16 makes four bytes.
-    if len(head) > 3 and 0 in head[:4] and head[0] | head[2] != head[1] | head[3]:
+    if len(head) > 3 and (head[0] | head[2] == 0) != (head[1] | head[3] == 0):
         order = "BE" if head[0] == 0 else "LE"
         raise _refused(path, "UTF-16 text", f"iconv -f UTF-16{order} -t UTF-8 {{file}} > {{out}}")
     if b"\0" in head:
