@@ -82,7 +82,9 @@ def test_an_adapter_that_is_not_there_or_would_be_rounded_away_is_refused(
     tiny: Path, adapter: Path, tmp_path: Path
 ) -> None:
     refused = PytorchBackend().why_refused
-    assert "not a directory with adapter_config.json" in str(refused(with_adapter(tiny, tmp_path, merged=False)))
+    assert "not a directory with adapter_config.json" in str(
+        refused(with_adapter(tiny, tmp_path, merged=False))
+    )
     merged = with_adapter(tiny, adapter, merged=True, precision="int8")
     assert "round the adapter away; --set lora.merged=false" in str(refused(merged))
     described = json.loads((adapter / "adapter_config.json").read_text())
