@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from llenergymeasure.results.study import StudyResult
     from llenergymeasure.results.windows import WindowsResult
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 __all__ = [
     "BackendError",

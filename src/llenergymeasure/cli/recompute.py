@@ -48,7 +48,9 @@ HEADLINES = (
 # What each version changed in the method, for those who compute older results again.
 METHODS = {
     "0.9": "since 0.9 joules are counted from silence to silence, and prefill and decode come from passes of "
-    "their own; passes of 0.8 have neither, and are read as windows amid other work, with wider intervals"
+    "their own; passes of 0.8 have neither, and are read as windows amid other work, with wider intervals",
+    "0.10": "since 0.10 the share of a pass in its block is read from the counter's steps around its edges, and "
+    "warnings have other words",
 }
 
 
