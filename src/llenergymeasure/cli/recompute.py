@@ -49,7 +49,7 @@ HEADLINES = (
 METHODS = {
     "0.9": "since 0.9 joules are counted from silence to silence, and prefill and decode come from passes of "
     "their own; passes of 0.8 have neither, and are read as windows amid other work, with wider intervals",
-    "0.10": "since 0.10 the share of a pass in its block is read from the counter's steps around its edges, and "
+    "0.10": "since 0.10 a pass's share of its block is read from the counter's steps around its edges, and "
     "warnings have other words",
 }
 
