@@ -22,14 +22,14 @@ STAND_IN = ROOT / "benchmarks/boards/pynvml"
 
 
 def _place() -> Path | None:
-    """LLEM_FIELD_CASES, else beside the checkout."""
-    named = os.environ.get("LLEM_FIELD_CASES")
+    """FIELD_CASES, else beside the checkout."""
+    named = os.environ.get("FIELD_CASES")
     beside = (Path(named),) if named else tuple(up / "shared/data/field-cases" for up in ROOT.parents)
     return next((place for place in beside if (place / "README.md").is_file()), None)
 
 
 PLACE = _place()
-needs_cases = pytest.mark.skipif(PLACE is None, reason="no field cases: set LLEM_FIELD_CASES to their folder")
+needs_cases = pytest.mark.skipif(PLACE is None, reason="no field cases: set FIELD_CASES to their folder")
 
 
 def case(name: str) -> Path:

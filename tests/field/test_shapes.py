@@ -17,11 +17,11 @@ from llenergymeasure.models.resolve import resolve
 from llenergymeasure.models.vram import estimate_vram
 from llenergymeasure.records import Architecture
 
-PLACE = "LLEM_FIELD_CASES"
+PLACE = "FIELD_CASES"
 
 
 def folder() -> Path | None:
-    """Where the cases are: named by LLEM_FIELD_CASES, or in a folder that is shared beside this checkout."""
+    """Where the cases are: named by FIELD_CASES, or in a folder that is shared beside this checkout."""
     if named := os.environ.get(PLACE):
         return Path(named)
     for parent in Path(__file__).resolve().parents:
