@@ -189,7 +189,7 @@ def swept(error: ValidationError, given: Mapping[str, JsonValue]) -> dict[str, l
         value = None if key is None else given[key]
         if isinstance(value, str) and "," in value:
             value = [yaml.parse(part, where=str(key)) for part in value.split(",")]
-        if key is None or not isinstance(value, list):
+        if key is None or not isinstance(value, list) or len(value) < 2:
             return None
         found[key] = value
     return found or None
