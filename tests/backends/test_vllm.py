@@ -318,7 +318,6 @@ def adapter(folder: Path, *, rank: int) -> None:
         ({"vllm": {"beam_search": {"beam_witdh": 2}}}, "no such argument; did you mean beam_width?"),
         ({"vllm": {"sampling": {"_eos_token_id": 2}}}, "no such argument"),
         ({"vllm": {"engine": {"dtype": "float16"}}}, "vllm.engine.dtype is decided by precision"),
-        ({"vllm": {"engine": {"hf_token": "secret"}}}, "is decided by HF_TOKEN in the environment"),
         ({"vllm": {"engine": {"seed": 1}}}, "vllm.engine.seed is decided by random_seed"),
         ({"vllm": {"engine": {"disable_log_stats": True}}}, "is decided by llem itself"),
         ({"vllm": {"sampling": {"max_tokens": 3}}}, "is decided by max_output_tokens"),

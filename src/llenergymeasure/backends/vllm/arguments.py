@@ -50,7 +50,6 @@ _DECIDED: Mapping[Part, Mapping[str, str]] = {
         "dtype": "precision",
         "seed": "random_seed",
         "enable_lora": "lora",
-        "hf_token": "HF_TOKEN in the environment, since a result keeps its configuration",
         "disable_log_stats": "llem itself, which reads the times of requests there",
         "worker_extension_cls": "llem itself, which reads the memory of the workers through it",
     },
