@@ -121,7 +121,7 @@ def _validated(config: ExperimentConfig | Mapping[str, object] | str | Path) -> 
             return load_experiment_config(config)
         case Mapping():
             # As a file that holds it: presets, suggestions and refusals are the same.
-            return resolve(read_sources(content=cast("Mapping[str, JsonValue]", config)))
+            return resolve(read_sources(content=cast("Mapping[str, JsonValue]", config), origin="mapping"))
     raise ConfigError(
         f"run_experiment was given {type(config).__name__}, not a configuration",
         hint="give an ExperimentConfig, a mapping of its keys, or the path of a YAML file",

@@ -105,7 +105,7 @@ def test_the_header_reads_its_nine_fields_and_no_other(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("gpu", "said"),
     [
-        (10.0, "20 % of the GPU's 10.0 GB: fits"),
+        (10.0, "20.0 % of the GPU's 10.0 GB: fits"),
         (1.0, "200 % of the GPU's 1.00 GB: does not fit"),
         (None, "that this host has left (no GPU with memory was found): "),
     ],

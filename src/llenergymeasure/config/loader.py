@@ -112,11 +112,13 @@ def read_sources(
     cli_overrides: Mapping[str, JsonValue] | None = None,
     *,
     content: Mapping[str, JsonValue] | None = None,
+    origin: str = "study",
     environ: Mapping[str, str] | None = None,
     user_config: Path | None = None,
 ) -> Sources:
-    """All that is said, once; `content` stands for what the file at `path` holds. ConfigError names every key
-    that does not exist.
+    """All that is said, once; `content` stands for what the file at `path` holds, or is from `origin`.
+
+    ConfigError names every key that does not exist.
     """
     unknown: list[_Unknown] = []
     user = user_config or user_config_path("llenergymeasure") / "config.yaml"
@@ -125,7 +127,7 @@ def read_sources(
     of_user = _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {}
     of_environment = _from_environment(os.environ if environ is None else environ, unknown)
     if content is not None:
-        file = _layer(content, "mapping" if path is None else f"file {path}", unknown)
+        file = _layer(content, origin if path is None else f"file {path}", unknown)
     else:
         file = {} if path is None else _from_file(Path(path), unknown)
     sources = Sources(
