@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
 
-from llenergymeasure.study.order import Order, sequence, turns
+from llenergymeasure.study.order import Order, turns
+
+
+def sequence(order: Order, repeats: Sequence[int], *, seed: str) -> list[tuple[int, int]]:
+    """All (experiment, repeat) that are planned at the start; a target may ask for more."""
+    if order == "sequential":
+        return [(number, repeat) for number, most in enumerate(repeats) for repeat in range(1, most + 1)]
+    rounds = range(1, max(repeats, default=0) + 1)
+    return [
+        (number, repeat)
+        for repeat in rounds
+        for number in turns(order, len(repeats), repeat, seed=seed)
+        if repeat <= repeats[number]
+    ]
 
 
 def test_sequential_finishes_one_experiment_before_the_next() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 Order: TypeAlias = Literal["sequential", "interleaved", "shuffled", "balanced"]
@@ -29,16 +28,3 @@ def _drawn(count: int, seed: str) -> list[int]:
     found = list(range(count))
     random.Random(seed).shuffle(found)  # noqa: S311  an order, not a secret
     return found
-
-
-def sequence(order: Order, repeats: Sequence[int], *, seed: str) -> list[tuple[int, int]]:
-    """All (experiment, repeat) that are planned at the start; a target may ask for more."""
-    if order == "sequential":
-        return [(number, repeat) for number, most in enumerate(repeats) for repeat in range(1, most + 1)]
-    rounds = range(1, max(repeats, default=0) + 1)
-    return [
-        (number, repeat)
-        for repeat in rounds
-        for number in turns(order, len(repeats), repeat, seed=seed)
-        if repeat <= repeats[number]
-    ]

@@ -65,8 +65,8 @@ def make_plan(
 ) -> Plan:
     """Every point of the study, each validated; equal ones are one experiment.
 
-    `adjust` makes of an experiment what runs, and is no part of its identity. `describe` says in one line why
-    a point is not valid. ConfigError where none is left.
+    `adjust` changes how an experiment is run, not its identity. `describe` says in one line why a point is
+    not valid. ConfigError where none is left.
     """
     values = dict(leaves(ExperimentConfig(model="any").model_dump(mode="json")))
     values |= dict(leaves(dict(study.base)))

@@ -123,7 +123,7 @@ class OpenaiSession:
         return reply
 
     def _check(self, reply: Reply) -> None:
-        """BackendError where the server would refuse the next request as well."""
+        """BackendError where the server would also refuse the next request."""
         status = reply.status
         if status is not None and status < 500 and status not in _COUNTED:
             raise self._refusal(reply)
