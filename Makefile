@@ -102,7 +102,7 @@ slurm-packages:
 $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --upgrade pip
-	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout
+	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout hypothesis
 	touch $@
 
 $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
