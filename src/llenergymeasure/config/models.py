@@ -40,6 +40,7 @@ from llenergymeasure.config.engines.llamacpp import LlamacppConfig
 from llenergymeasure.config.engines.pytorch import PytorchConfig
 from llenergymeasure.config.engines.simulated import SimulatedConfig
 from llenergymeasure.config.engines.vllm import VllmConfig
+from llenergymeasure.config.load import LoadConfig, SloConfig
 from llenergymeasure.config.runner import RunnerConfig
 from llenergymeasure.config.section import (
     AboveZero,
@@ -56,7 +57,7 @@ from llenergymeasure.exceptions import LLEMError
 SCHEMA_VERSION = "2"
 
 # Fields outside the engines' sections that not every engine takes.
-TAKEN_BY_SOME = frozenset({"lora", "passthrough_kwargs"})
+TAKEN_BY_SOME = frozenset({"lora", "load", "passthrough_kwargs"})
 BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
 
 
@@ -263,6 +264,11 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         "natural: it may stop at EOS",
     )
     decoder: DecoderConfig = Field(default_factory=DecoderConfig)
+    load: LoadConfig | None = Field(
+        default=None,
+        description="a stream of requests to a server; when absent each pass walks the prompts, one at once",
+    )
+    slo: SloConfig = Field(default_factory=SloConfig)
     warmup: WarmupConfig = Field(default_factory=WarmupConfig)
     passes: PassesConfig = Field(default_factory=PassesConfig)
     repeats: RepeatsConfig = Field(default_factory=RepeatsConfig)
