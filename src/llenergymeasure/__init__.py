@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llenergymeasure.config.engines.pytorch import PytorchConfig
     from llenergymeasure.config.engines.simulated import SimulatedConfig
     from llenergymeasure.config.engines.vllm import VllmConfig
+    from llenergymeasure.config.load import LoadConfig, SloConfig
     from llenergymeasure.config.loader import load_experiment_config
     from llenergymeasure.config.models import (
         BaselineConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "FootprintConfig",
     "LLEMError",
     "LlamacppConfig",
+    "LoadConfig",
     "LoraConfig",
     "Monitor",
     "PassesConfig",
@@ -75,6 +77,7 @@ __all__ = [
     "ResultError",
     "RunnerConfig",
     "SimulatedConfig",
+    "SloConfig",
     "StudyResult",
     "VllmConfig",
     "WarmupConfig",
