@@ -41,13 +41,15 @@ class Request:
     """One prompt and what is wanted of it.
 
     `prompt` are token ids, made once so that every engine gets the same. With `exact` the engine must
-    produce just `max_output_tokens`; else it may stop at the end-of-sequence token.
+    produce just `max_output_tokens`; else it may stop at the end-of-sequence token. `turn` is its place in a
+    conversation, from 1; the turn before it is the request before it.
     """
 
     index: int
     prompt: tuple[int, ...]
     max_output_tokens: int
     exact: bool
+    turn: int = 1
 
 
 @dataclass(frozen=True, slots=True)
