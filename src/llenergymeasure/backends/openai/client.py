@@ -56,7 +56,7 @@ class Client:
             async with self._session.post(self.api + path, data=body) as response:
                 if response.status != 200:
                     said = await response.text(errors="replace")
-                    self._refused(reply, response.status, said)
+                    self._refused(reply, response, said)
                     return reply
                 await _read(response, reply)
         except aiohttp.ClientConnectorError as error:
@@ -84,13 +84,15 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from None
 
-    def _refused(self, reply: Reply, status: int, said: str) -> None:
+    def _refused(self, reply: Reply, response: Any, said: str) -> None:
         try:
             content: Any = json.loads(said)
         except ValueError:
             content = said
-        why = self.without_key(f"HTTP {status}: {message_of(content)}")
-        reply.fail(why, time.monotonic_ns(), status)
+        why = self.without_key(f"HTTP {response.status}: {message_of(content)}")
+        if (after := response.headers.get("Retry-After")) is not None:
+            why += f" (Retry-After: {after[:40]})"
+        reply.fail(why, time.monotonic_ns(), response.status)
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         import aiohttp
@@ -113,7 +115,7 @@ async def _read(response: Any, reply: Reply) -> None:
     if response.content_type == "application/json":
         # It does not stream: when its first token was there is not known.
         reply.take(await response.read(), time.monotonic_ns())
-        reply.first_ns = None
+        reply.times_ns.clear()
         reply.close(time.monotonic_ns())
         return
     events = Events()
