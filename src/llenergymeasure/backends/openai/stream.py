@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What a token of text or of reasoning comes under; vLLM sends reasoning under both of its names at once.
-_CONTENTS = (("content", "text"), ("reasoning_content", "reasoning"))
+_CONTENTS = (("reasoning_content", "reasoning"), ("content", "text"))
 _DECODER = json.JSONDecoder()  # json.loads on bytes first guesses their encoding
 
 
@@ -21,7 +21,12 @@ class Events:
 
     def take(self, received: bytes) -> Iterable[bytes]:
         """The data of each event that is whole."""
-        if received.startswith(b"data: ") and received.endswith(b"\n\n") and not self._rest and not self._data:
+        if (
+            received.startswith(b"data: ")
+            and received.endswith(b"\n\n")
+            and not self._rest
+            and not self._data
+        ):
             # Whole events of one line each, as servers write them: no line is looked at.
             whole = received[6:-2].split(b"\n\ndata: ")
             if received.count(b"\n") == 2 * len(whole) and b"\r" not in received:
@@ -48,8 +53,9 @@ class Reply:
     """The answer to one request, as it comes in.
 
     `texts` are the pieces that carry tokens, text or reasoning, not a role or an empty one, and `times_ns`
-    says when each came: the same time for those that were read at once. `end_ns` is when the last of it came, or the reason why it ended. `failure` is why there is no whole
-    answer, with the status where it is that of HTTP.
+    says when each came: the same time for those that were read at once. `end_ns` is when the last of it
+    came, or the reason why it ended. `failure` is why there is no whole answer, with the status where it is
+    that of HTTP.
     """
 
     sent_ns: int
@@ -96,9 +102,7 @@ class Reply:
 
     def _take_choice(self, choice: Mapping[str, Any], t_ns: int) -> None:
         said = choice.get("delta") or choice.get("message") or choice
-        text = "".join(
-            piece for a, b in _CONTENTS if isinstance(piece := said.get(a) or said.get(b), str)
-        )
+        text = "".join(piece for a, b in _CONTENTS if isinstance(piece := said.get(a) or said.get(b), str))
         if text:
             self.texts.append(text)
             self.times_ns.append(t_ns)
