@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,16 @@ json_values = st.recursive(
 
 
 def config(url: str, /, **changes: Any) -> ExperimentConfig:
-    own = {"base_url": url, "concurrency": 4, **changes.pop("openai", {})}
-    fields = {"model": MODEL, "backend": "openai", "n": 8, "max_output_tokens": 4, "openai": own}
+    own = {"base_url": url, **changes.pop("openai", {})}
+    load = {"concurrency": 4, "finite": True}
+    fields = {
+        "model": MODEL,
+        "backend": "openai",
+        "n": 8,
+        "max_output_tokens": 4,
+        "openai": own,
+        "load": load,
+    }
     return ExperimentConfig.model_validate(fields | changes)
 
 
@@ -69,14 +78,15 @@ def completions(session: OpenaiSession, requests: list[Request] | None = None) -
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts: Any = session.facts().arguments["requests"]
-    assert counts["sent"] == counts["answered"] + counts["failed"] + counts["cancelled"]
-    return dict(counts)
+    counts = session.facts().requests
+    assert counts is not None
+    assert counts.sent == counts.answered + counts.failed + counts.cancelled
+    return asdict(counts)
 
 
 def test_it_is_an_engine_like_the_others() -> None:
     assert isinstance(load_backend("openai"), OpenaiBackend)
-    assert config("http://h:1", openai={"concurrency": 3}).batch_size == 3
+    assert config("http://h:1", load={"concurrency": 3}).batch_size == 3
 
 
 def test_times_and_counts_are_those_of_the_server() -> None:
@@ -98,7 +108,7 @@ def test_times_and_counts_are_those_of_the_server() -> None:
 
 
 def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_asked_for() -> None:
-    with stub_server(first_s=0.1) as url, opened(url, openai={"concurrency": 3}) as session:
+    with stub_server(first_s=0.1) as url, opened(url, load={"concurrency": 3, "finite": True}) as session:
         done = completions(session, asked(9))
     steps = sorted([(one.t_sent_ns, 1) for one in done] + [(one.t_end_ns, -1) for one in done])
     assert max(accumulate(step for _, step in steps)) == 3
@@ -316,15 +326,15 @@ def test_each_piece_has_the_time_at_which_it_was_read() -> None:
         reply = asyncio.run(posted(url))
         (served,) = told(url)["requests"]
     assert tuple(reply.texts) == TEXTS
-    assert reply.first_ns == reply.times_ns[0]
+    assert reply.first_ns == reply.chunk_ns[0]
     assert reply.sent_ns <= served["arrived_ns"]
-    for sent_ns, read_ns in zip(served["sent_ns"], reply.times_ns, strict=True):
+    for sent_ns, read_ns in zip(served["sent_ns"], reply.chunk_ns, strict=True):
         assert sent_ns <= read_ns
     # what a server writes at once comes at once
     with stub_server(events_per_write=4) as url:
         reply = asyncio.run(posted(url))
-    assert len(set(reply.times_ns)) == 1
-    assert len(reply.times_ns) == 4
+    assert len(set(reply.chunk_ns)) == 1
+    assert len(reply.chunk_ns) == 4
 
 
 def test_a_refusal_keeps_its_status_and_when_the_server_wants_to_be_asked_again() -> None:
@@ -363,7 +373,7 @@ def test_no_event_ends_more_than_its_request(event: object) -> None:
     for data in (event, {"choices": event}, {"choices": [event]}, {"choices": [{"delta": event}]}):
         reply.take(json.dumps(data).encode(), 5)
     reply.close(7)
-    assert len(reply.texts) == len(reply.times_ns)
+    assert len(reply.texts) == len(reply.chunk_ns)
     assert all(isinstance(text, str) for text in reply.texts)
 
 
@@ -377,7 +387,7 @@ def test_a_piece_is_counted_once_whatever_its_names() -> None:
     ):
         reply.take(json.dumps({"choices": [{"delta": delta}]}).encode(), 2)
     assert sorted("".join(reply.texts)) == ["a", "b", "c"]
-    assert reply.times_ns == [2, 2]
+    assert reply.chunk_ns == [2, 2]
 
 
 def test_garbage_in_a_stream_fails_the_request() -> None:
@@ -406,7 +416,7 @@ def llem(url: str, folder: Path, *more: str) -> list[str]:
         "--set",
         "max_output_tokens=8",
     ]
-    return [*base, "--set", "openai.concurrency=4", "--output", str(folder), "--json", *more]
+    return [*base, "--set", "load={concurrency: 4, finite: true}", "--output", str(folder), "--json", *more]
 
 
 def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
@@ -415,7 +425,7 @@ def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
         counts = told(url)["counts"]
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    asked_for = result["session"]["arguments"]["requests"]
+    asked_for = result["session"]["requests"]
     assert asked_for["sent"] == counts["received"]
     assert asked_for["answered"] == counts["answered"]
     assert asked_for["failed"] == counts["refused"] > 0

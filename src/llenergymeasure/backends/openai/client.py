@@ -44,14 +44,15 @@ class Client:
     async def __aexit__(self, *error: object) -> None:
         await self._session.close()
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """The whole answer. A request that fails once it was sent is a reply that says why.
+    async def post(self, path: str, body: bytes, reply: Reply | None = None) -> Reply:
+        """The whole answer. A request that fails once it was sent is a reply that says why. It is `reply`
+        where that is given, which holds what has come until then.
 
         UnreachableError where it could not be sent.
         """
         import aiohttp
 
-        reply = Reply(time.monotonic_ns())
+        reply = reply or Reply(time.monotonic_ns())
         try:
             async with self._session.post(self.api + path, data=body) as response:
                 if response.status != 200:
@@ -115,7 +116,7 @@ async def _read(response: Any, reply: Reply) -> None:
     if response.content_type == "application/json":
         # It does not stream: when its first token was there is not known.
         reply.take(await response.read(), time.monotonic_ns())
-        reply.times_ns.clear()
+        reply.chunk_ns.clear()
         reply.close(time.monotonic_ns())
         return
     events = Events()

@@ -52,7 +52,7 @@ class Events:
 class Reply:
     """The answer to one request, as it comes in.
 
-    `texts` are the pieces that carry tokens, text or reasoning, not a role or an empty one, and `times_ns`
+    `texts` are the pieces that carry tokens, text or reasoning, not a role or an empty one, and `chunk_ns`
     says when each came: the same time for those that were read at once. `end_ns` is when the last of it
     came, or the reason why it ended. `failure` is why there is no whole answer, with the status where it is
     that of HTTP.
@@ -66,12 +66,12 @@ class Reply:
     status: int | None = None
     is_done: bool = False
     texts: list[str] = field(default_factory=list)
-    times_ns: list[int] = field(default_factory=list)
+    chunk_ns: list[int] = field(default_factory=list)
 
     @property
     def first_ns(self) -> int | None:
         """When the first token came; None too where the answer did not come as a stream."""
-        return self.times_ns[0] if self.times_ns else None
+        return self.chunk_ns[0] if self.chunk_ns else None
 
     @property
     def text(self) -> str:
@@ -105,7 +105,7 @@ class Reply:
         text = "".join(piece for a, b in _CONTENTS if isinstance(piece := said.get(a) or said.get(b), str))
         if text:
             self.texts.append(text)
-            self.times_ns.append(t_ns)
+            self.chunk_ns.append(t_ns)
             self.end_ns = t_ns
         if (reason := choice.get("finish_reason")) is not None:
             self.finish, self.end_ns = str(reason), t_ns
