@@ -337,6 +337,42 @@ def test_each_piece_has_the_time_at_which_it_was_read() -> None:
     assert len(reply.chunk_ns) == 4
 
 
+class LookedAt(Reply):
+    """Notes how long after the time of a chunk it was looked at."""
+
+    def take(self, data: bytes, t_ns: int) -> None:
+        waits_ns.append(time.monotonic_ns() - t_ns)
+        super().take(data, t_ns)
+
+
+waits_ns: list[int] = []
+
+
+def test_a_busy_client_says_when_it_sent_and_read_and_not_when_it_got_round_to_it() -> None:
+    busy_s = 0.005
+
+    async def posted_amid_work(url: str) -> Reply:
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            time.sleep(busy_s)
+            loop.call_soon(work)
+
+        body = json.dumps({"model": "stub", "prompt": [1], "max_tokens": 4, "stream": True}).encode()
+        async with Client(url, key=None, request_timeout_s=20) as client:
+            await client.post("/completions", body)
+            work()
+            waits_ns.clear()
+            return await client.post("/completions", body, LookedAt(0))
+
+    with stub_server(first_s=0.05, each_s=0.02) as url:
+        reply = asyncio.run(posted_amid_work(url))
+    assert len(reply.chunk_ns) == 4
+    # between a read and what is done with it all other work of the loop has its turn
+    assert min(waits_ns[:4]) >= 0.9e9 * busy_s
+    assert reply.sent_ns > 0
+
+
 def test_a_refusal_keeps_its_status_and_when_the_server_wants_to_be_asked_again() -> None:
     with stub_server(refuse_every=1, refuse_status=429, retry_after_s=7) as url:
         reply = asyncio.run(posted(url))

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from threading import Thread
 from typing import Any, Literal
 
 # The text of the n-th token: one to four bytes of UTF-8 for a character.
@@ -26,6 +27,7 @@ _KNOWN = {
         "prompt",
         "messages",
         "max_tokens",
+        "max_completion_tokens",
         "stream",
         "stream_options",
         "temperature",
@@ -111,6 +113,7 @@ class Served:
     number: int
     arrived_ns: int
     body: dict[str, Any]
+    ended_ns: int | None = None
     outcome: Literal["running", "answered", "refused", "broken", "cancelled"] = "running"
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -128,7 +131,7 @@ def prompt_of(body: dict[str, Any], *, is_chat: bool) -> Sequence[int]:
 
 def asked(behaviour: Behaviour, body: dict[str, Any], *, is_chat: bool, cached: int = 0) -> Asked:
     """How many tokens the request gets; so many of its prompt are `cached`."""
-    limit = body.get("max_tokens", behaviour.own_length)
+    limit = body.get("max_completion_tokens") or body.get("max_tokens", behaviour.own_length)
     if not behaviour.heeds_max_tokens:
         limit = behaviour.own_length
     end = behaviour.eos_after
@@ -204,7 +207,13 @@ def _event(
         choice["delta"] = delta
     else:
         choice["text"] = "".join(map(str, delta.values()))
-    content: dict[str, Any] = {"id": "stub", "model": behaviour.model, "choices": [choice]}
+    content: dict[str, Any] = {
+        "id": "stub",
+        "object": "chat.completion.chunk" if request.is_chat else "text_completion",
+        "created": 0,
+        "model": behaviour.model,
+        "choices": [choice],
+    }
     if behaviour.usage == "every" or (behaviour.usage == "last" and finish is not None):
         content["usage"] = _usage(request, out)
     return _line(behaviour, content)
@@ -292,7 +301,7 @@ class Stub:
             told = [
                 {
                     name: getattr(one, name)
-                    for name in ("number", "arrived_ns", "body", "outcome", "prompt_tokens")
+                    for name in ("number", "arrived_ns", "ended_ns", "body", "outcome", "prompt_tokens")
                 }
                 | {"output_tokens": one.output_tokens, "sent_ns": one.sent_ns}
                 for one in self.served
@@ -401,7 +410,7 @@ class _Connection(asyncio.Protocol):
         served = Served(stub.counts["received"], time.monotonic_ns(), body)
         stub.served.append(served)
         if why := stub.why_refused(body, is_chat=is_chat):
-            served.outcome = "refused"
+            served.outcome, served.ended_ns = "refused", served.arrived_ns
             stub.counts["refused"] += 1
             self._whole(why[0], _error(why[1]), "application/json", stub.behaviour.retry_after_s)
             return
@@ -468,7 +477,7 @@ class _Connection(asyncio.Protocol):
     def _write(self, step: Step, served: Served) -> None:
         if step.tokens:
             served.sent_ns.append(time.monotonic_ns())
-        if step.data:
+        if step.data and not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(step.data), step.data))
         if step.tokens:
             self._count(served, step.tokens)
@@ -490,7 +499,7 @@ class _Connection(asyncio.Protocol):
         stub, served = self._stub, self._served
         assert served is not None
         self._served = None
-        served.outcome = outcome
+        served.outcome, served.ended_ns = outcome, time.monotonic_ns()
         stub.counts[outcome] += 1
         if self._holds_slot:
             self._holds_slot = False
@@ -521,9 +530,12 @@ async def serve(behaviour: Behaviour, *, port: int, key: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ends-with-stdin", action="store_true", help="so that it ends with its parent")
     parser.add_argument("--behaviour", default="{}", help="fields of Behaviour, as a JSON object")
     given = parser.parse_args()
     behaviour = Behaviour(**json.loads(given.behaviour))
+    if given.ends_with_stdin:
+        Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     try:
         asyncio.run(serve(behaviour, port=given.port, key=os.environ.get("STUB_API_KEY")))
     except KeyboardInterrupt:
