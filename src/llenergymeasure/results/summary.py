@@ -183,7 +183,8 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         ),
     )
     if result.dataset is not None and (notes := list(result.dataset.notes())):
-        yield Row("Prompts", f"{result.config.n} of {result.config.dataset.name}", _listed(*notes))
+        count = result.dataset.prompts or result.config.n
+        yield Row("Prompts", f"{count} of {result.config.prompts_from}", _listed(*notes))
     flops = speed.flops
     if flops.total is None:
         yield Row("Arithmetic", MISSING, gap=flops.reason or "")
