@@ -118,7 +118,12 @@ def _asked(record: Mapping[str, object], column: str | None, every_turn: bool) -
     match name:
         case "turns" if isinstance(value, list):
             said = [one.get("text") or one.get("texts") if isinstance(one, dict) else one for one in value]
-            value = [{"content": text} for text in said] if every_turn and said else (said or [""])[0]
+            if every_turn and said:
+                # Questions alone: each awaits an answer, and none is recorded.
+                asked: list[dict[str, object]] = [{"content": text} for text in said]
+                ends = range(1, len(asked) + 1)
+                return "aiperf", [one for end in ends for one in _of_value(asked[:end], every_turn=False)]
+            value = (said or [""])[0]
         case "texts" if isinstance(value, list):
             contents = [one.get("contents") if isinstance(one, dict) else one for one in value]
             parts = [part for one in contents for part in (one if isinstance(one, list) else [one])]

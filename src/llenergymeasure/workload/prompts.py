@@ -95,14 +95,12 @@ def _trace(config: ExperimentConfig, path: Path) -> Dataset:
         )
         if most > getattr(config, name):
             raise ConfigError(
-                f"load.trace {path}, line {record.line}: {most} {what} tokens, and {name} is "
+                f"load.trace {path}, {record.place}: {most} {what} tokens, and {name} is "
                 f"{getattr(config, name)}",
                 hint=f"--set {name}={most} lets each request have its own length; n limits how many are used",
             )
     prompts = tuple(
-        Prompt(
-            f"line {one.line}", length=one.input_tokens, output_tokens=one.output_tokens, blocks=one.blocks
-        )
+        Prompt(one.place, length=one.input_tokens, output_tokens=one.output_tokens, blocks=one.blocks)
         for one in trace.records
     )
     facts = DatasetFacts(
