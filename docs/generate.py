@@ -108,7 +108,7 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
         "pytorch": "static: `pytorch.batch_size`, padded to the longest prompt",
         "vllm": "the engine's own, from all requests or `vllm.batch_size` at once",
         "llamacpp": "one request after the other",
-        "openai": "the server's own, from `openai.concurrency` requests at once",
+        "openai": "the server's own, from the requests that `load` sends",
     },
     "beam search": {
         "pytorch": "`pytorch.num_beams`",

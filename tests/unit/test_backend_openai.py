@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,16 @@ MODEL = "random:llama-3.2-1b"
 
 
 def config(url: str, /, **changes: Any) -> ExperimentConfig:
-    own = {"base_url": url, "concurrency": 4, **changes.pop("openai", {})}
-    fields = {"model": MODEL, "backend": "openai", "n": 8, "max_output_tokens": 4, "openai": own}
+    own = {"base_url": url, **changes.pop("openai", {})}
+    load = {"concurrency": 4, "finite": True}
+    fields = {
+        "model": MODEL,
+        "backend": "openai",
+        "n": 8,
+        "max_output_tokens": 4,
+        "openai": own,
+        "load": load,
+    }
     return ExperimentConfig.model_validate(fields | changes)
 
 
@@ -59,14 +68,15 @@ def completions(session: OpenaiSession, requests: list[Request] | None = None) -
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts: Any = session.facts().arguments["requests"]
-    assert counts["sent"] == counts["answered"] + counts["failed"] + counts["cancelled"]
-    return dict(counts)
+    counts = session.facts().requests
+    assert counts is not None
+    assert counts.sent == counts.answered + counts.failed + counts.cancelled
+    return asdict(counts)
 
 
 def test_it_is_an_engine_like_the_others() -> None:
     assert isinstance(load_backend("openai"), OpenaiBackend)
-    assert config("http://h:1", openai={"concurrency": 3}).batch_size == 3
+    assert config("http://h:1", load={"concurrency": 3}).batch_size == 3
 
 
 def test_times_and_counts_are_those_of_the_server() -> None:
@@ -88,7 +98,7 @@ def test_times_and_counts_are_those_of_the_server() -> None:
 
 
 def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_asked_for() -> None:
-    with stub_server(first_s=0.1) as url, opened(url, openai={"concurrency": 3}) as session:
+    with stub_server(first_s=0.1) as url, opened(url, load={"concurrency": 3, "finite": True}) as session:
         done = completions(session, asked(9))
     steps = sorted([(one.t_sent_ns, 1) for one in done] + [(one.t_end_ns, -1) for one in done])
     assert max(accumulate(step for _, step in steps)) == 3
@@ -332,7 +342,7 @@ def llem(url: str, folder: Path, *more: str) -> list[str]:
         "--set",
         "max_output_tokens=8",
     ]
-    return [*base, "--set", "openai.concurrency=4", "--output", str(folder), "--json", *more]
+    return [*base, "--set", "load={concurrency: 4, finite: true}", "--output", str(folder), "--json", *more]
 
 
 def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
@@ -341,7 +351,7 @@ def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
         counts = told(url)["counts"]
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    asked_for = result["session"]["arguments"]["requests"]
+    asked_for = result["session"]["requests"]
     assert asked_for["sent"] == counts["received"]
     assert asked_for["answered"] == counts["answered"]
     assert asked_for["failed"] == counts["refused"] > 0

@@ -60,9 +60,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "the length of its record.",
     "requests_failed": "A server refused requests or broke off in the middle of an answer. They are counted, "
     "never sent again; their joules are in the total, and latencies are those of the answered ones.",
-    "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
-    "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
-    "from the planned time and include that delay.",
+    "schedule_lag": "The client did not keep up with the load: one request in a hundred was sent more than "
+    "5 ms after it was due. Latencies count from when it was due and include that delay.",
     "recorder_gap": "A meter returned nothing for a while during a pass: it blocked, or the recorder was not "
     "scheduled.",
     "swap_active": "Memory was swapped in or out during the run.",

@@ -84,7 +84,11 @@ def _boundary(readings: Sequence[EnergyReading], lacks: Mapping[str, str]) -> st
 
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:
-    """How many passes at the start of each run only lead in to the others: 0 or 1."""
+    """How many passes at the start of each run only lead in to the others: 0 or 1. Before the first window of
+    a running load there was no silence that could have changed anything.
+    """
+    if energies[0].measurement.config.is_stream:
+        return 0
     unsure = max((one.ends_apart for one in energies), default=0.0)
     return int(leads_in([one.costs for one in energies], at_least=unsure))
 

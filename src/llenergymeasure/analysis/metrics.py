@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
+from typing import Any
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
-from llenergymeasure.analysis.latency import e2e_s, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.latency import (
+    chunk_gaps,
+    e2e_s,
+    has_due_times,
+    percentiles,
+    schedule_lags_s,
+    tpot_s,
+    ttft_s,
+)
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
 from llenergymeasure.analysis.replicates import (
     Groups,
@@ -31,6 +40,7 @@ from llenergymeasure.results.models import (
     Memory,
     OverheadPart,
     PassWindow,
+    Percentiles,
     Performance,
     RunEnergyPart,
     RunFigures,
@@ -39,6 +49,8 @@ from llenergymeasure.results.models import (
 )
 
 NO_FIRST = "no first-token times"
+# Some characters take two tokens, whose first comes without text.
+UNLIKE = 0.02
 
 
 def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
@@ -95,6 +107,11 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
         if domain not in first.domains and domain.name not in first.lacks:
             yield f"{domain.name} was recorded and not counted"
     yield from unknown_states(energies)
+    if first.measurement.config.is_stream:
+        yield (
+            "passes are windows of a running load, with no silence around them: joules are read between the "
+            "steps of each sensor, and the interval holds what may hide at both ends"
+        )
     if leads:
         yield "the first pass of each run differs from the others: it is left out of the figures per token"
     if said := regimes(energies):
@@ -109,12 +126,18 @@ def _throttling(measurements: Sequence[Measurement]) -> Throttling | None:
 
 def _overhead(measurements: Sequence[Measurement]) -> OverheadPart:
     """Sums over the runs."""
+    served = [(each.served, each.window) for one in measurements for each in one.passes]
+    used_s = [one.client_cpu_s for one, _ in served if one is not None]
+    lags = schedule_lags_s(measurements) if has_due_times(measurements[0].config) else None
     return OverheadPart(
         recorder_cpu_s=sum(one.overhead.recorder_cpu_s for one in measurements),
         recorder_samples=sum(one.overhead.recorder_samples for one in measurements),
         setup_s=sum(one.overhead.setup_s for one in measurements),
         load_s=sum(one.load.duration_s for one in measurements),
         warmup_s=sum(one.warm_up.window.duration_s for one in measurements),
+        client_cpu_share=sum(used_s) / sum(window.duration_s for _, window in served) if used_s else None,
+        schedule_lag_p50_s=None if lags is None else lags[0],
+        schedule_lag_p99_s=None if lags is None else lags[1],
     )
 
 
@@ -158,12 +181,13 @@ def _figures(one: RunEnergy, *, leads: int) -> RunFigures:
     (written,), (lasted_s,) = output_tokens(group), seconds(group)
     shares = one.shares
     cost = sum(shares[leads:]) / written if shares is not None and written else None
+    from_due = has_due_times(one.measurement.config)
     return RunFigures(
         energy_per_output_token_j=cost,
         output_tokens_per_second=written / lasted_s if written and lasted_s > 0 else None,
-        ttft_p50_s=percentiles(group, ttft_s, NO_FIRST).p50.value,
+        ttft_p50_s=percentiles(group, partial(ttft_s, from_due=from_due), NO_FIRST).p50.value,
         tpot_p50_s=percentiles(group, tpot_s, NO_FIRST).p50.value,
-        e2e_p50_s=percentiles(group, e2e_s, NO_FIRST).p50.value,
+        e2e_p50_s=percentiles(group, partial(e2e_s, from_due=from_due), NO_FIRST).p50.value,
     )
 
 
@@ -183,6 +207,7 @@ def _window(seen: Measurement, *, leads: int) -> RunWindow:
 def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
     groups = replicates(measurements, leads=leads)
     done = [one for group in groups for each in group for one in each.generation.completions]
+    from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
@@ -192,10 +217,39 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         output_tokens_per_second=rate(output_tokens(groups), "token/s"),
         total_tokens_per_second=rate(total_tokens(groups), "token/s"),
         requests_per_second=rate(requests(groups), "request/s"),
-        ttft_s=percentiles(groups, ttft_s, NO_FIRST),
+        throughput_window="steady" if measurements[0].config.is_stream else "full",
+        latencies_from="due" if from_due else "sent",
+        ttft_s=percentiles(groups, partial(ttft_s, from_due=from_due), NO_FIRST),
         tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
-        e2e_s=percentiles(groups, e2e_s, "no request ended"),
+        e2e_s=percentiles(groups, partial(e2e_s, from_due=from_due), "no request ended"),
+        **_amid_load(groups),
         flops=flops(measurements),
         mfu=mfu(measurements),
         mbu=mbu(measurements),
     )
+
+
+def _amid_load(groups: Groups) -> dict[str, Any]:
+    """What only a running load shows. The time between tokens is that between chunks where each carries one:
+    the last token of an answer may be the end of the sequence, which has no text.
+    """
+    passes = [one for group in groups for one in group if one.served is not None]
+    served = [one.served for one in passes if one.served is not None]
+    if not served:
+        return {}
+    gaps = chunk_gaps(groups)
+    chunks, ended = sum(one.chunks for one in served), sum(len(one.generation.completions) for one in passes)
+    tokens = sum(one.output_tokens for one in served)
+    is_bundled = chunks < (1 - UNLIKE) * (tokens - ended)
+    bundled = Estimate.missing("s", f"bundled: {tokens:,} tokens came in {chunks:,} chunks")
+    none = Percentiles(mean=bundled, p50=bundled, p90=bundled, p95=bundled, p99=bundled, count=0)
+    lasted_s = sum(one.window.duration_s for one in passes)
+    waited_s = sum(
+        one.window.duration_s * load.in_flight_mean for one, load in zip(passes, served, strict=True)
+    )
+    return {
+        "itl_s": none if is_bundled else gaps,
+        "chunk_s": gaps if is_bundled else None,
+        "in_flight_mean": waited_s / lasted_s,
+        "in_flight_most": max(one.in_flight_most for one in served),
+    }

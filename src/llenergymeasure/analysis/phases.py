@@ -11,6 +11,7 @@ from llenergymeasure.analysis.estimates import too_few
 from llenergymeasure.analysis.latency import ttft_s
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import t_half_width, t_quantile
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.joules.spent import combined
 from llenergymeasure.records import BlockKind, Estimate, Pass
 
@@ -115,15 +116,21 @@ def _why_none(energies: Sequence[RunEnergy]) -> str | None:
     if config.max_output_tokens == 1:
         return "every request has one output token: prefill is all there is (see energy per request)"
     if not all(one.of("prefill") for one in energies):
-        if config.passes.prefill:
-            return "no prefill passes were run"
-        return "no prefill passes were asked for: passes.prefill is 0"
+        return _why_no_passes(config)
     if not energies[0].domains:
         return energies[0].why_none
     if reasons := [reason for one in energies for reason in one.reasons]:
         return reasons[0]
     full, prefill = (_walks(energies, kind) for kind in KINDS)
     return None if full.decoded > 0 and prefill.prompt > 0 else "no token was generated in decode"
+
+
+def _why_no_passes(config: ExperimentConfig) -> str:
+    if config.is_stream:
+        return "under a running load prefill and decode of different requests overlap"
+    if config.passes.prefill:
+        return "no prefill passes were run"
+    return "no prefill passes were asked for: passes.prefill is 0"
 
 
 def _passes(one: RunEnergy, kind: BlockKind) -> list[Pass]:

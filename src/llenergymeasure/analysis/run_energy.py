@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llenergymeasure.analysis.estimates import total
 from llenergymeasure.config.models import ExperimentConfig
@@ -109,7 +109,7 @@ class RunEnergy:
         energy can be known; None where nothing was produced.
         """
         passes = self.measurement.passes
-        tokens = sum(one.generation.output_tokens for one in passes)
+        tokens = sum(one.output_tokens for one in passes)
         spent = self.joules
         if spent is None:
             spent = sum(one.window.duration_s for one in passes)
@@ -212,9 +212,8 @@ def block_joules(trace: Trace, domains: Sequence[Domain], block: Block) -> Block
 def _spent(trace: Trace, domain: Domain, block: Block) -> Spent:
     windows, whole = [one.window for one in block.passes], block.window
     if domain.model is None and (block.before is None or block.after is None):
-        # As in results of version 0.8, where each pass is a block of its own.
-        spent = window_energy(trace, domain.name, whole)
-        return replace(spent, shares=() if spent.joules is None else (spent.joules,))
+        # Windows of a running load, or as in results of version 0.8, where each pass is a block of its own.
+        return window_energy(trace, domain.name, *windows)
     before = block.before or Window(whole.start_ns, whole.start_ns)
     after = block.after or Window(whole.end_ns, whole.end_ns)
     return block_energy(trace, domain.name, before=before, passes=windows, after=after)
@@ -282,7 +281,7 @@ def pass_costs(trace: Trace, domains: Sequence[Domain], blocks: Sequence[Block])
 
 def _per_token(joules: Sequence[float] | None, passes: Sequence[Pass]) -> list[float]:
     spent = joules or [one.window.duration_s for one in passes]
-    return [cost / max(one.generation.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
+    return [cost / max(one.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
 
 
 def idle_watts(trace: Trace, window: Window) -> float | None:

@@ -18,9 +18,11 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
     measurement = measurements[0]
     wanted, most = measurement.output_lengths, measurement.config.max_output_tokens
     read, written = (
-        sum(one.prompt_tokens for one in everything),
-        sum(one.output_tokens for one in everything),
+        sum(one.prompt_tokens for one in passes),
+        sum(one.output_tokens for one in passes),
     )
+    # Those of requests that reach over the edges of windows add up to something else than the windows do.
+    counted = [] if measurement.config.is_stream else done
     natural = measurement.config.output_length == "natural"
     return Tokens(
         input=read,
@@ -32,8 +34,8 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
         if natural
         else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in done),
         disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
-        local_input=_sum_of_all([one.local_prompt_tokens for one in done]),
-        local_output=_sum_of_all([one.local_output_tokens for one in done]),
+        local_input=_sum_of_all([one.local_prompt_tokens for one in counted]),
+        local_output=_sum_of_all([one.local_output_tokens for one in counted]),
         cut_prompts=measurement.cut_prompts,
     )
 

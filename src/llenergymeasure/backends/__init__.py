@@ -22,7 +22,16 @@ from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
 from llenergymeasure.host.machine import threads
 from llenergymeasure.models.resolve import ResolvedModel, weights_path
 from llenergymeasure.models.shapes import hf_config
-from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
+from llenergymeasure.records import (
+    Clock,
+    Completion,
+    FinishReason,
+    Generation,
+    Request,
+    Served,
+    SessionFacts,
+)
+from llenergymeasure.workload.arrivals import Arrival
 
 _THREADS_EACH = 16
 
@@ -76,6 +85,46 @@ class Session(Protocol):
 
     def reset_peak(self) -> None:
         """Forget the peak memory so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """What a load has done since it began, at monotonic `t_ns`: the `chunks` of output that came, the
+    requests that `ended`, and the request-nanoseconds that others waited (`in_flight_ns`: 4 users for 1 s are
+    4e9).
+    """
+
+    t_ns: int
+    chunks: int
+    ended: int
+    in_flight_ns: int
+
+
+class Load(Protocol):
+    """A stream of requests to an engine, that goes on by itself until it is drained or its context is left.
+
+    Whatever waits raises BackendError where the stream has broken.
+    """
+
+    def so_far(self) -> SoFar: ...
+
+    def cut(self, edges_ns: Sequence[int]) -> None:
+        """Windows begin and end at these moments, which are still to come."""
+
+    def wait(self, until_ns: int) -> None: ...
+
+    def drain(self) -> None:
+        """Send nothing more, wait for the answers, and cancel what does not come."""
+
+    def windows(self) -> Sequence[tuple[Generation, Served]]:
+        """What was served in each of them, once it is drained; the CPU time of the client is left at 0."""
+
+
+class LoadedSession(Session, Protocol):
+    """A session that can be put under a load."""
+
+    def serve(self, arrivals: Iterator[Arrival], observe: Observer) -> AbstractContextManager[Load]:
+        """The stream begins at once; leaving the context cancels what is still on its way."""
 
 
 class Backend(Protocol):

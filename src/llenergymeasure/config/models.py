@@ -34,6 +34,7 @@ from llenergymeasure.config.engines import (
     Traits,
     backend_names,
     brought_options,
+    brought_section,
     why_absent,
 )
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
@@ -369,7 +370,8 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
                 raise ValueError(why_not_in_force(name, self.backend))
         for name in sorted(TAKEN_BY_SOME):
             if getattr(self, name) and name not in self.engine.takes:
-                takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
+                sections = {other: brought_section(other) or EngineSection for other in BACKENDS}
+                takers = [other for other, engine in sections.items() if name in engine().traits.takes]
                 raise ValueError(
                     f"{name} is given, but the backend {self.backend} takes none; remove it, "
                     f"or choose --backend {' or '.join(takers)}"
@@ -410,8 +412,21 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         return self
 
     @model_validator(mode="after")
+    def _fits_load(self) -> ExperimentConfig:
+        if self.is_stream and self.passes.target is not None:
+            raise ValueError(
+                "passes.target asks for a second block of passes, and the windows of a running load are one; "
+                "remove it, and set passes.count, or repeats.target"
+            )
+        if self.load is not None and self.load.finite and self.load.concurrency > self.n:
+            raise ValueError(
+                f"load.concurrency {self.load.concurrency} is larger than n {self.n}; lower it or raise n"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
-        if self.batch_size > self.n:
+        if self.load is None and self.batch_size > self.n:
             own = self.engine
             if own.replicas > 1:
                 raise ValueError(
@@ -466,9 +481,17 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     def batch_size(self) -> int:
         """Requests handed to the engine at once.
 
-        Engines that form their own batches are handed all `n`, unless a batch size is given.
+        Engines that form their own batches are handed all `n`, unless a batch size is given. Of a load they
+        are the users of a closed loop; by due times there may be any number.
         """
+        if self.load is not None:
+            return self.load.concurrency if self.load.arrivals == "closed" else self.n
         return self.engine.batch_size or self.n
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether passes are windows of a running load, rather than walks between two silences."""
+        return self.load is not None and not self.load.finite
 
 
 # The engines whose sections are fields, for editors and type checkers; others bring theirs with the backend.

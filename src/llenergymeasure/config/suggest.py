@@ -19,6 +19,7 @@ RENAMED = {
     "cycles.count": "repeats.count",
     "cycles.target": "repeats.target",
     "passes.minimum": "passes.count",
+    "openai.concurrency": "load.concurrency",
 }
 
 # what transformers, vLLM, llama.cpp, optimum-benchmark and lm-eval call these, by the last word of the key

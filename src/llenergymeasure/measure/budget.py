@@ -118,6 +118,8 @@ def walks_in_pass(config: ExperimentConfig, walk_s: float) -> int:
 
 
 def pass_seconds(config: ExperimentConfig, walk_s: float) -> float:
+    if config.is_stream:
+        return config.passes.seconds
     return max(config.passes.seconds, walks_in_pass(config, walk_s) * walk_s)
 
 
@@ -152,8 +154,9 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
     if units >= ENOUGH or asked < ENOUGH:
         return None
     what = "passes" if single else "repeats"
+    a_pass = "a window of the load" if config.is_stream else f"a pass over the {config.n} prompts"
     message = (
-        f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
+        f"{a_pass} takes about {pass_s:.3g} s, so that the budget of "
         f"{budget.seconds:g} s and {budget.passes} passes leaves {units} of the {ENOUGH} {what} that an "
         "interval needs"
     )
@@ -167,6 +170,9 @@ def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:
         return None
     share_s, walk_s = budget.seconds / ENOUGH, warm_up.walk_s or least_s
     longer = f"passes.budget.seconds={math.ceil(ENOUGH * expected_pass_s(config, warm_up))}"
+
+    if config.is_stream:
+        return f"passes.seconds={share_s:.3g} would fit, or {longer}" if share_s >= SHORTEST_S else longer
 
     def fits(part: float) -> bool:
         """Whether whole walks of that part of today's work make a pass that the share holds."""

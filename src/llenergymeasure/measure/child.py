@@ -94,12 +94,12 @@ class ChildWorker:
         self._beside = ready.facts.pids
         return ready
 
-    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
+    def warm_up(self, began: Callable[[protocol.WarmUpBatch], None] | None = None) -> WarmUp:
         self._stage = "warmup"
         self._send(protocol.StartWarmUp())
         while isinstance(message := self._receive(None), protocol.WarmUpBatch):
             if began is not None:
-                began(message.number, message.last_s)
+                began(message)
         return self._wanted(message, protocol.Warm).warm_up
 
     def run_block(

@@ -189,10 +189,16 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
     yield Step("load", load_s, load_s)
     if idle:
         yield Step("loaded", REST_S + idle, REST_S + idle)
-    agree = f"until {warmup.window} batches agree within {warmup.variation * 100:.3g} %"
+    alike = "stretches of the load" if config.is_stream else "batches"
+    agree = f"until {warmup.window} {alike} agree within {warmup.variation * 100:.3g} %"
     yield Step("warm_up", pace.warm_up_s, max(pace.warm_up_s, warmup.max_seconds), agree)
-    yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
-    if count := config.passes.prefill:
+    if config.is_stream:
+        seconds = passes * config.passes.seconds
+        windows = f"{passes} window{'s'[: passes != 1]} of {config.passes.seconds:g} s"
+        yield Step("full", seconds, seconds, f"{windows} of the running load, which then drains")
+    else:
+        yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
+    if (count := config.passes.prefill) and not config.is_stream:
         block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)
         yield replace(block, note=f"{block.note}, one output token each")
     after_s = CLOSE_S + (REST_S + idle if idle else 0.0)
@@ -265,12 +271,13 @@ def _guess(config: ExperimentConfig, *, gpu: bool) -> Pace:
         first_s = asked.prefill_s_per_token * config.dataset.prompt_tokens * config.batch_size
     batch_s = first_s + config.max_output_tokens * step_s
     needed = max(config.warmup.min_batches, config.warmup.window) + 2
+    unit_s = max(0.5, 2 * batch_s) if config.is_stream else batch_s
     meter = config.energy.meter
     meters = {"nvml"} if meter == "auto" and (gpu or simulated) else {meter}
     return Pace(
         setup_s=2.0,
         load_s=load_s,
-        warm_up_s=min(needed * batch_s, config.warmup.max_seconds + batch_s),
+        warm_up_s=min(needed * unit_s, config.warmup.max_seconds + batch_s),
         walk_s=batches * batch_s,
         prefill_walk_s=batches * first_s,
         silences_s=_silences_s(meters),

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import BlockKind, DatasetFacts, Pass, RunFailure, SessionFacts, WarmUp, Window
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,13 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class WarmUpBatch:
-    """Batch `number` of the warm-up begins; the one before it took `last_s`."""
+    """Batch `number` of the warm-up begins; the one before it took `last_s`. Of a running load `note` says
+    what it does instead.
+    """
 
     number: int
     last_s: float | None
+    note: str | None = None
     say: Literal["warm_up_batch"] = "warm_up_batch"
 
 

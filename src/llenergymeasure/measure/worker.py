@@ -84,7 +84,7 @@ def _serve(channel: Channel, bench: Bench) -> None:
     while True:
         match channel.hear():
             case protocol.StartWarmUp():
-                warm_up = bench.warm_up(lambda *batch: channel.say(protocol.WarmUpBatch(*batch)))
+                warm_up = bench.warm_up(channel.say)
                 channel.say(protocol.Warm(warm_up))
             case protocol.StartBlock() as asked:
                 channel.say(_block(bench, channel, asked))

@@ -10,6 +10,9 @@ from pydantic import JsonValue
 
 from llenergymeasure.records.windows import Window
 
+# Each bin is wider than the one before by a factor of exp(1/250): 0.4 %.
+GAP_BINS = 250
+
 FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
@@ -57,7 +60,7 @@ class Completion:
     """What became of one request in one walk over the workload.
 
     `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
-    is when its batch was handed to the engine; `t_scheduled_ns` when the load plan wanted it sent. Both token
+    is when its batch was handed to the engine; `t_scheduled_ns` when the load wanted it sent. Both token
     counts are the engine's, and of a request that failed (`finish` is "error") what came before it did; the
     `local_` ones are llem's own by the model's tokenizer, None where it has none.
     """
@@ -102,12 +105,22 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """What became of every request that a session has sent: it was answered, failed or was cancelled."""
+
+    sent: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
     `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
-    do not see who does. `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks
-    for today's.
+    do not see who does. `requests` is None where the engine is not a server. `chat_template_date` is the
+    pinned date (ISO 8601) given to a chat template that asks for today's.
     """
 
     device: str
@@ -116,6 +129,7 @@ class SessionFacts:
     gpu_uuids: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     why_unmetered: str | None = None
+    requests: RequestCounts | None = None
     parameters: int | None = None
     weights_bytes: int | None = None
     kv_cache_bytes: int | None = None
@@ -130,21 +144,57 @@ class SessionFacts:
 class WarmUp:
     """`batch_s` are the durations of its batches in order; `steady` says whether they had settled; `walk_s`
     is how long one walk over the workload takes by them, None where that was not recorded.
+
+    Of a running load `batch_s` are stretches of equal length, and `rates` the chunks of output per second
+    that came in each.
     """
 
     window: Window
     batch_s: tuple[float, ...]
     steady: bool
     walk_s: float | None = None
+    rates: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came out of a running load in one window, whose requests reach over its edges.
+
+    Output tokens count when their chunk came, prompt tokens when the first of their output did. `sent`
+    requests were sent in the window, `in_flight_mean` and `in_flight_most` were on their way. `gaps` is a
+    histogram of the time between the `chunks` of one answer: pairs of a number k and a count of gaps from
+    exp(k/GAP_BINS) to exp((k+1)/GAP_BINS) ns. `client_cpu_s` is what the client took of a processor
+    meanwhile.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    sent: int
+    in_flight_mean: float
+    in_flight_most: int
+    chunks: int
+    gaps: tuple[tuple[int, int], ...]
+    client_cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One measured pass: `walks` times over the same requests."""
+    """One measured pass: `walks` times over the same requests, or a window of a running load, with what it
+    `served` and the requests that ended in it.
+    """
 
     window: Window
     walks: int
     generation: Generation
+    served: Served | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.generation.prompt_tokens if self.served is None else self.served.prompt_tokens
+
+    @property
+    def output_tokens(self) -> int:
+        return self.generation.output_tokens if self.served is None else self.served.output_tokens
 
 
 BlockKind: TypeAlias = Literal["full", "prefill"]
@@ -155,7 +205,8 @@ class Block:
     """Passes without a pause between them, and the silences before the first and after the last.
 
     In a silence the model is loaded and the worker draws constant power. A `prefill` block walks the same
-    prompts with one output token each. A silence is None where none was kept, as in results of version 0.8.
+    prompts with one output token each. A silence is None where none was kept, as amid a running load and in
+    results of version 0.8.
     """
 
     kind: BlockKind

@@ -1,8 +1,7 @@
 """What a result file holds, key by key.
 
 History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
-it; the uncertainty budget; `cycles`, the cross-check by regression and `itl_s`, which never had a value, are
-gone.
+it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
 """
 
 from __future__ import annotations
@@ -200,9 +199,18 @@ class Performance(Part):
     total_tokens_per_second: Estimate
     requests_per_second: Estimate
     throughput_window: Literal["full", "steady"] = "full"
+    latencies_from: Literal["sent", "due"] = "sent"
     ttft_s: Percentiles
     tpot_s: Percentiles
     e2e_s: Percentiles
+    itl_s: Percentiles | None = Field(
+        default=None, description="between tokens of an answer, of a running load whose chunks carry one each"
+    )
+    chunk_s: Percentiles | None = Field(
+        default=None, description="between chunks of an answer, where they carry several tokens"
+    )
+    in_flight_mean: float | None = Field(default=None, description="requests on their way, of a running load")
+    in_flight_most: Count | None = None
     flops: Flops
     mfu: Estimate
     mbu: Estimate
@@ -242,11 +250,18 @@ class DeviceState(Part):
 
 
 class OverheadPart(Part):
+    """`client_cpu_share` is what the client of a running load took of one processor, `schedule_lag_…` by how
+    much it sent requests later than they were due.
+    """
+
     recorder_cpu_s: float
     recorder_samples: int
     setup_s: float
     load_s: float
     warmup_s: float
+    client_cpu_share: float | None = None
+    schedule_lag_p50_s: float | None = None
+    schedule_lag_p99_s: float | None = None
 
 
 class RunFigures(Part):

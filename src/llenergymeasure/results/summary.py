@@ -168,9 +168,15 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     for label, times in (
         ("Time to first token", speed.ttft_s),
         ("Time per output token", speed.tpot_s),
+        ("Time between tokens", speed.itl_s),
+        ("Time between chunks", speed.chunk_s),
         ("End to end", speed.e2e_s),
     ):
-        yield _latency_row(label, times)
+        if times is not None:
+            yield _latency_row(label, times)
+    if speed.in_flight_mean is not None:
+        most = f"on average, {speed.in_flight_most} at most"
+        yield Row("Requests on their way", f"{speed.in_flight_mean:.3g}", most)
     pinned = {True: "lengths pinned", False: "lengths not pinned", None: "natural lengths"}
     yield Row(
         "Tokens",
@@ -210,7 +216,8 @@ def _run_rows(result: ExperimentResult) -> Iterator[Row]:
     measured, energy = result.measured, result.energy
     passes = sorted({len(run.window.passes) for run in measured if run.window is not None}) or [0]
     each = f"{passes[0]}" if passes[0] == passes[-1] else f"{passes[0]} to {passes[-1]}"
-    of = f"of {each} pass{'' if passes == [1] else 'es'}"
+    one, several = ("window", "windows") if result.config.is_stream else ("pass", "passes")
+    of = f"of {each} {one if passes == [1] else several}"
     runs = f"{len(measured)} runs {of}" if len(measured) != 1 else f"1 run {of}"
     wanted = energy.repeats_for_2_percent
     more = f"± 2 % would take about {wanted} repeats" if (wanted or 0) > len(measured) else None

@@ -44,14 +44,15 @@ class Client:
     async def __aexit__(self, *error: object) -> None:
         await self._session.close()
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """The whole answer. A request that fails once it was sent is a reply that says why.
+    async def post(self, path: str, body: bytes, reply: Reply | None = None) -> Reply:
+        """The whole answer. A request that fails once it was sent is a reply that says why. It is `reply`
+        where that is given, which holds what has come until then.
 
         UnreachableError where it could not be sent.
         """
         import aiohttp
 
-        reply = Reply(time.monotonic_ns())
+        reply = reply or Reply(time.monotonic_ns())
         try:
             async with self._session.post(self.api + path, data=body) as response:
                 if response.status != 200:

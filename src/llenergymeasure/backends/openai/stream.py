@@ -38,8 +38,8 @@ class Reply:
     """The answer to one request, as it comes in.
 
     `first_ns` is when the first token came: text or reasoning, not a role or an empty one. `end_ns` is when
-    the last of it came, or the reason why it ended. `failure` is why there is no whole answer, with the
-    status where it is that of HTTP.
+    the last of it came, or the reason why it ended, and `chunk_ns` when each chunk with text did. `failure`
+    is why there is no whole answer, with the status where it is that of HTTP.
     """
 
     sent_ns: int
@@ -51,6 +51,7 @@ class Reply:
     status: int | None = None
     is_done: bool = False
     texts: list[str] = field(default_factory=list)
+    chunk_ns: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -81,6 +82,7 @@ class Reply:
         texts = [text for name in _TEXTS if isinstance(text := said.get(name), str) and text]
         if texts:
             self.texts += texts
+            self.chunk_ns.append(t_ns)
             self.end_ns = t_ns
             if self.first_ns is None:
                 self.first_ns = t_ns
