@@ -18,6 +18,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+NAMED = "result.json, the folder that holds one, the beginning of an id, or last"
+Directory: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--dir", metavar="DIR", parser=_path, help="Where ids are looked for; results when absent"),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")]
 Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")]
 Explained: TypeAlias = Annotated[
@@ -147,11 +152,14 @@ def doctor(
 
 
 def show(
-    result: Annotated[
-        Path,
-        typer.Argument(metavar="RESULT", parser=_path, help="result.json, or the folder that holds one"),
-    ],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
     *,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            "--field", metavar="KEY", help="Print one value of the file, such as energy.per_output_token"
+        ),
+    ] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
     ] = False,
@@ -161,13 +169,25 @@ def show(
     sort: Annotated[
         str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
     ] = None,
+    directory: Directory = None,
     as_json: AsJson = False,
     verbose: Explained = False,
 ) -> None:
-    """Show a stored result as `llem run` does, its uncertainty budget, or the table of a study."""
+    """Show a stored result as `llem run` does, one of its values, its uncertainty budget, or the table of a
+    study.
+    """
     from llenergymeasure.cli.show import show
 
-    show(result, uncertainty=uncertainty, as_json=as_json, form=form, sort=sort, verbose=verbose)
+    show(
+        result,
+        directory=directory,
+        field=field,
+        uncertainty=uncertainty,
+        as_json=as_json,
+        form=form,
+        sort=sort,
+        verbose=verbose,
+    )
 
 
 def compare(
@@ -210,8 +230,9 @@ def compare(
 
 
 def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help="The folder of a saved run")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
     *,
+    directory: Directory = None,
     save: Annotated[
         bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
     ] = False,
@@ -227,13 +248,14 @@ def recompute(
     """
     from llenergymeasure.cli.recompute import recompute
 
-    recompute(result, save=save, as_json=as_json, verbose=verbose)
+    recompute(result, directory=directory, save=save, as_json=as_json, verbose=verbose)
 
 
 def list_(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", parser=_path, help="Where results are; results when absent")
-    ] = Path("results"),
+        Path | None,
+        typer.Argument(metavar="DIR", parser=_path, help="Where results are; results when absent"),
+    ] = None,
     *,
     as_json: AsJson = False,
     verbose: Tracebacks = False,
