@@ -190,12 +190,18 @@ def show(
     )
 
 
-def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", parser=_path, help="result.json, or the folder that holds one")
+def compare(  # noqa: PLR0913  the signature is the command line
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="A B [C …]", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="Result to compare with A")],
     *,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline", metavar="NAME", help="What the others are compared with; the first when absent"
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,24 +215,45 @@ def compare(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Compare modelled with measured energy (--allow method)")
     ] = False,
-    fail_above: Annotated[
-        float | None,
+    limits: Annotated[
+        list[str] | None,
         typer.Option(
-            "--fail-above",
-            metavar="PERCENT",
-            min=0,
-            help="End with exit code 4 where B uses over PERCENT more joules per output token, beyond "
-            "the interval and systematic errors; needs three runs of each",
+            "--fail-on-regression",
+            metavar="'FIGURE>P%'",
+            help="End with exit code 4 where this figure, such as per_output_token, is worse by over P %, "
+            "beyond the interval and systematic errors; needs three runs of each; may be repeated",
         ),
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="text, json, markdown, latex, csv, or github: a summary of a CI job"),
+    ] = None,
     as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The same as --format markdown")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="The same as --format latex")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The same as --format csv")] = False,
+    directory: Directory = None,
     verbose: Tracebacks = False,
 ) -> None:
-    """Compare two results: B / A with its interval, or why they cannot be compared."""
+    """Compare results: B / A with its interval and what it shows, or why they cannot be compared.
+
+    Two studies are compared experiment by experiment; three and more results each with the baseline.
+    """
     from llenergymeasure.cli.compare import compare
 
-    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
-    compare(a, b, allowed=allowed, fail_above=fail_above, as_json=as_json, verbose=verbose)
+    flags = {"json": as_json, "markdown": markdown, "latex": latex, "csv": as_csv}
+    forms = [*([form] if form else []), *(name for name, given in flags.items() if given)]
+    if len(forms) > 1:
+        raise typer.BadParameter(f"one format at a time, and these were given: {', '.join(forms)}")
+    compare(
+        results,
+        directory=directory,
+        baseline=baseline,
+        allowed={*(allow or []), *(["method"] if allow_mixed else [])},
+        limits=limits or [],
+        form=forms[0] if forms else "text",
+        verbose=verbose,
+    )
 
 
 def recompute(

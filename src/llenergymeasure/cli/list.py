@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from llenergymeasure import __version__
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
@@ -74,7 +75,7 @@ def entries(directory: Path) -> list[Entry]:
     """Those right below the directory, the newest last."""
     with os.scandir(directory) as found:
         folders = [one.name for one in found if one.is_dir()]
-    with Index(directory) as index:
+    with Index(directory, by=__version__) as index:
         listed = [entry for name in folders if (entry := _entry(directory / name, index)) is not None]
     return sorted(listed, key=lambda one: (one.started_at, one.name))
 

@@ -27,7 +27,7 @@ from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
-from llenergymeasure.results.find import find
+from llenergymeasure.results.find import find, is_study
 from llenergymeasure.results.models import Energy, Term, Uncertainty
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.summary import is_modelled
@@ -62,7 +62,7 @@ def show(
                 )
             _show_field(result, field)
             return
-        if study.is_study_folder(result):
+        if is_study(result):
             study.show_stored(result, form="json" if as_json else form, sort=sort)
             return
         if form is not None or sort is not None:
@@ -87,7 +87,7 @@ def show(
 
 def _show_field(path: Path, key: str) -> None:
     """The value alone: a text as it is, all else as JSON. Where it is null the reason goes to stderr."""
-    stored = StudyResult.load(path) if study.is_study_folder(path) else load_any(path)
+    stored = StudyResult.load(path) if is_study(path) else load_any(path)
     whole = stored.as_json()
     steps = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     value: JsonValue = whole

@@ -60,6 +60,18 @@ def find(name: str | Path, directory: Path | None = None) -> Path:
     )
 
 
+def is_study(path: Path) -> bool:
+    """Whether it is a study with its result, or that file."""
+    return (path / STUDY_FILE).exists() or (path.name == STUDY_FILE and path.exists())
+
+
+def not_a_result(path: Path) -> str | None:
+    """Why a path that a glob matches is no result, without reading it; None where it may be one."""
+    if path.is_dir() and not (path / RESULT_FILE).exists():
+        return "a folder without a result" if holds_runs(path) else "not the folder of a result"
+    return None if path.is_dir() or path.suffix == ".json" else "not a result"
+
+
 def _last(place: Path) -> Path:
     stamped = [(changed, one) for one in _folders(place) if (changed := _changed_ns(one)) is not None]
     if not stamped:

@@ -10,7 +10,6 @@ import secrets
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from llenergymeasure import __version__
 from llenergymeasure.config.places import cache_dir
 
 Stamp: TypeAlias = tuple[int, int, int]
@@ -28,20 +27,21 @@ def stamp_of(path: str) -> Stamp | None:
 class Index:
     """Small facts by file, in the user's cache. A context manager: it is written where something is new.
 
-    Only a cache: what can't be read or written there is read from the files each time.
+    Only a cache: what can't be read or written there is read from the files each time. What another version
+    wrote (`by`) is not used.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, by: str) -> None:
         name = hashlib.sha256(str(directory.absolute()).encode(errors="surrogateescape")).hexdigest()[:24]
         self._file = cache_dir() / "lists" / f"{name}.json"
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}
         self._seen: dict[str, tuple[list[int], dict[str, Any]]] = {}
-        self._new = False
+        self._new, self._by = False, by
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             stored = json.loads(self._file.read_bytes())
-            if stored.get("by") == __version__:
+            if stored.get("by") == self._by:
                 self._known = dict(stored["files"])
         return self
 
@@ -51,7 +51,7 @@ class Index:
         aside = self._file.with_suffix(f".{secrets.token_hex(4)}")
         with contextlib.suppress(OSError, ValueError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps({"by": __version__, "files": self._seen}), encoding="utf-8")
+            aside.write_text(json.dumps({"by": self._by, "files": self._seen}), encoding="utf-8")
             aside.replace(self._file)
 
     def get(self, path: str, stamp: Stamp) -> dict[str, Any] | None:
