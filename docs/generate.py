@@ -179,7 +179,7 @@ A result lists what weakens its numbers: `warnings[].code` is one of the codes b
 what to do about it. The list is closed. This page is made by `python docs/generate.py`.
 
 Those that say so also set `energy.valid` to false and are listed in `energy.reasons`, since they make the
-joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-above` refuses
+joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-on-regression` refuses
 to judge by them. All others leave the energy valid: they widen it, name the state that it holds for, or say
 what could not be checked.
 

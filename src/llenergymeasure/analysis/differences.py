@@ -82,7 +82,7 @@ def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
     sizes.
     """
     same_engine = a.config.backend == b.config.backend
-    of_a, of_b = (_configured(result, options=same_engine) for result in (a, b))
+    of_a, of_b = (configured(result, options=same_engine) for result in (a, b))
     names = dict.fromkeys((*of_a, *of_b))
     found = [
         Setting(name, of_a.get(name), of_b.get(name)) for name in names if of_a.get(name) != of_b.get(name)
@@ -95,7 +95,7 @@ def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
+def configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
     config = result.config
     engines = {*ENGINES, *(config.model_extra or {})}
     asked = config.model_dump(mode="json", exclude=_MEASURING if options else _MEASURING | engines)

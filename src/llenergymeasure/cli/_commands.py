@@ -18,6 +18,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+NAMED = "result.json, the folder that holds one, the beginning of an id, or last"
+Directory: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--dir", metavar="DIR", parser=_path, help="Where ids are looked for; results when absent"),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")]
 Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")]
 Explained: TypeAlias = Annotated[
@@ -147,11 +152,14 @@ def doctor(
 
 
 def show(
-    result: Annotated[
-        Path,
-        typer.Argument(metavar="RESULT", parser=_path, help="result.json, or the folder that holds one"),
-    ],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
     *,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            "--field", metavar="KEY", help="Print one value of the file, such as energy.per_output_token"
+        ),
+    ] = None,
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
     ] = False,
@@ -161,21 +169,39 @@ def show(
     sort: Annotated[
         str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
     ] = None,
+    directory: Directory = None,
     as_json: AsJson = False,
     verbose: Explained = False,
 ) -> None:
-    """Show a stored result as `llem run` does, its uncertainty budget, or the table of a study."""
+    """Show a stored result as `llem run` does, one of its values, its uncertainty budget, or the table of a
+    study.
+    """
     from llenergymeasure.cli.show import show
 
-    show(result, uncertainty=uncertainty, as_json=as_json, form=form, sort=sort, verbose=verbose)
+    show(
+        result,
+        directory=directory,
+        field=field,
+        uncertainty=uncertainty,
+        as_json=as_json,
+        form=form,
+        sort=sort,
+        verbose=verbose,
+    )
 
 
-def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", parser=_path, help="result.json, or the folder that holds one")
+def compare(  # noqa: PLR0913  the signature is the command line
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="A B [C …]", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="Result to compare with A")],
     *,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline", metavar="NAME", help="What the others are compared with; the first when absent"
+        ),
+    ] = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -189,29 +215,51 @@ def compare(
     allow_mixed: Annotated[
         bool, typer.Option("--allow-mixed", help="Compare modelled with measured energy (--allow method)")
     ] = False,
-    fail_above: Annotated[
-        float | None,
+    limits: Annotated[
+        list[str] | None,
         typer.Option(
-            "--fail-above",
-            metavar="PERCENT",
-            min=0,
-            help="End with exit code 4 where B uses over PERCENT more joules per output token, beyond "
-            "the interval and systematic errors; needs three runs of each",
+            "--fail-on-regression",
+            metavar="'FIGURE>P%'",
+            help="End with exit code 4 where this figure, such as per_output_token, is worse by over P %, "
+            "beyond the interval and systematic errors; needs three runs of each; may be repeated",
         ),
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="text, json, markdown, latex, csv, or github: a summary of a CI job"),
+    ] = None,
     as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The same as --format markdown")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="The same as --format latex")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The same as --format csv")] = False,
+    directory: Directory = None,
     verbose: Tracebacks = False,
 ) -> None:
-    """Compare two results: B / A with its interval, or why they cannot be compared."""
+    """Compare results: B / A with its interval and what it shows, or why they cannot be compared.
+
+    Two studies are compared experiment by experiment; three and more results each with the baseline.
+    """
     from llenergymeasure.cli.compare import compare
 
-    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
-    compare(a, b, allowed=allowed, fail_above=fail_above, as_json=as_json, verbose=verbose)
+    flags = {"json": as_json, "markdown": markdown, "latex": latex, "csv": as_csv}
+    forms = [*([form] if form else []), *(name for name, given in flags.items() if given)]
+    if len(forms) > 1:
+        raise typer.BadParameter(f"one format at a time, and these were given: {', '.join(forms)}")
+    compare(
+        results,
+        directory=directory,
+        baseline=baseline,
+        allowed={*(allow or []), *(["method"] if allow_mixed else [])},
+        limits=limits or [],
+        form=forms[0] if forms else "text",
+        verbose=verbose,
+    )
 
 
 def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help="The folder of a saved run")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
     *,
+    directory: Directory = None,
     save: Annotated[
         bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
     ] = False,
@@ -227,13 +275,14 @@ def recompute(
     """
     from llenergymeasure.cli.recompute import recompute
 
-    recompute(result, save=save, as_json=as_json, verbose=verbose)
+    recompute(result, directory=directory, save=save, as_json=as_json, verbose=verbose)
 
 
 def list_(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", parser=_path, help="Where results are; results when absent")
-    ] = Path("results"),
+        Path | None,
+        typer.Argument(metavar="DIR", parser=_path, help="Where results are; results when absent"),
+    ] = None,
     *,
     as_json: AsJson = False,
     verbose: Tracebacks = False,

@@ -1,22 +1,27 @@
-"""What does a person read of a comparison?"""
+"""What does a person read of a comparison, of two results or of many?"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli._layout import fitting
+from llenergymeasure.analysis.compare import ALPHA, Comparison
+from llenergymeasure.cli._layout import fitting, row_lines
 from llenergymeasure.cli._streams import filled
 from llenergymeasure.records.figures import amount, plain
-from llenergymeasure.results.summary import columns
+from llenergymeasure.results.summary import MISSING, Row, columns
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from llenergymeasure.analysis.compare import Comparison, MethodName, Ratio, Side
+    from llenergymeasure.analysis.compare import MethodName, Ratio, Side
     from llenergymeasure.analysis.differences import FigureName
+    from llenergymeasure.analysis.many import Many
 
+# So many names are listed of those that something is about.
+FEW = 4
 _VERBS: dict[FigureName, str] = {
     "energy_per_output_token": "uses",
     "output_tokens_per_second": "gives",
@@ -27,9 +32,11 @@ _VERBS: dict[FigureName, str] = {
     "seconds_per_window": "takes",
 }
 _METHODS: dict[MethodName, str] = {
-    "welch_satterthwaite": "Intervals: 95 %, Welch-Satterthwaite over runs, each a process of its own",
-    "intervals": "Intervals: 95 %, from those of both figures",
-    "within_process": "Intervals: 95 % within single processes; another run may differ by more",
+    "welch_satterthwaite": "Intervals: {}, Welch-Satterthwaite over runs, each a process of its own",
+    "paired_blocks": "Intervals: {}, over blocks in which A and B took turns",
+    "sequential_blocks": "Intervals: {} at every look, over blocks in which A and B took turns",
+    "intervals": "Intervals: {}, from those of both figures",
+    "within_process": "Intervals: {} within single processes; another run may differ by more",
     "too_few_runs": "For intervals and verdicts run each three times: --set repeats.count=3",
 }
 
@@ -39,28 +46,114 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     sides = {"A": comparison.a, "B": comparison.b}
     yield from columns((name, side.experiment_id, _runs(side.runs)) for name, side in sides.items())
     yield ""
-    if warnings := list(_warnings(sides)):
-        yield from (*warnings, "")
-    rows = [("", "A", "B")]
-    for one in comparison.ratios:
-        joules = one.name.startswith("energy")
-        rows.append(
-            (
-                one.label,
-                amount(one.a, modelled=comparison.a.modelled and joules),
-                amount(one.b, modelled=comparison.b.modelled and joules),
-            )
-        )
+    if warnings := list(warnings_of_both(sides)):
+        for line in warnings:
+            yield from filled(line)
+        yield ""
+    rows = [("", "A", "B"), *((one.label, *_amounts(comparison, one)) for one in comparison.ratios)]
     head, *figures = fitting(rows, indent="")
     yield from head
     for lines, one in zip(figures, comparison.ratios, strict=True):
-        yield from (*lines, *filled(_sentence(one), indent="  "))
+        yield from (*lines, *filled(sentence(one), indent="  "))
     yield ""
-    for note in _notes(comparison):
+    for note in notes(comparison):
         yield from filled(note)
 
 
-def _warnings(sides: dict[str, Side]) -> Iterator[str]:
+def many_lines(many: Many) -> Iterator[str]:
+    """A table for each figure, then what the verdicts rest on."""
+    for line in sides_of(many):
+        yield from filled(line)
+    if many.studies:
+        yield ""
+    if warnings := list(many_warnings(many)):
+        for line in warnings:
+            yield from filled(line)
+        yield ""
+    for label, (head, *rows) in tables(many):
+        yield label
+        if len({row[-1] for row in rows if row[-1]}) == 1 and all(row[-2] == MISSING for row in rows):
+            yield from filled(rows[-1][-1], indent="  ")
+        else:
+            figures = list(columns([head[1:-1], *(row[1:-1] for row in rows)]))
+            shown = [Row(row[0], text, row[-1]) for row, text in zip(rows, figures[1:], strict=True)]
+            if many.baseline is None:
+                shown = [Row("", figures[0]), *shown]
+            yield from chain(*row_lines(shown))
+        yield ""
+    for note in many_notes(many):
+        yield from filled(note)
+
+
+def sides_of(many: Many) -> Iterator[str]:
+    """Which study is A, and which are B."""
+    if many.studies:
+        yield from columns([("A", many.studies[0]), ("B", ", ".join(many.studies[1:]))])
+
+
+def tables(many: Many) -> Iterator[tuple[str, list[list[str]]]]:
+    """For each figure its name, then head and rows: what is compared, its figure or both, and the verdict."""
+    labels = dict.fromkeys(one.label for pair in many.pairs for one in pair.comparison.ratios)
+    for label in labels:
+        found = [(pair, one) for pair in many.pairs for one in pair.comparison.ratios if one.label == label]
+        shown = [(pair, one, _amounts(pair.comparison, one)) for pair, one in found]
+        if many.baseline is None:
+            rows = [["", "A", "B", "B against A"]]
+            rows += [[pair.label, *both, sentence(one, who="")] for pair, one, both in shown]
+        else:
+            rows = [
+                ["", "figure", "against the baseline"],
+                [f"{many.baseline} (baseline)", shown[0][2][0], ""],
+            ]
+            rows += [[pair.label, both[1], sentence(one, who="")] for pair, one, both in shown]
+        yield label, rows
+
+
+def _amounts(comparison: Comparison, one: Ratio) -> tuple[str, str]:
+    joules = one.name.startswith("energy")
+    return (
+        amount(one.a, modelled=comparison.a.modelled and joules),
+        amount(one.b, modelled=comparison.b.modelled and joules),
+    )
+
+
+def many_warnings(many: Many) -> Iterator[str]:
+    """Each warning once, with the results that it is about."""
+    about: dict[tuple[str, str], dict[str, None]] = {}
+    for pair in many.pairs:
+        names = (many.baseline or f"A of {pair.label}", pair.label if many.baseline else f"B of {pair.label}")
+        for name, side in zip(names, (pair.comparison.a, pair.comparison.b), strict=True):
+            for one in side.warnings:
+                about.setdefault((one.code, one.message), {})[name] = None
+    for (code, message), of in about.items():
+        yield f"Warning, {_some(list(of))}: {message} ({code})"
+
+
+def many_notes(many: Many) -> Iterator[str]:
+    """What is the same for all pairs once, and what is not with the names of those."""
+    by_note: dict[str, list[str]] = {}
+    for pair in many.pairs:
+        for note in notes(pair.comparison):
+            by_note.setdefault(note, []).append(pair.label)
+    common = {note for note, labels in by_note.items() if len(labels) == len(many.pairs)}
+    yield from (f"{_some(labels)}: {note}" for note, labels in by_note.items() if note not in common)
+    yield from (note for note in by_note if note in common)
+    count = len(many.pairs)
+    if count > 1:
+        yield (
+            f"{count} comparisons: for each figure, the chance of any false verdict among them is 5 % at "
+            f"most (Holm); their intervals hold together with 95 % (each {100 * (1 - ALPHA / count):.4g} %)"
+        )
+    for one in many.left_out:
+        yield f"Not compared, {one.name}: {one.reason}"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown, more = ", ".join(names[:FEW]), len(names) - FEW
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def warnings_of_both(sides: dict[str, Side]) -> Iterator[str]:
     """Each warning once, with the sides that it is about."""
     seen = {
         (warning.code, warning.message): [name for name, side in sides.items() if warning in side.warnings]
@@ -68,25 +161,25 @@ def _warnings(sides: dict[str, Side]) -> Iterator[str]:
         for warning in side.warnings
     }
     for (code, message), names in seen.items():
-        yield from filled(f"Warning, {' and '.join(names)}: {message} ({code})")
+        yield f"Warning, {' and '.join(names)}: {message} ({code})"
 
 
-def _sentence(one: Ratio) -> str:
+def sentence(one: Ratio, *, who: str = "B") -> str:
     """`B uses 12 % less, 9.3 to 15 %`, or why there is no such statement."""
-    found, verb = one.ratio, _VERBS[one.name]
+    found, verb, ratio = one.ratio, _VERBS[one.name], "B / A" if who else "ratio"
     if found.value is None:
         return f"no ratio: {found.reason}"
     if one.verdict is None or found.low is None or found.high is None:
         few = one.method is not None and one.method.name == "too_few_runs"
         withheld = "no verdict: " if one.withheld and not few else ""
-        return f"B / A {found.value:.3f}, {withheld}{found.reason}{_systematic(one)}"
+        return f"{ratio} {found.value:.3f}, {withheld}{found.reason}{_systematic(one)}"
     within = ""
     if one.method is not None and one.method.name == "within_process":
         within = ", within one process each"
     if one.verdict == "no difference shown":
-        shown = f"no difference shown: B / A {found.value:.3f}, {found.low:.3f} to {found.high:.3f}"
+        shown = f"no difference shown: {ratio} {found.value:.3f}, {found.low:.3f} to {found.high:.3f}"
     else:
-        shown = f"B {verb} {_change(found.value, found.low, found.high)}"
+        shown = f"{who} {verb} {_change(found.value, found.low, found.high)}".lstrip()
     if one.verdict == "within systematic uncertainty":
         shown = f"no verdict: {shown}"
     return f"{shown}{within}{_systematic(one)}"
@@ -110,10 +203,10 @@ def _systematic(one: Ratio) -> str:
     if one.ratio.systematic is None:
         return ""
     low, high = one.ratio.systematic
-    return f"; systematic range of B / A {low:.3f} to {high:.3f}"
+    return f"; systematic range {low:.3f} to {high:.3f}"
 
 
-def _notes(comparison: Comparison) -> Iterator[str]:
+def notes(comparison: Comparison) -> Iterator[str]:
     for setting in comparison.settings:
         both = " against ".join(_shown(setting.name, value) for value in (setting.a, setting.b))
         yield f"They differ in {setting.name}: {both}"
@@ -132,7 +225,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         )
         yield f"The systematic errors do not cancel: {why}"
     for name in dict.fromkeys(one.method.name for one in comparison.ratios if one.method is not None):
-        yield _METHODS[name]
+        yield _METHODS[name].format(f"{100 * (1 - ALPHA / comparison.family):.4g} %")
 
 
 def _runs(count: int) -> str:

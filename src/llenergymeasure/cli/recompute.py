@@ -22,6 +22,7 @@ from llenergymeasure.measure.record import finish
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.find import find
 from llenergymeasure.results.folder import RUNS, holds_runs, parts, whole_runs
 from llenergymeasure.results.store import (
     REQUESTS_FILE,
@@ -54,8 +55,11 @@ METHODS = {
 }
 
 
-def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None:
+def recompute(
+    named: Path, *, save: bool, as_json: bool, verbose: bool, directory: Path | None = None
+) -> None:
     with reported(verbose=verbose):
+        result = find(named, directory)
         folder = result.parent if result.name == RESULT_FILE else result
         if folder.is_dir() and holds_runs(folder) and not (folder / RESULT_FILE).exists():
             _compute(folder, save=save, as_json=as_json)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from llenergymeasure.cli import study
 from llenergymeasure.cli._display import (
@@ -15,13 +20,16 @@ from llenergymeasure.cli._display import (
 )
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
-from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
+from llenergymeasure.results.find import find, is_study
 from llenergymeasure.results.models import Energy, Term, Uncertainty
+from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.summary import is_modelled
 from llenergymeasure.results.windows import WindowsResult, load_any
 
@@ -35,10 +43,26 @@ NOTES = (
 
 
 def show(
-    result: Path, *, uncertainty: bool, as_json: bool, form: str | None, sort: str | None, verbose: bool
+    named: Path,
+    *,
+    directory: Path | None,
+    field: str | None,
+    uncertainty: bool,
+    as_json: bool,
+    form: str | None,
+    sort: str | None,
+    verbose: bool,
 ) -> None:
     with reported(verbose=verbose):
-        if study.is_study_folder(result):
+        result = find(named, directory)
+        if field is not None:
+            if uncertainty or form is not None or sort is not None:
+                raise ConfigError(
+                    "--field prints one value, and goes with none of --uncertainty, --format, --sort"
+                )
+            _show_field(result, field)
+            return
+        if is_study(result):
             study.show_stored(result, form="json" if as_json else form, sort=sort)
             return
         if form is not None or sort is not None:
@@ -59,6 +83,45 @@ def show(
                 print_result_summary(stored)
             else:
                 print_lines(budget_lines(stored.energy, budget))
+
+
+def _show_field(path: Path, key: str) -> None:
+    """The value alone: a text as it is, all else as JSON. Where it is null the reason goes to stderr."""
+    stored = StudyResult.load(path) if is_study(path) else load_any(path)
+    whole = stored.as_json()
+    steps = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    value: JsonValue = whole
+    above: JsonValue = None
+    for step in steps:
+        above = value
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise ResultError(f"{path} has no field {key}", hint=_near_fields(whole, key))
+    if value is None and isinstance(above, dict) and isinstance(why := above.get("reason"), str):
+        say(f"{key} is null: {why}")
+    with reader_may_leave():
+        if isinstance(value, dict | list):
+            print_json(value)
+        else:
+            print_lines([value if isinstance(value, str) else json.dumps(value)])
+
+
+def _near_fields(whole: dict[str, JsonValue], key: str) -> str:
+    """The fields most like it: by the whole path, then by the last word."""
+    known: dict[str, None] = {}
+    for leaf, _ in leaves(whole, lists=True, empty=True):
+        parts = re.sub(r"\[(\d+)\]", r".\1", leaf).split(".")
+        known |= dict.fromkeys(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    last = key.rpartition(".")[2]
+    near = [one for one in known if one.rpartition(".")[2] == last and not re.search(r"\.\d+\.", one)]
+    near += get_close_matches(key, known, n=3, cutoff=0.6)
+    near += get_close_matches(last, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {', '.join(list(dict.fromkeys(near))[:5])}?"
+    return f"the result has {', '.join(whole)}"
 
 
 def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_json: bool) -> None:

@@ -32,7 +32,7 @@ from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records.figures import about, plain
 from llenergymeasure.results.history import earlier_results
-from llenergymeasure.results.study import SORTS, STUDY_FILE, StudyResult, in_order
+from llenergymeasure.results.study import SORTS, StudyResult, in_order
 from llenergymeasure.results.study_table import Format, account, labelled, marks, table
 from llenergymeasure.results.summary import columns
 from llenergymeasure.study import start
@@ -231,10 +231,6 @@ def _following(*, quiet: bool) -> Iterator[tuple[Callable[[Step], None], Callabl
             bar.set_description_str(printable(text)[: width - 1])
 
         yield tell, partial(remark, bar)
-
-
-def is_study_folder(path: Path) -> bool:
-    return (path / STUDY_FILE).exists() or (path.name == STUDY_FILE and path.exists())
 
 
 def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -87,22 +88,22 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
     head, *body = cells(study, rows)
     notes = [*marks(study), *account(study)]
     if form == "markdown":
-        lines = ["| " + " | ".join(map(_markdown, cells_)) + " |" for cells_ in (head, *body)]
-        lines.insert(1, "|" + "---|" * len(head))
-        return "\n".join([*lines, "", *(f"- {_markdown(note)}" for note in notes)]).rstrip()
-    rows_ = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
-    rows_.insert(1, r"\midrule")
-    spec = "l" * len(varied(study)) + "r" * (len(head) - len(varied(study)) - 1) + "l"
-    return "\n".join(
-        [
-            *(f"% {note}" for note in notes),
-            rf"\begin{{tabular}}{{{spec}}}",
-            r"\toprule",
-            *rows_,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
+        lines = markdown_table([list(map(markdown_text, cells_)) for cells_ in (head, *body)])
+        return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes)]).rstrip()
+    return "\n".join([*(f"% {note}" for note in notes), *latex_table([head, *body], left=len(varied(study)))])
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Of cells that are safe as they are."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    yield from (head, "|" + "---|" * len(rows[0]), *body)
+
+
+def latex_table(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+    """With booktabs; the first `left` columns and the last one are text, the others numbers."""
+    head, *body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+    yield rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(rows[0]) - left - 1)}l}}"
+    yield from (r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}")
 
 
 def _codes(study: StudyResult) -> list[WarningCode]:
@@ -174,8 +175,9 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def _markdown(text: str) -> str:
-    return text.replace("|", r"\|")
+def markdown_text(text: str) -> str:
+    """Text that is shown as it is, whatever Markdown or HTML it holds."""
+    return re.sub(r"([\\|`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _latex(text: str) -> str:
