@@ -104,8 +104,9 @@ class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
     `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
-    do not see who does. `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks
-    for today's.
+    do not see who does. `server` says which server answered, where it may answer other runs too: its URL, and
+    on this host when its process was started. `chat_template_date` is the pinned date (ISO 8601) given to a
+    chat template that asks for today's.
     """
 
     device: str
@@ -114,6 +115,7 @@ class SessionFacts:
     gpu_uuids: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
     why_unmetered: str | None = None
+    server: str | None = None
     parameters: int | None = None
     weights_bytes: int | None = None
     kv_cache_bytes: int | None = None

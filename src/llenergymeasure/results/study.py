@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
@@ -37,7 +37,8 @@ class StudyFailure(Part):
 class StudyRow(Part):
     """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
     result.json, relative to the study's folder. `partial`: some of its repeats are missing. `place` is where
-    it was measured, in a study that was joined from unlike places.
+    it was measured, in a study whose experiments were measured in unlike places. `figures` are what each run
+    gave alone; `numbers` are those runs, and `servers` which server answered each, where that is known.
     """
 
     label: str
@@ -62,7 +63,9 @@ class StudyRow(Part):
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
-    figures: tuple[RunFigures, ...] = Field(default=(), description="what each run gave alone")
+    figures: tuple[RunFigures, ...] = ()
+    numbers: tuple[Count, ...] = ()
+    servers: tuple[str | None, ...] = ()
 
 
 class StudyGap(Part):
@@ -151,6 +154,7 @@ class StudyResult(Part):
 def row_of(result: ExperimentResult) -> dict[str, object]:
     """The figures of a row."""
     energy, speed = result.energy, result.performance
+    alone = [run for run in result.measured if run.figures is not None]
     return {
         "runs": len(result.measured),
         "energy_per_output_token": energy.per_output_token,
@@ -165,7 +169,10 @@ def row_of(result: ExperimentResult) -> dict[str, object]:
         "modelled": is_modelled(energy),
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
-        "figures": tuple(run.figures for run in result.measured if run.figures is not None),
+        "place": " + ".join(sorted({run.place for run in result.measured if run.place is not None})) or None,
+        "figures": tuple(run.figures for run in alone),
+        "numbers": tuple(run.index for run in alone),
+        "servers": tuple(run.server for run in alone),
     }
 
 

@@ -55,6 +55,12 @@ def account(plan: Plan, folder: Path) -> StudyResult:
                 }
             )
         )
+    if len({row.place for row in rows if row.folder is not None}) == 1:
+        rows = [row.model_copy(update={"place": None}) for row in rows]
+    rows = [
+        row if row.place is None else row.model_copy(update={"label": f"{row.label} ({row.place})"})
+        for row in rows
+    ]
     opened = [record for record in records if isinstance(record, Opened)]
     closed = [record for record in records if isinstance(record, Closed)]
     return StudyResult(

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from heapq import heappop, heappush
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -25,6 +25,8 @@ from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
 from llenergymeasure.study.order import turns
 from llenergymeasure.study.plan import Experiment, Plan
+from llenergymeasure.study.unit import ending_of
+from llenergymeasure.study.visits import Visits, visit_groups
 
 TASKS = "tasks"
 # What an executor gives a run beyond its own time limit, until it is taken for hung.
@@ -95,17 +97,21 @@ def run_plan(
     how: How,
     tell: Callable[[Step], None],
     remark: Callable[[str], None],
+    visits: bool = False,
 ) -> bool:
     """Make every run that is not made yet; whether the study came to its end.
 
-    Each experiment's folder gets its `result.json` once its last run is over. ResultError where the folder
-    holds another study, or this one and `how.resume` is not given.
+    With `visits` experiments that differ in their load alone share a server, which is started anew for each
+    repeat; the executor then makes one run at a time, on this host. Each experiment's folder gets its
+    `result.json` once its last run is over. ResultError where the folder holds another study, or this one and
+    `how.resume` is not given.
     """
     with ledger.opened(folder) as book:
-        study = _Study(plan, folder, book, tell=tell, remark=remark)
+        groups = visit_groups(plan.experiments) if visits else {}
+        study = _Study(plan, folder, book, Visits(groups, folder), tell=tell, remark=remark)
         study.take_up(how)
         try:
-            with executor:
+            with study.visits, executor:
                 finished = study.run(executor)
         except BaseException as error:
             book.append(Closed(f"ended by {type(error).__name__}"))
@@ -120,14 +126,16 @@ class _Study:
         plan: Plan,
         folder: Path,
         book: Ledger,
+        visits: Visits,
         *,
         tell: Callable[[Step], None],
         remark: Callable[[str], None],
     ) -> None:
         self._plan, self._folder, self._book, self._tell, self._remark = plan, folder, book, tell, remark
+        self.visits = visits
         self._tracks = [_track(one, folder, at, remark) for at, one in enumerate(plan.experiments)]
         # Whose turn it is, by the order of the plan; those that run are not in it.
-        self._due: list[tuple[int, int, _Track]] = []
+        self._due: list[tuple[int, int, int, int, _Track]] = []
         self._places: dict[int, list[int]] = {}
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
         self._waiting: dict[Path, tuple[_Track, Turn]] = {}
@@ -194,8 +202,7 @@ class _Study:
             due = self._next(free) if free > 0 and not self._is_broken() else []
             if not due and not self._waiting:
                 return not self._is_broken()
-            self._begin(executor, due)
-            for ended in executor.ended():
+            for ended in [*self._begin(executor, due), *executor.ended()]:
                 self._settle(self._end(ended))
 
     def _next(self, most: int) -> list[tuple[_Track, Turn]]:
@@ -203,20 +210,35 @@ class _Study:
         found = [heappop(self._due)[-1] for _ in range(min(most, len(self._due)))]
         return [(track, turn) for track in found if (turn := track.repeats.next()) is not None]
 
-    def _place(self, track: _Track, turn: Turn) -> int:
-        """Where the experiment comes among the repeats of that number."""
+    def _place(self, track: _Track, turn: Turn) -> tuple[int, int, int]:
+        """When its turn is. Those that share a server are together, in a new order for each repeat."""
+        group = self.visits.group(track.experiment)
+        order = self._plan.execution.order
+        if order == "sequential":
+            at = track.place if group is None else group[0]
+        else:
+            at = min(self._among(turn, one) for one in group or (track.place,))
+        within = 0
+        if group is not None:
+            visited = turns("balanced", len(group), turn.number, seed=self._plan.identity)
+            within = visited.index(group.index(track.place))
+        return (at, turn.number, within) if order == "sequential" else (turn.number, at, within)
+
+    def _among(self, turn: Turn, place: int) -> int:
+        """Where an experiment comes among the repeats of that number."""
         if turn.number not in self._places:
             order, seed = self._plan.execution.order, self._plan.identity
             found = turns(order, len(self._tracks), turn.number, seed=seed)
             self._places[turn.number] = sorted(range(len(found)), key=found.__getitem__)
-        return self._places[turn.number][track.place]
+        return self._places[turn.number][place]
 
-    def _begin(self, executor: Executor, due: Sequence[tuple[_Track, Turn]]) -> None:
+    def _begin(self, executor: Executor, due: Sequence[tuple[_Track, Turn]]) -> list[Ended]:
+        """Start them; those whose server does not come up have ended."""
         if not due:
-            return
+            return []
         if self._plan.execution.gaps and self._made:
             time.sleep(self._plan.execution.gaps)
-        paths, limit_s = [], 0.0
+        paths, limit_s, ended = [], 0.0, []
         folder = self._folder / TASKS
         folder.mkdir(exist_ok=True)
         for track, turn in due:
@@ -225,6 +247,15 @@ class _Study:
             shutil.rmtree(track.folder / RUNS / str(turn.number), ignore_errors=True)
             # It does not hold this run; it is made again from all runs.
             (track.folder / RESULT_FILE).unlink(missing_ok=True)
+            self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
+            self._tell(self._step(track, turn, "begins"))
+            self._waiting[path] = (track, turn)
+            try:
+                by_url = self.visits.by_url(one, turn.number)
+            except LLEMError as error:
+                task.write_ending(path, ending_of(error))
+                ended.append(Ended(path, error.message))
+                continue
             task.write_task(
                 path,
                 task.Task(
@@ -236,20 +267,22 @@ class _Study:
                     turn.runs,
                     turn.passes,
                     turn.seconds,
+                    by_url,
                 ),
             )
-            self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
-            self._tell(self._step(track, turn, "begins"))
-            self._waiting[path] = (track, turn)
             paths.append(path)
             limit_s = max(limit_s, one.config.timeout_s + MARGIN_S)
-        executor.start(paths, limit_s=limit_s)
+        if paths:
+            executor.start(paths, limit_s=limit_s)
+        return ended
 
     def _end(self, ended: Ended) -> _Track:
         track, turn = self._waiting.pop(ended.task)
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
+        if ending.cost is None and (gone := self.visits.why_ended()) is not None:
+            ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
         which, number = track.experiment.hash, turn.number
         run = track.folder / RUNS / str(number)
         if ending.cost is not None and run.is_dir():
@@ -277,9 +310,7 @@ class _Study:
         if track.over:
             return
         if (turn := track.repeats.next()) is not None:
-            sequential = self._plan.execution.order == "sequential"
-            turn_at = (0, track.place) if sequential else (turn.number, self._place(track, turn))
-            heappush(self._due, (*turn_at, track))
+            heappush(self._due, (*self._place(track, turn), track.place, track))
             return
         track.over = True
         if track.measured:

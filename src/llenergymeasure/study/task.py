@@ -15,7 +15,10 @@ from llenergymeasure.records import FailureKind
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run: its experiment and the folder of that, its number of how many, and the budget that is left."""
+    """A run: its experiment and the folder of that, its number of how many, and the budget that is left.
+
+    `by_url` is the configuration in force where a server stands for several runs.
+    """
 
     experiment: str
     folder: Path
@@ -25,6 +28,7 @@ class Task:
     runs: int
     passes: int
     seconds: float
+    by_url: ExperimentConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

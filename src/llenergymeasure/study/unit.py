@@ -49,8 +49,8 @@ def perform(task: Task, *, run: Run = run) -> Ending:
         # What an earlier attempt left.
         shutil.rmtree(folder / RUNS / f"{task.number}{PART}", ignore_errors=True)
         with run_folder(folder, task.number, keep=is_readable) as part:
-            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker)
-            energy = run_energy(run(task.config, job))
+            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker, task.config)
+            energy = run_energy(run(task.by_url or task.config, job))
     return Ending(RunCost.of(energy), seconds=time.monotonic() - began)
 
 
@@ -70,11 +70,10 @@ def main(path: Path, *, tied: bool) -> int:
     """The exit code: 0 for a run that was measured, 1 for one that failed. `tied` ends the run with the
     process that started this one.
     """
-    for number in _ENDING:
-        signal.signal(number, _stop)
+    end_on_signals()
     task = read_task(path)
     if tied:
-        _end_with_parent()
+        end_with_parent()
     try:
         ending = perform(task)
     except LLEMError as error:
@@ -93,7 +92,13 @@ def _no_progress(description: str, **_: object) -> None:
     pass
 
 
-def _end_with_parent() -> None:
+def end_on_signals() -> None:
+    """Whatever asks this process to end has it leave what it is in first."""
+    for number in _ENDING:
+        signal.signal(number, _stop)
+
+
+def end_with_parent() -> None:
     """Have the kernel send SIGTERM once the process that started this one is gone, however it went."""
     if sys.platform != "linux":
         return
