@@ -37,8 +37,10 @@ class StudyFailure(Part):
 class StudyRow(Part):
     """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
     result.json, relative to the study's folder. `partial`: some of its repeats are missing. `place` is where
-    it was measured, in a study whose experiments were measured in unlike places. `figures` are what each run
-    gave alone; `numbers` are those runs, and `servers` which server answered each, where that is known.
+    it was measured, in a study whose experiments were measured in unlike places.
+
+    `figures` are what each run gave alone; `numbers` are those runs, and `servers` which server answered
+    each, where that is known. `good` is the share of each run's requests that met the objectives of a search.
     """
 
     label: str
@@ -66,6 +68,25 @@ class StudyRow(Part):
     figures: tuple[RunFigures, ...] = ()
     numbers: tuple[Count, ...] = ()
     servers: tuple[str | None, ...] = ()
+    good: tuple[float | None, ...] = ()
+
+
+class StudySearch(Part):
+    """The highest value of `over` at which `share` of the requests of every repeat met the objectives, in
+    seconds: `met`, None where the lowest one that was tried did not. `not_met` is the next one above, None
+    where the highest met. `label` is what differs from other searches; a search that is not `finished` lies
+    between the two. `servers` answered the runs, as far as that is known.
+    """
+
+    label: str
+    over: str
+    share: float
+    objectives: dict[str, float]
+    met: float | None
+    not_met: float | None
+    probes: Count
+    finished: bool
+    servers: Count = 0
 
 
 class StudyGap(Part):
@@ -90,6 +111,7 @@ class StudyResult(Part):
     executor: str
     rows: tuple[StudyRow, ...]
     left_out: tuple[StudyGap, ...]
+    searches: tuple[StudySearch, ...] = ()
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.measure.budget import Repeats, RunCost, Turn
 from llenergymeasure.records import FailedRun
@@ -25,6 +26,7 @@ from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
 from llenergymeasure.study.order import turns
 from llenergymeasure.study.plan import Experiment, Plan
+from llenergymeasure.study.search import good_share, next_probe
 from llenergymeasure.study.unit import ending_of
 from llenergymeasure.study.visits import Visits, visit_groups
 
@@ -140,7 +142,11 @@ class _Study:
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
         self._waiting: dict[Path, tuple[_Track, Turn]] = {}
         self._failed_in_a_row = 0
-        self._planned = sum(track.planned for track in self._tracks)
+        self._searches = {
+            name: [self._by_hash[one.hash] for one in found] for name, found in plan.searches.items()
+        }
+        self._planned = sum(one.planned for one in self._tracks if one.experiment.sought is None)
+        self._planned += sum(most_probes(len(found)) * found[0].planned for found in self._searches.values())
         self._over, self._made, self._began = 0, 0, time.monotonic()
 
     def take_up(self, how: How) -> None:
@@ -164,6 +170,8 @@ class _Study:
         elif how.resume:
             self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
         self._book.append(now)
+        if how.only and self._searches:
+            raise ConfigError("--only names experiments, and a search chooses its own")
         if how.only:
             self._keep_only(how.only)
 
@@ -196,14 +204,41 @@ class _Study:
         self._over = sum(len(one.measured) + len(one.failed) for one in self._tracks)
         self._began = time.monotonic()
         for track in self._tracks:
-            self._settle(track)
+            if track.experiment.sought is None or track.measured or track.failed:
+                self._settle(track)
+        for name in self._searches:
+            self._search_on(name)
         while True:
             free = executor.slots - len(self._waiting)
             due = self._next(free) if free > 0 and not self._is_broken() else []
             if not due and not self._waiting:
                 return not self._is_broken()
             for ended in [*self._begin(executor, due), *executor.ended()]:
-                self._settle(self._end(ended))
+                track = self._end(ended)
+                self._settle(track)
+                if track.over and track.experiment.sought is not None:
+                    self._search_on(track.experiment.sought[0])
+
+    def _search_on(self, name: str) -> None:
+        """Have the search try its next value, if one is left."""
+        tracks = self._searches[name]
+        at = next_probe([self._met(track) for track in tracks])
+        if at is None:
+            tried = sum(track.over for track in tracks)
+            self._planned -= (most_probes(len(tracks)) - tried) * tracks[0].experiment.config.repeats.count
+        elif not (tracks[at].measured or tracks[at].failed):
+            self._settle(tracks[at])
+
+    def _met(self, track: _Track) -> bool | None:
+        """Whether every repeat met the objectives; None before the last is over."""
+        if not track.over:
+            return None
+        search, slo = self._plan.search, track.experiment.config.slo
+        assert search is not None, "a track of a search"
+        if track.failed or not track.measured:
+            return False
+        shares = [good_share(track.folder / RUNS / str(number), slo) for number in track.measured]
+        return all(share is not None and share >= search.share for share in shares)
 
     def _next(self, most: int) -> list[tuple[_Track, Turn]]:
         """The runs that come next, by the order of the plan."""
@@ -418,7 +453,9 @@ def _track(experiment: Experiment, folder: Path, place: int, remark: Callable[[s
 
 def _planned(plan: Plan) -> tuple[Planned, ...]:
     return tuple(
-        Planned(one.hash, one.label, one.names, one.config.repeats.count) for one in plan.experiments
+        # A search may leave an experiment out.
+        Planned(one.hash, one.label, one.names, 0 if one.sought else one.config.repeats.count)
+        for one in plan.experiments
     )
 
 
