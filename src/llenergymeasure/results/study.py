@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
-from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
-from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.models import Count, Part, RunFigures
+from llenergymeasure.results.store import RESULT_FILE
 
 STUDY_FILE = "study.json"
 STUDY_SCHEMA_VERSION = "1"
@@ -173,10 +173,78 @@ class StudyResult(Part):
         return as_text(self)
 
 
-def row_of(result: ExperimentResult) -> dict[str, object]:
+class _Read(BaseModel):
+    """A part of a result, without what a table has no use for: whole results take minutes where there are
+    thousands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class _Cost(_Read):
+    method: str | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    per_request: Estimate
+    prefill: Estimate
+    decode: Estimate
+
+
+class _Latency(_Read):
+    p50: Estimate
+
+
+class _Speed(_Read):
+    output_tokens_per_second: Estimate
+    ttft_s: _Latency
+    tpot_s: _Latency
+
+
+class _Peak(_Read):
+    peak_bytes: int | None
+
+
+class _Run(_Read):
+    index: int
+    outcome: str
+    place: str | None = None
+    server: str | None = None
+    figures: RunFigures | None = None
+
+
+class _Code(_Read):
+    code: WarningCode
+
+
+class ResultHead(_Read):
+    """What a row needs of a `result.json`."""
+
+    schema_version: Literal["2"]
+    simulated: bool
+    runs: tuple[_Run, ...]
+    energy: _Cost
+    performance: _Speed
+    memory: _Peak
+    warnings: tuple[_Code, ...]
+
+    @property
+    def measured(self) -> list[_Run]:
+        return [run for run in self.runs if run.outcome == "measured"]
+
+    @classmethod
+    def read(cls, folder: Path) -> ResultHead | None:
+        """None where the folder has no result that this version wrote."""
+        try:
+            return cls.model_validate_json((folder / RESULT_FILE).read_bytes(), strict=True)
+        except (OSError, ValidationError):
+            return None
+
+
+def row_of(result: ResultHead) -> dict[str, object]:
     """The figures of a row."""
     energy, speed = result.energy, result.performance
-    alone = [run for run in result.measured if run.figures is not None]
+    alone = [(run, run.figures) for run in result.measured if run.figures is not None]
     return {
         "runs": len(result.measured),
         "energy_per_output_token": energy.per_output_token,
@@ -188,13 +256,13 @@ def row_of(result: ExperimentResult) -> dict[str, object]:
         "ttft_s": speed.ttft_s.p50,
         "tpot_s": speed.tpot_s.p50,
         "peak_bytes": result.memory.peak_bytes,
-        "modelled": is_modelled(energy),
+        "modelled": energy.method in {"modelled", "mixed"},
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
         "place": " + ".join(sorted({run.place for run in result.measured if run.place is not None})) or None,
-        "figures": tuple(run.figures for run in alone),
-        "numbers": tuple(run.index for run in alone),
-        "servers": tuple(run.server for run in alone),
+        "figures": tuple(figures for _, figures in alone),
+        "numbers": tuple(run.index for run, _ in alone),
+        "servers": tuple(run.server for run, _ in alone),
     }
 
 

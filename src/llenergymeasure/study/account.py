@@ -8,12 +8,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.exceptions import ResultError
-from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.folder import RUNS
-from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import (
     Outcome,
+    ResultHead,
     StudyFailure,
     StudyGap,
     StudyResult,
@@ -40,7 +38,7 @@ def account(plan: Plan, folder: Path) -> StudyResult:
         where = folder_name(one)
         facts: dict[str, object] = {"runs": 0}
         failures = tuple(_failures(by_hash.get(one.hash, ())))
-        result = _result(folder / where)
+        result = ResultHead.read(folder / where)
         if result is not None:
             facts = row_of(result)
             simulated = simulated or result.simulated
@@ -144,15 +142,6 @@ def _failures(records: Sequence[Begun | Done | Failed]) -> Iterator[StudyFailure
             yield StudyFailure(
                 repeat=number, attempts=record.attempt, kind=record.kind, message=record.message
             )
-
-
-def _result(folder: Path) -> ExperimentResult | None:
-    if not (folder / RESULT_FILE).exists():
-        return None
-    try:
-        return ExperimentResult.load(folder)
-    except ResultError:
-        return None
 
 
 def _varied(plan: Plan) -> Mapping[str, dict[str, JsonValue]]:
