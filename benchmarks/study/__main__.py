@@ -157,9 +157,7 @@ def _rows(count: int, folder: Path) -> Iterator[Row]:
     rows = account(plan, folder).rows
     assert all(row.outcome == "done" for row in rows)
     table_s = time.perf_counter() - began
-    yield Row(
-        f"the table of {count:,} experiments", f"{table_s:.2f} s", f"≤ {TABLE_S} s", table_s <= TABLE_S
-    )
+    yield Row(f"the table of {count:,} experiments", f"{table_s:.2f} s", f"≤ {TABLE_S} s", table_s <= TABLE_S)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     yield Row("peak memory, the table included", f"{peak / 1e6:.0f} MB", "", None)
 

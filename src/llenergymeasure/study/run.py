@@ -142,6 +142,7 @@ class _Study:
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
         self._waiting: dict[Path, tuple[_Track, Turn]] = {}
         self._failed_in_a_row = 0
+        self._remarked: set[str] = set()
         self._searches = {
             name: [self._by_hash[one.hash] for one in found] for name, found in plan.searches.items()
         }
@@ -318,6 +319,7 @@ class _Study:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
         if ending.cost is None and (gone := self.visits.why_ended()) is not None:
             ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+        self._pass_on(track, ending.remarks)
         which, number = track.experiment.hash, turn.number
         run = track.folder / RUNS / str(number)
         if ending.cost is not None and run.is_dir():
@@ -331,14 +333,22 @@ class _Study:
         final = kind not in _RETRIED or track.attempt > self._plan.execution.retries
         record = Failed(which, number, track.attempt, kind, ending.message, final)
         self._book.append(record)
-        again = "" if final else "; it is tried again"
-        self._remark(f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}{again}")
+        again = "it is tried again" if not final else ending.hint
+        said = f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}"
+        self._remark(f"{said}; {again}" if again else said)
         if final:
             self._failed_in_a_row, self._over = self._failed_in_a_row + 1, self._over + 1
             track.fail(record)
         else:
             track.attempt += 1
         return track
+
+    def _pass_on(self, track: _Track, remarks: Sequence[str]) -> None:
+        """What the runs remark, each remark once: another run has other figures for the same."""
+        for one in remarks:
+            if (gist := re.sub(r"[\d.]+", "#", one)) not in self._remarked:
+                self._remarked.add(gist)
+                self._remark(f"{track.experiment.label}: {one}")
 
     def _settle(self, track: _Track) -> None:
         """Have its next run wait for its turn, or pool the runs of an experiment whose last one is over."""

@@ -33,13 +33,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out."""
+    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out.
+
+    `remarks` are what a user should read of it.
+    """
 
     cost: RunCost | None = None
     seconds: float = 0.0
     kind: FailureKind | None = None
     message: str = ""
     hint: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 _TASK = TypeAdapter(Task)

@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -36,10 +38,14 @@ _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def perform(task: Task, *, run: Run = run) -> Ending:
+def _unheard(_text: str) -> None:
+    pass
+
+
+def perform(task: Task, *, run: Run = run, remark: Callable[[str], None] = _unheard) -> Ending:
     """Make the run with `run`. Whatever ends it leaves nothing running."""
     began = time.monotonic()
-    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=_say)
+    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=remark)
     tracker = Tracker(task.config, find_pace(task.config), _no_progress)
     with (
         scratch() as temporary,
@@ -74,18 +80,15 @@ def main(path: Path, *, tied: bool) -> int:
     task = read_task(path)
     if tied:
         end_with_parent()
+    remarks: list[str] = []
     try:
-        ending = perform(task)
+        ending = perform(task, remark=remarks.append)
     except LLEMError as error:
         ending = ending_of(error)
     except MemoryError:
         ending = Ending(kind="oom", message="this process ran out of memory")
-    write_ending(path, ending)
+    write_ending(path, replace(ending, remarks=tuple(remarks)))
     return 0 if ending.kind is None else 1
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _no_progress(description: str, **_: object) -> None:
