@@ -113,6 +113,17 @@ def lost(outcome: Literal["failed", "interrupted"]) -> Make:
     return lambda _: metrics([measured(device())], failed=[FailedRun(2, "Ctrl-C", outcome)])
 
 
+def on_hosts(*names: str) -> Make:
+    """A run on each."""
+    one = measured(device())
+    return lambda _: metrics(
+        [
+            replace(one, index=number, environment=replace(one.environment, hostname=name))
+            for number, name in enumerate(names, start=1)
+        ]
+    )
+
+
 def throttled(policy: int, start_s: int, end_s: int) -> tuple[float, Script]:
     return 0.0, lambda nvml: nvml.gpus[0].throttle(policy, Window(start_s * S, end_s * S))
 
@@ -243,6 +254,7 @@ CASES: dict[WarningCode, Case] = {
     "recorder_lost": Case(flagged("recorder_lost"), own()),
     "window_open": Case(own(left_open={"x": 1}), own()),
     "command_failed": Case(own(kind="command", exit_code=3), own(kind="command", exit_code=0)),
+    "places_differ": Case(on_hosts("node1", "node2"), on_hosts("node1", "node1")),
     "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
 

@@ -83,6 +83,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "window_open": "A window was still open when the recording ended. It is left out.",
     "recorder_lost": "The recorder ended before the program did. What it saw until then is kept.",
     "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
+    "places_differ": "The runs were made on several hosts or boards. Each has a sensor with an error of its "
+    "own, so that runs scatter by more than the work does.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -163,6 +163,8 @@ def _run(one: RunEnergy, *, leads: int) -> RunPart:
         index=seen.index,
         outcome="measured",
         started_at=seen.started,
+        place=one.place,
+        server=seen.facts.server,
         window=_window(seen, leads=leads),
         steady=seen.warm_up.steady,
         tokens=tokens([seen]),

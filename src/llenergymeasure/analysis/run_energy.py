@@ -83,6 +83,11 @@ class RunEnergy:
         return [part for block in self.of(kind) for part in block.spent.values()]
 
     @property
+    def place(self) -> str:
+        """Whose sensors were read: the host, and the GPUs that were used."""
+        return " ".join((self.measurement.environment.hostname, *sorted(self.measurement.facts.gpu_uuids)))
+
+    @property
     def ends_apart(self) -> float:
         return max((block.ends_apart for block in self.of("full")), default=0.0)
 

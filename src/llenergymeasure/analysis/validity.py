@@ -170,6 +170,10 @@ def _of_experiment(
         )
         if passes == 1:
             yield MeasurementWarning.of("single_pass", "one pass in one run: scatter cannot be determined")
+    if len(places := dict.fromkeys(one.place for one in energies)) > 1:
+        yield MeasurementWarning.of(
+            "places_differ", f"the runs read the sensors of {len(places)} places: {', '.join(places)}"
+        )
     target = config.repeats.target if config.repeats.count > 1 else config.passes.target
     ended = [one for one in failed if one.outcome == "interrupted"]
     for one in ended:

@@ -127,8 +127,22 @@ class LoadedSession(Session, Protocol):
         """The stream begins at once; leaving the context cancels what is still on its way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A model that is up for several runs: the options of the engine that each of them has instead of its
+    own, and a question for why it has ended, None while it has not.
+    """
+
+    options: Mapping[str, JsonValue]
+    why_ended: Callable[[], BackendError | None]
+
+
 class Backend(Protocol):
-    """An engine. A class attribute `section` is the kind of `EngineSection` that `config.options` holds."""
+    """An engine. A class attribute `section` is the kind of `EngineSection` that `config.options` holds.
+
+    One whose traits have `standing_beside` also has `standing(config)`, a context manager that brings the
+    model up, yields it as `Standing`, and ends it with all its processes.
+    """
 
     def why_unavailable(self) -> str | None:
         """One sentence with the way out, or None when it can run; imports nothing heavy."""
@@ -138,6 +152,13 @@ class Backend(Protocol):
 
     def open(self, config: ExperimentConfig) -> AbstractContextManager[Session]:
         """Load the model; leaving the context frees it. BackendError where it can't be loaded."""
+
+
+class StandingBackend(Backend, Protocol):
+    """An engine whose model can outlive a run."""
+
+    def standing(self, config: ExperimentConfig) -> AbstractContextManager[Standing]:
+        """Bring the model up for runs of `config` and of those that differ in `standing_beside` options."""
 
 
 _METHODS = [name for name in vars(Backend) if not name.startswith("_")]

@@ -179,10 +179,13 @@ def _study(folder: Path) -> Entry:
             last[one.experiment, one.repeat] = one
     done = sum(isinstance(one, Done) for one in last.values())
     failed = sum(isinstance(one, Failed) and one.final for one in last.values())
-    planned = sum(one.repeats for one in plan)
+    # What a search tries counts from when it does.
+    sought = {one.hash for one in plan if not one.repeats}
+    planned = sum(one.repeats for one in plan) + sum(which in sought for which, _ in last)
+    tried = len(plan) - len(sought - {which for which, _ in last})
     closed = bool(records) and isinstance(records[-1], Closed)
     state = "running" if ledger.is_running(folder) else "done" if closed and done >= planned else "unfinished"
     if closed and failed and done + failed >= planned:
         state = f"done, {failed} failed"
-    what = f"{done} of {planned} runs of {len(plan)} experiments"
+    what = f"{done} of {planned} runs of {tried} experiments"
     return Entry(folder.name, "study", state, what, MISSING, records[0].at if records else "")

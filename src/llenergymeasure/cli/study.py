@@ -29,11 +29,12 @@ from llenergymeasure.cli._streams import (
     talk,
 )
 from llenergymeasure.cli._vram import get_gpu_vram_gb
+from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records.figures import about, plain
 from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.study import SORTS, StudyResult, in_order
-from llenergymeasure.results.study_table import Format, account, labelled, marks, table
+from llenergymeasure.results.study_table import Format, account, labelled, marks, searches, table
 from llenergymeasure.results.summary import columns
 from llenergymeasure.study import start
 from llenergymeasure.study.plan import Plan
@@ -103,7 +104,7 @@ def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
     yield from filled(f"{head} · simulated: no model ran, no sensor was read" if study.simulated else head)
     yield ""
     yield from _narrowed(labelled(study, in_order(study.rows, sort)))
-    notes = [*marks(study), *cheapest_lines(study), *account(study)]
+    notes = [*marks(study), *searches(study), *cheapest_lines(study), *account(study)]
     if notes:
         yield ""
     for note in notes:
@@ -141,8 +142,8 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
     history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())
     gpu_gb = get_gpu_vram_gb()
     found = preview(plan, history, gpu=gpu_gb is not None)
-    seconds = sum(one.seconds for one in found)
-    joules = [one.joules for one in found]
+    seconds = sum(one.tried * one.seconds for one in found)
+    joules = [None if one.joules is None else one.tried * one.joules for one in found]
     known = [one for one in joules if one is not None]
     if as_json:
         with reader_may_leave():
@@ -177,12 +178,18 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
         rows.append([one.experiment.label, f"{one.runs}", size, f"about {about(one.seconds)}", energy])
     with reader_may_leave():
         print_lines(
-            _preview_lines(plan, rows, seconds=seconds, joules=known if len(known) == len(joules) else [])
+            _preview_lines(
+                plan,
+                rows,
+                runs=round(sum(one.tried * one.runs for one in found)),
+                seconds=seconds,
+                joules=known if len(known) == len(joules) else [],
+            )
         )
 
 
 def _preview_lines(
-    plan: Plan, rows: Sequence[Sequence[str]], *, seconds: float, joules: Sequence[float]
+    plan: Plan, rows: Sequence[Sequence[str]], *, runs: int, seconds: float, joules: Sequence[float]
 ) -> Iterator[str]:
     for lines in fitting(rows):
         yield from lines
@@ -193,12 +200,21 @@ def _preview_lines(
     for gap in plan.left_out:
         word = "excluded" if gap.kind == "excluded" else "not valid"
         yield from filled(f"{gap.label}: {word}: {gap.reason}")
-    runs = sum(int(row[1]) for row in rows[1:])
+    searches = plan.searches
+    count = len(plan.experiments)
+    for name, tried in searches.items():
+        assert plan.search is not None, "experiments of a search"
+        probes = most_probes(len(tried))
+        count -= len(tried) - probes
+        over = f"{plan.search.over} ({name})" if name else plan.search.over
+        between = f", then up to {probes - 2} in between" if probes > 2 else ""
+        yield from filled(f"search over {over}: the lowest and the highest value{between}")
     how = plan.execution
     where = "on this host" if how.executor == "local" else f"through {how.executor}"
     energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
+    most = "at most " if searches else ""
     yield from filled(
-        f"{_count(len(plan.experiments), 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
+        f"{most}{_count(count, 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
         f"about {about(seconds)}{energy}"
     )
     yield "Nothing was loaded or measured."

@@ -39,7 +39,7 @@ RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS"
 MAX_DOTS = 8
 BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
 _FREE: FieldInfo = FieldInfo(annotation=dict, default_factory=dict)
-STUDY_KEYS = frozenset({"sweep", "experiments"})
+STUDY_KEYS = frozenset({"sweep", "experiments", "search"})
 
 
 @dataclass(frozen=True, slots=True)

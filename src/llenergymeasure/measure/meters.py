@@ -59,7 +59,9 @@ def meters_for(
             f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
             hint="leave the meter at auto",
         )
-    meter = NvmlMeter(device.nvml, gpus=config.energy.gpus, processes=processes)
+    # CUDA_VISIBLE_DEVICES is about the GPUs of this host.
+    gpus = "all" if config.energy.gpus == "auto" else config.energy.gpus
+    meter = NvmlMeter(device.nvml, gpus=gpus, processes=processes)
     with meter:
         # Its domains are left out: they are this process's own, and no other run can disturb them.
         return Selection(meters=(meter,), method="measured", refused=())

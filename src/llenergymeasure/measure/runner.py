@@ -52,7 +52,8 @@ _NO_TRACE = Trace((), {})
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run of an experiment: its turn, the folder for its files, one for what goes with the run, and what
-    it shares with the others.
+    it shares with the others. `asked` is what the user asked for, where the run is told more: which server
+    stands for it.
     """
 
     experiment: str
@@ -62,6 +63,7 @@ class Job:
     temporary: Path
     locks: DomainLocks
     tell: Tracker
+    asked: ExperimentConfig | None = None
 
 
 Run: TypeAlias = Callable[[ExperimentConfig, Job], Measurement]
@@ -127,7 +129,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 return Measurement(
                     experiment_id=job.experiment,
                     index=job.turn.number,
-                    config=config,
+                    config=job.asked or config,
                     origins=job.origins,
                     started=started,
                     environment=here,

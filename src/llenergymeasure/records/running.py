@@ -119,8 +119,9 @@ class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
     `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
-    do not see who does. `requests` is None where the engine is not a server. `chat_template_date` is the
-    pinned date (ISO 8601) given to a chat template that asks for today's.
+    do not see who does. `requests` is None where the engine is not a server; `server` says which it is,
+    where it may answer other runs too: its URL, and on this host when its process was started.
+    `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks for today's.
     """
 
     device: str
@@ -130,6 +131,7 @@ class SessionFacts:
     pids: tuple[int, ...] = ()
     why_unmetered: str | None = None
     requests: RequestCounts | None = None
+    server: str | None = None
     parameters: int | None = None
     weights_bytes: int | None = None
     kv_cache_bytes: int | None = None

@@ -291,12 +291,16 @@ class RunEnergyPart(Part):
 
 
 class RunPart(Part):
-    """One run: a process of its own. `outcome` says whether it was measured; `reason` why not."""
+    """One run: a process of its own. `outcome` says whether it was measured; `reason` why not. `place` is the
+    host with the GPUs that were used. `server` answered, where it may have answered other runs too.
+    """
 
     index: Annotated[int, Field(ge=1)]
     outcome: Literal["measured", "failed", "interrupted"]
     reason: str | None = None
     started_at: Start | None = None
+    place: str | None = None
+    server: str | None = None
     window: RunWindow | None = None
     steady: bool | None = None
     tokens: Tokens | None = None

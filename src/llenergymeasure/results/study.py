@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
-from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
-from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.models import Count, Part, RunFigures
+from llenergymeasure.results.store import RESULT_FILE
 
 STUDY_FILE = "study.json"
 STUDY_SCHEMA_VERSION = "1"
@@ -37,7 +37,10 @@ class StudyFailure(Part):
 class StudyRow(Part):
     """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
     result.json, relative to the study's folder. `partial`: some of its repeats are missing. `place` is where
-    it was measured, in a study that was joined from unlike places.
+    it was measured, in a study whose experiments were measured in unlike places.
+
+    `figures` are what each run gave alone; `numbers` are those runs, and `servers` which server answered
+    each, where that is known. `good` is the share of each run's requests that met the objectives of a search.
     """
 
     label: str
@@ -62,7 +65,28 @@ class StudyRow(Part):
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
-    figures: tuple[RunFigures, ...] = Field(default=(), description="what each run gave alone")
+    figures: tuple[RunFigures, ...] = ()
+    numbers: tuple[Count, ...] = ()
+    servers: tuple[str | None, ...] = ()
+    good: tuple[float | None, ...] = ()
+
+
+class StudySearch(Part):
+    """The highest value of `over` at which `share` of the requests of every repeat met the objectives, in
+    seconds: `met`, None where the lowest one that was tried did not. `not_met` is the next one above, None
+    where the highest met. `label` is what differs from other searches; a search that is not `finished` lies
+    between the two. `servers` answered the runs, as far as that is known.
+    """
+
+    label: str
+    over: str
+    share: float
+    objectives: dict[str, float]
+    met: float | None
+    not_met: float | None
+    probes: Count
+    finished: bool
+    servers: Count = 0
 
 
 class StudyGap(Part):
@@ -87,6 +111,7 @@ class StudyResult(Part):
     executor: str
     rows: tuple[StudyRow, ...]
     left_out: tuple[StudyGap, ...]
+    searches: tuple[StudySearch, ...] = ()
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:
@@ -148,9 +173,78 @@ class StudyResult(Part):
         return as_text(self)
 
 
-def row_of(result: ExperimentResult) -> dict[str, object]:
+class _Read(BaseModel):
+    """A part of a result, without what a table has no use for: whole results take minutes where there are
+    thousands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class _Cost(_Read):
+    method: str | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    per_request: Estimate
+    prefill: Estimate
+    decode: Estimate
+
+
+class _Latency(_Read):
+    p50: Estimate
+
+
+class _Speed(_Read):
+    output_tokens_per_second: Estimate
+    ttft_s: _Latency
+    tpot_s: _Latency
+
+
+class _Peak(_Read):
+    peak_bytes: int | None
+
+
+class _Run(_Read):
+    index: int
+    outcome: str
+    place: str | None = None
+    server: str | None = None
+    figures: RunFigures | None = None
+
+
+class _Code(_Read):
+    code: WarningCode
+
+
+class ResultHead(_Read):
+    """What a row needs of a `result.json`."""
+
+    schema_version: Literal["2"]
+    simulated: bool
+    runs: tuple[_Run, ...]
+    energy: _Cost
+    performance: _Speed
+    memory: _Peak
+    warnings: tuple[_Code, ...]
+
+    @property
+    def measured(self) -> list[_Run]:
+        return [run for run in self.runs if run.outcome == "measured"]
+
+    @classmethod
+    def read(cls, folder: Path) -> ResultHead | None:
+        """None where the folder has no result that this version wrote."""
+        try:
+            return cls.model_validate_json((folder / RESULT_FILE).read_bytes(), strict=True)
+        except (OSError, ValidationError):
+            return None
+
+
+def row_of(result: ResultHead) -> dict[str, object]:
     """The figures of a row."""
     energy, speed = result.energy, result.performance
+    alone = [(run, run.figures) for run in result.measured if run.figures is not None]
     return {
         "runs": len(result.measured),
         "energy_per_output_token": energy.per_output_token,
@@ -162,10 +256,13 @@ def row_of(result: ExperimentResult) -> dict[str, object]:
         "ttft_s": speed.ttft_s.p50,
         "tpot_s": speed.tpot_s.p50,
         "peak_bytes": result.memory.peak_bytes,
-        "modelled": is_modelled(energy),
+        "modelled": energy.method in {"modelled", "mixed"},
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
-        "figures": tuple(run.figures for run in result.measured if run.figures is not None),
+        "place": " + ".join(sorted({run.place for run in result.measured if run.place is not None})) or None,
+        "figures": tuple(figures for _, figures in alone),
+        "numbers": tuple(run.index for run, _ in alone),
+        "servers": tuple(run.server for run, _ in alone),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -17,7 +18,9 @@ from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
-HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "runs", "warnings")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "good", "runs", "warnings")
+# In the tables of a study without a search there is none of it.
+_OF_SEARCHES = "good"
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -27,23 +30,32 @@ _LATEX = str.maketrans(
 
 
 def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
-    return "\n".join([*columns(labelled(study, rows)), *marks(study), *account(study)])
+    return "\n".join([*columns(labelled(study, rows)), *marks(study), *searches(study), *account(study)])
 
 
 def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment, named by its label; columns that hold nothing are left out."""
     shown = study.rows if rows is None else rows
     codes = _codes(study)
-    table_ = [["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)]
-    kept = [at for at in range(len(table_[0])) if any(row[at] not in {"", MISSING} for row in table_[1:])]
-    return [[row[at] for at in kept] for row in table_]
+    return _without([["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)], HEADS)
 
 
 def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment: what differs, then its figures."""
     keys, codes = varied(study), _codes(study)
     shown = study.rows if rows is None else rows
-    return [[*(_last(key, keys) for key in keys), *HEADS], *(_cells(row, keys, codes) for row in shown)]
+    head = [*(_last(key, keys) for key in keys), *HEADS]
+    return _without([head, *(_cells(row, keys, codes) for row in shown)], (_OF_SEARCHES,))
+
+
+def _without(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[list[str]]:
+    """Without those columns of `heads` that hold nothing."""
+    kept = [
+        at
+        for at, head in enumerate(rows[0])
+        if head not in heads or any(row[at] not in {"", MISSING} for row in rows[1:])
+    ]
+    return [[row[at] for at in kept] for row in rows]
 
 
 def varied(study: StudyResult) -> list[str]:
@@ -58,6 +70,25 @@ def marks(study: StudyResult) -> Iterator[str]:
         yield "≈  energy is estimated by a model of power, not measured"
     for number, code in enumerate(_codes(study), 1):
         yield f"[{number}]  {code}"
+
+
+def searches(study: StudyResult) -> Iterator[str]:
+    """What each search found."""
+    for one in study.searches:
+        name = f"{one.over} ({one.label})" if one.label else one.over
+        wanted = ", ".join(f"{key} ≤ {plain(limit, 's')}" for key, limit in one.objectives.items())
+        rule = f"{_percent(one.share)} of the requests of every repeat keep {wanted}"
+        low = MISSING if one.met is None else f"{one.met:g}"
+        high = MISSING if one.not_met is None else f"{one.not_met:g}"
+        found = f"highest {name} that meets the objectives: {low}; {high} does not"
+        if not one.finished:
+            found = f"{name}: the search has not ended; so far {low} meets the objectives and {high} does not"
+        elif one.met is None:
+            found = f"{name}: even the lowest, {high}, does not meet the objectives"
+        elif one.not_met is None:
+            found = f"{name}: even the highest, {low}, meets the objectives"
+        server = "; within one server: another start of it may differ" if one.servers == 1 else ""
+        yield f"{found} ({rule}; {one.probes} values tried{server})"
 
 
 def account(study: StudyResult) -> Iterator[str]:
@@ -86,7 +117,7 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
     if form == "csv":
         return _csv(study, study.rows if rows is None else rows)
     head, *body = cells(study, rows)
-    notes = [*marks(study), *account(study)]
+    notes = [*marks(study), *searches(study), *account(study)]
     if form == "markdown":
         lines = markdown_table([list(map(markdown_text, cells_)) for cells_ in (head, *body)])
         return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes)]).rstrip()
@@ -114,7 +145,7 @@ def _codes(study: StudyResult) -> list[WarningCode]:
 def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
     of = [row.label] if keys == ["experiment"] else [_setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
-        return [*of, *("–",) * 5, f"0 of {row.planned}", row.outcome]
+        return [*of, *("–",) * 6, f"0 of {row.planned}", row.outcome]
     energy = amount(row.energy_per_output_token, modelled=row.modelled)
     figures = [
         energy if row.valid else f"({energy})",
@@ -122,10 +153,16 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         _amount(row.ttft_s),
         _amount(row.tpot_s),
         "–" if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
     ]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
+
+
+def _percent(share: float) -> str:
+    """Rounded down: almost all is not all."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:g} %"
 
 
 def _amount(estimate: Estimate | None) -> str:

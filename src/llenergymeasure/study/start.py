@@ -20,6 +20,7 @@ from llenergymeasure.study.account import account
 from llenergymeasure.study.executors import executor_for
 from llenergymeasure.study.plan import Plan, make_plan
 from llenergymeasure.study.run import How, Step, run_plan
+from llenergymeasure.study.visits import visit_groups
 
 
 def planned(
@@ -88,8 +89,11 @@ def run(
     executor = executor_for(plan.execution, folder, gpus=gpus)
     if gpus:
         remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
+    alone = plan.execution.executor == "local" and not gpus
+    if not alone and visit_groups(plan.experiments):
+        remark("Each run launches a server of its own: one server for several loads takes runs in turn, here")
     try:
-        run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
+        run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
     except (KeyboardInterrupt, SystemExit):
         account(plan, folder).write(folder)
         remark(f"Stopped; what was measured is in {folder}. To go on: the same command with --resume")

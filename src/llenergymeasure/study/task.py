@@ -15,7 +15,10 @@ from llenergymeasure.records import FailureKind
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run: its experiment and the folder of that, its number of how many, and the budget that is left."""
+    """A run: its experiment and the folder of that, its number of how many, and the budget that is left.
+
+    `by_url` is the configuration in force where a server stands for several runs.
+    """
 
     experiment: str
     folder: Path
@@ -25,17 +28,22 @@ class Task:
     runs: int
     passes: int
     seconds: float
+    by_url: ExperimentConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out."""
+    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out.
+
+    `remarks` are what a user should read of it.
+    """
 
     cost: RunCost | None = None
     seconds: float = 0.0
     kind: FailureKind | None = None
     message: str = ""
     hint: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 _TASK = TypeAdapter(Task)

@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -36,10 +38,14 @@ _PR_SET_PDEATHSIG = 1
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def perform(task: Task, *, run: Run = run) -> Ending:
+def _unheard(_text: str) -> None:
+    pass
+
+
+def perform(task: Task, *, run: Run = run, remark: Callable[[str], None] = _unheard) -> Ending:
     """Make the run with `run`. Whatever ends it leaves nothing running."""
     began = time.monotonic()
-    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=_say)
+    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=remark)
     tracker = Tracker(task.config, find_pace(task.config), _no_progress)
     with (
         scratch() as temporary,
@@ -49,8 +55,8 @@ def perform(task: Task, *, run: Run = run) -> Ending:
         # What an earlier attempt left.
         shutil.rmtree(folder / RUNS / f"{task.number}{PART}", ignore_errors=True)
         with run_folder(folder, task.number, keep=is_readable) as part:
-            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker)
-            energy = run_energy(run(task.config, job))
+            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker, task.config)
+            energy = run_energy(run(task.by_url or task.config, job))
     return Ending(RunCost.of(energy), seconds=time.monotonic() - began)
 
 
@@ -70,30 +76,32 @@ def main(path: Path, *, tied: bool) -> int:
     """The exit code: 0 for a run that was measured, 1 for one that failed. `tied` ends the run with the
     process that started this one.
     """
-    for number in _ENDING:
-        signal.signal(number, _stop)
+    end_on_signals()
     task = read_task(path)
     if tied:
-        _end_with_parent()
+        end_with_parent()
+    remarks: list[str] = []
     try:
-        ending = perform(task)
+        ending = perform(task, remark=remarks.append)
     except LLEMError as error:
         ending = ending_of(error)
     except MemoryError:
         ending = Ending(kind="oom", message="this process ran out of memory")
-    write_ending(path, ending)
+    write_ending(path, replace(ending, remarks=tuple(remarks)))
     return 0 if ending.kind is None else 1
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _no_progress(description: str, **_: object) -> None:
     pass
 
 
-def _end_with_parent() -> None:
+def end_on_signals() -> None:
+    """Whatever asks this process to end has it leave what it is in first."""
+    for number in _ENDING:
+        signal.signal(number, _stop)
+
+
+def end_with_parent() -> None:
     """Have the kernel send SIGTERM once the process that started this one is gone, however it went."""
     if sys.platform != "linux":
         return

@@ -6,7 +6,9 @@ import asyncio
 import json
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import psutil
@@ -69,7 +71,16 @@ async def facts_of(client: Client, server: Launched | None) -> SessionFacts:
         versions=versions,
         pids=pids,
         why_unmetered=why,
+        server=_named(client.api, pids),
     )
+
+
+def _named(url: str, pids: Sequence[int]) -> str:
+    """Which server that is: one that was started anew at the same URL is another one."""
+    with suppress(psutil.Error, ValueError):
+        since = min(psutil.Process(pid).create_time() for pid in pids)
+        return f"{url} since {datetime.fromtimestamp(since, UTC).isoformat(timespec='milliseconds')}"
+    return url
 
 
 def listeners(url: str) -> tuple[tuple[int, ...], str | None]:

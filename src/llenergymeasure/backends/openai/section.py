@@ -32,7 +32,7 @@ _Word: TypeAlias = Annotated[str, BeforeValidator(_word)]
 
 
 class LaunchConfig(Section):
-    """A server that llem starts for each run and ends after it."""
+    """A server that llem starts for each run and ends after it; in a study for all loads of a repeat."""
 
     engine: Literal["vllm", "llamacpp", "transformers"] | None = Field(
         default=None, description="vllm serve, llama_cpp.server or transformers serve, on a free port"
@@ -56,6 +56,10 @@ class LaunchConfig(Section):
     ready_timeout_s: PositiveSeconds = Field(
         default=600.0, description="it must be ready to answer within this"
     )
+
+
+# What a server is not told when it starts.
+_OF_REQUESTS = frozenset({"api", "model", "concurrency", "body", "key_variable", "request_timeout_s"})
 
 
 class OpenaiSection(EngineSection):
@@ -98,4 +102,5 @@ class OpenaiSection(EngineSection):
             ),
             forms_batches=True,
             gpus_per_model=None,
+            standing_beside=None if self.launch is None else _OF_REQUESTS,
         )

@@ -92,6 +92,8 @@ class Traits:
     guesses_ahead: bool = False  # a step verifies several guessed tokens, so that tokens come several at once
     searches_beams: bool = False
     skips_prefixes: bool = False
+    # Options that do not change what `Backend.standing` brings up; None where a model ends with its run.
+    standing_beside: frozenset[str] | None = None
 
     @property
     def why_other_work(self) -> str | None:
