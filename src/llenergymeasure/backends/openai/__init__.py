@@ -48,9 +48,10 @@ class OpenaiBackend:
                     f"take it out, and name it as this server does in openai.body, such as "
                     f"--set openai.body.{name}={getattr(decoder, name)}",
                 )
-        if options.api == "chat" and config.dataset.name == "synthetic":
+        is_trace = config.load is not None and config.load.trace is not None
+        if options.api == "chat" and (is_trace or config.dataset.name == "synthetic"):
             return Refusal(
-                "synthetic prompts are token ids, and the chat API takes messages",
+                "synthetic prompts and those of a trace are token ids, and the chat API takes messages",
                 "--set openai.api=completions, or another dataset",
             )
         if options.api == "chat" and config.dataset.chat_template == "off":
