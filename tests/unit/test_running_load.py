@@ -442,7 +442,43 @@ def test_ctrl_c_in_a_window_cancels_what_is_on_its_way(tmp_path: Path) -> None:
         counts = told(url)["counts"]
     assert process.returncode == 130
     assert counts["received"] == counts["answered"] + counts["cancelled"]
-    assert counts["cancelled"] == 4
+
+
+INTERRUPTED = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_running_load import accounted, running
+
+with running(sys.argv[1]) as (session, load):
+    try:
+        load.wait(time.monotonic_ns() + 60 * 10**9)
+    except KeyboardInterrupt:
+        print(load.so_far().ended, flush=True)
+counts = accounted(session)
+print(counts["sent"], counts["answered"], counts["failed"], counts["cancelled"])
+"""
+
+
+def test_every_request_is_accounted_for_after_an_interrupt() -> None:
+    with stub_server(first_s=0.3) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, url, str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        while told(url)["counts"].get("answered", 0) < 10:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+        counts = told(url)["counts"]
+    assert process.returncode == 0
+    _, sent, answered, failed, cancelled = map(int, out.split())
+    assert (sent, failed) == (answered + cancelled, 0)
+    assert answered >= 10
+    assert 1 <= cancelled <= 4
+    # what was written at the last moment, the server may not have read
+    assert 0 <= sent - counts["received"] <= 4
 
 
 def test_a_server_that_dies_under_load_is_one_line_with_its_last_words(tmp_path: Path) -> None:
@@ -467,6 +503,18 @@ def test_earlier_repeats_are_kept_when_the_server_dies(tmp_path: Path) -> None:
     outcomes = [run["outcome"] for run in result["runs"]]
     assert outcomes[0] == "measured"
     assert "failed" in outcomes
+
+
+def test_connections_never_cap_a_load_in_silence(tmp_path: Path) -> None:
+    with stub_server() as url:
+        words = llem(url, tmp_path, "load.concurrency=200")
+        limited = ["sh", "-c", 'ulimit -n 120; exec "$@"', "sh", *words]
+        done = subprocess.run(limited, capture_output=True, check=False, text=True, timeout=100)
+        counts = told(url)["counts"]
+    assert done.returncode == 1
+    assert "ulimit -n" in done.stderr
+    # the one that finds out in which form
+    assert counts["received"] == 1
 
 
 def test_a_target_over_windows_and_too_many_users_of_a_finite_load_are_refused() -> None:
