@@ -318,6 +318,7 @@ class Played:
         (lambda t: 1000.0 * min(1, t / 8), lambda _: 4.0, True, 9.0, 20.0),
         (lambda t: 1000.0 + 100 * t, lambda _: 4.0, False, 30.0, 30.3),
         (lambda _: 1000.0, lambda t: 10 * t, False, 30.0, 30.3),
+        (lambda t: 1000.0 if t < 1 else 0.0, lambda _: 4.0, False, 30.0, 30.3),
     ],
 )
 def test_a_load_is_warm_once_its_rate_and_those_that_wait_have_settled(
