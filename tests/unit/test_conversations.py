@@ -16,6 +16,8 @@ from llenergymeasure.records import Request
 from llenergymeasure.workload.formats import OddRecordError, Prompt, read_record
 from llenergymeasure.workload.prepared import prepared
 from llenergymeasure.workload.prompts import load_prompts
+from llenergymeasure.workload.requests import build_requests
+from llenergymeasure.workload.tokenizer import ByteTokenizer
 
 SHAREGPT = {
     "id": "s",
@@ -70,6 +72,10 @@ class TestRecords:
     def test_two_turns_before_an_answer_are_one_request(self) -> None:
         record = [turn("user", "a"), turn("user", "b"), turn("assistant", "c"), turn("tool", "d")]
         assert [one.text for one in prompts(record)] == ["a\n\nb", "a\n\nb\n\nc\n\nd"]
+
+    def test_an_answer_in_two_parts_is_awaited_once(self) -> None:
+        record = [turn("user", "a"), turn("assistant", "b"), turn("assistant", "c"), turn("user", "d")]
+        assert [one.text for one in prompts(record)] == ["a", "a\n\nb\n\nc\n\nd"]
 
     def test_aiperf_s_turns_have_no_answers_between_them(self) -> None:
         record = {"session_id": "x", "turns": [{"text": "a", "delay": 5}, "b", {"texts": ["c", "d"]}]}
@@ -146,6 +152,15 @@ class TestRequests:
         assert [one.index for one in work.workload.requests] == [0, 1, 2]
         assert work.workload.cut == 1
         assert (work.dataset.prompts, work.dataset.conversations, work.dataset.left_out) == (3, 2, 2)
+
+    def test_what_follows_a_turn_that_is_left_out_is_left_out(self) -> None:
+        # As of a template that takes reasoning out of earlier turns.
+        talk = [Prompt(f"a.{k}", text, turn=k) for k, text in enumerate(("xx", "x" * 9, "xxx"), start=1)]
+        asked = ExperimentConfig.model_validate(
+            {"model": "any", "backend": "simulated", "n": 4, "max_input_tokens": 8}
+        )
+        workload = build_requests(asked, [*talk, Prompt("b", "y")], ByteTokenizer(256))
+        assert workload.places == (0, 3)
 
     def test_they_come_from_the_cache_as_they_went_into_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,7 +79,14 @@ class OpenaiBackend:
             if server is not None and options.launch is not None:
                 runner.run(answers(client, server, within_s=options.launch.ready_timeout_s))
             facts = runner.run(facts_of(client, server))
-            session = OpenaiSession(config, options, client=client, runner=runner, facts=facts)
+            session = OpenaiSession(
+                config,
+                options,
+                client=client,
+                runner=runner,
+                facts=facts,
+                why_ended=None if server is None else server.why_ended,
+            )
             session.agree(requests)
             yield session
 
