@@ -27,7 +27,6 @@ from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Op
 from llenergymeasure.study.order import turns
 from llenergymeasure.study.plan import Experiment, Plan
 from llenergymeasure.study.search import good_share, next_probe
-from llenergymeasure.study.unit import ending_of
 from llenergymeasure.study.visits import Visits, visit_groups
 
 TASKS = "tasks"
@@ -289,7 +288,7 @@ class _Study:
             try:
                 by_url = self.visits.by_url(one, turn.number)
             except LLEMError as error:
-                task.write_ending(path, ending_of(error))
+                task.write_ending(path, task.ending_of(error))
                 ended.append(Ended(path, error.message))
                 continue
             task.write_task(
