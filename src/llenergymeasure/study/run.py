@@ -316,8 +316,12 @@ class _Study:
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
-        if ending.cost is None and (gone := self.visits.why_ended()) is not None:
-            ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+        if ending.cost is None:
+            gone = self.visits.why_ended()
+            if gone is not None:
+                ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+            # It may hang, or still be at work on what nobody waits for.
+            self.visits.leave()
         self._pass_on(track, ending.remarks)
         which, number = track.experiment.hash, turn.number
         run = track.folder / RUNS / str(number)
