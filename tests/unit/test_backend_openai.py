@@ -297,6 +297,26 @@ def test_what_a_server_would_not_heed_is_refused(changes: dict[str, Any], said: 
     assert said in str(OpenaiBackend().why_refused(config("http://h:1", **changes)))
 
 
+def test_what_launched_the_listener_is_metered_with_it_and_a_shell_is_not() -> None:
+    launcher = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    words = [sys.executable, "-m", "llenergymeasure.simulation.server"]
+    for command, is_launcher in (
+        ([sys.executable, "-c", launcher, *words], True),
+        (["sh", "-c", '"$@"; true', "x", *words], False),
+    ):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+        assert process.stdout is not None
+        try:
+            pids, why = listeners(process.stdout.readline().strip())
+            assert why is None
+            assert (pids == (process.pid,)) is is_launcher
+            assert len(pids) == 1
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+
+
 def test_the_server_s_processes_are_found_or_it_is_said_why_not() -> None:
     with stub_server() as url, opened(url) as session:
         facts = session.facts()

@@ -52,9 +52,11 @@ def study(marker: str, *, repeats: int = 3, **more: Any) -> dict[str, JsonValue]
 
 @dataclass
 class Asking:
-    """Asks the server of each run whether it is there, in place of measuring. `fault` may end that first."""
+    """Asks the server of each run whether it is there, in place of measuring. `fault` may end that first, and
+    say how the run fails.
+    """
 
-    fault: Callable[[Task, int], None] = lambda _task, _pid: None
+    fault: Callable[[Task, int], str | None] = lambda _task, _pid: None
     slots: int = 1
     where: str = "here"
     runs: list[tuple[int, int, int]] = field(default_factory=list)
@@ -78,20 +80,26 @@ class Asking:
                 and one.status == psutil.CONN_LISTEN and one.pid
             }  # fmt: skip
             self.runs.append((options.concurrency, task.number, pid))
-            self.fault(task, pid)
-            try:
-                urlopen(f"{options.base_url.removesuffix('/v1')}/health", timeout=10).close()
-                run = task.folder / RUNS / str(task.number)
+            why = self.fault(task, pid) or _why_silent(f"{options.base_url.removesuffix('/v1')}/health")
+            run = task.folder / RUNS / str(task.number)
+            if why is None:
                 run.mkdir(parents=True)
                 (run / "file").write_text(str(pid))
-                write_ending(path, Ending(RunCost(1, 1.0, 1.0, 1.0)))
-            except OSError as error:
-                write_ending(path, Ending(kind="error", message=str(error)))
+            cost = RunCost(1, 1.0, 1.0, 1.0)
+            write_ending(path, Ending(cost) if why is None else Ending(kind="error", message=why))
             self._done.append(Ended(path, "ended"))
 
     def ended(self) -> list[Ended]:
         found, self._done = self._done, []
         return found
+
+
+def _why_silent(url: str) -> str | None:
+    try:
+        urlopen(url, timeout=10).close()
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def visited(
@@ -146,11 +154,12 @@ def test_a_server_that_dies_fails_the_run_in_flight_and_the_next_load_gets_anoth
     name = marker()
     killed: list[int] = []
 
-    def fault(task: Task, pid: int) -> None:
+    def fault(task: Task, pid: int) -> str | None:
         if task.number == 2 and not killed:
             psutil.Process(pid).kill()
             psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=10)
             killed.append(pid)
+        return None
 
     executor = Asking(fault)
     remarks = visited(study(name, execution={"retries": 0}), tmp_path, executor)
@@ -168,6 +177,23 @@ def test_a_server_that_dies_fails_the_run_in_flight_and_the_next_load_gets_anoth
     assert gone(name)
 
 
+def test_after_a_run_that_failed_the_next_load_gets_a_server_without_its_requests(tmp_path: Path) -> None:
+    failed: list[int] = []
+
+    def fault(_task: Task, pid: int) -> str | None:
+        failed.append(pid)
+        return "hangs" if len(failed) == 1 else None
+
+    executor = Asking(fault)
+    visited(study(marker(), repeats=1), tmp_path, executor)
+    pids = [pid for _, _, pid in executor.runs]
+    assert len(pids) == 4
+    assert executor.runs[0][0] == executor.runs[1][0]
+    assert pids[0] != pids[1] == pids[2] == pids[3]
+    (record,) = [one for one in ledger.read(tmp_path) if isinstance(one, Failed)]
+    assert (record.message, record.final) == ("hangs", False)
+
+
 def test_a_server_that_does_not_come_up_fails_each_load_with_its_last_lines(tmp_path: Path) -> None:
     content = study("unused", repeats=1, execution={"retries": 0})
     content["openai"] = {"launch": {"command": ["sh", "-c", "echo CUDA out of memory; exit 3"]}}
@@ -180,9 +206,10 @@ def test_a_server_that_does_not_come_up_fails_each_load_with_its_last_lines(tmp_
 def test_a_visit_that_was_cut_short_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     name = marker()
 
-    def fault(task: Task, _pid: int) -> None:
+    def fault(task: Task, _pid: int) -> str | None:
         if task.number == 2:
             raise KeyboardInterrupt
+        return None
 
     with pytest.raises(KeyboardInterrupt):
         visited(study(name), tmp_path, Asking(fault))

@@ -40,6 +40,7 @@ from llenergymeasure.study import start
 from llenergymeasure.study.plan import Plan
 from llenergymeasure.study.preview import preview
 from llenergymeasure.study.run import How, Step
+from llenergymeasure.study.visits import visit_groups
 
 
 class Shown(Protocol):
@@ -212,6 +213,8 @@ def _preview_lines(
     how = plan.execution
     where = "on this host" if how.executor == "local" else f"through {how.executor}"
     energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
+    if how.executor == "local" and how.parallel == "none" and visit_groups(plan.experiments):
+        yield from filled("a server is started for each repeat, which visits its loads in a new order")
     most = "at most " if searches else ""
     yield from filled(
         f"{most}{_count(count, 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "

@@ -27,7 +27,6 @@ from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Op
 from llenergymeasure.study.order import turns
 from llenergymeasure.study.plan import Experiment, Plan
 from llenergymeasure.study.search import good_share, next_probe
-from llenergymeasure.study.unit import ending_of
 from llenergymeasure.study.visits import Visits, visit_groups
 
 TASKS = "tasks"
@@ -289,7 +288,7 @@ class _Study:
             try:
                 by_url = self.visits.by_url(one, turn.number)
             except LLEMError as error:
-                task.write_ending(path, ending_of(error))
+                task.write_ending(path, task.ending_of(error))
                 ended.append(Ended(path, error.message))
                 continue
             task.write_task(
@@ -317,8 +316,12 @@ class _Study:
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
-        if ending.cost is None and (gone := self.visits.why_ended()) is not None:
-            ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+        if ending.cost is None:
+            gone = self.visits.why_ended()
+            if gone is not None:
+                ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+            # It may hang, or still be at work on what nobody waits for.
+            self.visits.leave()
         self._pass_on(track, ending.remarks)
         which, number = track.experiment.hash, turn.number
         run = track.folder / RUNS / str(number)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llenergymeasure.config.load import SloConfig
-from llenergymeasure.measure.replay import read_measurements
 from llenergymeasure.records import Completion
 
 
@@ -36,6 +35,8 @@ def bracket(met: Sequence[bool | None]) -> tuple[int | None, int | None]:
 
 def good_share(run: Path, slo: SloConfig) -> float | None:
     """Of all requests in the passes of a stored run; None where none was sent."""
+    from llenergymeasure.measure.replay import read_measurements
+
     (seen,) = read_measurements(run.parents[1], [int(run.name)])
     done = [one for each in seen.passes for one in each.generation.completions]
     return sum(is_good(one, slo) for one in done) / len(done) if done else None

@@ -23,8 +23,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 from llenergymeasure.measure.launch import close_pipe, has_ended, kill_session
 from llenergymeasure.records import FailureKind, RunFailure
+from llenergymeasure.study.ends import end_on_signals, end_with_parent
 from llenergymeasure.study.executors import GRACE_S
-from llenergymeasure.study.unit import end_on_signals, end_with_parent
 
 # How often it is looked whether the model still stands.
 LOOK_S = 0.2

@@ -91,7 +91,9 @@ def run(
         remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
     alone = plan.execution.executor == "local" and not gpus
     if not alone and visit_groups(plan.experiments):
-        remark("Each run launches a server of its own: one server for several loads takes runs in turn, here")
+        remark(
+            "Each run launches a server of its own: loads share one where runs follow one another on this host"
+        )
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
     except (KeyboardInterrupt, SystemExit):

@@ -9,6 +9,13 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import (
+    ConfigError,
+    ExperimentError,
+    ExperimentTimeout,
+    LLEMError,
+    PreFlightError,
+)
 from llenergymeasure.measure.budget import RunCost
 from llenergymeasure.records import FailureKind
 
@@ -44,6 +51,18 @@ class Ending:
     message: str = ""
     hint: str | None = None
     remarks: tuple[str, ...] = ()
+
+
+def ending_of(error: LLEMError) -> Ending:
+    """How a run failed, in the terms of the policy of retries."""
+    kind: FailureKind = "error"
+    if isinstance(error, ExperimentTimeout):
+        kind = "timeout"
+    elif isinstance(error, ExperimentError) and error.failure is not None:
+        kind = error.failure.kind
+    elif isinstance(error, ConfigError | PreFlightError):
+        kind = "config"
+    return Ending(kind=kind, message=error.message, hint=error.hint)
 
 
 _TASK = TypeAdapter(Task)

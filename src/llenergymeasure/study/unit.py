@@ -5,37 +5,24 @@ Executors place it, recorder and worker together, on one node. It writes how it 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from llenergymeasure.analysis.run_energy import run_energy
-from llenergymeasure.exceptions import (
-    ConfigError,
-    ExperimentError,
-    ExperimentTimeout,
-    LLEMError,
-    PreFlightError,
-)
+from llenergymeasure.exceptions import LLEMError
 from llenergymeasure.measure.budget import RunCost, Turn
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.replay import is_readable
 from llenergymeasure.measure.runner import Job, Run, run
 from llenergymeasure.measure.scratch import scratch
-from llenergymeasure.records import FailureKind
 from llenergymeasure.results.folder import PART, RUNS, experiment_folder, run_folder
-from llenergymeasure.study.task import Ending, Task, read_task, write_ending
-
-_PR_SET_PDEATHSIG = 1
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from llenergymeasure.study.ends import end_on_signals, end_with_parent
+from llenergymeasure.study.task import Ending, Task, ending_of, read_task, write_ending
 
 
 def _unheard(_text: str) -> None:
@@ -60,18 +47,6 @@ def perform(task: Task, *, run: Run = run, remark: Callable[[str], None] = _unhe
     return Ending(RunCost.of(energy), seconds=time.monotonic() - began)
 
 
-def ending_of(error: LLEMError) -> Ending:
-    """How a run failed, in the terms of the policy of retries."""
-    kind: FailureKind = "error"
-    if isinstance(error, ExperimentTimeout):
-        kind = "timeout"
-    elif isinstance(error, ExperimentError) and error.failure is not None:
-        kind = error.failure.kind
-    elif isinstance(error, ConfigError | PreFlightError):
-        kind = "config"
-    return Ending(kind=kind, message=error.message, hint=error.hint)
-
-
 def main(path: Path, *, tied: bool) -> int:
     """The exit code: 0 for a run that was measured, 1 for one that failed. `tied` ends the run with the
     process that started this one.
@@ -93,28 +68,6 @@ def main(path: Path, *, tied: bool) -> int:
 
 def _no_progress(description: str, **_: object) -> None:
     pass
-
-
-def end_on_signals() -> None:
-    """Whatever asks this process to end has it leave what it is in first."""
-    for number in _ENDING:
-        signal.signal(number, _stop)
-
-
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM once the process that started this one is gone, however it went."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit(128 + signal.SIGTERM)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    for one in _ENDING:
-        signal.signal(one, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
