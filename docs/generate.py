@@ -179,9 +179,9 @@ A result lists what weakens its numbers: `warnings[].code` is one of the codes b
 what to do about it. The list is closed. This page is made by `python docs/generate.py`.
 
 Those that say so also set `energy.valid` to false and are listed in `energy.reasons`, since they make the
-joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-on-regression` refuses
-to judge by them. All others leave the energy valid: they widen it, name the state that it holds for, or say
-what could not be checked.
+joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-on-regression`
+refuses to judge by them. All others leave the energy valid: they widen it, name the state that it holds for,
+or say what could not be checked.
 
 A field that a driver does not give is unknown, which is not the same as nothing found. What is unknown of a
 device is listed in `notes`; an unknown list of processes raises `cannot_exclude_foreign_processes`.

@@ -266,7 +266,7 @@ def judge(  # noqa: PLR0913  each is a fact of its own
         method = Method("too_few_runs", None, counts)
     if withheld:
         found = Estimate(found.value, "1", systematic=found.systematic, reason="; ".join(withheld))
-    elif found.value is not None and len(pairs := _in_blocks(a, b)) >= REPLICATES:
+    elif found.value is not None and (len(pairs := _in_blocks(a, b)) >= REPLICATES or sequential):
         found, degrees, chance = _paired(found, pairs, a, b, alpha=alpha, sequential=sequential)
         method = Method("sequential_blocks" if sequential else "paired_blocks", degrees, counts)
     elif found.value is not None and not few and a.runs and b.runs:
@@ -368,12 +368,15 @@ def _paired(
     *,
     alpha: float,
     sequential: bool,
-) -> tuple[Estimate, float | None, float]:
+) -> tuple[Estimate, float | None, float | None]:
     """The ratio over blocks: the mean of ln(B / A) of each, with its scatter over them. What lasts longer
     than a block, such as a room that warms up, is the same on both sides of it and cancels.
 
     `sequential`: the interval holds at every look (`anytime_quantile`), and its chance is that at this one.
     """
+    few = Estimate(found.value, "1", systematic=found.systematic, reason="too few blocks for an interval")
+    if len(pairs) < REPLICATES:
+        return few, None, None
     logs = [math.log(of_b / of_a) for of_a, of_b in pairs]
     count, value = len(logs), math.exp(fmean(logs))
     # The resolution is that of the mean over all runs.
@@ -381,6 +384,8 @@ def _paired(
     whole = scatter + a.common**2 + b.common**2
     degrees = (count - 1) * (whole / scatter) ** 2 if scatter else math.inf
     quantile = anytime_quantile(alpha, count) if sequential else t_quantile(1 - alpha / 2, degrees)
+    if math.isinf(quantile):
+        return replace(few, value=value), degrees, None
     return _bounded(found, value, math.sqrt(whole), degrees, quantile)
 
 
