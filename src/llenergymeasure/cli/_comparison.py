@@ -125,8 +125,9 @@ def many_warnings(many: Many) -> Iterator[str]:
         for name, side in zip(names, (pair.comparison.a, pair.comparison.b), strict=True):
             for one in side.warnings:
                 about.setdefault((one.code, one.message), {})[name] = None
+    all_of_them = len(many.pairs) + 1 if many.baseline else 2 * len(many.pairs)
     for (code, message), of in about.items():
-        yield f"Warning, {_some(list(of))}: {message} ({code})"
+        yield f"Warning, {'all' if len(of) == all_of_them else _some(list(of))}: {message} ({code})"
 
 
 def many_notes(many: Many) -> Iterator[str]:
@@ -195,7 +196,7 @@ def _change(value: float, low: float, high: float) -> str:
 
 def _percent(share: float) -> str:
     percent = 100 * share
-    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.2g}"
+    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}" if percent >= 0.995 else f"{percent:.2g}"
 
 
 def _systematic(one: Ratio) -> str:
