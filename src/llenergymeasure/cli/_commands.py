@@ -193,7 +193,7 @@ def show(
 def compare(  # noqa: PLR0913  the signature is the command line
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="A B [C …]", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
+        typer.Argument(metavar="RESULT", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
     ],
     *,
     baseline: Annotated[
@@ -247,7 +247,9 @@ def compare(  # noqa: PLR0913  the signature is the command line
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", metavar="TIME", help="With --run: 90s, 30min, 2h; 30 blocks when absent"),
+        typer.Option(
+            "--budget", metavar="TIME", help="With --run: 90s, 30min or 2h; at most 30 blocks are made"
+        ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="With --run: directory to save the results in")

@@ -64,8 +64,7 @@ def many_lines(many: Many) -> Iterator[str]:
     """A table for each figure, then what the verdicts rest on."""
     for line in sides_of(many):
         yield from filled(line)
-    if many.studies:
-        yield ""
+    yield ""
     if warnings := list(many_warnings(many)):
         for line in warnings:
             yield from filled(line)
@@ -86,9 +85,12 @@ def many_lines(many: Many) -> Iterator[str]:
 
 
 def sides_of(many: Many) -> Iterator[str]:
-    """Which study is A, and which are B."""
-    if many.studies:
-        yield from columns([("A", many.studies[0]), ("B", ", ".join(many.studies[1:]))])
+    """What A and B stand for."""
+    if many.baseline is not None:
+        sides = (f"{many.baseline}, the baseline", "each of the others")
+    else:
+        sides = (many.studies[0], ", ".join(many.studies[1:]))
+    yield from columns(zip("AB", sides, strict=True))
 
 
 def tables(many: Many) -> Iterator[tuple[str, list[list[str]]]]:

@@ -58,7 +58,7 @@ def github_lines(found: Comparison | Many, gate: Gate) -> Iterator[str]:
         for name, side in (("A", found.a), ("B", found.b)):
             yield f"- {name}: {_safe(side.experiment_id)}, {counted(side.runs, 'run')}"
         yield ""
-    elif found.studies:
+    else:
         yield from (*(f"- {_safe(line)}" for line in sides_of(found)), "")
     yield from _tables(found)
     warnings = list(_warnings(found))
