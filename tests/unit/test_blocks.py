@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from virtual_study import VirtualExecutor, base
 
-from llenergymeasure.cli.compare import seconds_of, share_of
+from llenergymeasure.cli.compare_running import seconds_of, share_of
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, ExperimentError
 from llenergymeasure.results.models import ExperimentResult

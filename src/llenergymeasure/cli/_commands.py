@@ -261,7 +261,7 @@ def compare(  # noqa: PLR0913  the signature is the command line
 
     Two studies are compared experiment by experiment; three and more results each with the baseline.
     """
-    from llenergymeasure.cli.compare import compare, compare_running
+    from llenergymeasure.cli.compare import compare
 
     flags = {"json": as_json, "markdown": markdown, "latex": latex, "csv": as_csv}
     forms = [*([form] if form else []), *(name for name, given in flags.items() if given)]
@@ -273,6 +273,8 @@ def compare(  # noqa: PLR0913  the signature is the command line
     if running and (baseline is not None or directory is not None):
         raise typer.BadParameter("--baseline and --dir are for stored results, and --run makes them")
     if running:
+        from llenergymeasure.cli.compare_running import compare_running
+
         compare_running(
             results,
             output=output,
