@@ -409,6 +409,14 @@ def test_a_glob_leaves_out_by_name_what_is_not_a_result(tmp_path: Path) -> None:
         "notes.txt",
         "empty",
     }
+    limit = ("--baseline", "a", "--fail-on-regression", "per_output_token>30%")
+    assert llem(str(tmp_path / "*"), *limit).exit_code == 2
+    for folder in (cut, newer, odd):
+        (folder / RESULT_FILE).rename(folder / "other.json")
+    # What never was a result has no regression to hide.
+    assert llem(str(tmp_path / "*"), *limit).exit_code == 0
+    for folder in (cut, newer, odd):
+        (folder / "other.json").rename(folder / RESULT_FILE)
     for folder in (cut, newer, odd, tmp_path / "empty"):
         named = llem(str(tmp_path / "a"), str(folder))
         assert named.exit_code == 1

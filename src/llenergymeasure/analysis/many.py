@@ -36,7 +36,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What is not compared, and why. `absent`: the other study was not meant to have it."""
+    """What is not compared, and why. `absent`: there was never anything to compare it with."""
 
     name: str
     reason: str
