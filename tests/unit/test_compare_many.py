@@ -47,6 +47,7 @@ def llem(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["compare", *arguments])
 
 
+DATA = Path(__file__).parents[1] / "data"
 A = costing_each(1.99, 2.0, 2.01, name="a")
 SAME = costing_each(1.995, 2.005, 2.0, name="same")
 WORSE = costing_each(2.39, 2.4, 2.41, name="worse")
@@ -408,10 +409,33 @@ def test_a_glob_leaves_out_by_name_what_is_not_a_result(tmp_path: Path) -> None:
         "notes.txt",
         "empty",
     }
+    limit = ("--baseline", "a", "--fail-on-regression", "per_output_token>30%")
+    assert llem(str(tmp_path / "*"), *limit).exit_code == 2
+    for folder in (cut, newer, odd):
+        (folder / RESULT_FILE).rename(folder / "other.json")
+    # What never was a result has no regression to hide.
+    assert llem(str(tmp_path / "*"), *limit).exit_code == 0
+    for folder in (cut, newer, odd):
+        (folder / "other.json").rename(folder / RESULT_FILE)
     for folder in (cut, newer, odd, tmp_path / "empty"):
         named = llem(str(tmp_path / "a"), str(folder))
         assert named.exit_code == 1
         assert str(folder) in named.stderr.replace("\n  ", "")
+
+
+def test_a_result_of_an_older_schema_is_read_and_named_where_it_differs(tmp_path: Path) -> None:
+    save(tmp_path, A, SAME)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / RESULT_FILE).write_bytes((DATA / "run-schema-1" / RESULT_FILE).read_bytes())
+    many = json.loads(llem(str(tmp_path / "*"), "--json", "--baseline", "a").stdout)
+    (left,) = many["left_out"]
+    assert "model:" in left["reason"]
+    whole = ExperimentResult.load(old)
+    assert left["name"] == whole.experiment_id
+    both = save(tmp_path / "again", whole, later(whole).model_copy(update={"experiment_id": "later"}))
+    energy = json.loads(llem(*both, "--json").stdout)["ratios"][0]
+    assert energy["ratio"]["value"] == pytest.approx(1.0)
 
 
 def test_modelled_among_measured_is_left_out_unless_mixed_is_allowed(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from llenergymeasure.analysis.differences import (
 from llenergymeasure.analysis.statistics import anytime_quantile, t_quantile, two_sided
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
-from llenergymeasure.results.models import ExperimentResult, Term
+from llenergymeasure.results.models import ExperimentResult, RunPart, Term
 from llenergymeasure.results.summary import is_modelled
 
 Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within systematic uncertainty"]
@@ -79,8 +79,8 @@ class Figure:
     `common` are relative standard uncertainties: the scatter of the runs contains the first, and the second
     is the same in every run and does not cancel in a ratio. `offset` is how far the value may be off,
     relative to it, by an error that both sides share in watts and not in proportion. `blocks` names for each
-    run the block in which it took turns with one of the other side; runs of one block are compared with each
-    other.
+    run the block in which it took turns with one of the other side, None where it is in none; runs of one
+    block are compared with each other.
     """
 
     estimate: Estimate
@@ -89,7 +89,7 @@ class Figure:
     resolution: float = 0.0
     common: float = 0.0
     offset: tuple[float, float] = (0.0, 0.0)
-    blocks: tuple[str, ...] = ()
+    blocks: tuple[str | None, ...] = ()
 
     @property
     def replicates(self) -> int:
@@ -266,7 +266,7 @@ def judge(  # noqa: PLR0913  each is a fact of its own
         method = Method("too_few_runs", None, counts)
     if withheld:
         found = Estimate(found.value, "1", systematic=found.systematic, reason="; ".join(withheld))
-    elif found.value is not None and len(pairs := _in_blocks(a, b)) >= REPLICATES:
+    elif found.value is not None and (len(pairs := _in_blocks(a, b)) >= REPLICATES or sequential):
         found, degrees, chance = _paired(found, pairs, a, b, alpha=alpha, sequential=sequential)
         method = Method("sequential_blocks" if sequential else "paired_blocks", degrees, counts)
     elif found.value is not None and not few and a.runs and b.runs:
@@ -356,7 +356,7 @@ def _in_blocks(a: Figure, b: Figure) -> list[tuple[float, float]]:
     return [
         (one, of_b[block])
         for block, one in zip(a.blocks, a.runs, strict=False)
-        if block in of_b and min(one, of_b[block]) > 0
+        if block is not None and block in of_b and min(one, of_b[block]) > 0
     ]
 
 
@@ -368,12 +368,15 @@ def _paired(
     *,
     alpha: float,
     sequential: bool,
-) -> tuple[Estimate, float | None, float]:
+) -> tuple[Estimate, float | None, float | None]:
     """The ratio over blocks: the mean of ln(B / A) of each, with its scatter over them. What lasts longer
     than a block, such as a room that warms up, is the same on both sides of it and cancels.
 
     `sequential`: the interval holds at every look (`anytime_quantile`), and its chance is that at this one.
     """
+    few = Estimate(found.value, "1", systematic=found.systematic, reason="too few blocks for an interval")
+    if len(pairs) < REPLICATES:
+        return few, None, None
     logs = [math.log(of_b / of_a) for of_a, of_b in pairs]
     count, value = len(logs), math.exp(fmean(logs))
     # The resolution is that of the mean over all runs.
@@ -381,6 +384,8 @@ def _paired(
     whole = scatter + a.common**2 + b.common**2
     degrees = (count - 1) * (whole / scatter) ** 2 if scatter else math.inf
     quantile = anytime_quantile(alpha, count) if sequential else t_quantile(1 - alpha / 2, degrees)
+    if math.isinf(quantile):
+        return replace(few, value=value), degrees, None
     return _bounded(found, value, math.sqrt(whole), degrees, quantile)
 
 
@@ -465,8 +470,7 @@ def _ratios(
 def _figure(result: ExperimentResult, name: FigureName, *, in_blocks: bool) -> Figure:
     alone = [(getattr(run.figures, _ROWS[name][1], None), run) for run in result.measured]
     known = [(value, run) for value, run in alone if value is not None]
-    # In which block a run took turns with one of another result: its number, where the two ran in blocks.
-    blocks = tuple(str(run.index) for _, run in known) if in_blocks else ()
+    blocks = tuple(_block(run, in_turns=in_blocks) for _, run in known)
     runs = tuple(value for value, _ in known)
     figure = Figure(compared_estimates(result)[name], runs, len(result.measured), blocks=blocks)
     budget, value = result.energy.uncertainty, figure.estimate.value
@@ -485,6 +489,11 @@ def _figure(result: ExperimentResult, name: FigureName, *, in_blocks: bool) -> F
         common=combined([term for term in terms if term.common]),
         offset=(sum(low - value for low, _ in ends) / value, sum(high - value for _, high in ends) / value),
     )
+
+
+def _block(run: RunPart, *, in_turns: bool) -> str | None:
+    """In which block a run belongs with one of another result: its number, where the two ran in turns."""
+    return str(run.index) if in_turns else None
 
 
 def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:

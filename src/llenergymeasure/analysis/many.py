@@ -36,7 +36,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What is not compared, and why. `absent`: the other study was not meant to have it."""
+    """What is not compared, and why. `absent`: there was never anything to compare it with."""
 
     name: str
     reason: str
@@ -115,10 +115,10 @@ def compare_many(
         )
         for pair in kept
     ]
-    return Many(baseline, tuple(_judged_together(found)), tuple(missed), studies)
+    return Many(baseline, tuple(judged_together(found)), tuple(missed), studies)
 
 
-def _judged_together(pairs: Sequence[Compared]) -> Iterator[Compared]:
+def judged_together(pairs: Sequence[Compared]) -> Iterator[Compared]:
     """With the verdicts that Holm's rule allows. Pairs whose verdict is withheld have none to be false."""
     chances: dict[str, list[tuple[float, int]]] = {}
     for at, pair in enumerate(pairs):

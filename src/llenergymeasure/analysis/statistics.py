@@ -71,8 +71,8 @@ def two_sided(t: float, degrees: float) -> float:
     return 2 * t_tail(abs(t), degrees)
 
 
-# The weight of the mixture below. At 0.25 a change of twice the scatter of a block shows after 5 or 6 blocks;
-# `python -m benchmarks.telling` gives the figures.
+# The weight of the mixture below. `python -m benchmarks.telling` shows after how many blocks a
+# change is found with it.
 MIXTURE = 0.25
 
 

@@ -193,7 +193,7 @@ def show(
 def compare(  # noqa: PLR0913  the signature is the command line
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="A B [C …]", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
+        typer.Argument(metavar="RESULT", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
     ],
     *,
     baseline: Annotated[
@@ -233,6 +233,28 @@ def compare(  # noqa: PLR0913  the signature is the command line
     latex: Annotated[bool, typer.Option("--latex", help="The same as --format latex")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="The same as --format csv")] = False,
     directory: Directory = None,
+    running: Annotated[
+        bool,
+        typer.Option(
+            "--run", help="A and B are files of experiments: run them in turns until the interval says enough"
+        ),
+    ] = False,
+    at_least: Annotated[
+        str | None,
+        typer.Option(
+            "--at-least", metavar="P%", help="With --run: end too where a difference of P % is excluded"
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget", metavar="TIME", help="With --run: 90s, 30min or 2h; at most 30 blocks are made"
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="With --run: directory to save the results in")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="With --run: no progress")] = False,
     verbose: Tracebacks = False,
 ) -> None:
     """Compare results: B / A with its interval and what it shows, or why they cannot be compared.
@@ -245,11 +267,33 @@ def compare(  # noqa: PLR0913  the signature is the command line
     forms = [*([form] if form else []), *(name for name, given in flags.items() if given)]
     if len(forms) > 1:
         raise typer.BadParameter(f"one format at a time, and these were given: {', '.join(forms)}")
+    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
+    only_running = {"--at-least": at_least, "--budget": budget, "--output": output, "--quiet": quiet or None}
+    stray = [name for name, value in only_running.items() if value is not None]
+    if running and (baseline is not None or directory is not None):
+        raise typer.BadParameter("--baseline and --dir are for stored results, and --run makes them")
+    if running:
+        from llenergymeasure.cli.compare_running import compare_running
+
+        compare_running(
+            results,
+            output=output,
+            at_least=at_least,
+            budget=budget,
+            allowed=allowed,
+            limits=limits or [],
+            form=forms[0] if forms else "text",
+            quiet=quiet,
+            verbose=verbose,
+        )
+        return
+    if stray:
+        raise typer.BadParameter(f"{', '.join(stray)}: only with --run")
     compare(
         results,
         directory=directory,
         baseline=baseline,
-        allowed={*(allow or []), *(["method"] if allow_mixed else [])},
+        allowed=allowed,
         limits=limits or [],
         form=forms[0] if forms else "text",
         verbose=verbose,

@@ -64,8 +64,7 @@ def many_lines(many: Many) -> Iterator[str]:
     """A table for each figure, then what the verdicts rest on."""
     for line in sides_of(many):
         yield from filled(line)
-    if many.studies:
-        yield ""
+    yield ""
     if warnings := list(many_warnings(many)):
         for line in warnings:
             yield from filled(line)
@@ -86,9 +85,12 @@ def many_lines(many: Many) -> Iterator[str]:
 
 
 def sides_of(many: Many) -> Iterator[str]:
-    """Which study is A, and which are B."""
-    if many.studies:
-        yield from columns([("A", many.studies[0]), ("B", ", ".join(many.studies[1:]))])
+    """What A and B stand for."""
+    if many.baseline is not None:
+        sides = (f"{many.baseline}, the baseline", "each of the others")
+    else:
+        sides = (many.studies[0], ", ".join(many.studies[1:]))
+    yield from columns(zip("AB", sides, strict=True))
 
 
 def tables(many: Many) -> Iterator[tuple[str, list[list[str]]]]:
@@ -125,8 +127,9 @@ def many_warnings(many: Many) -> Iterator[str]:
         for name, side in zip(names, (pair.comparison.a, pair.comparison.b), strict=True):
             for one in side.warnings:
                 about.setdefault((one.code, one.message), {})[name] = None
+    all_of_them = len(many.pairs) + 1 if many.baseline else 2 * len(many.pairs)
     for (code, message), of in about.items():
-        yield f"Warning, {_some(list(of))}: {message} ({code})"
+        yield f"Warning, {'all' if len(of) == all_of_them else _some(list(of))}: {message} ({code})"
 
 
 def many_notes(many: Many) -> Iterator[str]:
@@ -195,7 +198,7 @@ def _change(value: float, low: float, high: float) -> str:
 
 def _percent(share: float) -> str:
     percent = 100 * share
-    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.2g}"
+    return f"{percent:.0f}" if percent >= 9.95 else f"{percent:.1f}" if percent >= 0.995 else f"{percent:.2g}"
 
 
 def _systematic(one: Ratio) -> str:

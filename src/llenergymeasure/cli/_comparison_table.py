@@ -58,7 +58,7 @@ def github_lines(found: Comparison | Many, gate: Gate) -> Iterator[str]:
         for name, side in (("A", found.a), ("B", found.b)):
             yield f"- {name}: {_safe(side.experiment_id)}, {counted(side.runs, 'run')}"
         yield ""
-    elif found.studies:
+    else:
         yield from (*(f"- {_safe(line)}" for line in sides_of(found)), "")
     yield from _tables(found)
     warnings = list(_warnings(found))
@@ -70,8 +70,8 @@ def github_lines(found: Comparison | Many, gate: Gate) -> Iterator[str]:
 
 def latex_lines(found: Comparison | Many) -> Iterator[str]:
     for label, rows in _rows(found):
-        yield from (f"% {printable(line)}" for line in ([label] if label else []))
-        yield from latex_table([list(map(printable, row)) for row in rows], left=1)
+        head, *body = [list(map(printable, row)) for row in rows]
+        yield from latex_table(head, body, notes=[printable(label)] if label else []).splitlines()
     yield from (f"% {printable(note)}" for note in (*_warnings(found), *_notes(found)))
 
 

@@ -30,7 +30,7 @@ from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
-from llenergymeasure.results.find import find, is_study, not_a_result
+from llenergymeasure.results.find import find, is_study, may_be_result
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.windows import load_any
@@ -156,8 +156,8 @@ def _matched(pattern: str) -> Source:
             study = _study(path)
             items += [Item(f"{study.name}: {one.name}", one.result) for one in study.items]
             left_out += study.left_out
-        elif (why := not_a_result(path)) is not None:
-            left_out.append(LeftOut(text, why))
+        elif not may_be_result(path):
+            left_out.append(LeftOut(text, "not a result", absent=True))
         else:
             try:
                 items.append(_item(path))

@@ -65,11 +65,11 @@ def is_study(path: Path) -> bool:
     return (path / STUDY_FILE).exists() or (path.name == STUDY_FILE and path.exists())
 
 
-def not_a_result(path: Path) -> str | None:
-    """Why a path that a glob matches is no result, without reading it; None where it may be one."""
-    if path.is_dir() and not (path / RESULT_FILE).exists():
-        return "a folder without a result" if holds_runs(path) else "not the folder of a result"
-    return None if path.is_dir() or path.suffix == ".json" else "not a result"
+def may_be_result(path: Path) -> bool:
+    """Whether a path that a glob matches is a result, or should be one, without reading it."""
+    if path.is_dir():
+        return (path / RESULT_FILE).exists() or holds_runs(path)
+    return path.suffix == ".json"
 
 
 def _last(place: Path) -> Path:

@@ -121,7 +121,7 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
     if form == "markdown":
         lines = markdown_table([list(map(markdown_text, cells_)) for cells_ in (head, *body)])
         return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes)]).rstrip()
-    return "\n".join([*(f"% {note}" for note in notes), *latex_table([head, *body], left=len(varied(study)))])
+    return latex_table(head, body, notes=notes, left=len(varied(study)))
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -130,11 +130,23 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield from (head, "|" + "---|" * len(rows[0]), *body)
 
 
-def latex_table(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
-    """With booktabs; the first `left` columns and the last one are text, the others numbers."""
-    head, *body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
-    yield rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(rows[0]) - left - 1)}l}}"
-    yield from (r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}")
+def latex_table(
+    head: Sequence[str], body: Sequence[Sequence[str]], *, notes: Sequence[str] = (), left: int = 1
+) -> str:
+    """A table of the package booktabs; the first `left` columns and the last hold text."""
+    rows = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
+    rows.insert(1, r"\midrule")
+    spec = "l" * left + "r" * (len(head) - left - 1) + "l"
+    return "\n".join(
+        [
+            *(f"% {note}" for note in notes),
+            rf"\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
 
 
 def _codes(study: StudyResult) -> list[WarningCode]:
