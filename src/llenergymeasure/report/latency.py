@@ -1,0 +1,52 @@
+"""How are the latencies of a run's requests distributed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from llenergymeasure.results.store import REQUESTS_FILE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SHARES = 101
+_COLUMNS = ("kind", "finish", "output_tokens", "t_sent_ns", "t_first_ns", "t_end_ns")
+
+
+def distributions(runs: list[Path]) -> dict[str, JsonValue]:
+    """Seconds at 0, 1, … 100 % of the answered requests of the measured passes, by metric, as
+    `analysis.latency` defines them. Empty where no table of requests is kept.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [
+        pq.read_table(run / REQUESTS_FILE, columns=list(_COLUMNS))
+        for run in runs
+        if (run / REQUESTS_FILE).is_file()
+    ]
+    return _quantiles(pa.concat_tables(tables)) if tables else {}
+
+
+def _quantiles(table: pa.Table) -> dict[str, JsonValue]:
+    import numpy as np
+
+    kind, finish = (np.asarray(table[name].to_pylist(), dtype=object) for name in _COLUMNS[:2])
+    kept = np.flatnonzero((kind == "full") & (finish != "error"))
+    tokens, sent, first, end = (
+        np.asarray(table[name].to_numpy(), dtype=float)[kept] for name in _COLUMNS[2:]
+    )
+    found: dict[str, JsonValue] = {"requests": int(kept.size)}
+    for name, seconds in (
+        ("ttft", (first - sent) / 1e9),
+        ("tpot", np.where(tokens > 1, (end - first) / 1e9 / np.maximum(tokens - 1, 1), np.nan)),
+        ("e2e", (end - sent) / 1e9),
+    ):
+        known = seconds[np.isfinite(seconds)]
+        if known.size > 1:
+            shares = np.linspace(0, 1, min(_SHARES, known.size))
+            found[name] = [float(f"{one:.5g}") for one in np.quantile(known, shares)]
+    return found
