@@ -10,7 +10,6 @@ from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
 
-import pyarrow as pa
 from pydantic import JsonValue, TypeAdapter
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
@@ -247,8 +246,8 @@ def _detail(
         seen.untraced += 1
     try:
         found["distributions"] = distributions([path for _, path in runs])
-    except (OSError, pa.ArrowException) as error:
-        seen.unread.append(f"{folder}: its table of requests is damaged: {error}")
+    except ResultError as error:
+        seen.unread.append(error.message)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results.store import REQUESTS_FILE
 
 if TYPE_CHECKING:
@@ -18,16 +19,19 @@ _COLUMNS = ("kind", "finish", "output_tokens", "t_sent_ns", "t_first_ns", "t_end
 
 def distributions(runs: list[Path]) -> dict[str, JsonValue]:
     """Seconds at 0, 1, … 100 % of the answered requests of the measured passes, by metric, as
-    `analysis.latency` defines them. Empty where no table of requests is kept.
+    `analysis.latency` defines them. Empty where no table of requests is kept; ResultError where one is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [
-        pq.read_table(run / REQUESTS_FILE, columns=list(_COLUMNS))
-        for run in runs
-        if (run / REQUESTS_FILE).is_file()
-    ]
+    tables = []
+    for file in [run / REQUESTS_FILE for run in runs]:
+        try:
+            tables.append(pq.read_table(file, columns=list(_COLUMNS)))
+        except FileNotFoundError:
+            continue
+        except (OSError, pa.ArrowException) as error:
+            raise ResultError(f"{file} is damaged: {error}") from error
     return _quantiles(pa.concat_tables(tables)) if tables else {}
 
 

@@ -435,19 +435,19 @@
       return fill("plot-power", el("p", { class: "quiet" }, `No power over time: ${one.why_no_power ?? "no domain of it has power or energy"}.`));
     }
     const colours = palette();
-    const top = Math.max(...trace.domains.flatMap((domain) => domain.high));
+    const top = Math.max(...trace.domains.flatMap((domain) => domain.high ?? domain.mean));
     const size = top < 1 ? 1e-3 : top >= 1e4 ? 1e3 : 1;
     const unit = { 0.001: "mW", 1: "W", 1000: "kW" }[size];
     const traces = [];
     trace.domains.forEach((domain, at) => {
-      const x = domain.mean.map((_, place) => domain.start + (place + 0.5) * domain.step);
+      const x = domain.at ?? domain.mean.map((_, place) => domain.start + (place + 0.5) * domain.step);
       const shade = colours[at % colours.length];
       const name = `${domain.modelled ? "≈ " : ""}${plain(short(domain.name, 24))}`;
       const common = { x, mode: "lines", hoverinfo: "skip", showlegend: false, line: { width: 0, color: shade } };
+      const scaled = (list_) => list_.map((one_) => one_ / size);
+      if (domain.low) traces.push({ ...common, y: scaled(domain.low) }, { ...common, y: scaled(domain.high), fill: "tonexty", fillcolor: `${shade}33` });
       traces.push(
-        { ...common, y: domain.low.map((one_) => one_ / size) },
-        { ...common, y: domain.high.map((one_) => one_ / size), fill: "tonexty", fillcolor: `${shade}33` },
-        { x, y: domain.mean.map((one_) => one_ / size), name, mode: "lines", line: { color: shade, width: 1.5 }, hovertemplate: `%{y:.4g} ${unit} at %{x:.3f} s<extra>${name}</extra>` },
+        { x, y: scaled(domain.mean), name, mode: "lines", line: { color: shade, width: 1.5, shape: domain.at ? "hvh" : "linear" }, hovertemplate: `%{y:.4g} ${unit} at %{x:.3f} s<extra>${name}</extra>` },
       );
     });
     const kinds = [...new Set(trace.marks.map(([kind]) => kind))];
@@ -461,15 +461,16 @@
       });
     }
     const second = trace.marks.some(([kind]) => kind in LANES);
-    const count = Math.max(...trace.domains.map((domain) => domain.mean.length));
+    const thinned = trace.domains.find((domain) => domain.low);
     const samples = trace.domains.reduce((sum, domain) => sum + domain.samples, 0);
-    const caption = `${one.modelled ? "≈ estimated from processor time by a model of power, not measured. " : ""}Line: mean power in each of ${count.toLocaleString("en")} equal stretches; ` +
-      `band: the least and the most in it, from ${counted(samples, "sample")}. Below: what the run was doing.`;
+    const caption = `${one.modelled ? "≈ estimated from processor time by a model of power, not measured. " : ""}` +
+      (thinned ? `Line: mean power in each of ${thinned.mean.length.toLocaleString("en")} equal stretches; band: the least and the most in it, from ${counted(samples, "sample")}.` : `Mean power between ${counted(samples, "sample")}.`) +
+      " Below: what the run was doing.";
     draw("plot-power", traces, {
       height: 440, barmode: "overlay", showlegend: true,
       xaxis: axis({ title: { text: "seconds since the first sample" }, anchor: "y2", range: [0, trace.seconds] }),
       yaxis: axis({ title: { text: `power, ${unit}` }, domain: [second ? 0.26 : 0.18, 1], rangemode: "tozero" }),
-      yaxis2: axis({ domain: [0, second ? 0.2 : 0.11], range: [-0.5, second ? 1.5 : 0.5], showticklabels: false, showgrid: false, zeroline: false, fixedrange: true }),
+      yaxis2: axis({ domain: [0, second ? 0.2 : 0.11], range: [-0.5, second ? 1.5 : 0.5], showticklabels: false, ticks: "", showgrid: false, zeroline: false, fixedrange: true }),
     }, caption, `Power over time of ${nameOf(state.chosen)}, ${trace.name}. ${caption}`);
     const most = 300;
     const lines = trace.marks.slice(0, most).map(([kind, start, end]) => [kind, start.toFixed(3), (end - start).toFixed(3)]);

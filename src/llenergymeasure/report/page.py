@@ -7,15 +7,16 @@ import hashlib
 import html
 import json
 import secrets
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from pydantic import JsonValue
 
-from llenergymeasure.exceptions import ResultError
+from llenergymeasure.exceptions import LLEMError, ResultError
 from llenergymeasure.records.figures import scale_for
-from llenergymeasure.report.content import FIGURES, Content, Figure, text_of
+from llenergymeasure.report.content import FIGURES, Content, Figure, content, text_of
 from llenergymeasure.results.folder import unwritable
 from llenergymeasure.results.study import StudyRow
 
@@ -25,7 +26,7 @@ _MADE_BY = '<meta name="generator" content="llem report">'
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
-def as_html(content: Content) -> str:
+def as_html(found: Content) -> str:
     """All text of results is in the page's data, which the page's script puts in as text. A policy lets no
     other script run and no address be fetched.
     """
@@ -38,12 +39,20 @@ def as_html(content: Content) -> str:
     return Template((shipped / "page.html").read_text(encoding="utf-8")).substitute(
         made_by=_MADE_BY,
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; img-src data: blob:",
-        title=html.escape(content.title),
+        title=html.escape(found.title),
         style=(shipped / "page.css").read_text(encoding="utf-8"),
-        data=_json(_data(content)),
+        data=_json(_data(found)),
         plotly=scripts[0],
         script=scripts[1],
     )
+
+
+def report_of_study(folder: Path, remark: Callable[[str], None]) -> None:
+    """`report.html` in the folder of a study that has ended; a reason for none is remarked, not raised."""
+    try:
+        write(as_html(content([folder])), folder / REPORT_FILE, own=True)
+    except LLEMError as error:
+        remark(f"There is no report of the study: {error.message}")
 
 
 def write(text: str, file: Path, *, own: bool) -> None:
@@ -72,16 +81,16 @@ def _json(value: JsonValue) -> str:
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
 
 
-def _data(content: Content) -> dict[str, JsonValue]:
-    rows = content.study.rows
+def _data(found: Content) -> dict[str, JsonValue]:
+    rows = found.study.rows
     figures = [figure for figure in FIGURES if any(_known(figure, row) is not None for row in rows)]
     keys = list(dict.fromkeys(key for row in rows for key in row.varied))
     return {
-        "title": content.title,
-        "made": content.made,
-        "words": list(content.words),
-        "alerts": list(content.alerts),
-        "simulated": content.study.simulated,
+        "title": found.title,
+        "made": found.made,
+        "words": list(found.words),
+        "alerts": list(found.alerts),
+        "simulated": found.study.simulated,
         "figures": [
             {
                 "key": figure.key,
@@ -94,9 +103,9 @@ def _data(content: Content) -> dict[str, JsonValue]:
         ],
         "settings": [*keys],
         "rows": [_row(row, figures, keys) for row in rows],
-        "details": list(content.details),
-        "environments": list(content.environments),
-        "thinned": list(content.thinned),
+        "details": list(found.details),
+        "environments": list(found.environments),
+        "thinned": list(found.thinned),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -50,7 +50,8 @@ Mark: TypeAlias = tuple[MarkKind, Window]
 def power_over_time(
     folder: Path, marks: Sequence[Mark], *, sources: Collection[str], points: int
 ) -> dict[str, JsonValue]:
-    """The trace in a run's folder as means over `points` equal stretches, with the least and most in each.
+    """The trace in a run's folder: the mean power between samples, or where there are more of them than
+    `points` that over equal stretches, with the least and most in each.
 
     `sources` are those whose energy counts; where none is given all are shown. Times are seconds from the
     first sample. ResultError where there is no trace or it is damaged.
@@ -64,7 +65,7 @@ def power_over_time(
     )
     everything = [*marks, *_throttled(trace), *(("gap in the recording", gap.window) for gap in trace.gaps)]
     return {
-        "seconds": _rounded(span.duration_s),
+        "seconds": round(span.duration_s, 4),
         "domains": [
             {"name": domain.name, "kind": domain.kind, "modelled": domain.model is not None, **drawn}
             for domain in trace.domains
@@ -150,21 +151,22 @@ def _drawn(
     if time.size < 2:
         return None
     rates = np.diff(total) / np.diff(time)
-    edges = np.linspace(time[0], time[-1], min(points, time.size - 1) + 1)
-    means = np.diff(np.interp(edges, time, total)) / np.diff(edges)
+    facts: dict[str, JsonValue] = {"source": source, "samples": int(rates.size)}
+    if rates.size <= points:
+        between = (time[:-1] + time[1:]) / 2
+        return {**facts, "at": [round(float(one), 4) for one in between], "mean": _short(rates)}
+    edges = np.linspace(time[0], time[-1], points + 1)
     # The stretch between two samples belongs to each bin that it touches.
     first = np.clip(np.searchsorted(time, edges[:-1], side="right") - 1, 0, rates.size - 1)
     last = np.clip(np.searchsorted(time, edges[1:], side="left"), first + 1, rates.size)
-    low = [rates[a:b].min() for a, b in zip(first, last, strict=True)]
-    high = [rates[a:b].max() for a, b in zip(first, last, strict=True)]
+    both = list(zip(first, last, strict=True))
     return {
-        "source": source,
+        **facts,
         "start": round(float(time[0]), 4),
         "step": float(edges[1] - edges[0]),
-        "samples": int(rates.size),
-        "mean": [_rounded(one) for one in means],
-        "low": [_rounded(one) for one in low],
-        "high": [_rounded(one) for one in high],
+        "mean": _short(np.diff(np.interp(edges, time, total)) / np.diff(edges)),
+        "low": _short(rates[a:b].min() for a, b in both),
+        "high": _short(rates[a:b].max() for a, b in both),
     }
 
 
@@ -199,6 +201,6 @@ def _joules(
     return None
 
 
-def _rounded(value: float) -> float:
+def _short(values: Iterable[float]) -> list[JsonValue]:
     """To four figures: what a plot shows."""
-    return float(f"{value:.4g}")
+    return [float(f"{one:.4g}") for one in values]

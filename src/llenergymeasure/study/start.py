@@ -96,6 +96,10 @@ def run(
         raise
     result = account(plan, folder)
     result.write(folder)
+    # With numpy and pyarrow, which a dry run does without.
+    from llenergymeasure.report.page import report_of_study
+
+    report_of_study(folder, remark)
     return result
 
 
