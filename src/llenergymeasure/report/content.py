@@ -33,7 +33,7 @@ from llenergymeasure.results.windows import WindowsResult
 MOST_DETAILED = 500
 # All runs of few experiments are drawn, the first of each of many.
 MOST_RUNS_DRAWN = 60
-_POINTS_IN_ALL, _MOST_POINTS, _LEAST_POINTS = 60_000, 1_200, 60
+_POINTS_IN_ALL, _QUANTILES_IN_ALL = 40_000, 10_000
 _MOST_SHOWN = 20
 
 
@@ -81,6 +81,23 @@ class Content:
     made: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """How much of each result the page has room for: so that one of 500 stays below 5 MB."""
+
+    runs: int
+    points: int
+    quantiles: int
+    explained: bool
+
+    @classmethod
+    def among(cls, results: int) -> _Room:
+        count = min(max(1, results), MOST_DETAILED)
+        runs = max(1, MOST_RUNS_DRAWN // count)
+        quantiles = min(101, max(21, _QUANTILES_IN_ALL // count))
+        return cls(runs, _POINTS_IN_ALL // count // min(runs, 3), quantiles, count <= MOST_RUNS_DRAWN)
+
+
 @dataclass(slots=True)
 class _Seen:
     """What is kept while one result is read after another."""
@@ -103,13 +120,12 @@ def content(paths: Sequence[Path]) -> Content:
     """Everything of the results that the paths hold. ResultError where none of them can be read."""
     found = sources(paths)
     seen = _Seen(unread=list(found.unread))
-    count = max(1, len(found.places))
-    points = min(_MOST_POINTS, max(_LEAST_POINTS, _POINTS_IN_ALL // count))
+    room = _Room.among(len(found.places))
     for place, result in read(found, seen.unread):
         if isinstance(result, WindowsResult):
-            _add_windows(seen, place, result, points=points)
+            _add_windows(seen, place, result, room)
         else:
-            _add(seen, place, result, points=points, most_runs=max(1, MOST_RUNS_DRAWN // count))
+            _add(seen, place, result, room)
     if not seen.rows and not seen.apart:
         raise ResultError("; ".join(seen.unread[:3]) or "there is no result to report")
     study = _study(found, seen)
@@ -123,7 +139,7 @@ def content(paths: Sequence[Path]) -> Content:
         alerts=list(_alerts(found, study, seen)),
         environments=[{**facts, "of": len(of)} for facts, of in seen.machines.values()],
         details=[*seen.details, *seen.apart],
-        thinned=list(_thinned(seen, points=points)),
+        thinned=list(_thinned(seen, room)),
         made=f"llem v{version('llenergymeasure')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
 
@@ -153,7 +169,7 @@ def _study(found: Sources, seen: _Seen) -> StudyResult:
     )
 
 
-def _add(seen: _Seen, place: Place, result: ExperimentResult | None, *, points: int, most_runs: int) -> None:
+def _add(seen: _Seen, place: Place, result: ExperimentResult | None, room: _Room) -> None:
     seen.unlike.add(result)
     if result is None or place.folder is None:
         if place.row is not None:
@@ -168,9 +184,8 @@ def _add(seen: _Seen, place: Place, result: ExperimentResult | None, *, points: 
     for reason in () if result.energy.valid else result.energy.reasons:
         seen.invalid.setdefault(reason, []).append(row.label)
     _note(seen, result.environment, result.warnings, row.label)
-    detailed = sum(one is not None for one in seen.details) < MOST_DETAILED
-    made = _detail(seen, place.folder, result, points=points, most_runs=most_runs) if detailed else None
-    seen.details.append(made)
+    detailed = len(seen.rows) <= MOST_DETAILED
+    seen.details.append(_detail(seen, place.folder, result, room) if detailed else None)
 
 
 def _note(seen: _Seen, machine: Environment, warnings: Sequence[object], label: str) -> None:
@@ -181,9 +196,7 @@ def _note(seen: _Seen, machine: Environment, warnings: Sequence[object], label: 
     seen.machines.setdefault(repr(facts), (facts, []))[1].append(label)
 
 
-def _detail(
-    seen: _Seen, at: Path, result: ExperimentResult, *, points: int, most_runs: int
-) -> dict[str, JsonValue]:
+def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dict[str, JsonValue]:
     energy = result.energy
     costs, speed = summary.sections(result)
     found: dict[str, JsonValue] = {
@@ -193,7 +206,7 @@ def _detail(
         "legend": list(summary.legend(energy)),
         "failures": [*summary.failures(result)],
         "notes": list(result.notes),
-        "explanation": list(summary.explanation(result)),
+        "explanation": list(summary.explanation(result)) if room.explained else None,
         "modelled": is_modelled(energy),
         "latency": {
             name: _percentiles(times)
@@ -227,13 +240,13 @@ def _detail(
     runs = [(run, folder / RUNS / str(run.index)) for run in result.measured]
     traces: list[JsonValue] = []
     why = "its folder holds no trace of it"
-    for run, path in runs[:most_runs]:
+    for run, path in runs[: room.runs]:
         try:
             drawn = power_over_time(
                 path,
                 marks_of_run(path, run.window),
                 sources={reading.source for reading in energy.readings},
-                points=points,
+                room=room.points,
             )
         except ResultError as error:
             why = error.message
@@ -245,13 +258,13 @@ def _detail(
         found["why_no_power"] = why
         seen.untraced += 1
     try:
-        found["distributions"] = distributions([path for _, path in runs])
+        found["distributions"] = distributions([path for _, path in runs], shares=room.quantiles)
     except ResultError as error:
         seen.unread.append(error.message)
     return found
 
 
-def _add_windows(seen: _Seen, place: Place, result: WindowsResult, *, points: int) -> None:
+def _add_windows(seen: _Seen, place: Place, result: WindowsResult, room: _Room) -> None:
     label = result.experiment_id
     found: dict[str, JsonValue] = {
         "label": label,
@@ -271,7 +284,7 @@ def _add_windows(seen: _Seen, place: Place, result: WindowsResult, *, points: in
     at = place.folder or Path()
     try:
         used = {reading.source for reading in result.readings}
-        drawn = power_over_time(at if at.is_dir() else at.parent, marks, sources=used, points=points)
+        drawn = power_over_time(at if at.is_dir() else at.parent, marks, sources=used, room=room.points)
         found["power"] = [{"name": "recording", **drawn}]
     except ResultError as error:
         found["power"], found["why_no_power"] = [], error.message
@@ -456,16 +469,16 @@ def _alert(
     }
 
 
-def _thinned(seen: _Seen, *, points: int) -> Iterator[str]:
+def _thinned(seen: _Seen, room: _Room) -> Iterator[str]:
     """What the page leaves out of the data."""
     everything = len(seen.rows) + len(seen.apart)
     yield (
-        f"Power over time: at most {points:,} equal stretches a run, each with its mean, least and most; "
-        "the whole trace is power.parquet in the run's folder."
+        "Power over time: where a run has more samples than the plot has points, its mean, least and most "
+        "over equal stretches; the whole trace is power.parquet in the run's folder."
     )
-    yield "Latency distributions: 101 quantiles of all requests; the whole is requests.parquet."
+    yield f"Latency distributions: {room.quantiles} quantiles; every request is in requests.parquet."
     if everything * 2 > MOST_RUNS_DRAWN:
-        yield "Of each experiment its first run is drawn over time."
+        yield "Over time the first run of each experiment."
     if everything > MOST_DETAILED:
         yield (
             f"The first {MOST_DETAILED} of {everything:,} results have their details here; "

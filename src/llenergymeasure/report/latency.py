@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,12 @@ from llenergymeasure.results.store import REQUESTS_FILE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SHARES = 101
 _COLUMNS = ("kind", "finish", "output_tokens", "t_sent_ns", "t_first_ns", "t_end_ns")
 
 
-def distributions(runs: list[Path]) -> dict[str, JsonValue]:
-    """Seconds at 0, 1, … 100 % of the answered requests of the measured passes, by metric, as
-    `analysis.latency` defines them. Empty where no table of requests is kept; ResultError where one is damaged.
+def distributions(runs: Sequence[Path], *, shares: int) -> dict[str, JsonValue]:
+    """Seconds at `shares` equal steps from 0 to 100 % of the answered requests of the measured passes, by
+    metric, as `analysis.latency` defines them. Empty without a table of them; ResultError for a damaged one.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -32,10 +32,10 @@ def distributions(runs: list[Path]) -> dict[str, JsonValue]:
             continue
         except (OSError, pa.ArrowException) as error:
             raise ResultError(f"{file} is damaged: {error}") from error
-    return _quantiles(pa.concat_tables(tables)) if tables else {}
+    return _quantiles(pa.concat_tables(tables), shares) if tables else {}
 
 
-def _quantiles(table: pa.Table) -> dict[str, JsonValue]:
+def _quantiles(table: pa.Table, shares: int) -> dict[str, JsonValue]:
     import numpy as np
 
     kind, finish = (np.asarray(table[name].to_pylist(), dtype=object) for name in _COLUMNS[:2])
@@ -51,6 +51,6 @@ def _quantiles(table: pa.Table) -> dict[str, JsonValue]:
     ):
         known = seconds[np.isfinite(seconds)]
         if known.size > 1:
-            shares = np.linspace(0, 1, min(_SHARES, known.size))
-            found[name] = [float(f"{one:.5g}") for one in np.quantile(known, shares)]
+            at = np.linspace(0, 1, min(shares, known.size))
+            found[name] = [float(f"{one:.5g}") for one in np.quantile(known, at)]
     return found

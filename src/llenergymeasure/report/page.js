@@ -4,10 +4,11 @@
   const $ = (id) => document.getElementById(id);
   const { figures, rows, settings, details } = data;
   const MISSING = "–";
-  const SHOWN_AT_ONCE = 200;
-  const MOST_BARS = 40;
+  const SHOWN_AT_ONCE = 50;
+  const MOST_BARS = 30;
   const MOST_WITH_RANGES = 60;
   const MOST_NUMBERED = 8;
+  const MOST_WITH_INTERVALS = 200;
   const NOT_IN_TABLE = new Set(["request", "total"]);
   const TIMES = { ttft: "Time to first token", tpot: "Time per output token", e2e: "End to end" };
   const state = { sort: null, down: false, all: false, kept: rows.map((_, at) => at), chosen: null };
@@ -26,7 +27,8 @@
   const options = (at, pairs) => fill(at, ...pairs.map(([value, text]) => el("option", { value }, text)));
   // Plotly takes a few tags for markup.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const short = (text, most = 34) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // Labels of one study begin alike and end differently.
+  const short = (text, most = 34) => (text.length > most ? `${text.slice(0, 9)}…${text.slice(10 - most)}` : text);
   const last = (key) => {
     const end = key.split(".").pop();
     return settings.filter((other) => other.split(".").pop() === end).length > 1 ? key : end;
@@ -110,6 +112,7 @@
     const leading = new Set(leaders);
     const others = list.filter((row) => !leading.has(row));
     const numbered = leaders.length <= MOST_NUMBERED;
+    const intervals = list.length <= MOST_WITH_INTERVALS;
     const ranges = list.length <= MOST_WITH_RANGES && list.some((row) => row.values[y].length > 4);
     const points = (members, shade) => ({
       ...at(members), mode: "markers", text: members.map((row) => hover(row, y, x)), hovertemplate: "%{text}<extra></extra>",
@@ -117,8 +120,7 @@
         size: list.length > 100 ? 6 : 9, color: shade, line: { width: 1.5, color: shade },
         symbol: members.map((row) => (row.modelled ? "diamond-open" : "circle")),
       },
-      error_x: { ...errors(members, x, sx, 2), color: shade, thickness: 1 },
-      error_y: { ...errors(members, y, sy, 2), color: shade, thickness: 1 },
+      ...(intervals ? { error_x: { ...errors(members, x, sx, 2), color: shade, thickness: 1 }, error_y: { ...errors(members, y, sy, 2), color: shade, thickness: 1 } } : {}),
     });
     const traces = [
       ...(ranges ? [{ ...at(list), mode: "markers", marker: { size: 0.1, opacity: 0 }, hoverinfo: "skip", error_y: { ...errors(list, y, sy, 4), color: colour("line"), thickness: 5 } }] : []),
@@ -131,7 +133,7 @@
     const none = state.kept.length - list.length;
     const caption =
       `${leaders.length} of ${counted(list.length, "experiment")} ${leaders.length === 1 ? "is" : "are"} on the front (dotted): ` +
-      `no other takes less energy and is ${figures[x].more ? "faster" : "quicker"} too. Thin lines: 95 % intervals` +
+      `no other takes less energy and is ${figures[x].more ? "faster" : "quicker"} too. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}` +
       `${ranges ? "; wide ones: systematic ranges" : ""}.` +
       `${list.some((row) => row.modelled) ? " Open diamonds: ≈ estimated, not measured." : ""}` +
       `${none ? ` ${none} without both figures, or not valid, ${none === 1 ? "is" : "are"} left out.` : ""}` +
@@ -179,6 +181,7 @@
       groups.set(name, [...(groups.get(name) ?? []), row]);
     }
     const few = groups.size <= 8;
+    const intervals = list.length <= MOST_WITH_INTERVALS;
     const colours = palette();
     const dashes = ["solid", "dash", "dot"];
     const traces = [...groups].map(([name, members], at) => {
@@ -189,14 +192,14 @@
         y: order.map((row) => number(row, y) / figures[y].size), mode: numeric && few ? "lines+markers" : "markers",
         line: { color: own, width: 2, dash: dashes[Math.floor(at / colours.length) % 3] },
         marker: { color: own, size: 8, symbol: order.map((row) => (row.modelled && figures[y].energy ? "diamond-open" : "circle")) },
-        error_y: { ...errors(order, y, figures[y].size, 2), color: own, thickness: 1 },
+        ...(intervals ? { error_y: { ...errors(order, y, figures[y].size, 2), color: own, thickness: 1 } } : {}),
         text: order.map((row) => hover(row, y)), hovertemplate: "%{text}<extra></extra>",
       };
     });
     const steps = numeric ? [...new Set(list.map((row) => row.varied[x]))].sort((a, b) => a - b) : [];
     const doubling = steps.length > 2 && steps[0] > 0 && steps.at(-1) / steps[0] >= 8;
     const caption = `${titled(y)}, along ${last(settings[x])}` +
-      `${few && others.length ? `, a line for each of ${counted(groups.size, "combination")} of the other settings` : ""}. Thin lines: 95 % intervals.` +
+      `${few && others.length ? `, a line for each of ${counted(groups.size, "combination")} of the other settings` : ""}. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}.` +
       `${list.some((row) => row.modelled) && figures[y].energy ? " Open diamonds: ≈ estimated, not measured." : ""}`;
     draw("plot-scaling", traces, {
       showlegend: few && groups.size > 1,
@@ -567,9 +570,11 @@
   const asks = window.matchMedia("(prefers-color-scheme: dark)");
   theme(asks.matches ? "dark" : "light");
   asks.addEventListener("change", () => { theme(asks.matches ? "dark" : "light"); recolour(); });
+  performance.mark("read");
   const start = frame();
   arrange();
   table();
+  performance.mark("table");
   fill(document.querySelector("nav"), ...[...document.querySelectorAll("main > section")].map((section) =>
     el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
   $("theme").addEventListener("click", () => { theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); recolour(); });
@@ -601,6 +606,6 @@
       el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
     document.documentElement.dataset.ready = "yes";
   }];
-  const next = () => { const act = queue.shift(); if (act) { act(); setTimeout(next); } };
+  const next = () => { const act = queue.shift(); if (act) { act(); performance.mark(act.name || "done"); setTimeout(next); } };
   next();
 })();

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
+MOST_POINTS, _LEAST_POINTS = 1_200, 30
 EVENTS_NAME = "events.jsonl"
 _BLOCK, _KIND = b'"block_done"', re.compile(rb'"kind":\s*"(full|prefill)"')
 _WINDOW = re.compile(rb'"window":\s*\{"start_ns":\s*(\d+),\s*"end_ns":\s*(\d+)\}')
@@ -48,10 +49,10 @@ Mark: TypeAlias = tuple[MarkKind, Window]
 
 
 def power_over_time(
-    folder: Path, marks: Sequence[Mark], *, sources: Collection[str], points: int
+    folder: Path, marks: Sequence[Mark], *, sources: Collection[str], room: int
 ) -> dict[str, JsonValue]:
-    """The trace in a run's folder: the mean power between samples, or where there are more of them than
-    `points` that over equal stretches, with the least and most in each.
+    """The trace in a run's folder: the mean power between samples, or where there are too many of them that
+    over equal stretches, with the least and most in each. `room` is for how many points of all domains.
 
     `sources` are those whose energy counts; where none is given all are shown. Times are seconds from the
     first sample. ResultError where there is no trace or it is damaged.
@@ -63,20 +64,35 @@ def power_over_time(
         min(int(one.t_before_ns[0]) for one in trace.series.values()),
         max(int(one.t_after_ns[-1]) for one in trace.series.values()),
     )
+    shown = [one for one in trace.domains if _counts(one, sources)]
+    points = min(MOST_POINTS, max(_LEAST_POINTS, room // max(1, len(shown))))
     everything = [*marks, *_throttled(trace), *(("gap in the recording", gap.window) for gap in trace.gaps)]
     return {
         "seconds": round(span.duration_s, 4),
         "domains": [
             {"name": domain.name, "kind": domain.kind, "modelled": domain.model is not None, **drawn}
-            for domain in trace.domains
+            for domain in shown
             if (drawn := _drawn(trace, domain, span, sources=sources, points=points)) is not None
         ],
         "marks": [
             [kind, *(round((t_ns - span.start_ns) / 1e9, 6) for t_ns in (window.start_ns, window.end_ns))]
-            for kind, window in sorted(everything, key=lambda mark: mark[1].start_ns)
+            for kind, window in _joined(sorted(everything, key=lambda mark: mark[1].start_ns), points)
             if window.end_ns > span.start_ns and window.start_ns < span.end_ns
         ],
     }
+
+
+def _joined(marks: Sequence[Mark], most: int) -> Sequence[Mark]:
+    """Where there are more than `most`, windows of one kind that follow one another become one."""
+    if len(marks) <= most:
+        return marks
+    kept: list[Mark] = []
+    for kind, window in marks:
+        if kept and kept[-1][0] == kind:
+            kept[-1] = kind, Window(kept[-1][1].start_ns, max(window.end_ns, kept[-1][1].end_ns))
+        else:
+            kept.append((kind, window))
+    return kept
 
 
 def marks_of_run(folder: Path, measured: RunWindow | None) -> list[Mark]:
@@ -170,13 +186,15 @@ def _drawn(
     }
 
 
+def _counts(domain: Domain, sources: Collection[str]) -> bool:
+    return not sources or any(quantity.source in sources for quantity in domain.quantities)
+
+
 def _joules(
     trace: Trace, domain: Domain, span: Window, sources: Collection[str]
 ) -> tuple[str, Floats, Floats] | None:
     """Cumulative joules by time, from the source that counts: its counter, else its power, else its model."""
     known = {q.name: q for q in domain.quantities if (domain.name, q.name) in trace.series}
-    if sources and not any(q.source in sources for q in known.values()):
-        return None
 
     def curve_of(name: str) -> tuple[Floats, Floats]:
         found = curve(trace.series[domain.name, name], domain, span)
