@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from example_result import example_result
+from pydantic import JsonValue
 from typer.testing import CliRunner
 from virtual_study import VirtualExecutor, base, planned, run_virtually
 
@@ -36,8 +37,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return "oom" if task.config.random_seed == 2 else None
 
     folder = tmp_path_factory.mktemp("results") / "study"
-    passes = {"seconds": 2.0, "count": 2, "prefill": 1}
-    swept = {**base(passes=passes, repeats={"count": 2}), "sweep": {"random_seed": [1, 2, 3]}}
+    passes: JsonValue = {"seconds": 2.0, "count": 2, "prefill": 1}
+    swept: dict[str, JsonValue] = {
+        **base(passes=passes, repeats={"count": 2}),
+        "sweep": {"random_seed": [1, 2, 3]},
+    }
     run_virtually(swept, folder, executor=VirtualExecutor(fault=fault)).write(folder)
     return folder
 
