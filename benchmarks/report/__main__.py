@@ -43,15 +43,17 @@ def measured(folder: Path, count: int) -> Iterator[Row]:
     """`llem report` in a process of its own, whose time and peak memory are its alone."""
     many_results(one_result(folder / "made"), folder / "many", count)
     page = folder / "report.html"
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "llenergymeasure", "report", folder / "many", "-o", page], check=True
     )
-    seconds = time.perf_counter() - began
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     # The largest of all children so far: the last one reads the most.
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    peak = after.ru_maxrss * 1024
     size = page.stat().st_size
-    yield Row(f"report of {count:,} results", f"{seconds:.1f} s", f"≤ {MOST_S:.0f} s", seconds <= MOST_S)
+    figure = f"{seconds:.1f} s of processor, {wall:.1f} s by the clock"
+    yield Row(f"report of {count:,} results", figure, f"≤ {MOST_S:.0f} s", seconds <= MOST_S)
     yield Row("  peak memory", f"{peak / 1e6:.0f} MB", f"≤ {MOST_BYTES / 1e6:.0f} MB", peak <= MOST_BYTES)
     limit = PAGE_BYTES if count <= 500 else None
     yield Row(

@@ -294,9 +294,10 @@ def test_text_of_results_runs_no_script(opened: Open, tmp_path: Path) -> None:
         page.locator("#plot-throughput").scroll_into_view_if_needed()
         box = page.locator("#plot-throughput .points path").last.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
-        page.wait_for_selector(".hoverlayer .hovertext")
-        assert "</script>" in page.locator(".hoverlayer").text_content()
-        assert page.locator(".hoverlayer img").count() == 0
+        layer = page.locator("#plot-throughput .hoverlayer")
+        layer.locator(".hovertext").first.wait_for()
+        assert "</script>" in layer.text_content()
+        assert layer.locator("img").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -20,7 +20,7 @@ from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount, percent, plain, scale_for
 from llenergymeasure.report.gather import Place, Sources, Unlike, named, read, row_for, sources
 from llenergymeasure.report.latency import distributions
-from llenergymeasure.report.power import Mark, marks_of_run, marks_of_windows, power_over_time
+from llenergymeasure.report.power import Mark, marks_of_run, marks_of_windows, power_over_time, short
 from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.folder import RUNS
@@ -33,7 +33,7 @@ from llenergymeasure.results.windows import WindowsResult
 MOST_DETAILED = 500
 # All runs of few experiments are drawn, the first of each of many.
 MOST_RUNS_DRAWN = 60
-_POINTS_IN_ALL, _QUANTILES_IN_ALL = 40_000, 10_000
+_POINTS_IN_ALL, _QUANTILES_IN_ALL = 30_000, 10_000
 _MOST_SHOWN = 20
 
 
@@ -203,7 +203,6 @@ def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dic
         "heading": summary.heading(result),
         "started": result.started_at.utc,
         "groups": [_group("What it cost", costs), _group("How fast it was", speed)],
-        "legend": list(summary.legend(energy)),
         "failures": [*summary.failures(result)],
         "notes": list(result.notes),
         "explanation": list(summary.explanation(result)) if room.explained else None,
@@ -298,7 +297,7 @@ def _group(title: str, rows: Sequence[Row]) -> dict[str, JsonValue]:
 
 def _percentiles(times: Percentiles) -> dict[str, JsonValue]:
     shares = (("p50", times.p50), ("p90", times.p90), ("p95", times.p95), ("p99", times.p99))
-    return {name: one.value for name, one in shares if one.value is not None}
+    return {name: short(one.value) for name, one in shares if one.value is not None}
 
 
 def _budget(value: float, unit: str, terms: Sequence[Term]) -> dict[str, JsonValue]:
@@ -311,8 +310,8 @@ def _budget(value: float, unit: str, terms: Sequence[Term]) -> dict[str, JsonVal
         rows.append(
             [
                 f"{term.name}{' (part of random)' if term.within_chance else ''}",
-                below * size,
-                above * size,
+                short(below * size),
+                short(above * size),
                 percent(max(below, above) / abs(value)) if value else "",
                 term.kind,
                 term.common,
@@ -321,7 +320,7 @@ def _budget(value: float, unit: str, terms: Sequence[Term]) -> dict[str, JsonVal
         )
     whole = combine_terms(value, terms)
     share = percent(max(whole.below, whole.above) / abs(value)) if value else ""
-    rows.append(["combined", whole.below * size, whole.above * size, share, "", None, None])
+    rows.append(["combined", short(whole.below * size), short(whole.above * size), share, "", None, None])
     return {"unit": scale.unit, "value": value * size, "terms": rows}
 
 

@@ -27,7 +27,8 @@ def distributions(runs: Sequence[Path], *, shares: int) -> dict[str, JsonValue]:
     tables = []
     for file in [run / REQUESTS_FILE for run in runs]:
         try:
-            tables.append(pq.read_table(file, columns=list(_COLUMNS)))
+            with pq.ParquetFile(file) as table:
+                tables.append(table.read(columns=list(_COLUMNS)))
         except FileNotFoundError:
             continue
         except (OSError, pa.ArrowException) as error:

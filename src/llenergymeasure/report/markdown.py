@@ -48,7 +48,7 @@ def _detail(detail: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"## {_plain(detail.get('heading', ''))}")
     for group in detail.get("groups", ()):
         yield from _table(group["title"], [row[:3] for row in group["rows"]], level=3)
-    yield from ("", *(f"- {_plain(note)}" for note in (*detail.get("legend", ()), *detail.get("notes", ()))))
+    yield from ("", *(f"- {_plain(note)}" for note in detail.get("notes", ())))
 
 
 def _table(title: str, rows: list[list[str]], *, level: int = 2) -> Iterator[str]:

@@ -401,7 +401,7 @@
     fill("heading", one.heading);
     const groups = one.groups.map((group) => el("div", {}, el("h3", {}, group.title), facts(group.rows)));
     fill("groups", ...groups);
-    const notes = [...(one.failures ?? []), ...(one.legend ?? []), ...one.notes];
+    const notes = [...(one.failures ?? []), ...one.notes];
     if (notes.length) $("groups").append(el("ul", { class: "quiet" }, ...notes.map((note) => el("li", {}, note))));
     const traces = one.power ?? [];
     options("run", traces.map((trace, place) => [place, trace.name]));

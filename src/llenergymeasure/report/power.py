@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
 
-MOST_POINTS, _LEAST_POINTS = 1_200, 30
+MOST_POINTS, _LEAST_POINTS = 1_200, 20
 EVENTS_NAME = "events.jsonl"
 _BLOCK, _KIND = b'"block_done"', re.compile(rb'"kind":\s*"(full|prefill)"')
 _WINDOW = re.compile(rb'"window":\s*\{"start_ns":\s*(\d+),\s*"end_ns":\s*(\d+)\}')
@@ -170,7 +170,11 @@ def _drawn(
     facts: dict[str, JsonValue] = {"source": source, "samples": int(rates.size)}
     if rates.size <= points:
         between = (time[:-1] + time[1:]) / 2
-        return {**facts, "at": [round(float(one), 4) for one in between], "mean": _short(rates)}
+        return {
+            **facts,
+            "at": [round(float(one), 4) for one in between],
+            "mean": [short(one) for one in rates],
+        }
     edges = np.linspace(time[0], time[-1], points + 1)
     # The stretch between two samples belongs to each bin that it touches.
     first = np.clip(np.searchsorted(time, edges[:-1], side="right") - 1, 0, rates.size - 1)
@@ -180,9 +184,9 @@ def _drawn(
         **facts,
         "start": round(float(time[0]), 4),
         "step": float(edges[1] - edges[0]),
-        "mean": _short(np.diff(np.interp(edges, time, total)) / np.diff(edges)),
-        "low": _short(rates[a:b].min() for a, b in both),
-        "high": _short(rates[a:b].max() for a, b in both),
+        "mean": [short(one) for one in np.diff(np.interp(edges, time, total)) / np.diff(edges)],
+        "low": [short(rates[a:b].min()) for a, b in both],
+        "high": [short(rates[a:b].max()) for a, b in both],
     }
 
 
@@ -219,6 +223,6 @@ def _joules(
     return None
 
 
-def _short(values: Iterable[float]) -> list[JsonValue]:
+def short(value: float) -> float:
     """To four figures: what a plot shows."""
-    return [float(f"{one:.4g}") for one in values]
+    return float(f"{value:.4g}")
