@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 from virtual_study import VirtualExecutor, base, planned, run_virtually
 
 from llenergymeasure.cli import app
+from llenergymeasure.energy.recording.trace import TraceWriter, compact
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records import Domain, Gap, Quantity, Window
 from llenergymeasure.report.content import MOST_DETAILED, content
 from llenergymeasure.report.markdown import as_markdown
 from llenergymeasure.report.page import REPORT_FILE, as_html, report_of_study
+from llenergymeasure.report.power import marks_of_run, power_over_time
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.study.task import Task
 
@@ -105,8 +108,6 @@ def test_power_over_time_shows_passes_and_silences_where_the_events_have_them(st
 
 
 def test_a_long_trace_is_thinned_to_means_within_their_extremes_and_keeps_its_joules(study: Path) -> None:
-    from llenergymeasure.report.power import marks_of_run, power_over_time
-
     (run,) = study.glob("random-seed-1-*/runs/1")
     marks = marks_of_run(run, None)
     whole, thin = (power_over_time(run, marks, sources=(), room=room)["domains"] for room in (10_000, 30))
@@ -326,3 +327,37 @@ def test_energy_that_is_missing_has_its_reason_and_no_number(tmp_path: Path) -> 
     data = report(tmp_path)
     assert "energy" not in [one["key"] for one in data["figures"]]
     assert any("no meter" in row[2] for row in data["details"][0]["groups"][0]["rows"])
+
+
+def test_power_throttling_and_gaps_of_a_trace_are_what_was_sampled(tmp_path: Path) -> None:
+    """By hand: 100 W up to 10 s and 300 W after; throttled from 12 to 14 s; nothing read from 16 to 17 s."""
+    board = Domain(
+        "gpu:x",
+        "gpu",
+        (
+            Quantity("total_energy", "nvml.total_energy", "J", 1e-3, step_ns=100_000_000),
+            Quantity("throttle_thermal", "nvml.violation.thermal", "s", 1e-9),
+        ),
+    )
+    unused = Domain("gpu:y", "gpu", (Quantity("total_energy", "other", "J", 1e-3),))
+    writer = TraceWriter(tmp_path / "power.arrow", [board, unused])
+    rows = []
+    for tenth in range(1, 201):
+        if 160 < tenth < 170:
+            continue
+        at_ns = tenth * 100_000_000
+        joules = 10 * min(tenth, 100) + 30 * max(0, tenth - 100)
+        throttled_ns = min(max(0, tenth - 120), 20) * 100_000_000
+        rows += [(0, at_ns, at_ns, 1000 * joules), (1, at_ns, at_ns, throttled_ns), (2, at_ns, at_ns, joules)]
+    writer.write(rows, [Gap(Window(16_000_000_000, 17_000_000_000), "blocked")])
+    writer.close()
+    compact(tmp_path)
+    found: Any = power_over_time(tmp_path, [], sources={"nvml.total_energy"}, room=1000)
+    (domain,) = found["domains"]
+    power = dict(zip(domain["at"], domain["mean"], strict=True))
+    assert {watts for at, watts in power.items() if at < 9.7} == {100.0}
+    assert {watts for at, watts in power.items() if at > 10.2} == {300.0}
+    assert found["marks"] == [
+        ["throttled by heat", pytest.approx(11.9), pytest.approx(13.9)],
+        ["gap in the recording", pytest.approx(15.9), pytest.approx(16.9)],
+    ]

@@ -366,7 +366,9 @@ def _words(study: StudyResult, seen: _Seen) -> Iterator[str]:
     measured = [row for row in rows if row.energy_per_output_token is not None]
     if rows:
         runs = sum(row.runs for row in rows)
-        yield f"{counted(len(rows), 'experiment')}, {counted(runs, 'run')}."
+        lost = sum(row.outcome in {"failed", "partial"} for row in rows)
+        failed = f"; {counted(lost, 'experiment')} with failures" if lost else ""
+        yield f"{counted(len(rows), 'experiment')}, {counted(runs, 'run')}{failed}."
     if seen.apart:
         yield f"{counted(len(seen.apart), 'recording')} of a program or a command."
     yield from _of_energy(seen)

@@ -83,6 +83,8 @@
       array: list.map((row) => away(row, first + 1, 1)), arrayminus: list.map((row) => away(row, first, -1)),
     };
   }
+  // A long axis is logarithmic, with its ticks at 1, 2 and 5.
+  const scaleOf = (values) => (wide(values) ? { type: "log", dtick: "D2" } : { type: "linear" });
   const wide = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
   const titled = (at) => `${figures[at].label}, ${figures[at].unit}`;
   const hover = (row, ...shown) =>
@@ -111,7 +113,7 @@
     const leaders = front(list, x, y);
     const leading = new Set(leaders);
     const others = list.filter((row) => !leading.has(row));
-    const numbered = leaders.length <= MOST_NUMBERED;
+    const numbered = leaders.length <= MOST_NUMBERED && list.length <= MOST_WITH_RANGES;
     const intervals = list.length <= MOST_WITH_INTERVALS;
     const ranges = list.length <= MOST_WITH_RANGES && list.some((row) => row.values[y].length > 4);
     const points = (members, shade) => ({
@@ -129,7 +131,7 @@
       points(leaders, colour("accent")),
       ...(numbered ? [{ ...at(leaders), mode: "text", text: leaders.map((_, place) => ` ${place + 1}`), hoverinfo: "skip", textposition: "top right", cliponaxis: false, textfont: { color: colour("ink"), size: 12 } }] : []),
     ];
-    const logs = [x, y].map((of) => (wide(list.map((row) => number(row, of))) ? "log" : "linear"));
+    const logs = [x, y].map((of) => scaleOf(list.map((row) => number(row, of))));
     const none = state.kept.length - list.length;
     const caption =
       `${leaders.length} of ${counted(list.length, "experiment")} ${leaders.length === 1 ? "is" : "are"} on the front (dotted): ` +
@@ -140,8 +142,8 @@
       `${numbered ? ` ${leaders.map((row, place) => `${place + 1}: ${row.label}`).join("; ")}.` : ""}`;
     draw(id, traces, {
       ...heading(`${figures[y].label} against ${figures[x].label.toLowerCase()}`), margin: { l: 12, r: 20, t: 40, b: 12 },
-      xaxis: axis({ title: { text: titled(x) }, type: logs[0] }),
-      yaxis: axis({ title: { text: titled(y) }, type: logs[1], rangemode: "tozero" }),
+      xaxis: axis({ title: { text: titled(x) }, ...logs[0] }),
+      yaxis: axis({ title: { text: titled(y) }, ...logs[1], rangemode: "tozero" }),
     }, caption, `${figures[y].label} against ${figures[x].label}. ${caption}`);
   }
 
@@ -309,7 +311,7 @@
     const all = lines.x.filter((one) => one !== null);
     const caption = `${TIMES[key]} over the requests of all measured passes, from when the batch of a request was sent.${first(state.kept.filter(has).length)}`;
     draw("plot-percentiles", [lines, ...traces], {
-      ...places(list), showlegend: true, xaxis: axis({ title: { text: "ms" }, type: wide(all) ? "log" : "linear", rangemode: "tozero" }),
+      ...places(list), showlegend: true, xaxis: axis({ title: { text: "ms" }, ...scaleOf(all), rangemode: "tozero" }),
     }, caption, caption);
   }
 
@@ -424,7 +426,7 @@
   const LANES = { "throttled by heat": 1, "throttled by the power limit": 1, "gap in the recording": 1 };
   function shadeOf(kind) {
     if (kind.startsWith("idle")) return colour("grey");
-    return { pass: colour("c1"), window: colour("c1"), "pass that leads in": colour("c5"), "prefill pass": colour("c2"), silence: colour("line"),
+    return { pass: colour("c1"), window: colour("c1"), "pass that leads in": colour("c5"), "prefill pass": colour("c2"), silence: colour("c3"),
       loading: colour("c6"), "warm-up": colour("c4"), "throttled by heat": colour("error"), "throttled by the power limit": colour("warning"), "gap in the recording": colour("ink") }[kind];
   }
 
@@ -491,7 +493,7 @@
     }));
     const caption = `Share of ${counted(found.requests, "answered request")} of the measured passes that took no longer.`;
     draw("plot-distributions", traces, {
-      showlegend: true, height: 320, xaxis: axis({ title: { text: "ms" }, type: traces.every((trace) => trace.x[0] > 0) ? "log" : "linear" }),
+      showlegend: true, height: 320, xaxis: axis({ title: { text: "ms" }, ...scaleOf(traces.flatMap((trace) => trace.x)) }),
       yaxis: axis({ title: { text: "% of requests" }, range: [0, 101] }),
     }, caption, `Distribution of latencies. ${caption}`);
   }
@@ -520,11 +522,11 @@
     fill(document.querySelector("h1"), data.title);
     fill(document.querySelector(".made"), `Made by ${data.made}. Works without a network; nothing in it calls home.`);
     fill(document.querySelector(".words"), ...data.words.map((line) => el("li", {}, line)));
-    const names = { error: "Wrong", warning: "Warning", note: "Note" };
+    const names = { error: "Error", warning: "Warning", note: "Note" };
     const item = (alert) => el("li", { class: alert.level },
       el("p", {}, el("span", { class: "level" }, names[alert.level]), el("strong", {}, alert.title), alert.code ? ` (${alert.code})` : ""),
       el("p", {}, alert.text),
-      el("p", { class: "quiet" }, alert.count && rows.length > 1 ? `${alert.count === rows.length ? "all experiments" : `${alert.of.slice(0, 5).join("; ")}${alert.count > 5 ? ` and ${alert.count - 5} more` : ""}`}` : ""));
+      el("p", { class: "quiet" }, alert.count && rows.length > 1 ? `${alert.count === rows.length && rows.some((row) => row.label === alert.of[0]) ? "all experiments" : `${alert.of.slice(0, 5).join("; ")}${alert.count > 5 ? ` and ${alert.count - 5} more` : ""}`}` : ""));
     const [open, more] = [data.alerts.slice(0, 6), data.alerts.slice(6)];
     fill(document.querySelector(".alerts"), ...open.map(item));
     if (more.length) $("warnings").append(folded(`${more.length} more`, el("ul", { class: "alerts" }, ...more.map(item))));
