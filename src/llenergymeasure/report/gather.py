@@ -71,7 +71,10 @@ def sources(paths: Sequence[Path]) -> Sources:
     studies: dict[Path, StudyResult] = {}
     unread: list[str] = []
     for path in paths:
-        found = [path.parent] if path.name == STUDY_FILE else list(_folders(path, DEPTH))
+        try:
+            found = [path.parent] if path.name == STUDY_FILE else list(_folders(path, DEPTH))
+        except OSError as error:
+            raise ResultError(f"{error.filename} can't be read: {error.strerror}") from error
         if not found:
             raise ResultError(
                 f"{path} holds no result" if path.exists() else f"there is nothing at {path}",
