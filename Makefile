@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -105,6 +105,23 @@ $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout hypothesis
 	touch $@
 
+# The report in Debian's Chromium, with axe, in an environment of its own.
+BROWSER := .venv-browser
+
+test-browser: $(BROWSER)/ready browser-packages
+	$(BROWSER)/bin/python -m pytest -rs tests/browser
+
+browser-packages:
+	command -v chromium > /dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends chromium; }
+
+$(BROWSER)/ready: pyproject.toml constraints.txt
+	test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/pip install --quiet --upgrade pip
+	$(BROWSER)/bin/pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis playwright \
+		axe-playwright-python
+	touch $@
+
 $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -124,4 +141,4 @@ dist: $(READY)
 	ls -l dist
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) $(BROWSER) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

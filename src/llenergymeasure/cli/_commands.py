@@ -358,6 +358,28 @@ def merge(
     merge(studies, output, accept_drift=accept_drift, verbose=verbose)
 
 
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold some"),
+    ],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="By default report.html in the folder of PATH"),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="html, or md: Markdown, on stdout without --output")
+    ] = "html",
+    opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Make one page of results or a study: a file with its plots and tables, which needs no network."""
+    from llenergymeasure.cli.report import report
+
+    report(paths, output, form=form, opened=opened, verbose=verbose)
+
+
 def execute(  # noqa: PLR0913  the signature is the command line
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND …", help="Run without a shell")],
     *,

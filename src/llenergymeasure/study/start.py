@@ -92,7 +92,7 @@ def run(
     alone = plan.execution.executor == "local" and not gpus
     if not alone and visit_groups(plan.experiments):
         remark(
-            "Each run launches a server of its own: loads share one where runs follow one another on this host"
+            "Each run launches a server of its own: loads share one where runs follow each other on this host"
         )
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
@@ -102,6 +102,10 @@ def run(
         raise
     result = account(plan, folder)
     result.write(folder)
+    # With numpy and pyarrow, which a dry run does without.
+    from llenergymeasure.report.page import report_of_study
+
+    report_of_study(folder, remark)
     return result
 
 

@@ -1,0 +1,1 @@
+"""How do results become one page that explains itself, anywhere and without a network?"""
