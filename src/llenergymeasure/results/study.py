@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
-from llenergymeasure.results.models import Count, Part, RunFigures
+from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
 from llenergymeasure.results.store import RESULT_FILE
 
 STUDY_FILE = "study.json"
@@ -241,7 +241,7 @@ class ResultHead(_Read):
             return None
 
 
-def row_of(result: ResultHead) -> dict[str, object]:
+def row_of(result: ResultHead | ExperimentResult) -> dict[str, object]:
     """The figures of a row."""
     energy, speed = result.energy, result.performance
     alone = [(run, run.figures) for run in result.measured if run.figures is not None]
