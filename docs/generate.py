@@ -6,10 +6,10 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.config.engines import APART, BACKENDS, EngineSection, brought_section
+from llenergymeasure.config.keys import keys_of
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.models.families import FAMILIES
@@ -215,44 +215,8 @@ def _rows() -> Iterator[Sequence[str]]:
 
 
 def _options(section: type[Section]) -> Iterator[str]:
-    schema: Mapping[str, Any] = section.model_json_schema()
-    rows = _option_rows(schema["properties"], schema.get("$defs", {}), within="")
+    rows = [[f"`{one.name}`", one.values, one.default or "–", one.about] for one in keys_of(section)]
     return _table(["option", "values", "default", "what it is"], rows)
-
-
-def _option_rows(
-    properties: Mapping[str, Any], defined: Mapping[str, Any], *, within: str
-) -> Iterator[Sequence[str]]:
-    for name, facts in properties.items():
-        yield [f"`{within}{name}`", _values(facts), _default(facts), facts.get("description", "")]
-        for part in facts.get("anyOf", []):
-            inner = defined.get(part.get("$ref", "").rpartition("/")[2], {})
-            yield from _option_rows(inner.get("properties", {}), defined, within=f"{within}{name}.")
-
-
-def _values(facts: Mapping[str, Any]) -> str:
-    """What a field takes, in words, from its JSON Schema."""
-    if "anyOf" in facts:
-        return " or ".join(_values(one) for one in facts["anyOf"] if one.get("type") != "null")
-    if "enum" in facts:
-        return ", ".join(facts["enum"])
-    if "const" in facts:
-        return str(facts["const"])
-    if "exclusiveMinimum" in facts:
-        return f"{facts['type']} above {facts['exclusiveMinimum']}"
-    if "minimum" in facts:
-        return f"{facts['type']} from {facts['minimum']}"
-    words = {"boolean": "true, false", "object": "names with values", "string": "text", "array": "a list"}
-    # What has no type is a section of its own.
-    kind = facts.get("type", "the options below")
-    return words.get(kind, str(kind))
-
-
-def _default(facts: Mapping[str, Any]) -> str:
-    default = facts.get("default")
-    if default is None or default == {}:
-        return "–"
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:

@@ -61,3 +61,10 @@ app.command(name="show", help="Show a stored result, its uncertainty budget, or 
 app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
 app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)
+
+config = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config, name="config", help="Show, check and explain configurations")
+config.command(name="show", help="Show each value and where it comes from")(_commands.config_show)
+config.command(name="validate", help="Check files: every error at once")(_commands.config_validate)
+config.command(name="schema", help="Print the JSON Schema that editors read")(_commands.config_schema)
+config.command(name="keys", help="List every key: type, default, meaning")(_commands.config_keys)

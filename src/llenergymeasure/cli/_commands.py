@@ -371,3 +371,65 @@ def record(
     from llenergymeasure.cli.record import record
 
     record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
+
+
+Config: TypeAlias = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG", parser=_path, help="YAML file of an experiment, or -")
+]
+Assignments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any dotted key, such as decoder.temperature=0.7"),
+]
+
+
+def config_show(
+    config: Config = None,
+    *,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Show each value that is in force, and where it comes from: a flag, a file, the environment, a default.
+
+    Without CONFIG: what would hold for any experiment here.
+    """
+    from llenergymeasure.cli.config import show
+
+    show(config, assignments or [], as_json=as_json, verbose=verbose)
+
+
+def config_validate(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", parser=_path, help="Experiments and studies, or -")
+    ],
+    *,
+    verbose: Tracebacks = False,
+) -> None:
+    """Check files and run nothing: every error at once, with its line. Exit code 2 where there is one."""
+    from llenergymeasure.cli.config import validate
+
+    validate(configs, verbose=verbose)
+
+
+def config_schema(
+    *,
+    study: Annotated[bool, typer.Option("--study", help="Of study files")] = False,
+    result: Annotated[bool, typer.Option("--result", help="Of result files")] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Print the JSON Schema of experiment files, for editors and other programs."""
+    from llenergymeasure.cli.config import schema
+
+    schema(study=study, result=result, verbose=verbose)
+
+
+def config_keys(
+    word: Annotated[str | None, typer.Argument(metavar="WORD", help="Part of a key or its meaning")] = None,
+    *,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """List every key of a configuration: what it takes, its default, what it is for."""
+    from llenergymeasure.cli.config import keys
+
+    keys(word, as_json=as_json, verbose=verbose)
