@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.config.engines import APART, BACKENDS, EngineSection, brought_section
-from llenergymeasure.config.keys import keys_of
+from llenergymeasure.config.keys import all_keys, keys_of
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.models.families import FAMILIES
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
 MODELS_PAGE = ROOT / "docs" / "reference" / "models.md"
 WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
+CONFIGURATION_PAGE = ROOT / "docs" / "reference" / "configuration.md"
 
 _BUILT_IN = {name: ENGINES.get(name) or brought_section(name) or EngineSection for name in BACKENDS}
 _OWN: Mapping[str, type[EngineSection]] = {
@@ -240,6 +241,45 @@ def _warning(code: WarningCode, remedy: str) -> str:
     return "\n" + "\n\n".join([*parts, f"What to do: {remedy}."]) + "\n"
 
 
+_CONFIGURATION = """# Configuration
+
+After this page you can write an experiment or a study file, and find out why a value is what it is.
+
+```console
+$ llem init                            # writes a first file that fits this machine
+$ llem config keys temperature         # finds a key: what it takes, its default, what it is for
+$ llem config validate experiment.yaml # every error at once, with its line
+$ llem config show experiment.yaml     # each value, and where it comes from
+```
+
+A value comes from the first of these that gives it: a flag or `--set KEY=VALUE`, the file, a variable of
+the environment (`LLEM_` and the key in capitals, with `__` for each dot: `LLEM_PASSES__SECONDS=10`), the
+user's own `config.yaml` (on Linux in `~/.config/llenergymeasure`), the preset, the default.
+
+A file that begins with the line below is completed and checked by editors that read JSON Schema, such as
+VS Code with its YAML extension. `llem init` writes that line, `llem config schema` prints the schema, and
+with `--study` or `--result` that of studies or of results.
+
+```yaml
+# yaml-language-server: $schema=experiment.schema.json
+```
+
+The options of each engine are listed with [the engines](../guides/engines.md), the keys of a study with
+[studies](../guides/studies.md). This page is made by `python docs/generate.py`.
+
+"""
+
+
+def configuration_page() -> str:
+    engines = tuple(f"{name}." for name in (*BACKENDS, *APART))
+    rows = [
+        [f"`{one.name}`", one.values, one.default or "–", one.about]
+        for one in all_keys()
+        if not one.name.startswith(engines)
+    ]
+    return _CONFIGURATION + "\n".join(_table(["key", "values", "default", "what it is"], rows)) + "\n"
+
+
 _MODELS = """# Models
 
 `llem run --model random:NAME` measures a published shape with random weights: the arithmetic and the bytes
@@ -299,3 +339,4 @@ if __name__ == "__main__":
     MODELS_PAGE.write_text(models_page(), encoding="utf-8")
     ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")
+    CONFIGURATION_PAGE.write_text(configuration_page(), encoding="utf-8")

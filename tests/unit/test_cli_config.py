@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from docs.generate import configuration_page
 from typer.testing import CliRunner, Result
 
 from llenergymeasure.cli import app
@@ -116,6 +117,11 @@ def test_the_schemas_are_current(file: Path, made: Any) -> None:
     text = file.read_text(encoding="utf-8")
     assert text == schema.as_file(made()), "run: python -m llenergymeasure.config.schema"
     jsonschema.Draft202012Validator.check_schema(json.loads(text))
+
+
+def test_the_page_of_keys_is_current() -> None:
+    page = ROOT / "docs" / "reference" / "configuration.md"
+    assert page.read_text(encoding="utf-8") == configuration_page(), "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize(

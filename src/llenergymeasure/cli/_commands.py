@@ -10,6 +10,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from llenergymeasure.cli import _complete
+
 
 def _path(text: str) -> Path:
     # An empty one comes of a shell variable that is not set, and would stand for the working directory.
@@ -23,6 +25,19 @@ Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Sh
 Explained: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
 ]
+Assignments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other key, such as passes.seconds=10; may be repeated; llem config keys lists them",
+        autocompletion=_complete.assignments,
+    ),
+]
+_METER = typer.Option(
+    "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
+)
+_RESULT = "result.json, or the folder that holds one"
 
 
 def run(  # noqa: PLR0913  the signature is the command line
@@ -33,10 +48,21 @@ def run(  # noqa: PLR0913  the signature is the command line
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Hub id, directory, GGUF file, alias, or random:<shape>"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, directory, GGUF file, alias, or random:<shape>",
+            autocompletion=_complete.models,
+        ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", "-b", help="Engine that runs the model, such as pytorch")
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            help="Engine that runs the model, such as pytorch",
+            autocompletion=_complete.backends,
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
@@ -44,18 +70,21 @@ def run(  # noqa: PLR0913  the signature is the command line
     n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
+        str | None,
+        typer.Option(
+            "--precision", "-p", help="fp32, fp16, bf16, int8 or int4", autocompletion=_complete.precisions
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="smoke, quick, rigorous, ai-energy-score or mlperf-power")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="smoke, quick, rigorous, ai-energy-score or mlperf-power",
+            autocompletion=_complete.presets,
+        ),
     ] = None,
-    meter: Annotated[
-        str | None, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other dotted key; may be repeated"),
-    ] = None,
+    meter: Annotated[str | None, _METER] = None,
+    assignments: Assignments = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Directory to save the result in")
     ] = None,
@@ -149,7 +178,7 @@ def doctor(
 def show(
     result: Annotated[
         Path,
-        typer.Argument(metavar="RESULT", parser=_path, help="result.json, or the folder that holds one"),
+        typer.Argument(metavar="RESULT", parser=_path, help=_RESULT, autocompletion=_complete.results),
     ],
     *,
     uncertainty: Annotated[
@@ -172,9 +201,14 @@ def show(
 
 def compare(
     a: Annotated[
-        Path, typer.Argument(metavar="A", parser=_path, help="result.json, or the folder that holds one")
+        Path, typer.Argument(metavar="A", parser=_path, help=_RESULT, autocompletion=_complete.results)
     ],
-    b: Annotated[Path, typer.Argument(metavar="B", parser=_path, help="Result to compare with A")],
+    b: Annotated[
+        Path,
+        typer.Argument(
+            metavar="B", parser=_path, help="Result to compare with A", autocompletion=_complete.results
+        ),
+    ],
     *,
     allow: Annotated[
         list[str] | None,
@@ -183,7 +217,7 @@ def compare(
             metavar="KEY",
             help="Compare although they differ in this: unit, simulated, method, boundary, model, "
             "workload, tokens, driver, power_limit or clocks; or single_process: judge by the intervals "
-            "within single processes; may be repeated",
+            "within single processes; several with commas, or repeated",
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -205,12 +239,21 @@ def compare(
     """Compare two results: B / A with its interval, or why they cannot be compared."""
     from llenergymeasure.cli.compare import compare
 
-    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
+    named = {name.strip() for each in allow or [] for name in each.split(",")}
+    allowed = {*named, *(["method"] if allow_mixed else [])}
     compare(a, b, allowed=allowed, fail_above=fail_above, as_json=as_json, verbose=verbose)
 
 
 def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help="The folder of a saved run")],
+    result: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULT",
+            parser=_path,
+            help="The folder of a saved run",
+            autocompletion=_complete.results,
+        ),
+    ],
     *,
     save: Annotated[
         bool, typer.Option("--save", help="Write result.json where a folder has whole runs and no result")
@@ -288,7 +331,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
     ignore_failure: Annotated[
         bool, typer.Option("--ignore-failure", help="Measure runs that end with another code than 0")
     ] = False,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     gpus: Annotated[
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
@@ -330,7 +373,7 @@ def watch(
         int | None,
         typer.Option("--pid", min=1, help="Also model the power of this process and all below it"),
     ] = None,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks")] = 1.0,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="End after so many looks; by default at Ctrl-C")
@@ -355,7 +398,7 @@ def record(
             "--pid", min=1, help="The process whose tree a model of power counts; by default the caller"
         ),
     ] = None,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     gpus: Annotated[
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
@@ -373,17 +416,10 @@ def record(
     record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
 
 
-Config: TypeAlias = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG", parser=_path, help="YAML file of an experiment, or -")
-]
-Assignments: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any dotted key, such as decoder.temperature=0.7"),
-]
-
-
 def config_show(
-    config: Config = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", parser=_path, help="YAML file of an experiment, or -")
+    ] = None,
     *,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -433,3 +469,34 @@ def config_keys(
     from llenergymeasure.cli.config import keys
 
     keys(word, as_json=as_json, verbose=verbose)
+
+
+def init(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", parser=_path, help="Where to write it; experiment.yaml or study.yaml when absent"
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Model to measure; else a question", autocompletion=_complete.models
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", "-b", help="Engine; else a question", autocompletion=_complete.backends),
+    ] = None,
+    study: Annotated[bool, typer.Option("--study", help="A study of several experiments")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take what fits this machine")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists")] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Write a first experiment or study that fits this machine, with comments, and check it."""
+    from llenergymeasure.cli.init import init
+
+    init(path, model=model, backend=backend, study=study, yes=yes, force=force, verbose=verbose)

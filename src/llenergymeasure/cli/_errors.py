@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from llenergymeasure.cli._interrupt import interruptible
-from llenergymeasure.cli._streams import filled, printable, room, say
+from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
 from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
@@ -172,7 +172,10 @@ def reported(
 
 def say_filled(text: str) -> None:
     """Lines of an error on stderr, each broken where the terminal ends."""
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines()):
+        head, colon, rest = line.partition(": ")
+        if colon and (number == 0 or head == "hint"):
+            line = f"{bad(head) if number == 0 else strong(head)}: {rest}"  # noqa: PLW2901  the line as shown
         say("\n".join(filled(line, hang="  ", width=room(sys.stderr))))
 
 

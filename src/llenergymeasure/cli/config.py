@@ -50,7 +50,7 @@ def validate(paths: Sequence[Path], *, verbose: bool) -> None:
     with reported(verbose=verbose):
         wrong = 0
         for path in paths:
-            kind, found = _looked_at(path)
+            kind, found = check(path)
             wrong += bool(found)
             if found:
                 say_filled("\n".join([f"{named(path)}: {errors(len(found))}", *found]))
@@ -101,16 +101,16 @@ def _rows(values: Mapping[str, JsonValue], origins: Mapping[str, str]) -> Iterat
         yield Row(key, text, origins[key], strong=origins[key] != "default")
 
 
-def _looked_at(path: Path) -> tuple[str, list[str]]:
+def check(path: Path) -> tuple[str, list[str]]:
     """Whether a file is an experiment or a study, and what is wrong with it, each with its way out."""
     kind = "experiment"
     found: Iterator[ConfigError | ValidationError]
     try:
         if is_study(read_mapping(path)):
             # A study's plan needs what no experiment does.
-            from llenergymeasure.study import check
+            from llenergymeasure.study import check as of_study
 
-            kind, found = "study", check.problems(path)
+            kind, found = "study", of_study.problems(path)
         else:
             found = loader.problems(path)
         texts = [text for error in found for text in _texts(error)]

@@ -126,3 +126,12 @@ def hub_cache() -> Path:
     """Where models of the hub lie on this disk; it may not exist."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return Path(named).expanduser() if named else _home() / "hub"
+
+
+def cached_ids() -> list[str]:
+    """The models that are in the hub's cache, in whole or in part."""
+    try:
+        names = sorted(one.name for one in hub_cache().iterdir() if one.name.startswith("models--"))
+    except OSError:
+        return []
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names]

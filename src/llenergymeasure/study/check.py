@@ -60,7 +60,8 @@ def _parts(content: Mapping[str, JsonValue]) -> Iterator[tuple[str, dict[str, Js
         if name not in content:
             continue
         if name == "sweep" and isinstance(part, dict) and part:
-            yield from ((f"sweep.{key}", {"sweep": {key: value}}) for key, value in part.items())
+            for key, value in part.items():
+                yield f"sweep.{key}", {"sweep": {key: value}}
         elif name == "experiments" and isinstance(part, list) and part:
             for number, each in enumerate(part):
                 # Its neighbours stay, so that the message counts as the file does.
