@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 # For a terminal that has no such signs.
-_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
+_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x", "✓": "+", "✗": "-"}
 # Around what has a style until it is known where it goes: code points that Unicode keeps for such inner use.
 _STYLES = {
     "\ufdd0": "\x1b[1m",

@@ -63,7 +63,7 @@ def fetch_json(hub_id: str, revision: str, file: str, *, timeout_s: float = 5.0)
     Gives up after `timeout_s` whatever the network does. PreFlightError says why there is none.
     """
     answers: list[Mapping[str, object] | PreFlightError] = []
-    url = f"{_endpoint()}/{hub_id}/resolve/{revision}/{file}"
+    url = f"{endpoint()}/{hub_id}/resolve/{revision}/{file}"
     # A look-up of the host's name obeys no timeout, hence the thread.
     thread = threading.Thread(target=lambda: answers.append(_get(url, timeout_s)), daemon=True)
     thread.start()
@@ -89,7 +89,34 @@ def _may_be_gated(error: PreFlightError) -> bool:
     cause = error.__cause__
     if not isinstance(cause, urllib.error.HTTPError) or cause.code not in {401, 403}:
         return False
+    return has_token()
+
+
+def has_token() -> bool:
+    """Whether gated models can be asked for."""
     return bool(os.environ.get("HF_TOKEN")) or (_home() / "token").is_file()
+
+
+def why_unreachable(timeout_s: float) -> str | None:
+    """Why the hub itself does not answer; None where it does, whatever it says. Never takes longer."""
+    if is_offline():
+        return "HF_HUB_OFFLINE is set"
+    answers: list[str | None] = []
+    thread = threading.Thread(target=lambda: answers.append(_why_silent(timeout_s)), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answers[0] if answers else f"no answer within {timeout_s:g} s"
+
+
+def _why_silent(timeout_s: float) -> str | None:
+    try:
+        request = urllib.request.Request(endpoint(), method="HEAD")  # noqa: S310  the scheme is the endpoint's
+        urllib.request.urlopen(request, timeout=timeout_s).close()  # noqa: S310  the same
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
 
 
 def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
@@ -112,7 +139,7 @@ def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
     return value if isinstance(value, dict) else PreFlightError(f"{url}: no JSON object")
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     return endpoint.rstrip("/")
 
