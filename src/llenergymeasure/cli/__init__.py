@@ -90,3 +90,10 @@ config.command(name="show", help="Show each value and where it comes from")(_com
 config.command(name="validate", help="Check files: every error at once")(_commands.config_validate)
 config.command(name="schema", help="Print the JSON Schema that editors read")(_commands.config_schema)
 config.command(name="keys", help="List every key: type, default, meaning")(_commands.config_keys)
+
+
+def keep_only(name: str = "") -> None:
+    """Only the command of that name, where there is one: to build the options of all others takes time."""
+    if named := [command for command in app.registered_commands if command.name == name]:
+        app.registered_commands[:] = named
+        app.registered_groups.clear()

@@ -15,32 +15,44 @@ _asked: list[str] = []
 _LINKING = {"iTerm.app", "WezTerm", "vscode", "ghostty", "Hyper", "Tabby", "rio"}
 
 
+class _Colored:
+    """A command that takes `--color` beside its own options, which are looked at once Typer asks for them."""
+
+    def __init__(self, command: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, command, assigned=("__module__", "__name__", "__doc__"))
+        self._command = command
+
+    def __call__(self, *arguments: Any, color: str = "auto", **more: Any) -> Any:
+        _asked[:] = [color]
+        return self._command(*arguments, **more)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        annotation = Annotated[
+            str,
+            typer.Option(
+                "--color",
+                metavar="WHEN",
+                help="auto, always or never",
+                callback=_known,
+                autocompletion=_whens,
+                show_default=False,
+            ),
+        ]
+        own = inspect.signature(self._command, eval_str=True)
+        option = inspect.Parameter(
+            "color", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=annotation
+        )
+        return own.replace(parameters=[*own.parameters.values(), option])
+
+    @property
+    def __annotations__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {each.name: each.annotation for each in self.__signature__.parameters.values()}
+
+
 def with_color(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same command with an option `--color` more, which holds for all that it prints."""
-
-    @functools.wraps(command)
-    def called(*arguments: Any, color: str = "auto", **more: Any) -> Any:
-        _asked[:] = [color]
-        return command(*arguments, **more)
-
-    annotation = Annotated[
-        str,
-        typer.Option(
-            "--color",
-            metavar="WHEN",
-            help="auto, always or never",
-            callback=_known,
-            autocompletion=_whens,
-            show_default=False,
-        ),
-    ]
-    signature = inspect.signature(command, eval_str=True)
-    option = inspect.Parameter("color", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=annotation)
-    parameters = [*signature.parameters.values(), option]
-    # Typer reads both.
-    vars(called)["__signature__"] = signature.replace(parameters=parameters)
-    called.__annotations__ = {each.name: each.annotation for each in parameters}
-    return called
+    return _Colored(command)
 
 
 def is_colored(stream: TextIO) -> bool:

@@ -12,7 +12,7 @@ import typer
 from pydantic import JsonValue, ValidationError
 from tqdm import tqdm
 
-from llenergymeasure import run_experiment
+from llenergymeasure.api import run_experiment
 from llenergymeasure.cli._display import (
     print_dry_run,
     print_experiment_header,

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -86,8 +84,7 @@ def why_out_of_reach(hub_id: str, *, timeout_s: float = 5.0) -> str | None:
 
 
 def _may_be_gated(error: PreFlightError) -> bool:
-    cause = error.__cause__
-    if not isinstance(cause, urllib.error.HTTPError) or cause.code not in {401, 403}:
+    if getattr(error.__cause__, "code", None) not in {401, 403}:
         return False
     return has_token()
 
@@ -109,6 +106,9 @@ def why_unreachable(timeout_s: float) -> str | None:
 
 
 def _why_silent(timeout_s: float) -> str | None:
+    import urllib.error
+    import urllib.request
+
     try:
         request = urllib.request.Request(endpoint(), method="HEAD")  # noqa: S310  the scheme is the endpoint's
         urllib.request.urlopen(request, timeout=timeout_s).close()  # noqa: S310  the same
@@ -120,6 +120,10 @@ def _why_silent(timeout_s: float) -> str | None:
 
 
 def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
+    # It brings TLS and half of the library of email, for what is seldom asked.
+    import urllib.error
+    import urllib.request
+
     error: PreFlightError
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  the scheme is the endpoint's
