@@ -77,7 +77,6 @@ def test_a_dry_run_of_a_known_shape_needs_no_engine() -> None:
         "pydantic",
         "llenergymeasure.config.models",
         "numpy",
-        "pyarrow",
     ],
 )
 def test_ctrl_c_during_an_import_is_one_line(module: str) -> None:

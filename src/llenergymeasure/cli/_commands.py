@@ -10,6 +10,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from llenergymeasure.cli import _complete
+
 
 def _path(text: str) -> Path:
     # An empty one comes of a shell variable that is not set, and would stand for the working directory.
@@ -28,6 +30,18 @@ Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Sh
 Explained: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
 ]
+Assignments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other key, such as passes.seconds=10; may be repeated; llem config keys lists them",
+        autocompletion=_complete.assignments,
+    ),
+]
+_METER = typer.Option(
+    "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
+)
 
 
 def run(  # noqa: PLR0913  the signature is the command line
@@ -38,10 +52,21 @@ def run(  # noqa: PLR0913  the signature is the command line
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Hub id, directory, GGUF file, alias, or random:<shape>"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hub id, directory, GGUF file, alias, or random:<shape>",
+            autocompletion=_complete.models,
+        ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", "-b", help="Engine that runs the model, such as pytorch")
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            help="Engine that runs the model, such as pytorch",
+            autocompletion=_complete.backends,
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
@@ -49,18 +74,21 @@ def run(  # noqa: PLR0913  the signature is the command line
     n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", "-p", help="fp32, fp16, bf16, int8 or int4")
+        str | None,
+        typer.Option(
+            "--precision", "-p", help="fp32, fp16, bf16, int8 or int4", autocompletion=_complete.precisions
+        ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="smoke, quick, rigorous, ai-energy-score or mlperf-power")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="smoke, quick, rigorous, ai-energy-score or mlperf-power",
+            autocompletion=_complete.presets,
+        ),
     ] = None,
-    meter: Annotated[
-        str | None, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other dotted key; may be repeated"),
-    ] = None,
+    meter: Annotated[str | None, _METER] = None,
+    assignments: Assignments = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Directory to save the result in")
     ] = None,
@@ -152,7 +180,9 @@ def doctor(
 
 
 def show(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)
+    ],
     *,
     field: Annotated[
         str | None,
@@ -193,7 +223,12 @@ def show(
 def compare(  # noqa: PLR0913  the signature is the command line
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="RESULT", parser=_path, help=f"{NAMED}; a study, or a glob in quotes"),
+        typer.Argument(
+            metavar="RESULT",
+            parser=_path,
+            help=f"{NAMED}; a study, or a glob in quotes",
+            autocompletion=_complete.results,
+        ),
     ],
     *,
     baseline: Annotated[
@@ -209,7 +244,7 @@ def compare(  # noqa: PLR0913  the signature is the command line
             metavar="KEY",
             help="Compare although they differ in this: unit, simulated, method, boundary, model, "
             "workload, tokens, driver, power_limit or clocks; or single_process: judge by the intervals "
-            "within single processes; may be repeated",
+            "within single processes; several with commas, or repeated",
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -267,7 +302,8 @@ def compare(  # noqa: PLR0913  the signature is the command line
     forms = [*([form] if form else []), *(name for name, given in flags.items() if given)]
     if len(forms) > 1:
         raise typer.BadParameter(f"one format at a time, and these were given: {', '.join(forms)}")
-    allowed = {*(allow or []), *(["method"] if allow_mixed else [])}
+    named = {name.strip() for each in allow or [] for name in each.split(",")}
+    allowed = {*named, *(["method"] if allow_mixed else [])}
     only_running = {"--at-least": at_least, "--budget": budget, "--output": output, "--quiet": quiet or None}
     stray = [name for name, value in only_running.items() if value is not None]
     if running and (baseline is not None or directory is not None):
@@ -301,7 +337,9 @@ def compare(  # noqa: PLR0913  the signature is the command line
 
 
 def recompute(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED)],
+    result: Annotated[
+        Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)
+    ],
     *,
     directory: Directory = None,
     save: Annotated[
@@ -403,7 +441,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
     ignore_failure: Annotated[
         bool, typer.Option("--ignore-failure", help="Measure runs that end with another code than 0")
     ] = False,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     gpus: Annotated[
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
@@ -445,7 +483,7 @@ def watch(
         int | None,
         typer.Option("--pid", min=1, help="Also model the power of this process and all below it"),
     ] = None,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="Seconds between two looks")] = 1.0,
     count: Annotated[
         int | None, typer.Option("--count", min=1, help="End after so many looks; by default at Ctrl-C")
@@ -470,7 +508,7 @@ def record(
             "--pid", min=1, help="The process whose tree a model of power counts; by default the caller"
         ),
     ] = None,
-    meter: Annotated[str, typer.Option("--meter", help="auto, nvml, amd, rapl, apple or estimate")] = "auto",
+    meter: Annotated[str, _METER] = "auto",
     gpus: Annotated[
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
@@ -486,3 +524,89 @@ def record(
     from llenergymeasure.cli.record import record
 
     record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
+
+
+def config_show(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", parser=_path, help="YAML file of an experiment, or -")
+    ] = None,
+    *,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Show each value that is in force, and where it comes from: a flag, a file, the environment, a default.
+
+    Without CONFIG: what would hold for any experiment here.
+    """
+    from llenergymeasure.cli.config import show
+
+    show(config, assignments or [], as_json=as_json, verbose=verbose)
+
+
+def config_validate(
+    configs: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", parser=_path, help="Experiments and studies, or -")
+    ],
+    *,
+    verbose: Tracebacks = False,
+) -> None:
+    """Check files and run nothing: every error at once, with its line. Exit code 2 where there is one."""
+    from llenergymeasure.cli.config import validate
+
+    validate(configs, verbose=verbose)
+
+
+def config_schema(
+    *,
+    study: Annotated[bool, typer.Option("--study", help="Of study files")] = False,
+    result: Annotated[bool, typer.Option("--result", help="Of result files")] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Print the JSON Schema of experiment files, for editors and other programs."""
+    from llenergymeasure.cli.config import schema
+
+    schema(study=study, result=result, verbose=verbose)
+
+
+def config_keys(
+    word: Annotated[str | None, typer.Argument(metavar="WORD", help="Part of a key or its meaning")] = None,
+    *,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """List every key of a configuration: what it takes, its default, what it is for."""
+    from llenergymeasure.cli.config import keys
+
+    keys(word, as_json=as_json, verbose=verbose)
+
+
+def init(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE", parser=_path, help="Where to write it; experiment.yaml or study.yaml when absent"
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Model to measure; else a question", autocompletion=_complete.models
+        ),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", "-b", help="Engine; else a question", autocompletion=_complete.backends),
+    ] = None,
+    study: Annotated[bool, typer.Option("--study", help="A study of several experiments")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take what fits this machine")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists")] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Write a first experiment or study that fits this machine, with comments, and check it."""
+    from llenergymeasure.cli.init import init
+
+    init(path, model=model, backend=backend, study=study, yes=yes, force=force, verbose=verbose)

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 from llenergymeasure.cli import _plan
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._streams import WIDTH, filled, print_json, print_lines, room, say, strong, talk
+from llenergymeasure.cli._streams import (
+    WIDTH,
+    bad,
+    doubtful,
+    filled,
+    print_json,
+    print_lines,
+    room,
+    say,
+    strong,
+    talk,
+)
 from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
@@ -79,7 +90,7 @@ def print_windows_summary(result: WindowsResult) -> None:
 def _warning_lines(warnings: Iterable[MeasurementWarning]) -> Iterator[str]:
     for warning in warnings:
         first, *more = filled(f"Warning: {warning.message} ({warning.code})")
-        yield from ("", strong(first), *map(strong, more), *filled(f"→ {warning.remedy}", indent="  "))
+        yield from ("", doubtful(first), *map(doubtful, more), *filled(f"→ {warning.remedy}", indent="  "))
 
 
 def print_result_details(result: ExperimentResult) -> None:
@@ -124,7 +135,7 @@ def print_dry_run(
         strong("Memory"),
         *_memory(vram, gpu_vram_gb if config.engine.uses_gpus is not False else None),
         "",
-        *(strong(f"This run would be refused: {reason}") for reason in refused),
+        *(bad(f"This run would be refused: {reason}") for reason in refused),
         *([""] if refused else []),
         "Nothing was loaded or measured.",
     ]

@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from llenergymeasure.cli._interrupt import interruptible
-from llenergymeasure.cli._streams import filled, printable, room, say
+from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
 from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
@@ -43,10 +43,19 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
 
 def format_validation_error(error: ValidationError) -> str:
     """`Config validation failed (n errors):`, then a line per error with its path."""
+    lines = validation_lines(error)
+    return "\n".join([f"Config validation failed ({errors(len(lines))}):", *(f"  {line}" for line in lines)])
+
+
+def validation_lines(error: ValidationError) -> list[str]:
+    """A line for each value that is not allowed, with where it comes from."""
     places = dict(note.split(": ", 1) for note in getattr(error, "__notes__", ()))
     lines = dict.fromkeys(_placed(details, places) for details in error.errors(include_url=False))
-    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
-    return "\n".join([f"Config validation failed ({count}):", *(f"  {printable(line)}" for line in lines)])
+    return [printable(line) for line in lines]
+
+
+def errors(count: int) -> str:
+    return "1 error" if count == 1 else f"{count} errors"
 
 
 def format_bug(error: BaseException, *, verbose: bool = False) -> str:
@@ -161,7 +170,15 @@ def reported(
             _end(format_bug(error, verbose=verbose), 1)
 
 
-def _end(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
+def say_filled(text: str) -> None:
+    """Lines of an error on stderr, each broken where the terminal ends."""
+    for number, line in enumerate(text.splitlines()):
+        head, colon, rest = line.partition(": ")
+        if colon and (number == 0 or head == "hint"):
+            line = f"{bad(head) if number == 0 else strong(head)}: {rest}"  # noqa: PLW2901  the line as shown
         say("\n".join(filled(line, hang="  ", width=room(sys.stderr))))
+
+
+def _end(text: str, code: int) -> NoReturn:
+    say_filled(text)
     raise typer.Exit(code)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import talk
+from llenergymeasure.cli._streams import say_saved
 from llenergymeasure.cli.study import show
 from llenergymeasure.study.merge import merge as merge_studies
 
@@ -14,5 +14,5 @@ from llenergymeasure.study.merge import merge as merge_studies
 def merge(studies: Sequence[Path], output: Path, *, accept_drift: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         merged = merge_studies(studies, output, accept_drift=accept_drift)
-        talk(f"Saved: {output}")
+        say_saved(output)
         show(merged, form="text", sort=None)

@@ -26,6 +26,7 @@ from llenergymeasure.cli._streams import (
     printable,
     reader_may_leave,
     room,
+    say_saved,
     talk,
 )
 from llenergymeasure.cli._vram import get_gpu_vram_gb
@@ -80,7 +81,7 @@ def run(
     with _following(quiet=how.quiet) as (tell, remark):
         result = start.run(plan, folder, how=on, tell=tell, remark=remark)
     if not how.quiet:
-        talk(f"Saved: {folder}")
+        say_saved(folder)
     show(result, form="json" if how.as_json else "text", sort=None)
     incomplete = not result.finished and not on.only
     if result.failed or incomplete or any(gap.kind == "invalid" for gap in result.left_out):
@@ -249,7 +250,11 @@ def _following(*, quiet: bool) -> Iterator[tuple[Callable[[Step], None], Callabl
                 tqdm.write(printable(f"{step.label}, repeat {step.repeat}: {step.said}"), file=sys.stderr)
             bar.set_description_str(printable(text)[: width - 1])
 
-        yield tell, partial(remark, bar)
+        yield tell, _unheard if quiet else partial(remark, bar)
+
+
+def _unheard(text: str) -> None:
+    pass
 
 
 def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:

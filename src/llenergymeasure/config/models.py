@@ -112,9 +112,15 @@ class DecoderConfig(Section):
     """How the next token is chosen. The default is greedy: the same work in every pass."""
 
     temperature: float = Field(default=0.0, ge=0, le=10, description="0 is greedy")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, description="0 switches it off")
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample among the likeliest tokens of this total probability"
+    )
+    top_k: int = Field(
+        default=0, ge=0, description="sample among so many of the likeliest tokens; 0 switches it off"
+    )
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, description="above 1 makes tokens that occurred less likely"
+    )
 
 
 class WarmupConfig(Section):
@@ -124,16 +130,18 @@ class WarmupConfig(Section):
     variation: float = Field(
         default=0.05, gt=0, description="largest coefficient of variation that counts as steady"
     )
-    min_batches: int = Field(default=3, ge=0)
-    max_seconds: PositiveSeconds = 30.0
+    min_batches: int = Field(default=3, ge=0, description="batches at least")
+    max_seconds: PositiveSeconds = Field(
+        default=30.0, description="no batch begins after this long, steady or not"
+    )
 
 
 class BudgetConfig(Section):
     """Where measuring stops although the interval is still wide; counted over all repeats."""
 
-    passes: Positive = 90
-    seconds: PositiveSeconds = 120.0
-    joules: AboveZero | None = None
+    passes: Positive = Field(default=90, description="passes at most")
+    seconds: PositiveSeconds = Field(default=120.0, description="seconds of passes at most")
+    joules: AboveZero | None = Field(default=None, description="joules at most; no limit when absent")
 
 
 class PassesConfig(Section):
@@ -228,7 +236,9 @@ class FootprintConfig(Section):
         description="country (ISO 3166 alpha-3), by codecarbon's table if installed",
     )
     pue: float = Field(default=1.0, ge=1, le=5, description="power usage effectiveness of the building")
-    price_per_kwh: NotNegative | None = None
+    price_per_kwh: NotNegative | None = Field(
+        default=None, description="price of a kWh; no cost is derived when absent"
+    )
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
 
     @model_validator(mode="after")
@@ -257,15 +267,17 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     model: str = Field(
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
     )
-    backend: str = Field(default=next(iter(BACKENDS)), min_length=1)
+    backend: str = Field(default=next(iter(BACKENDS)), min_length=1, description="engine that runs the model")
     n: Positive = Field(
         default=100, description="number of prompts; each turn of a conversation is one; of a trace at most"
     )
     dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
-    precision: Precision = "bf16"
-    random_seed: int = Field(default=42, ge=0, lt=2**32)
+    precision: Precision = Field(default="bf16", description="number format of the weights in memory")
+    random_seed: int = Field(
+        default=42, ge=0, lt=2**32, description="of sampled tokens, synthetic prompts and random weights"
+    )
     max_input_tokens: Positive = Field(default=512, description="longer prompts are cut to this many tokens")
-    max_output_tokens: Positive = 128
+    max_output_tokens: Positive = Field(default=128, description="output tokens of a request at most")
     output_length: Literal["exact", "natural"] = Field(
         default="exact",
         description="exact: every request produces max_output_tokens, or the length that its record names; "
@@ -283,7 +295,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
-    preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
+    preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = Field(
+        default="quick", description="defaults of how long a run takes, in a file and on the command line"
+    )
     timeout_s: PositiveSeconds = Field(default=3600.0, description="a run is ended after this long")
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
@@ -296,7 +310,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     passthrough_kwargs: Arguments = Field(
         default_factory=dict, description="further arguments of transformers' from_pretrained, by their names"
     )
-    output_dir: Path | None = None
+    output_dir: Path | None = Field(
+        default=None, description="directory that results are stored in; nothing is kept when absent"
+    )
     _brought: EngineSection | None = PrivateAttr(None)
 
     # What has no field is the section of an engine that brings its own: the options that are not defaults.

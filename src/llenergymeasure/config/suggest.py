@@ -82,6 +82,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     by_lower = {option.lower(): option for option in options}
     if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6):
         return by_lower[close[0]]
+    by_word = {word: option for option in reversed(options) for word in option.lower().split("_")}
+    if len(name) > 3 and (close := get_close_matches(name.lower(), by_word, n=1, cutoff=0.75)):
+        return by_word[close[0]]
     within = [option for option in options if len(name) > 2 and name.lower() in option.lower()]
     return min(within, key=len, default=None)
 

@@ -116,16 +116,20 @@ def read_mapping(path: Path) -> dict[str, JsonValue]:
 
 
 def key_lines(path: Path) -> dict[str, int]:
-    """The line of each dotted key in a file that `read_mapping` reads."""
+    """The line of each dotted key in a file that `read_mapping` reads; items of a list go by their index."""
     root = yaml.compose(_read_text(path), Loader=_CoreLoader)
     return dict(_lines(root, "")) if root is not None else {}
 
 
 def _lines(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int]]:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        name = f"{prefix}{key.value}"
-        yield name, key.start_mark.line + 1
-        yield from _lines(value, f"{name}.")
+    if isinstance(node, yaml.MappingNode):
+        named = [(str(key.value), key, value) for key, value in node.value]
+    else:
+        items = node.value if isinstance(node, yaml.SequenceNode) else ()
+        named = [(str(number), item, item) for number, item in enumerate(items)]
+    for name, at, value in named:
+        yield f"{prefix}{name}", at.start_mark.line + 1
+        yield from _lines(value, f"{prefix}{name}.")
 
 
 def named(path: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llenergymeasure.analysis.statistics import stein_count
+from llenergymeasure.analysis.statistics import relative_half_width, stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import BlockKind, WarmUp
@@ -106,6 +106,12 @@ class Repeats:
             if len(known) == len(measured):
                 wanted = stein_count(known, target=asked.target, minimum=asked.count)
                 self._turn = replace(self._turn, runs=min(wanted, asked.max))
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the interval of the cost per output token over the runs so far, relative; None below three."""
+        costs = [one.per_token for one in self._measured if one.per_token is not None]
+        return relative_half_width(costs) if len(costs) == len(self._measured) else None
 
     @property
     def _measured(self) -> list[RunCost]:

@@ -134,6 +134,10 @@ class Tracker:
         self._run, self._runs = 1, forecast_at(config, pace).runs
         self._begun: list[StepName] = []
         self._since = now()
+        target, most = config.repeats.target, config.repeats.max
+        self._known = None if target is None else f"until ± {target * 100:.2g} %, at most {most} runs"
+        self._watts: Callable[[], float | None] = lambda: None
+        self._tokens_per_s: float | None = None
 
     def begin_run(self, run: int, runs: int) -> None:
         self._run, self._runs, self._since = run, runs, self._now()
@@ -149,8 +153,28 @@ class Tracker:
     def measured(self, *, walk_s: float | None = None, load_s: float | None = None) -> None:
         if walk_s is not None:
             self._pace = self._pace.with_walk(walk_s)
+            if walk_s > 0 and self._config.output_length == "exact":
+                self._tokens_per_s = self._config.n * self._config.max_output_tokens / walk_s
         if load_s is not None:
             self._pace = replace(self._pace, load_s=load_s)
+
+    def watched(self, watts: Callable[[], float | None]) -> None:
+        """`watts` gives the power now, whenever it is asked."""
+        self._watts = watts
+
+    def known(self, half_width: float | None) -> None:
+        """How well the cost is known after the runs so far, relative."""
+        target = self._config.repeats.target
+        if half_width is not None:
+            wanted = "" if target is None else f", target ± {target * 100:.2g} %"
+            self._known = f"± {half_width * 100:.2g} % so far{wanted}"
+
+    def _live(self) -> str | None:
+        """What is known at this moment; the rate is that of the warm-up, and only while passes run."""
+        watts, passing = self._watts(), self._begun[-1:] == ["full"]
+        rate = f"≈ {self._tokens_per_s:.3g} token/s" if passing and self._tokens_per_s else None
+        parts = (None if watts is None else f"{watts:.3g} W", rate, self._known)
+        return ", ".join(filter(None, parts)) or None
 
     def __call__(
         self,
@@ -159,6 +183,7 @@ class Tracker:
         done: float | None = None,
         total: float | None = None,
         note: str | None = None,
+        passes: int | None = None,
         **_: object,
     ) -> None:
         plan = self._forecast()
@@ -173,6 +198,8 @@ class Tracker:
             runs=self._runs,
             left_s=plan.left_s(run=self._run, begun=self._begun, done_s=self._now() - self._since),
             note=note,
+            passes=passes,
+            live=self._live,
         )
 
     def _forecast(self) -> Forecast:

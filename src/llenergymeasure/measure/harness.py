@@ -180,7 +180,8 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
     def before() -> None:
         silences.append(_silence(rig))
         rig.enter(kind)
-        rig.progress(what, total=round(passes * expected_pass_s(config, warm_up, kind), 1))
+        total_s = round(passes * expected_pass_s(config, warm_up, kind), 1)
+        rig.progress(what, total=total_s, passes=passes)
         rig.recorder.edge()
 
     def after() -> None:

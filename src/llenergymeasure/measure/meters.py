@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.harness import Phase
 from llenergymeasure.records import Clock
 from llenergymeasure.simulation.device import SimulatedNvml
+
+if TYPE_CHECKING:
+    # It brings the protocol, which what only asks for meters does not need.
+    from llenergymeasure.measure.harness import Phase
 
 # More than any block has passes; what is left of them is cut off at its end.
 _LEVELS = 512

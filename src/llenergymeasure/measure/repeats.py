@@ -93,6 +93,7 @@ def repeat(
                 continue
             measured.append(one)
             repeats.add(RunCost.of(one))
+            tracker.known(repeats.half_width)
         tell("computing")
         yield Finished(tuple(measured), tuple(failed), folder, ended_by)
 

@@ -27,6 +27,7 @@ from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readab
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
+from llenergymeasure.measure.look import PowerNow
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
@@ -124,6 +125,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         here = environment(gpus)
         with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
+            tell.watched(PowerNow(recorder.domains, recorder.latest))
 
             def measured(seen: Observations, trace: Trace) -> Measurement:
                 return Measurement(

@@ -95,9 +95,9 @@ class _Cursor:
         inner, count = self.whole("<I"), self.whole("<Q")
         if inner == _STRING:
             # There are hundreds of thousands of them in a vocabulary.
-            at, end = self.at, len(self.data)
+            data, length, at, end = self.data, _LENGTH.unpack_from, self.at, len(self.data)
             for _ in range(count):
-                at += 8 + _LENGTH.unpack_from(self.data, at)[0]
+                at += 8 + length(data, at)[0]
                 if at > end:
                     raise struct.error("past the end")
             self.at = at

@@ -80,7 +80,10 @@ def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
     except (OSError, RuntimeError) as error:  # a name too long, a folder that is closed, a ~user unknown
         raise PreFlightError(f"model {model!r} can't be looked up: {error}") from error
     if model.startswith(("/", ".", "~")) or path.suffix == ".gguf":
-        raise PreFlightError(f"model {model!r}: no such file or directory")
+        raise PreFlightError(
+            f"model {model!r}: no such file or directory",
+            hint="check the path; a model on the hub is org/name, a small one to begin with smollm2-135m",
+        )
     if not hub.is_hub_id(model):
         raise PreFlightError(
             f"model {model!r} is neither a file, a directory nor a hub id such as org/name",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,7 +21,8 @@ class Progress(Protocol):
 
     `step` of `steps` within `run` of `runs`, each from 1; `left_s` is the forecast of all that is left of
     the experiment, this step included. `note` says what is worth knowing while the step runs, such as which
-    batch of the warm-up is running. Each call replaces what the one before said.
+    batch of the warm-up is running, and `live` the same anew whenever it is asked. A block of `passes` says
+    nothing until it is over. Each call replaces what the one before said.
     """
 
     def __call__(  # noqa: PLR0913  one call says all that a line of progress shows
@@ -36,6 +37,8 @@ class Progress(Protocol):
         runs: int | None = None,
         left_s: float | None = None,
         note: str | None = None,
+        passes: int | None = None,
+        live: Callable[[], str | None] | None = None,
     ) -> None: ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -50,9 +51,16 @@ class Characteristics:
     lag_ns: Annotated[int, Field(ge=0)] | None = None
 
 
-_CALIBRATIONS = TypeAdapter(dict[str, Calibration])
-# By UUID, driver and quantity.
-_CHARACTERISTICS = TypeAdapter(dict[str, dict[str, dict[str, Characteristics]]])
+# Built once a file is there to be read.
+@cache
+def _calibrations() -> TypeAdapter[dict[str, Calibration]]:
+    return TypeAdapter(dict[str, Calibration])
+
+
+@cache
+def _characteristics() -> TypeAdapter[dict[str, dict[str, dict[str, Characteristics]]]]:
+    """By UUID, driver and quantity."""
+    return TypeAdapter(dict[str, dict[str, dict[str, Characteristics]]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ def calibrations(files: SensorFiles | None = None) -> Mapping[str, Calibration]:
     Empty where there is no file. ConfigError naming file and key for anything that can't be applied: a
     calibration that is passed over in silence would be worse than none.
     """
-    return _read((files or SensorFiles()).calibration_path, _CALIBRATIONS, hint="correct it, or remove it")
+    return _read((files or SensorFiles()).calibration_path, _calibrations(), hint="correct it, or remove it")
 
 
 def board_domain(
@@ -132,7 +140,7 @@ def remember(
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(_CHARACTERISTICS.dump_json(boards, indent=2))
+        aside.write_bytes(_characteristics().dump_json(boards, indent=2))
         aside.replace(path)
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error}") from error
@@ -148,7 +156,7 @@ def characterised(quantity: Quantity, known: Mapping[str, Characteristics]) -> Q
 
 
 def _remembered(path: Path) -> dict[str, dict[str, dict[str, Characteristics]]]:
-    return _read(path, _CHARACTERISTICS, hint="remove it and run llem doctor --characterise again")
+    return _read(path, _characteristics(), hint="remove it and run llem doctor --characterise again")
 
 
 def _read(path: Path, form: TypeAdapter[dict[str, T]], *, hint: str) -> dict[str, T]:

@@ -24,7 +24,7 @@ from llenergymeasure.energy.recording.trace import (
 )
 from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
-from llenergymeasure.records import Clock, Domain, Gap, Trace, Window
+from llenergymeasure.records import Clock, Domain, Gap, Sample, Trace, Window
 from llenergymeasure.results.folder import unwritable
 
 # A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
@@ -74,6 +74,8 @@ class Recorder:
         self._rows = array("q")
         self._gaps: list[Gap] = []
         self.samples = 0
+        # What was read last of each quantity of a domain, for whoever shows it.
+        self.latest: dict[tuple[str, str], Sample] = {}
         self._next_flush_ns = self.due_ns = 0
         self._failure: OSError | None = None
 
@@ -290,6 +292,7 @@ class Recorder:
         with self._buffer_lock:
             if self._is_open:
                 self.samples += len(samples)
+                self.latest.update(((s.domain, s.quantity), s) for s in samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
                 if len(self._rows) < _MOST_NUMBERS:
                     for s in samples:
