@@ -30,6 +30,7 @@ from llenergymeasure.records import Estimate, Start
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import StudyResult
+from llenergymeasure.results.study_table import markdown_text
 
 
 def costing_each(*costs: float, name: str = "any") -> ExperimentResult:
@@ -455,3 +456,17 @@ def test_beginnings_of_ids_are_compared(tmp_path: Path) -> None:
 
 def test_one_result_is_none_to_compare(tmp_path: Path) -> None:
     assert llem(*save(tmp_path, A)).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("a_b > 3 % & ± <1 [1]", "a_b > 3 % & ± <1 [1]"),
+        ("__x__", r"\_\_x\_\_"),
+        ("<b>a|b`c`</b>", r"\<b>a\|b\`c\`\</b>"),
+        ("[x](javascript:y)", r"[x\](javascript:y)"),
+        ("&lt;\\|*", r"\&lt;\\\|\*"),
+    ],
+)
+def test_text_in_markdown_is_shown_as_it_is_and_plain_text_stays_plain(text: str, safe: str) -> None:
+    assert markdown_text(text) == safe

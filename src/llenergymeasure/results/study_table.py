@@ -226,7 +226,9 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
 
 def markdown_text(text: str) -> str:
     """Text that is shown as it is, whatever Markdown or HTML it holds."""
-    return re.sub(r"([\\|`*\[\]<>&]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return re.sub(
+        r"[\\|`*]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(:\[])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text
+    )
 
 
 def _latex(text: str) -> str:
