@@ -146,6 +146,7 @@ class Comparison:
 
     `cancels` says whether the systematic errors of the energies cancel, None where one has no energy.
     `family` is among how many comparisons this is one: the intervals of all hold together with 95 %.
+    `one_server`: a single start of a server answered all runs of both.
     """
 
     a: Side
@@ -155,6 +156,7 @@ class Comparison:
     cancels: bool | None
     ratios: tuple[Ratio, ...]
     family: int = 1
+    one_server: bool = False
 
 
 def compare(
@@ -195,6 +197,7 @@ def compare(
             )
         ),
         family=family,
+        one_server=_is_one_server(a, b),
     )
 
 
@@ -492,8 +495,18 @@ def _figure(result: ExperimentResult, name: FigureName, *, in_blocks: bool) -> F
 
 
 def _block(run: RunPart, *, in_turns: bool) -> str | None:
-    """In which block a run belongs with one of another result: its number, where the two ran in turns."""
-    return str(run.index) if in_turns else None
+    """In which block a run belongs with one of another result: its number, where the two ran in turns or one
+    server answered both.
+    """
+    if in_turns:
+        return str(run.index)
+    return None if run.server is None else f"{run.index} {run.server}"
+
+
+def _is_one_server(*results: ExperimentResult) -> bool:
+    """Whether a single start of a server answered all runs, so that they say nothing of the next start."""
+    servers = {run.server for one in results for run in one.measured}
+    return len(servers) == 1 and None not in servers
 
 
 def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:

@@ -227,6 +227,8 @@ def notes(comparison: Comparison) -> Iterator[str]:
             "engine, precision or machine differ" if modelled else "the energies come from different sensors"
         )
         yield f"The systematic errors do not cancel: {why}"
+    if comparison.one_server:
+        yield "All runs were answered by one start of a server: another start of it may differ"
     for name in dict.fromkeys(one.method.name for one in comparison.ratios if one.method is not None):
         yield _METHODS[name].format(f"{100 * (1 - ALPHA / comparison.family):.4g} %")
 
