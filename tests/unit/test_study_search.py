@@ -186,6 +186,8 @@ def test_a_search_that_was_ended_goes_on_without_doing_anything_twice(tmp_path: 
         ({"search": {"over": "simulated.batch_size", "min": 1, "max": 4, "share": 2}}, "search.share"),
         ({"search": {"over": "simulated.batch_size", "max": 4}}, "search.min"),
         ({"search": "load.rate"}, "search"),
+        ({"search": {"over": "load.rate", "min": 1, "max": 4, "tolerance": 1e-12}}, "search.tolerance"),
+        ({"search": {"over": "random_seed", "min": 1, "max": 10**30, "tolerance": 0.001}}, "points"),
     ],
 )
 def test_a_search_that_has_no_meaning_is_refused(changes: dict[str, JsonValue], said: str) -> None:
