@@ -18,10 +18,12 @@ from benchmarks.boards.scenario import Board, Scenario, write_scenario
 from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
 
+from llenergymeasure.analysis.cheapest import cheapest_lines
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.study import ledger
+from llenergymeasure.study.account import account
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed
 from llenergymeasure.study.run import How, Step
 from llenergymeasure.study.task import Task
@@ -204,6 +206,23 @@ def llem(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=os.environ | environ,
     )
+
+
+def test_experiments_from_unlike_places_are_labelled_and_not_compared(tmp_path: Path) -> None:
+    study = of(1, 2, count=3)
+    same = run_virtually(study, tmp_path)
+    assert {row.place for row in same.rows} == {None}
+    path = tmp_path / str(same.rows[1].folder) / "result.json"
+    stored = json.loads(path.read_text())
+    stored["runs"][1]["place"] = "elsewhere"
+    path.write_text(json.dumps(stored))
+    here, apart = account(planned(study), tmp_path).rows
+    assert here.place is not None
+    assert apart.place == f"{here.place} + elsewhere"
+    assert apart.label == f"random_seed=2 ({apart.place})"
+    unlike = same.model_copy(update={"rows": (here, apart)})
+    assert any("not comparable" in line for line in cheapest_lines(unlike))
+    assert not any("not comparable" in line for line in cheapest_lines(same))
 
 
 def test_a_study_that_is_there_is_not_run_over(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually
 
+from llenergymeasure.cli.list import entries
 from llenergymeasure.config.load import SloConfig
 from llenergymeasure.config.study import Search, most_probes, study_from
 from llenergymeasure.exceptions import ConfigError
@@ -108,21 +109,24 @@ def test_the_highest_value_is_found_and_each_probe_is_a_run_on_record(
     limit_s: float, met: float | None, not_met: float | None, probes: int, tmp_path: Path
 ) -> None:
     steps: list[Step] = []
-    study = run_virtually(searching(limit_s), tmp_path, steps=steps)
+    folder = tmp_path / "study"
+    study = run_virtually(searching(limit_s), folder, steps=steps)
     assert (steps[0].planned, steps[-1].done) == (most_probes(32), probes)
     (found,) = study.searches
     assert (found.met, found.not_met, found.probes, found.finished) == (met, not_met, probes, True)
     assert study.finished
     assert found.objectives == {"ttft": limit_s}
-    begun = [one for one in ledger.read(tmp_path) if isinstance(one, Begun)]
+    begun = [one for one in ledger.read(folder) if isinstance(one, Begun)]
     assert len(begun) == probes == len(study.rows)
     for row in study.rows:
         good = [share for share in row.good if share is not None]
         assert (min(good) >= 1) is (row.varied.get("simulated.batch_size", 1) <= (met or 0))  # type: ignore[operator]
+    (entry,) = entries(tmp_path)
+    assert (entry.state, entry.what) == ("done", f"{probes} of {probes} runs of {probes} experiments")
     (line,) = searches(study)
     assert f"{probes} values tried" in line
     assert line in table(study, "markdown")
-    assert StudyResult.load(study.write(tmp_path)) == study
+    assert StudyResult.load(study.write(folder)) == study
 
 
 def test_each_point_of_the_grid_has_a_search_of_its_own(tmp_path: Path) -> None:
@@ -182,6 +186,8 @@ def test_a_search_that_was_ended_goes_on_without_doing_anything_twice(tmp_path: 
         ({"search": {"over": "simulated.batch_size", "min": 1, "max": 4, "share": 2}}, "search.share"),
         ({"search": {"over": "simulated.batch_size", "max": 4}}, "search.min"),
         ({"search": "load.rate"}, "search"),
+        ({"search": {"over": "load.rate", "min": 1, "max": 4, "tolerance": 1e-12}}, "search.tolerance"),
+        ({"search": {"over": "random_seed", "min": 1, "max": 10**30, "tolerance": 0.001}}, "points"),
     ],
 )
 def test_a_search_that_has_no_meaning_is_refused(changes: dict[str, JsonValue], said: str) -> None:

@@ -249,6 +249,7 @@ def test_results_say_which_server_answered_and_what_was_asked_for(tmp_path: Path
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out" / "study"
     rows = StudyResult.load(folder).rows
+    assert [row.varied for row in rows] == [{"openai.concurrency": 1}, {"openai.concurrency": 2}]
     servers = {server for row in rows for server in row.servers}
     assert len(servers) == 1
     (server,) = servers

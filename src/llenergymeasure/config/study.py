@@ -93,7 +93,7 @@ class Search(Section):
         default=0.99, gt=0, le=1, description="of the requests of every repeat that meet all objectives"
     )
     tolerance: float = Field(
-        default=0.05, gt=0, lt=1, description="between the highest value that meets and the next one, at most"
+        default=0.05, ge=0.001, lt=1, description="between the highest value that meets and the next, at most"
     )
 
     def values(self) -> list[JsonValue]:

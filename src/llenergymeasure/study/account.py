@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from llenergymeasure.config.flat import leaves
+from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.study import (
     Outcome,
@@ -146,7 +147,7 @@ def _failures(records: Sequence[Begun | Done | Failed]) -> Iterator[StudyFailure
 
 def _varied(plan: Plan) -> Mapping[str, dict[str, JsonValue]]:
     """For each experiment the settings in which it differs from another."""
-    flat = {one.hash: dict(leaves(one.config.model_dump(mode="json"))) for one in plan.experiments}
+    flat = {one.hash: _settings(one.config) for one in plan.experiments}
     left_out = {"output_dir"}
     keys: dict[str, None] = {}
     first = next(iter(flat.values()), {})
@@ -155,3 +156,9 @@ def _varied(plan: Plan) -> Mapping[str, dict[str, JsonValue]]:
             key for key in first | each if first.get(key) != each.get(key) and key not in left_out
         )
     return {which: {key: each[key] for key in keys if key in each} for which, each in flat.items()}
+
+
+def _settings(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """Every value in force; the options that a plug-in brings are dumped without their defaults."""
+    values = config.model_dump(mode="json") | {config.backend: config.options.model_dump(mode="json")}
+    return dict(leaves(values))

@@ -91,9 +91,7 @@ def run(
         remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
     alone = plan.execution.executor == "local" and not gpus
     if not alone and visit_groups(plan.experiments):
-        remark(
-            "Each run launches a server of its own: loads share one where runs follow each other on this host"
-        )
+        remark("Each run launches its own server: loads share one where runs take turns on this host")
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
     except (KeyboardInterrupt, SystemExit):
