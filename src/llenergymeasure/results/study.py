@@ -5,17 +5,17 @@ History of the schema: 1, the first.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
+from llenergymeasure.results import store
 from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
 from llenergymeasure.results.summary import is_modelled
 
@@ -78,6 +78,7 @@ class StudyResult(Part):
 
     schema_version: Literal["1"] = "1"
     kind: Literal["study"] = "study"
+    llem: str | None = Field(default=None, description="the version that wrote it")
     name: str | None
     identity: str
     finished: bool
@@ -101,21 +102,11 @@ class StudyResult(Part):
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ResultError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            version = json.loads(text).get("schema_version")
-        except (ValueError, AttributeError) as error:
-            raise ResultError(f"{file} is not a study's result") from error
-        if version != STUDY_SCHEMA_VERSION:
-            raise ResultError(
-                f"{file} has study schema {version!r}; this llem reads {STUDY_SCHEMA_VERSION!r}",
-                hint="pip install --upgrade llenergymeasure",
-            )
-        try:
-            return cls.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ResultError(f"{file} does not fit study schema 1: {where}: {first['msg']}") from error
+        data = store.parse(text, file)
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise ResultError(f"{file} is not a study's result")
+        store.check_version(data, file, newest=STUDY_SCHEMA_VERSION)
+        return store.validated(cls, text, file, data)
 
     def write(self, folder: Path) -> Path:
         """`study.json` in the study's folder, whole or as it was. ResultError where it can't be written."""

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.results import ExperimentResult
-from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.results.store import RESULT_FILE, own_version
 from llenergymeasure.results.study import Outcome, StudyFailure, StudyGap, StudyResult, StudyRow, row_of
 from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened, Record
@@ -58,6 +58,7 @@ def account(plan: Plan, folder: Path) -> StudyResult:
     opened = [record for record in records if isinstance(record, Opened)]
     closed = [record for record in records if isinstance(record, Closed)]
     return StudyResult(
+        llem=own_version(),
         name=plan.name,
         identity=plan.identity,
         finished=all(row.outcome != "pending" for row in rows),
