@@ -8,7 +8,7 @@ gone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -350,6 +350,16 @@ class ExperimentResult(Part):
         """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def to_frame(self) -> Any:
+        """One row with the columns of `llem export`, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results import rows
+        from llenergymeasure.results.frames import frame
+
+        return frame(rows.wide(*one) for one in rows.parts(self))
 
     def __repr__(self) -> str:
         return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"

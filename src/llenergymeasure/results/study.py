@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, JsonValue
 
@@ -130,6 +130,16 @@ class StudyResult(Part):
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
 
+    def to_frame(self) -> Any:
+        """A row an experiment, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results.frames import frame
+        from llenergymeasure.results.rows import study_rows
+
+        return frame(study_rows(self))
+
     def __repr__(self) -> str:
         return f"<StudyResult {self.name or self.identity[:12]}: {len(self.rows)} experiments>"
 
@@ -137,6 +147,11 @@ class StudyResult(Part):
         from llenergymeasure.results.study_table import as_text
 
         return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from llenergymeasure.results.study_table import as_html
+
+        return as_html(self)
 
 
 def row_of(result: ExperimentResult) -> dict[str, object]:

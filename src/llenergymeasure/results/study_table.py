@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from typing import Literal, TypeAlias
 
 from pydantic import JsonValue
@@ -16,6 +17,7 @@ from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
+SIMULATED = " · simulated: no model ran, no sensor was read"
 HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
@@ -27,6 +29,21 @@ _LATEX = str.maketrans(
 
 def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
     return "\n".join([*columns(labelled(study, rows)), *marks(study), *account(study)])
+
+
+def as_html(study: StudyResult) -> str:
+    """The table with what its marks mean, for a notebook."""
+    head, *body = labelled(study)
+    rows = [
+        "".join(f"<{tag} style='text-align:left'>{escape(cell)}</{tag}>" for cell in cells_)
+        for tag, cells_ in (("th", head), *(("td", cells_) for cells_ in body))
+    ]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (*marks(study), *account(study)))
+    caption = escape(f"{study.name or 'study'}{SIMULATED if study.simulated else ''}")
+    return (
+        f"<table><caption>{caption}</caption><thead><tr>{rows[0]}</tr></thead>"
+        f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows[1:])}</tbody></table>{notes}"
+    )
 
 
 def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
@@ -90,15 +107,22 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
         lines = ["| " + " | ".join(map(_markdown, cells_)) + " |" for cells_ in (head, *body)]
         lines.insert(1, "|" + "---|" * len(head))
         return "\n".join([*lines, "", *(f"- {_markdown(note)}" for note in notes)]).rstrip()
-    rows_ = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
-    rows_.insert(1, r"\midrule")
-    spec = "l" * len(varied(study)) + "r" * (len(head) - len(varied(study)) - 1) + "l"
+    return latex_table(head, body, notes=notes, left=len(varied(study)))
+
+
+def latex_table(
+    head: Sequence[str], body: Sequence[Sequence[str]], *, notes: Sequence[str] = (), left: int = 1
+) -> str:
+    """A table of the package booktabs; the first `left` columns and the last hold text."""
+    rows = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
+    rows.insert(1, r"\midrule")
+    spec = "l" * left + "r" * (len(head) - left - 1) + "l"
     return "\n".join(
         [
             *(f"% {note}" for note in notes),
             rf"\begin{{tabular}}{{{spec}}}",
             r"\toprule",
-            *rows_,
+            *rows,
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -111,7 +135,7 @@ def _codes(study: StudyResult) -> list[WarningCode]:
 
 
 def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
-    of = [row.label] if keys == ["experiment"] else [_setting(row.varied.get(key)) for key in keys]
+    of = [row.label] if keys == ["experiment"] else [setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
         return [*of, *("–",) * 5, f"0 of {row.planned}", row.outcome]
     energy = amount(row.energy_per_output_token, modelled=row.modelled)
@@ -131,7 +155,7 @@ def _amount(estimate: Estimate | None) -> str:
     return "–" if estimate is None else amount(estimate)
 
 
-def _setting(value: JsonValue) -> str:
+def setting(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -140,7 +164,7 @@ def _last(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-_COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
+FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "energy_per_output_token_j": lambda row: row.energy_per_output_token,
     "energy_per_request_j": lambda row: row.energy_per_request,
     "prefill_j": lambda row: row.prefill,
@@ -159,14 +183,14 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["label", *keys, "outcome", "runs", "modelled", "valid", "warnings", "peak_bytes"]
-        + [f"{name}{end}" for name in _COLUMNS for end in ends]
+        + [f"{name}{end}" for name in FIGURES for end in ends]
     )
     for row in rows:
         numbers: list[float | None] = []
-        for of in _COLUMNS.values():
+        for of in FIGURES.values():
             one = of(row) or Estimate.missing("1", "not measured")
             numbers += [one.value, one.low, one.high, *(one.systematic or (None, None))]
-        settings = [row.label if key == "experiment" else _setting(row.varied.get(key)) for key in keys]
+        settings = [row.label if key == "experiment" else setting(row.varied.get(key)) for key in keys]
         facts = [row.outcome, row.runs, row.modelled, row.valid, " ".join(row.warnings), row.peak_bytes]
         writer.writerow(
             [row.label, *settings, *facts, *("" if one is None else repr(one) for one in numbers)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
@@ -134,6 +134,16 @@ class WindowsResult(Part):
         """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def to_frame(self) -> Any:
+        """A row a name of windows with the columns of `llem export`, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results import rows
+        from llenergymeasure.results.frames import frame
+
+        return frame(rows.wide(*one) for one in rows.parts(self))
 
     def __repr__(self) -> str:
         names = ", ".join(f"{one.name}: {one.energy_each}" for one in self.windows[:3])
