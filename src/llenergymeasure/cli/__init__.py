@@ -59,5 +59,8 @@ app.command(name="doctor", help="Show what this machine can measure")(_commands.
 app.command(name="list", help="List the results and studies in a directory")(_commands.list_)
 app.command(name="show", help="Show a stored result, its uncertainty budget, or a study")(_commands.show)
 app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
+app.command(name="export", help="Write results as CSV, Parquet, JSON lines, LaTeX or what others read")(
+    _commands.export
+)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
 app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)
