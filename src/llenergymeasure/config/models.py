@@ -93,6 +93,19 @@ class DatasetConfig(Section):
         default=False, description="refuse records without a prompt rather than skip and count them"
     )
     prompt_tokens: Positive = Field(default=128, description="length of every synthetic prompt, in tokens")
+    answer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="key that holds the reference answer; by default answer, answers or answerKey",
+    )
+    matcher: Literal["auto", "exact", "number", "choice", "regex", "none"] = Field(
+        default="auto",
+        description="how answers are judged: auto by the kind of the reference, and then only where "
+        "output_length is natural; none judges nothing",
+    )
+    keep_answers: bool = Field(
+        default=False, description="keep the text of judged answers in events.jsonl of each run"
+    )
     chat_template: Literal["auto", "off"] = Field(
         default="auto", description="auto wraps text prompts in the model's chat template where it has one"
     )

@@ -46,6 +46,7 @@ from llenergymeasure.records.running import (
     Progress,
     Request,
     SessionFacts,
+    Verdict,
     WarmUp,
 )
 from llenergymeasure.records.telling import (
@@ -107,6 +108,7 @@ __all__ = [
     "Throttling",
     "Trace",
     "Unit",
+    "Verdict",
     "WarmUp",
     "WarningCode",
     "Window",

@@ -21,7 +21,8 @@ class DatasetFacts:
     """What a dataset was read from. `formats` are those of its records, the most frequent first.
 
     `records` counts what it holds, numbered by line or by place; those in `skipped` gave no prompt.
-    `own_lengths` of the prompts that were used name an output length of their own. `remark` says what else is
+    `own_lengths` of the prompts that were used name an output length of their own, and the answers to
+    `references` of them are judged by a reference answer. `remark` says what else is
     worth knowing, such as why prompts of llem's own making stand in for a dataset that is not there.
     """
 
@@ -31,6 +32,7 @@ class DatasetFacts:
     records: int
     skipped: tuple[SkippedRecords, ...] = ()
     own_lengths: int = 0
+    references: int = 0
     remark: str | None = None
 
     @property

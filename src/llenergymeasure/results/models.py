@@ -162,6 +162,7 @@ class Energy(Part):
     per_output_token: Estimate
     per_total_token: Estimate
     per_request: Estimate
+    per_correct_answer: Estimate | None = None
     prefill: Estimate
     decode: Estimate
     idle: IdlePower
@@ -206,6 +207,30 @@ class Performance(Part):
     flops: Flops
     mfu: Estimate
     mbu: Estimate
+
+
+class MatcherCount(Part):
+    """Answers that were judged by one matcher, and how many of them were right."""
+
+    matcher: str
+    judged: Count
+    correct: Count
+
+
+class Quality(Part):
+    """How many answers were right, of prompts with a reference answer.
+
+    `judged` answers were given to `prompts` prompts; `accuracy` is over prompts, with Wilson's interval.
+    `cut_or_padded`: every answer had the same length (output_length exact), and is not what the model would
+    have said.
+    """
+
+    accuracy: Estimate
+    prompts: Count
+    judged: Count
+    correct: Count
+    matchers: tuple[MatcherCount, ...]
+    cut_or_padded: bool
 
 
 class Footprint(Part):
@@ -305,6 +330,9 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    quality: Quality | None = Field(
+        default=None, description="only of prompts with a reference answer that was judged"
+    )
     footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
     throttling: Throttling | None = Field(

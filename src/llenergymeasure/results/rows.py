@@ -61,7 +61,8 @@ METRICS: tuple[str, ...] = tuple(
             *_WINDOW,
             *_SPEEDS,
             *(f"{name.removesuffix('_s')}_{part}_s" for name in _TIMES for part in _PARTS),
-            *("flops", "peak_bytes", "weights_bytes", "carbon_g", "cost"),
+            *("accuracy", "energy_per_correct_answer_j", "carbon_g", "cost"),
+            *("flops", "peak_bytes", "weights_bytes"),
         ]
     )
 )
@@ -218,6 +219,10 @@ def _metrics(result: ExperimentResult) -> Metrics:
     found["flops"] = Estimate(speed.flops.total, "FLOP", reason=speed.flops.reason or NO_INTERVAL)
     found["peak_bytes"] = _size(memory.peak_bytes, memory.reason)
     found["weights_bytes"] = _size(memory.weights_bytes, "the engine does not say")
+    if result.quality is not None:
+        found["accuracy"] = result.quality.accuracy
+    if result.energy.per_correct_answer is not None:
+        found["energy_per_correct_answer_j"] = result.energy.per_correct_answer
     if derived is not None:
         found |= {"carbon_g": derived.carbon_g, "cost": derived.cost}
     return found

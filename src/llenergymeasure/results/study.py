@@ -59,6 +59,8 @@ class StudyRow(Part):
     ttft_s: Estimate | None = None
     tpot_s: Estimate | None = None
     peak_bytes: int | None = None
+    accuracy: Estimate | None = None
+    energy_per_correct_answer: Estimate | None = None
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
@@ -168,6 +170,8 @@ def row_of(result: ExperimentResult) -> dict[str, object]:
         "ttft_s": speed.ttft_s.p50,
         "tpot_s": speed.tpot_s.p50,
         "peak_bytes": result.memory.peak_bytes,
+        "accuracy": None if result.quality is None else result.quality.accuracy,
+        "energy_per_correct_answer": energy.per_correct_answer,
         "modelled": is_modelled(energy),
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),

@@ -18,7 +18,10 @@ from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
 SIMULATED = " · simulated: no model ran, no sensor was read"
-HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "runs", "warnings")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory")
+# Where answers were judged.
+JUDGED = ("accuracy", "energy per correct answer")
+LAST = ("runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -48,18 +51,21 @@ def as_html(study: StudyResult) -> str:
 
 def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment, named by its label; columns that hold nothing are left out."""
-    shown = study.rows if rows is None else rows
-    codes = _codes(study)
-    table_ = [["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)]
+    table_ = _table(study, ["experiment"], rows)
     kept = [at for at in range(len(table_[0])) if any(row[at] not in {"", MISSING} for row in table_[1:])]
     return [[row[at] for at in kept] for row in table_]
 
 
 def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment: what differs, then its figures."""
-    keys, codes = varied(study), _codes(study)
-    shown = study.rows if rows is None else rows
-    return [[*(_last(key, keys) for key in keys), *HEADS], *(_cells(row, keys, codes) for row in shown)]
+    return _table(study, varied(study), rows)
+
+
+def _table(study: StudyResult, keys: Sequence[str], rows: Sequence[StudyRow] | None) -> list[list[str]]:
+    codes, shown = _codes(study), study.rows if rows is None else rows
+    judged = JUDGED if any(row.accuracy is not None for row in shown) else ()
+    head = [*(_last(key, keys) for key in keys), *HEADS, *judged, *LAST]
+    return [head, *(_cells(row, keys, codes, is_judged=bool(judged)) for row in shown)]
 
 
 def varied(study: StudyResult) -> list[str]:
@@ -134,25 +140,41 @@ def _codes(study: StudyResult) -> list[WarningCode]:
     return sorted({code for row in study.rows for code in row.warnings} - _QUIET)
 
 
-def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
+def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode], *, is_judged: bool) -> list[str]:
     of = [row.label] if keys == ["experiment"] else [setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
-        return [*of, *("–",) * 5, f"0 of {row.planned}", row.outcome]
-    energy = amount(row.energy_per_output_token, modelled=row.modelled)
+        count = len(HEADS) + len(JUDGED) * is_judged
+        return [*of, *(MISSING,) * count, f"0 of {row.planned}", row.outcome]
     figures = [
-        energy if row.valid else f"({energy})",
+        _joules(row, row.energy_per_output_token),
         _amount(row.output_tokens_per_second),
         _amount(row.ttft_s),
         _amount(row.tpot_s),
-        "–" if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
     ]
+    if is_judged:
+        figures += [_share(row.accuracy), _joules(row, row.energy_per_correct_answer)]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
 
 
+def _joules(row: StudyRow, estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return MISSING
+    energy = amount(estimate, modelled=row.modelled)
+    return energy if row.valid else f"({energy})"
+
+
 def _amount(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else amount(estimate)
+    return MISSING if estimate is None else amount(estimate)
+
+
+def _share(estimate: Estimate | None) -> str:
+    """`62 % [52 to 71]`: an interval that is not symmetric by its ends."""
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        return MISSING
+    return f"{100 * estimate.value:.3g} % [{100 * estimate.low:.3g} to {100 * estimate.high:.3g}]"
 
 
 def setting(value: JsonValue) -> str:
@@ -173,6 +195,8 @@ FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "output_tokens_per_second": lambda row: row.output_tokens_per_second,
     "ttft_s": lambda row: row.ttft_s,
     "tpot_s": lambda row: row.tpot_s,
+    "accuracy": lambda row: row.accuracy,
+    "energy_per_correct_answer_j": lambda row: row.energy_per_correct_answer,
 }
 
 

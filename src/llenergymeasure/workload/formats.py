@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Turn: TypeAlias = tuple[str, str]
+Matcher: TypeAlias = Literal["exact", "number", "choice", "regex"]
 
 _IDS = ("id", "custom_id", "task_id", "question_id", "session_id", "uuid")
 _CONVERSATIONS = {"conversations": "ShareGPT", "conversation": "ShareGPT", "messages": "OpenAI messages"}
@@ -54,11 +55,20 @@ class UnknownFormatError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """How an answer is judged, and which ones are right: any of them will do."""
+
+    matcher: Matcher
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text, or the length of a synthetic prompt in tokens; the other one is None.
 
     `turns` are the (role, content) pairs for a chat template where the text is more than a turn of the user.
-    `output_tokens` is what the record itself asks for; None leaves it to the experiment.
+    `output_tokens` is what the record itself asks for; None leaves it to the experiment. `reference` is what
+    the answer is judged by, None where it is not.
     """
 
     id: str
@@ -66,6 +76,7 @@ class Prompt:
     length: int | None = None
     turns: tuple[Turn, ...] | None = None
     output_tokens: int | None = None
+    reference: Reference | None = None
 
 
 def read_record(record: object, number: int, *, column: str | None = None) -> tuple[str, Prompt]:

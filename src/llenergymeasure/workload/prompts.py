@@ -20,9 +20,16 @@ from llenergymeasure.models.pasted import exists, pasted_dataset
 from llenergymeasure.records import DatasetFacts, SkippedRecords
 from llenergymeasure.records.dataset import counted
 from llenergymeasure.workload import hub
+from llenergymeasure.workload.answers import reference_of
 from llenergymeasure.workload.files import opened
 from llenergymeasure.workload.foreign import JSON_FORMATS
-from llenergymeasure.workload.formats import OddRecordError, Prompt, UnknownFormatError, read_record
+from llenergymeasure.workload.formats import (
+    OddRecordError,
+    Prompt,
+    Reference,
+    UnknownFormatError,
+    read_record,
+)
 
 BUILT_IN = ("ai-energy-score", "mixed", "synthetic")
 SCORE_ID = "EnergyStarAI/text_generation"
@@ -74,7 +81,27 @@ def load_prompts(config: ExperimentConfig) -> Dataset:
     chosen = tuple(found[: config.n])
     _check_lengths(config, chosen)
     own = sum(prompt.output_tokens is not None for prompt in chosen)
-    return Dataset(chosen, replace(facts, own_lengths=own))
+    judged = sum(prompt.reference is not None for prompt in chosen)
+    if not judged and (config.dataset.answer or config.dataset.matcher not in {"auto", "none"}):
+        raise ConfigError(
+            f"answers are to be judged, and no prompt of {config.dataset.name} has a reference answer",
+            hint="say which key holds it: --set dataset.answer=target",
+        )
+    return Dataset(chosen, replace(facts, own_lengths=own, references=judged))
+
+
+def _is_judged(config: ExperimentConfig) -> bool:
+    """With exact lengths answers are cut or padded: they are judged only where that was asked for."""
+    asked = config.dataset
+    if asked.matcher == "none":
+        return False
+    return config.output_length == "natural" or asked.answer is not None or asked.matcher != "auto"
+
+
+def _reference(config: ExperimentConfig, record: object) -> Reference | None:
+    asked = config.dataset.matcher
+    matcher = None if asked == "auto" or asked == "none" else asked  # noqa: PLR1714  mypy narrows this one
+    return reference_of(record, key=config.dataset.answer, matcher=matcher)
 
 
 def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
@@ -118,6 +145,8 @@ def _prompts(
         where = f"dataset {name}, {unit} {number}"
         try:
             kind, prompt = read_record(record, number, column=column)
+            if _is_judged(config):
+                prompt = replace(prompt, reference=_reference(config, record))
         except OddRecordError as error:
             if config.dataset.strict:
                 raise ConfigError(

@@ -68,7 +68,7 @@ class OpenaiSession:
                 f"all {len(done)} requests failed; the first: {replies[0].failure}",
                 hint="the server's own log says more",
             )
-        return Generation(done)
+        return Generation(done, texts=tuple(reply.text for reply in replies))
 
     def synchronize(self) -> None:
         """Nothing is on its way: a walk waits for the last answer."""
