@@ -137,7 +137,7 @@ def test_a_row_of_ai_energy_score_counts_the_gpus_alone(results: Path) -> None:
     assert gpu["follows_protocol"] == "False"
     assert "n is 8, not 1000" in gpu["deviations"]
     assert "x" not in {row["model"] for row in rows.values()}
-    assert "no requests to a model" in outcome.stderr
+    assert "is of windows" in outcome.stderr
     half = EnergyReading(
         "cpu:0", "rapl", "counter", result.energy.readings[0].window, Estimate(1.0, "J", reason="one")
     )

@@ -19,15 +19,16 @@ from llenergymeasure.config.models import identity
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount
+from llenergymeasure.report.imported import Imported
 from llenergymeasure.report.protocols import score_row, summary_lines
 from llenergymeasure.results.models import ExperimentResult
-from llenergymeasure.results.rows import FACTS, Cell, Row, columns, long, long_columns, parts, wide
+from llenergymeasure.results.rows import FACTS, Cell, Metrics, Row, columns, long, long_columns, parts, wide
 from llenergymeasure.results.study_table import latex_table
 from llenergymeasure.results.summary import MISSING
 from llenergymeasure.results.windows import WindowsResult
 
 # A result with what its study says of it.
-Item: TypeAlias = tuple[Row, ExperimentResult | WindowsResult]
+Item: TypeAlias = tuple[Row, ExperimentResult | WindowsResult | Imported]
 
 # Rows of a Parquet file that are in memory at once.
 GROUP = 500
@@ -66,7 +67,7 @@ class Export:
     def rows(self) -> Iterator[Row]:
         empty: Row = dict.fromkeys(self.labels)
         for own, result in self.items:
-            for facts, metrics in parts(result):
+            for facts, metrics in _parts(result):
                 if self.is_long:
                     yield from ({**empty, **own, **row} for row in long(facts, metrics))
                 else:
@@ -77,7 +78,12 @@ class Export:
             if isinstance(result, ExperimentResult):
                 yield result
             else:
-                self.skip(f"{result.experiment_id} is of {result.kind}: it has no requests to a model")
+                kind, name = (
+                    ("of another tool", result.name)
+                    if isinstance(result, Imported)
+                    else (f"of {result.kind}", result.experiment_id)
+                )
+                self.skip(f"{name} is {kind}: this form is for llem's own runs of a model")
 
 
 def write_csv(export: Export, to: Out) -> None:
@@ -93,12 +99,12 @@ def write_latex(export: Export, to: Out) -> None:
     """The figures of a paper's table; columns that hold nothing are left out."""
     head, table = ["experiment", *_LATEX, "runs", ""], []
     for own, result in export.items:
-        for facts, metrics in parts(result):
+        for facts, metrics in _parts(result):
             label = own.get("label") or facts.get("window") or facts["experiment_id"]
-            modelled = facts["method"] in {"modelled", "mixed"}
+            modelled = facts.get("method") in {"modelled", "mixed"}
             cells = [_amount(metrics.get(name), name, modelled=modelled) for name in _LATEX.values()]
             valid = "" if facts["valid"] else "energy is not valid"
-            table.append([str(label), *cells, str(facts["runs"]), valid])
+            table.append([str(label), *cells, str(facts.get("runs") or MISSING), valid])
     kept = [at for at in range(len(head)) if any(row[at] not in {"", MISSING} for row in table)]
     shown = [[row[at] for at in kept] for row in (head, *table)]
     to.write(latex_table(shown[0], shown[1:]) + "\n")
@@ -197,7 +203,7 @@ def log_to_mlflow(export: Export, tracking_uri: str | None) -> int:
             mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_experiment("llem")
         for own, result in export.items:
-            for facts, metrics in parts(result):
+            for facts, metrics in _parts(result):
                 row = {**own, **wide(facts, metrics)}
                 name = " ".join(str(row[key]) for key in ("experiment_id", "window") if row[key])
                 with mlflow.start_run(run_name=name):
@@ -215,9 +221,16 @@ def log_to_mlflow(export: Export, tracking_uri: str | None) -> int:
     return count
 
 
-def _parameters(result: ExperimentResult | WindowsResult) -> dict[str, Any]:
+def _parts(result: ExperimentResult | WindowsResult | Imported) -> Iterator[tuple[Row, Metrics]]:
+    if isinstance(result, Imported):
+        yield result.row(), result.metrics
+    else:
+        yield from parts(result)
+
+
+def _parameters(result: ExperimentResult | WindowsResult | Imported) -> dict[str, Any]:
     """What was asked for, beside the defaults; MLflow takes 100 at once."""
-    if isinstance(result, WindowsResult):
+    if not isinstance(result, ExperimentResult):
         return {}
     asked = dict(leaves(identity(result.config)))
     return dict(islice(asked.items(), 100))

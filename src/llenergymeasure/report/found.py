@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.report.imported import Imported, is_peer, read_peer
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import Cell, Row, cell
-from llenergymeasure.results.store import RESULT_FILE, WHAT_TO_GIVE
+from llenergymeasure.results.store import RESULT_FILE, WHAT_TO_GIVE, parse, read_text
 from llenergymeasure.results.study import STUDY_FILE, StudyResult
 from llenergymeasure.results.study_table import setting
 from llenergymeasure.results.windows import WindowsResult, load_any
@@ -59,8 +60,9 @@ def label_kinds(found: Sequence[Place]) -> dict[str, type[Cell]]:
 
 def read(
     found: Sequence[Place], skip: Callable[[str], None]
-) -> Iterator[tuple[Row, ExperimentResult | WindowsResult]]:
-    """Each result with what its study says of it, read when it is asked for.
+) -> Iterator[tuple[Row, ExperimentResult | WindowsResult | Imported]]:
+    """Each result with what its study says of it, read when it is asked for; a file of another tool, where it
+    was named itself, with all measurements in it.
 
     One that can't be read is skipped, and `skip` hears why; ResultError where it was named itself, or none
     can be read.
@@ -71,7 +73,12 @@ def read(
             result = load_any(place.path)
         except ResultError as error:
             if place.named:
-                raise
+                count += 1
+                for one in _of_peer(place.path, error):
+                    for name, why in one.left_out.items():
+                        skip(f"{name} of {one.name}: {why}")
+                    yield place.facts, one
+                continue
             skip(error.message)
             continue
         count += 1
@@ -79,6 +86,18 @@ def read(
         yield {name: setting(value) if name in texts else value for name, value in facts}, result
     if not count:
         raise ResultError("none of these results can be read", hint="llem list shows what is there")
+
+
+def _of_peer(path: Path, error: ResultError) -> tuple[Imported, ...]:
+    """The error where it is a file of llem, or of nobody that llem knows."""
+    try:
+        file, text = read_text(path)
+        is_its = is_peer(parse(text, file))
+    except ResultError:
+        raise error from None
+    if not is_its:
+        raise error
+    return read_peer(path)
 
 
 def _below(path: Path, skip: Callable[[str], None]) -> Iterator[Place]:
