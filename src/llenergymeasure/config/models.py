@@ -82,7 +82,7 @@ class DatasetConfig(Section):
         default="mixed",
         min_length=1,
         description="mixed, synthetic, ai-energy-score, the path of a JSON file, "
-        "or hf:<name>[:<config>][:<split>][:<column>]",
+        "hf:<name>[:<config>][:<split>][:<column>], or lm-eval:<task>",
     )
     column: str | None = Field(
         default=None,

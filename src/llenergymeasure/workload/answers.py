@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from llenergymeasure.workload import evaluation
 from llenergymeasure.workload.formats import Matcher, OddRecordError, Reference
 
 KEYS = ("answer", "answers", "answerKey")
@@ -61,7 +62,11 @@ def is_right(said: str, reference: Reference) -> bool:
 
     What a model thinks before `</think>` is not its answer.
     """
-    said = said.rpartition("</think>")[2].strip()
+    said = said.rpartition("</think>")[2]
+    if reference.matcher == "lm-eval":
+        task, at = reference.answers
+        return evaluation.is_right(task, int(at), said)
+    said = said.strip()
     match reference.matcher:
         case "exact":
             return _plain(said) in {_plain(one) for one in reference.answers}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Turn: TypeAlias = tuple[str, str]
-Matcher: TypeAlias = Literal["exact", "number", "choice", "regex"]
+Matcher: TypeAlias = Literal["exact", "number", "choice", "regex", "lm-eval"]
 
 _IDS = ("id", "custom_id", "task_id", "question_id", "session_id", "uuid")
 _CONVERSATIONS = {"conversations": "ShareGPT", "conversation": "ShareGPT", "messages": "OpenAI messages"}

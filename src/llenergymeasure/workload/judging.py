@@ -43,8 +43,8 @@ def judge(
                 places.append((len(verdicts), (reference, given[at])))
             verdicts.append(None)
     said = [one for _, one in places]
-    are_texts = all(isinstance(text, str) for _, text in said)
-    is_here = are_texts or config.engine.is_simulated
+    is_light = all(isinstance(text, str) and one.matcher != "lm-eval" for one, text in said)
+    is_here = is_light or config.engine.is_simulated
     found = list(_verdicts(config, said)) if is_here else _from_process(config, said)
     for (at, _), verdict in zip(places, found, strict=True):
         verdicts[at] = verdict
