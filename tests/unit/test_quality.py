@@ -19,10 +19,10 @@ from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.quality import accuracy, holding, per_correct_answer
 from llenergymeasure.backends import Observer, Session
 from llenergymeasure.backends.simulated import SimulatedBackend
-from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.config.models import DatasetConfig, ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.replay import read_measurements
-from llenergymeasure.records import Clock, Estimate, Generation, Request
+from llenergymeasure.records import Clock, Completion, Estimate, Generation, Request, Verdict
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import parts
 from llenergymeasure.results.study import StudyResult
@@ -30,6 +30,7 @@ from llenergymeasure.results.study_table import as_text
 from llenergymeasure.results.summary import as_text as summary_text
 from llenergymeasure.workload.answers import is_right, reference_of
 from llenergymeasure.workload.formats import OddRecordError, Reference
+from llenergymeasure.workload.judging import judge
 from llenergymeasure.workload.prompts import load_prompts
 
 SAID = "The secret answer is 42"
@@ -225,6 +226,24 @@ def test_an_engine_without_text_has_no_accuracy_and_says_why(questions: Path) ->
     assert found is not None
     assert (found.accuracy.value, found.judged) == (None, 0)
     assert found.accuracy.reason
+
+
+def test_token_ids_are_judged_in_a_process_of_its_own_with_the_models_tokenizer() -> None:
+    asked = ExperimentConfig(
+        model="random:llama-3.2-1b", backend="pytorch", dataset=DatasetConfig(keep_answers=True)
+    )
+    done = Completion(0, 0, 0, 4, 8, 1, 1, None, 2, "eos")
+    walk = Generation(
+        tuple(replace(done, index=at, finish="error" if at == 3 else "eos") for at in range(4)),
+        output_ids=(tuple(b"it is 42"), tuple(b"41"), tuple(b"42"), tuple(b"42")),
+    )
+    answer = Reference("number", ("42",))
+    assert judge(asked, (answer, answer, None, answer), [walk]) == [
+        Verdict("number", correct=True, answer="it is 42"),
+        Verdict("number", correct=False, answer="41"),
+        None,
+        None,
+    ]
 
 
 def test_asking_for_what_no_record_has_is_refused_with_the_key_to_set(questions: Path) -> None:
