@@ -103,7 +103,7 @@ def write_latex(export: Export, to: Out) -> None:
             label = own.get("label") or facts.get("window") or facts["experiment_id"]
             modelled = facts.get("method") in {"modelled", "mixed"}
             cells = [_amount(metrics.get(name), name, modelled=modelled) for name in _LATEX.values()]
-            valid = "" if facts["valid"] else "energy is not valid"
+            valid = "energy is not valid" if facts.get("valid") is False else ""
             table.append([str(label), *cells, str(facts.get("runs") or MISSING), valid])
     kept = [at for at in range(len(head)) if any(row[at] not in {"", MISSING} for row in table)]
     shown = [[row[at] for at in kept] for row in (head, *table)]

@@ -341,7 +341,6 @@ def _facts(model: Any, backend: Any, requests: int | None) -> Row:
         "model": None if model is None else str(model),
         "backend": None if backend is None else str(backend),
         "requests": requests,
-        "valid": True,
     }
 
 
