@@ -163,4 +163,5 @@ def _measurement(
         simulated=True,
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
+        dataset=seen.ready.dataset,
     )

@@ -417,5 +417,5 @@ def test_the_study_file_says_what_the_study_gave(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="'9'"):
         StudyResult.load(tmp_path)
     path.write_text("{")
-    with pytest.raises(ResultError, match="not a study"):
+    with pytest.raises(ResultError, match="cut short"):
         StudyResult.load(path)

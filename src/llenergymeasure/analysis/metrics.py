@@ -21,6 +21,7 @@ from llenergymeasure.analysis.latency import (
     ttft_s,
 )
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
+from llenergymeasure.analysis.quality import per_correct_answer, quality
 from llenergymeasure.analysis.replicates import (
     Groups,
     output_tokens,
@@ -67,7 +68,10 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
     measurements = [one.measurement for one in energies]
     first = measurements[0]
     leads = lead_in(energies)
-    counted_tokens, joules = tokens(measurements), energy(energies)
+    counted_tokens, joules, judged = tokens(measurements), energy(energies), quality(measurements)
+    if judged is not None:
+        cost = per_correct_answer(joules.per_request, judged.accuracy)
+        joules = joules.model_copy(update={"per_correct_answer": cost})
     runs = [_run(one, leads=leads) for one in energies]
     runs += [RunPart(index=one.index, outcome=one.outcome, reason=one.message) for one in failed]
     return ExperimentResult(
@@ -85,6 +89,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         energy=joules,
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
+        quality=judged,
         devices=device_states(energies),
         throttling=_throttling(measurements),
         dataset=first.dataset,

@@ -336,6 +336,37 @@ def compare(  # noqa: PLR0913  the signature is the command line
     )
 
 
+def export(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold such"),
+    ],
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORM",
+            help="csv, jsonl, parquet, latex, openmetrics, ai-energy-score, mlperf or mlflow",
+        ),
+    ] = "csv",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The file; of mlflow its tracking URI; else stdout"
+        ),
+    ] = None,
+    long: Annotated[
+        bool, typer.Option("--long", help="Of csv, jsonl and parquet: a row each metric, with its reason")
+    ] = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Write results in a form that others read: one row each result, in SI units, with every interval."""
+    from llenergymeasure.cli.export import export
+
+    export(paths, to, output=output, is_long=long, verbose=verbose)
+
+
 def recompute(
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)

@@ -33,8 +33,8 @@ _VERBS: dict[FigureName, str] = {
 }
 _METHODS: dict[MethodName, str] = {
     "welch_satterthwaite": "Intervals: {}, Welch-Satterthwaite over runs, each a process of its own",
-    "paired_blocks": "Intervals: {}, over blocks in which A and B took turns, or one server answered both",
-    "sequential_blocks": "Intervals: {} at every look, over blocks in which A and B took turns, or one server answered both",
+    "paired_blocks": "Intervals: {}, over blocks of runs in turn or of one server",
+    "sequential_blocks": "Intervals: {} at every look, over blocks of runs in turn or of one server",
     "intervals": "Intervals: {}, from those of both figures",
     "within_process": "Intervals: {} within single processes; another run may differ by more",
     "too_few_runs": "For intervals and verdicts run each three times: --set repeats.count=3",

@@ -83,7 +83,7 @@ class DatasetConfig(Section):
         default="mixed",
         min_length=1,
         description="mixed, synthetic, ai-energy-score, the path of a JSON file, "
-        "or hf:<name>[:<config>][:<split>][:<column>]",
+        "hf:<name>[:<config>][:<split>][:<column>], or lm-eval:<task>",
     )
     column: str | None = Field(
         default=None,
@@ -98,6 +98,19 @@ class DatasetConfig(Section):
         default="one",
         description="one: a prompt from each record; all: of a conversation one for each answer that it "
         "awaits, which holds the turns and the recorded answers before it",
+    )
+    answer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="key that holds the reference answer; by default answer, answers or answerKey",
+    )
+    matcher: Literal["auto", "exact", "number", "choice", "regex", "none"] = Field(
+        default="auto",
+        description="how answers are judged: auto by the kind of the reference, and then only where "
+        "output_length is natural; none judges nothing",
+    )
+    keep_answers: bool = Field(
+        default=False, description="keep the text of judged answers in events.jsonl of each run"
     )
     chat_template: Literal["auto", "off"] = Field(
         default="auto", description="auto wraps text prompts in the model's chat template where it has one"

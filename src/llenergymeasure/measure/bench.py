@@ -28,6 +28,7 @@ from llenergymeasure.records import (
     Window,
 )
 from llenergymeasure.workload.arrivals import arrivals
+from llenergymeasure.workload.judging import judge
 from llenergymeasure.workload.prepared import prepared
 
 
@@ -58,7 +59,7 @@ class Bench:
         self._clock = clock
         self._position = position
         self._stack = ExitStack()
-        self._measured = False
+        self._measured = self._was_judged = False
         self._stream: Load | None = None
 
     def __enter__(self) -> Self:
@@ -147,9 +148,12 @@ class Bench:
             walked.append((Window(start_ns, edge_ns), walks))
         with _no_collection():
             after()
+        done = [tuple(self._numbered(walks, requests)) for _, walks in walked]
+        if kind == "full":
+            done = self._judged(done, [walks for _, walks in walked])
         return tuple(
-            Pass(window, len(walks), Generation(tuple(self._numbered(walks, requests))))
-            for window, walks in walked
+            Pass(window, len(walks), Generation(each))
+            for (window, walks), each in zip(walked, done, strict=True)
         )
 
     def _served(self) -> AbstractContextManager[Load]:
@@ -181,6 +185,21 @@ class Bench:
             replace(one, generation=Generation(tuple(self._with_local(one.generation, self._requests))))
             for one in found
         )
+
+    def _judged(
+        self, done: list[tuple[Completion, ...]], passes: Sequence[Sequence[Generation]]
+    ) -> list[tuple[Completion, ...]]:
+        """With verdicts on the answers that have a reference: those of the first walk, since greedy decoding
+        says the same in each; where tokens are drawn, those of all walks.
+        """
+        if self._was_judged or not any(self._work.references):
+            return done
+        is_drawn = self._config.decoder.temperature > 0
+        self._was_judged = not is_drawn
+        walks = [walk for each in passes for walk in each]
+        verdicts = judge(self._config, self._work.references, walks if is_drawn else walks[:1])
+        given = iter(verdicts)
+        return [tuple(replace(one, verdict=next(given, None)) for one in each) for each in done]
 
     def _walk_for(self, requests: Sequence[Request], start_ns: int) -> tuple[list[Generation], int]:
         """Walk the workload until that has lasted long enough; the walks, and when the last one ended."""

@@ -48,6 +48,7 @@ from llenergymeasure.records.running import (
     RequestCounts,
     Served,
     SessionFacts,
+    Verdict,
     WarmUp,
 )
 from llenergymeasure.records.telling import (
@@ -111,6 +112,7 @@ __all__ = [
     "Throttling",
     "Trace",
     "Unit",
+    "Verdict",
     "WarmUp",
     "WarningCode",
     "Window",

@@ -21,7 +21,8 @@ class DatasetFacts:
     """What a dataset was read from. `formats` are those of its records, the most frequent first.
 
     `records` counts what it holds, numbered by line or by place; those in `skipped` gave no prompt.
-    `own_lengths` of the prompts that were used name an output length of their own. `remark` says what else is
+    `own_lengths` of the prompts that were used name an output length of their own, and the answers to
+    `references` of them are judged by a reference answer. `remark` says what else is
     worth knowing, such as why prompts of llem's own making stand in for a dataset that is not there.
     `prompts` were used, None where an older version did not say; they are the turns of so many
     `conversations`, None where every prompt is one of its own. `left_out` turns would have been longer than
@@ -34,6 +35,7 @@ class DatasetFacts:
     records: int
     skipped: tuple[SkippedRecords, ...] = ()
     own_lengths: int = 0
+    references: int = 0
     remark: str | None = None
     prompts: int | None = None
     conversations: int | None = None

@@ -59,13 +59,25 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is the reference of its record, by which matcher; `answer` is its text only where it
+    was to be kept.
+    """
+
+    matcher: str
+    correct: bool
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What became of one request in one walk over the workload.
 
     `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
     is when its batch was handed to the engine; `t_scheduled_ns` when the load wanted it sent. Both token
     counts are the engine's, and of a request that failed (`finish` is "error") what came before it did; the
-    `local_` ones are llem's own by the model's tokenizer, None where it has none.
+    `local_` ones are llem's own by the model's tokenizer, None where it has none. `verdict` is None where the
+    answer was not judged.
     """
 
     index: int
@@ -80,6 +92,7 @@ class Completion:
     finish: FinishReason
     local_prompt_tokens: int | None = None
     local_output_tokens: int | None = None
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +101,12 @@ class Generation:
 
     `output_ids` are the generated token ids of every completion, end-of-sequence included and padding not:
     what tells two engines apart. None where the engine gives none, and in a pass, whose files hold counts.
+    `texts` are what a server replied, of engines that give text instead.
     """
 
     completions: tuple[Completion, ...]
     output_ids: tuple[tuple[int, ...], ...] | None = None
+    texts: tuple[str, ...] | None = None
 
     @property
     def answered(self) -> tuple[Completion, ...]:

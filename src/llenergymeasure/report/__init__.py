@@ -1,1 +1,1 @@
-"""How do results become one page that explains itself, anywhere and without a network?"""
+"""What others read of results: pages, tables, files."""

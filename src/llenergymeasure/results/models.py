@@ -7,7 +7,7 @@ it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -165,6 +165,7 @@ class Energy(Part):
         default=None,
         description="all joules per request that kept every objective of slo, where there are any",
     )
+    per_correct_answer: Estimate | None = None
     prefill: Estimate
     decode: Estimate
     idle: IdlePower
@@ -221,6 +222,30 @@ class Performance(Part):
     flops: Flops
     mfu: Estimate
     mbu: Estimate
+
+
+class MatcherCount(Part):
+    """Answers that were judged by one matcher, and how many of them were right."""
+
+    matcher: str
+    judged: Count
+    correct: Count
+
+
+class Quality(Part):
+    """How many answers were right, of prompts with a reference answer.
+
+    `judged` answers were given to `prompts` prompts; `accuracy` is over prompts, with Wilson's interval.
+    `cut_or_padded`: every answer had the same length (output_length exact), and is not what the model would
+    have said.
+    """
+
+    accuracy: Estimate
+    prompts: Count
+    judged: Count
+    correct: Count
+    matchers: tuple[MatcherCount, ...]
+    cut_or_padded: bool
 
 
 class Footprint(Part):
@@ -331,6 +356,9 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    quality: Quality | None = Field(
+        default=None, description="only of prompts with a reference answer that was judged"
+    )
     footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
     throttling: Throttling | None = Field(
@@ -376,6 +404,16 @@ class ExperimentResult(Part):
         """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def to_frame(self) -> Any:
+        """One row with the columns of `llem export`, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results import rows
+        from llenergymeasure.results.frames import frame
+
+        return frame(rows.wide(*one) for one in rows.parts(self))
 
     def __repr__(self) -> str:
         return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"

@@ -5,17 +5,17 @@ History of the schema: 1, the first.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
+from llenergymeasure.results import store
 from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
 from llenergymeasure.results.store import RESULT_FILE
 
@@ -62,6 +62,8 @@ class StudyRow(Part):
     ttft_s: Estimate | None = None
     tpot_s: Estimate | None = None
     peak_bytes: int | None = None
+    accuracy: Estimate | None = None
+    energy_per_correct_answer: Estimate | None = None
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
@@ -102,6 +104,7 @@ class StudyResult(Part):
 
     schema_version: Literal["1"] = "1"
     kind: Literal["study"] = "study"
+    llem: str | None = Field(default=None, description="the version that wrote it")
     name: str | None
     identity: str
     finished: bool
@@ -126,21 +129,11 @@ class StudyResult(Part):
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ResultError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            version = json.loads(text).get("schema_version")
-        except (ValueError, AttributeError) as error:
-            raise ResultError(f"{file} is not a study's result") from error
-        if version != STUDY_SCHEMA_VERSION:
-            raise ResultError(
-                f"{file} has study schema {version!r}; this llem reads {STUDY_SCHEMA_VERSION!r}",
-                hint="pip install --upgrade llenergymeasure",
-            )
-        try:
-            return cls.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ResultError(f"{file} does not fit study schema 1: {where}: {first['msg']}") from error
+        data = store.parse(text, file)
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise ResultError(f"{file} is not a study's result")
+        store.check_version(data, file, newest=STUDY_SCHEMA_VERSION)
+        return store.validated(cls, text, file, data)
 
     def write(self, folder: Path) -> Path:
         """`study.json` in the study's folder, whole or as it was. ResultError where it can't be written."""
@@ -164,6 +157,16 @@ class StudyResult(Part):
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
 
+    def to_frame(self) -> Any:
+        """A row an experiment, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results.frames import frame
+        from llenergymeasure.results.rows import study_rows
+
+        return frame(study_rows(self))
+
     def __repr__(self) -> str:
         return f"<StudyResult {self.name or self.identity[:12]}: {len(self.rows)} experiments>"
 
@@ -171,6 +174,11 @@ class StudyResult(Part):
         from llenergymeasure.results.study_table import as_text
 
         return as_text(self)
+
+    def _repr_html_(self) -> str:
+        from llenergymeasure.results.study_table import as_html
+
+        return as_html(self)
 
 
 class _Read(BaseModel):
@@ -187,8 +195,13 @@ class _Cost(_Read):
     total: Estimate
     per_output_token: Estimate
     per_request: Estimate
+    per_correct_answer: Estimate | None = None
     prefill: Estimate
     decode: Estimate
+
+
+class _Quality(_Read):
+    accuracy: Estimate
 
 
 class _Latency(_Read):
@@ -225,6 +238,7 @@ class ResultHead(_Read):
     runs: tuple[_Run, ...]
     energy: _Cost
     performance: _Speed
+    quality: _Quality | None = None
     memory: _Peak
     warnings: tuple[_Code, ...]
 
@@ -256,6 +270,8 @@ def row_of(result: ResultHead | ExperimentResult) -> dict[str, object]:
         "ttft_s": speed.ttft_s.p50,
         "tpot_s": speed.tpot_s.p50,
         "peak_bytes": result.memory.peak_bytes,
+        "accuracy": None if result.quality is None else result.quality.accuracy,
+        "energy_per_correct_answer": energy.per_correct_answer,
         "modelled": energy.method in {"modelled", "mixed"},
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),

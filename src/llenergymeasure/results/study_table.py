@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from typing import Literal, TypeAlias
 
 from pydantic import JsonValue
@@ -18,9 +19,10 @@ from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
-HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "good", "runs", "warnings")
-# In the tables of a study without a search there is none of it.
-_OF_SEARCHES = "good"
+SIMULATED = " · simulated: no model ran, no sensor was read"
+# Of a search, and where answers were judged.
+_SOMETIMES = ("good", "accuracy", "energy per correct answer")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES, "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -31,6 +33,21 @@ _LATEX = str.maketrans(
 
 def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
     return "\n".join([*columns(labelled(study, rows)), *marks(study), *searches(study), *account(study)])
+
+
+def as_html(study: StudyResult) -> str:
+    """The table with what its marks mean, for a notebook."""
+    head, *body = labelled(study)
+    rows = [
+        "".join(f"<{tag} style='text-align:left'>{escape(cell)}</{tag}>" for cell in cells_)
+        for tag, cells_ in (("th", head), *(("td", cells_) for cells_ in body))
+    ]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (*marks(study), *searches(study), *account(study)))
+    caption = escape(f"{study.name or 'study'}{SIMULATED if study.simulated else ''}")
+    return (
+        f"<table><caption>{caption}</caption><thead><tr>{rows[0]}</tr></thead>"
+        f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows[1:])}</tbody></table>{notes}"
+    )
 
 
 def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
@@ -45,7 +62,7 @@ def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[li
     keys, codes = varied(study), _codes(study)
     shown = study.rows if rows is None else rows
     head = [*(_last(key, keys) for key in keys), *HEADS]
-    return _without([head, *(_cells(row, keys, codes) for row in shown)], (_OF_SEARCHES,))
+    return _without([head, *(_cells(row, keys, codes) for row in shown)], _SOMETIMES)
 
 
 def _without(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[list[str]]:
@@ -155,17 +172,18 @@ def _codes(study: StudyResult) -> list[WarningCode]:
 
 
 def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
-    of = [row.label] if keys == ["experiment"] else [_setting(row.varied.get(key)) for key in keys]
+    of = [row.label] if keys == ["experiment"] else [setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
-        return [*of, *("–",) * 6, f"0 of {row.planned}", row.outcome]
-    energy = amount(row.energy_per_output_token, modelled=row.modelled)
+        return [*of, *(MISSING,) * (len(HEADS) - 2), f"0 of {row.planned}", row.outcome]
     figures = [
-        energy if row.valid else f"({energy})",
+        _joules(row, row.energy_per_output_token),
         _amount(row.output_tokens_per_second),
         _amount(row.ttft_s),
         _amount(row.tpot_s),
-        "–" if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
         _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
+        _share(row.accuracy),
+        _joules(row, row.energy_per_correct_answer),
     ]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
@@ -177,11 +195,25 @@ def _percent(share: float) -> str:
     return f"{math.floor(share * 1000 + 1e-9) / 10:g} %"
 
 
+def _joules(row: StudyRow, estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return MISSING
+    energy = amount(estimate, modelled=row.modelled)
+    return energy if row.valid else f"({energy})"
+
+
 def _amount(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else amount(estimate)
+    return MISSING if estimate is None else amount(estimate)
 
 
-def _setting(value: JsonValue) -> str:
+def _share(estimate: Estimate | None) -> str:
+    """`62 % [52 to 71]`: an interval that is not symmetric by its ends."""
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        return MISSING
+    return f"{100 * estimate.value:.3g} % [{100 * estimate.low:.3g} to {100 * estimate.high:.3g}]"
+
+
+def setting(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -190,7 +222,7 @@ def _last(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-_COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
+FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "energy_per_output_token_j": lambda row: row.energy_per_output_token,
     "energy_per_request_j": lambda row: row.energy_per_request,
     "prefill_j": lambda row: row.prefill,
@@ -199,6 +231,8 @@ _COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "output_tokens_per_second": lambda row: row.output_tokens_per_second,
     "ttft_s": lambda row: row.ttft_s,
     "tpot_s": lambda row: row.tpot_s,
+    "accuracy": lambda row: row.accuracy,
+    "energy_per_correct_answer_j": lambda row: row.energy_per_correct_answer,
 }
 
 
@@ -209,14 +243,14 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["label", *keys, "outcome", "runs", "modelled", "valid", "warnings", "peak_bytes"]
-        + [f"{name}{end}" for name in _COLUMNS for end in ends]
+        + [f"{name}{end}" for name in FIGURES for end in ends]
     )
     for row in rows:
         numbers: list[float | None] = []
-        for of in _COLUMNS.values():
+        for of in FIGURES.values():
             one = of(row) or Estimate.missing("1", "not measured")
             numbers += [one.value, one.low, one.high, *(one.systematic or (None, None))]
-        settings = [row.label if key == "experiment" else _setting(row.varied.get(key)) for key in keys]
+        settings = [row.label if key == "experiment" else setting(row.varied.get(key)) for key in keys]
         facts = [row.outcome, row.runs, row.modelled, row.valid, " ".join(row.warnings), row.peak_bytes]
         writer.writerow(
             [row.label, *settings, *facts, *("" if one is None else repr(one) for one in numbers)]

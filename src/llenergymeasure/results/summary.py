@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llenergymeasure.records import Estimate
+from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount, duration, led_by_range, plain, relative, span
 from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
 
@@ -104,6 +105,8 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
         first = cost is energy.per_output_token
         said = words.get(energy.method or "") if first and cost.value is not None else None
         yield _cost_row(label, cost, energy, said=said, scatter=scatter, strong=first)
+    if energy.per_correct_answer is not None:
+        yield _cost_row("Energy per correct answer", energy.per_correct_answer, energy)
     yield _cost_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
     spinning = energy.idle.spinning
     if spinning is not None and (spinning.value or 0.0) >= VISIBLE_CORES:
@@ -194,6 +197,7 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
             _cut(result),
         ),
     )
+    yield from _quality_rows(result)
     if result.dataset is not None and (notes := list(result.dataset.notes())):
         count = result.dataset.prompts or result.config.n
         yield Row("Prompts", f"{count} of {result.config.prompts_from}", _listed(*notes))
@@ -211,6 +215,20 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
 def _objectives(result: ExperimentResult) -> str:
     stated = result.config.slo.model_dump(exclude_none=True)
     return ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in stated.items())
+
+
+def _quality_rows(result: ExperimentResult) -> Iterator[Row]:
+    found = result.quality
+    if found is None:
+        return
+    by = ", ".join(f"{one.correct} of {one.judged} by {one.matcher}" for one in found.matchers)
+    cut = "answers cut or padded: output_length is exact" if found.cut_or_padded else ""
+    one = found.accuracy
+    if one.value is None or one.low is None or one.high is None:
+        yield Row("Accuracy", MISSING, gap=one.reason or "")
+        return
+    ends = f"{100 * one.low:.3g} to {100 * one.high:.3g} % (Wilson, {counted(found.prompts, 'prompt')})"
+    yield Row("Accuracy", f"{100 * one.value:.3g} %", _listed(ends, by, cut))
 
 
 def failures(result: ExperimentResult) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.results.folder import RUNS
+from llenergymeasure.results.store import own_version
 from llenergymeasure.results.study import (
     Outcome,
     ResultHead,
@@ -81,6 +82,7 @@ def account(plan: Plan, folder: Path) -> StudyResult:
     opened = [record for record in records if isinstance(record, Opened)]
     closed = [record for record in records if isinstance(record, Closed)]
     return StudyResult(
+        llem=own_version(),
         name=plan.name,
         identity=plan.identity,
         finished=all(row.outcome != "pending" for row in rows) and all(one.finished for one in searches),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Turn: TypeAlias = tuple[str, str]
+Matcher: TypeAlias = Literal["exact", "number", "choice", "regex", "lm-eval"]
 
 _IDS = ("id", "custom_id", "task_id", "question_id", "session_id", "uuid")
 _CONVERSATIONS = {"conversations": "ShareGPT", "conversation": "ShareGPT", "messages": "OpenAI messages"}
@@ -54,13 +55,22 @@ class UnknownFormatError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """How an answer is judged, and which ones are right: any of them will do."""
+
+    matcher: Matcher
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text, or the length of a synthetic prompt in tokens; the other one is None.
 
     `turns` are the (role, content) pairs for a chat template where the text is more than a turn of the user.
     `output_tokens` is what the record itself asks for; None leaves it to the experiment. `turn` is the place
     in a conversation, from 1; the turn before it is the prompt before it. `blocks` of a synthetic prompt name
-    its runs of tokens, which are the same wherever the name is.
+    its runs of tokens, which are the same wherever the name is. `reference` is what the answer is judged by,
+    None where it is not.
     """
 
     id: str
@@ -70,6 +80,7 @@ class Prompt:
     output_tokens: int | None = None
     turn: int = 1
     blocks: tuple[int, ...] | None = None
+    reference: Reference | None = None
 
 
 def read_record(

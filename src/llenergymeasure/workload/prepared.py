@@ -20,7 +20,7 @@ from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError, PreFlightError
 from llenergymeasure.models.resolve import ResolvedModel
 from llenergymeasure.records import DatasetFacts
-from llenergymeasure.workload.formats import Prompt
+from llenergymeasure.workload.formats import Prompt, Reference
 from llenergymeasure.workload.prompts import Dataset, load_prompts
 from llenergymeasure.workload.requests import (
     Workload,
@@ -43,7 +43,9 @@ _REFUSED = 3
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The requests of a run with the prompt of each, the hash of their token ids, and what made them."""
+    """The requests of a run with the prompt of each, the hash of their token ids, what made them, and what
+    judges their answers.
+    """
 
     workload: Workload
     prompts: tuple[Prompt, ...]
@@ -52,6 +54,7 @@ class Prepared:
     chat_template_hash: str | None
     chat_template_date: str | None
     dataset: DatasetFacts
+    references: tuple[Reference | None, ...] = ()
 
 
 def prepared(config: ExperimentConfig) -> Prepared:
@@ -140,6 +143,7 @@ def _made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | Non
         tokenizer.chat_template_hash,
         tokenizer.chat_template_date if is_chat else None,
         dataset.facts,
+        tuple(prompt.reference for prompt in dataset.prompts),
     )
 
 
@@ -173,6 +177,7 @@ def _read(path: Path, config: ExperimentConfig, dataset: Dataset) -> Prepared | 
             kept["chat_template_hash"],
             kept["chat_template_date"],
             dataset.facts,
+            tuple(prompt.reference for prompt in dataset.prompts),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -20,10 +20,17 @@ from llenergymeasure.models.hub import cached_snapshot
 from llenergymeasure.models.pasted import exists, pasted_dataset
 from llenergymeasure.records import DatasetFacts, SkippedRecords
 from llenergymeasure.records.dataset import counted
-from llenergymeasure.workload import hub
+from llenergymeasure.workload import evaluation, hub
+from llenergymeasure.workload.answers import reference_of
 from llenergymeasure.workload.files import opened
 from llenergymeasure.workload.foreign import JSON_FORMATS
-from llenergymeasure.workload.formats import OddRecordError, Prompt, UnknownFormatError, read_record
+from llenergymeasure.workload.formats import (
+    OddRecordError,
+    Prompt,
+    Reference,
+    UnknownFormatError,
+    read_record,
+)
 from llenergymeasure.workload.traces import read_trace
 
 BUILT_IN = ("ai-energy-score", "mixed", "synthetic")
@@ -84,7 +91,14 @@ def load_prompts(config: ExperimentConfig) -> Dataset:
     _check_lengths(config, chosen)
     own = sum(prompt.output_tokens is not None for prompt in chosen)
     count = sum(prompt.turn == 1 for prompt in chosen) if config.dataset.turns == "all" else None
-    return Dataset(chosen, replace(facts, own_lengths=own, conversations=count, prompts=len(chosen)))
+    judged = sum(prompt.reference is not None for prompt in chosen)
+    if not judged and (config.dataset.answer or config.dataset.matcher not in {"auto", "none"}):
+        raise ConfigError(
+            f"answers are to be judged, and no prompt of {config.dataset.name} has a reference answer",
+            hint="say which key holds it: --set dataset.answer=target",
+        )
+    told = replace(facts, own_lengths=own, conversations=count, prompts=len(chosen), references=judged)
+    return Dataset(chosen, told)
 
 
 def _trace(config: ExperimentConfig, path: Path) -> Dataset:
@@ -114,20 +128,32 @@ def _trace(config: ExperimentConfig, path: Path) -> Dataset:
     return Dataset(prompts, facts)
 
 
+def _is_judged(config: ExperimentConfig) -> bool:
+    """With exact lengths answers are cut or padded: they are judged only where that was asked for."""
+    asked = config.dataset
+    if asked.matcher == "none":
+        return False
+    return config.output_length == "natural" or asked.answer is not None or asked.matcher != "auto"
+
+
+def _reference(config: ExperimentConfig, record: object) -> Reference | None:
+    asked = config.dataset.matcher
+    matcher = None if asked == "auto" or asked == "none" else asked  # noqa: PLR1714  mypy narrows this one
+    return reference_of(record, key=config.dataset.answer, matcher=matcher)
+
+
 def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     name = config.dataset.name
-    if name == "synthetic":
-        return _synthetic(config), DatasetFacts("drawn from the vocabulary", (), "record", config.n)
-    if name == "mixed":
-        return _mixed()
-    if name == "ai-energy-score":
-        return _score(config)
+    if name in BUILT_IN:
+        return {"synthetic": _synthetic, "mixed": _mixed, "ai-energy-score": _score}[name](config)
     if (pasted := pasted_dataset(name)) is not None:
         raise ConfigError(f"dataset {name!r} {pasted.reason}", hint=pasted.way_out)
     if name.startswith(hub.PREFIX):
         asked = hub.parse_name(name)
         source, rows = hub.rows(asked)
         return _prompts(config, enumerate(rows, start=1), source=source, column=asked.column)
+    if name.startswith(evaluation.PREFIX):
+        return _of_task(config, name)
     if _is_file(name):
         path = Path(name).expanduser()
         with opened(path) as records:
@@ -155,6 +181,9 @@ def _prompts(
         where = f"dataset {name}, {unit} {number}"
         try:
             kind, found = read_record(record, number, column=column, every_turn=config.dataset.turns == "all")
+            if _is_judged(config):
+                reference = _reference(config, record)
+                found = tuple(replace(one, reference=reference) for one in found)
         except OddRecordError as error:
             if config.dataset.strict:
                 raise ConfigError(
@@ -193,17 +222,25 @@ def _check_lengths(config: ExperimentConfig, prompts: Iterable[Prompt]) -> None:
         )
 
 
-def _synthetic(config: ExperimentConfig) -> list[Prompt]:
+def _of_task(config: ExperimentConfig, name: str) -> tuple[list[Prompt], DatasetFacts]:
+    prompts = evaluation.task_prompts(name)
+    if not _is_judged(config):
+        prompts = [replace(prompt, reference=None) for prompt in prompts]
+    return prompts, DatasetFacts(name, ("lm-eval",), "record", len(prompts))
+
+
+def _synthetic(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     length = config.dataset.prompt_tokens
     if length > config.max_input_tokens:
         raise ConfigError(
             f"dataset.prompt_tokens {length} is more than max_input_tokens {config.max_input_tokens}",
             hint="raise max_input_tokens, or lower dataset.prompt_tokens",
         )
-    return [Prompt(f"synthetic-{index}", length=length) for index in range(config.n)]
+    prompts = [Prompt(f"synthetic-{index}", length=length) for index in range(config.n)]
+    return prompts, DatasetFacts("drawn from the vocabulary", (), "record", config.n)
 
 
-def _mixed() -> tuple[list[Prompt], DatasetFacts]:
+def _mixed(_config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     with resources.as_file(resources.files(__package__) / "mixed.jsonl") as path, opened(path) as records:
         prompts = [prompt for number, record in records.values for prompt in read_record(record, number)[1]]
     return prompts, DatasetFacts("built in", ("text",), "line", len(prompts))
@@ -226,7 +263,7 @@ def _score(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     prompts = [
         replace(prompt, id=f"{prompt.id}-{number}", text=f"{manner}{prompt.text}")
         for number, manner in enumerate(_MANNERS, start=1)
-        for prompt in _mixed()[0]
+        for prompt in _mixed(config)[0]
     ]
     remark = f"prompts of llem's own making, not those of AI Energy Score: {why} ({way})"
     return prompts, DatasetFacts("made by llem", ("text",), "record", len(prompts), remark=remark)
