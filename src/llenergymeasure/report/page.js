@@ -84,7 +84,14 @@
     };
   }
   // A long axis is logarithmic, with its ticks at 1, 2 and 5.
-  const scaleOf = (values) => (wide(values) ? { type: "log", dtick: "D2" } : { type: "linear" });
+  function scaleOf(values) {
+    if (!wide(values)) return { type: "linear" };
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) ticks.push(...[1, 2, 5].map((one) => Number((one * 10 ** power).toPrecision(1))));
+    const tickvals = ticks.filter((one) => one >= least / 1.5 && one <= most * 1.5);
+    return { type: "log", tickvals, ticktext: tickvals.map((one) => one.toLocaleString("en", { maximumSignificantDigits: 3 })) };
+  }
   const wide = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
   const titled = (at) => `${figures[at].label}, ${figures[at].unit}`;
   const hover = (row, ...shown) =>
@@ -131,7 +138,7 @@
       points(leaders, colour("accent")),
       ...(numbered ? [{ ...at(leaders), mode: "text", text: leaders.map((_, place) => ` ${place + 1}`), hoverinfo: "skip", textposition: "top right", cliponaxis: false, textfont: { color: colour("ink"), size: 12 } }] : []),
     ];
-    const logs = [x, y].map((of) => scaleOf(list.map((row) => number(row, of))));
+    const logs = [x, y].map((of) => scaleOf(list.map((row) => number(row, of) / figures[of].size)));
     const none = state.kept.length - list.length;
     const caption =
       `${leaders.length} of ${counted(list.length, "experiment")} ${leaders.length === 1 ? "is" : "are"} on the front (dotted): ` +
