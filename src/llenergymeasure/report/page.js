@@ -89,7 +89,8 @@
     const [least, most] = [Math.min(...values), Math.max(...values)];
     const ticks = [];
     for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) ticks.push(...[1, 2, 5].map((one) => Number((one * 10 ** power).toPrecision(1))));
-    const tickvals = ticks.filter((one) => one >= least / 1.5 && one <= most * 1.5);
+    const within = ticks.filter((one) => one >= least / 1.5 && one <= most * 1.5);
+    const tickvals = within.length > 9 ? within.filter((one) => String(one / 10 ** Math.floor(Math.log10(one) + 1e-9)).startsWith("1")) : within;
     return { type: "log", tickvals, ticktext: tickvals.map((one) => one.toLocaleString("en", { maximumSignificantDigits: 3 })) };
   }
   const wide = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
@@ -117,7 +118,9 @@
     if (!list.length) return fill(id, el("p", { class: "quiet" }, "No valid experiment has both figures."));
     const [sx, sy] = [figures[x].size, figures[y].size];
     const at = (rows_) => ({ x: rows_.map((row) => number(row, x) / sx), y: rows_.map((row) => number(row, y) / sy) });
-    const leaders = front(list, x, y);
+    // What a model of power estimates is not compared with what a sensor measured.
+    const sensed = list.filter((row) => !row.modelled);
+    const leaders = front(sensed.length ? sensed : list, x, y);
     const leading = new Set(leaders);
     const others = list.filter((row) => !leading.has(row));
     const numbered = leaders.length <= MOST_NUMBERED && list.length <= MOST_WITH_RANGES;
@@ -145,6 +148,7 @@
       `no other takes less energy and is ${figures[x].more ? "faster" : "quicker"} too. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}` +
       `${ranges ? "; wide ones: systematic ranges" : ""}.` +
       `${list.some((row) => row.modelled) ? " Open diamonds: ≈ estimated, not measured." : ""}` +
+      `${sensed.length && sensed.length < list.length ? " They are not compared with measured ones." : ""}` +
       `${none ? ` ${none} without both figures, or not valid, ${none === 1 ? "is" : "are"} left out.` : ""}` +
       `${numbered ? ` ${leaders.map((row, place) => `${place + 1}: ${row.label}`).join("; ")}.` : ""}`;
     draw(id, traces, {
