@@ -158,6 +158,17 @@ def test_the_front_holds_what_no_other_beats(few: Path, opened: Open) -> None:
         assert said.startswith(f"{len(best)} of 12")
 
 
+def test_modelled_energy_is_never_ahead_of_measured(opened: Open, tmp_path: Path) -> None:
+    """The modelled one takes fewer joules, and is left out of the front."""
+    for energy in ("modelled", "measured"):
+        example_result(energy=energy, experiment_id=energy).save(tmp_path / "results")
+    with opened(report([tmp_path / "results"], tmp_path / "report.html")) as page:
+        assert points(page, "plot-throughput") > 0
+        said = page.locator("#plot-throughput figcaption").inner_text()
+        assert said.startswith("1 of 2")
+        assert "1: measured" in said
+
+
 def test_dark_and_light_follow_the_reader_and_the_button(few: Path, opened: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     seen = {}

@@ -378,7 +378,9 @@ def _words(study: StudyResult, seen: _Seen) -> Iterator[str]:
             if found is not None and found.value is not None:
                 yield f"{figure.label}: {text_of(figure, measured[0])}."
         return
-    for line in cheapest_lines(study):
+    # What a model of power estimates does not win over what a sensor measured.
+    sensed = tuple(row for row in measured if not row.modelled)
+    for line in cheapest_lines(study.model_copy(update={"rows": sensed or study.rows})):
         yield f"{line.strip()[0].upper()}{line.strip()[1:]}."
     for figure in FIGURES[1:3]:
         best = _best(figure, measured)

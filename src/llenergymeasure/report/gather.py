@@ -19,7 +19,12 @@ from llenergymeasure.results.windows import WindowsResult, load_any
 
 # How deep below a directory that was named results are looked for: machine/study/experiment.
 DEPTH = 3
-_NOT_SETTINGS = {"output_dir"}
+# How and how long it was measured, which is not what experiments are about.
+_NOT_SETTINGS = {
+    *("passes", "repeats", "warmup", "baseline", "energy", "footprint", "preset", "timeout_s", "output_dir")
+}
+# A name of more settings than these says less than the one that the result has.
+_MOST_IN_A_NAME = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +167,13 @@ def row_for(folder: Path, result: ExperimentResult, row: StudyRow | None) -> Stu
 def named(
     rows: Sequence[StudyRow], settings: Sequence[Mapping[str, JsonValue] | None]
 ) -> tuple[StudyRow, ...]:
-    """Rows of several sources: each is named by the settings in which they differ, if that is enough."""
+    """Rows of several sources: each is named by the settings in which they differ, if these are few and tell
+    them apart.
+    """
     made = [
-        " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in (one or {}).items()) or row.label
+        " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in one.items())
+        if one and len(one) <= _MOST_IN_A_NAME
+        else row.label
         for row, one in zip(rows, settings, strict=True)
     ]
     count = Counter(made)

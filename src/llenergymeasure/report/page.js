@@ -84,7 +84,15 @@
     };
   }
   // A long axis is logarithmic, with its ticks at 1, 2 and 5.
-  const scaleOf = (values) => (wide(values) ? { type: "log", dtick: "D2" } : { type: "linear" });
+  function scaleOf(values) {
+    if (!wide(values)) return { type: "linear" };
+    const [least, most] = [Math.min(...values), Math.max(...values)];
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(least)); power <= Math.log10(most); power += 1) ticks.push(...[1, 2, 5].map((one) => Number((one * 10 ** power).toPrecision(1))));
+    const within = ticks.filter((one) => one >= least / 1.5 && one <= most * 1.5);
+    const tickvals = within.length > 9 ? within.filter((one) => String(one / 10 ** Math.floor(Math.log10(one) + 1e-9)).startsWith("1")) : within;
+    return { type: "log", tickvals, ticktext: tickvals.map((one) => one.toLocaleString("en", { maximumSignificantDigits: 3 })) };
+  }
   const wide = (values) => Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 20;
   const titled = (at) => `${figures[at].label}, ${figures[at].unit}`;
   const hover = (row, ...shown) =>
@@ -110,7 +118,9 @@
     if (!list.length) return fill(id, el("p", { class: "quiet" }, "No valid experiment has both figures."));
     const [sx, sy] = [figures[x].size, figures[y].size];
     const at = (rows_) => ({ x: rows_.map((row) => number(row, x) / sx), y: rows_.map((row) => number(row, y) / sy) });
-    const leaders = front(list, x, y);
+    // What a model of power estimates is not compared with what a sensor measured.
+    const sensed = list.filter((row) => !row.modelled);
+    const leaders = front(sensed.length ? sensed : list, x, y);
     const leading = new Set(leaders);
     const others = list.filter((row) => !leading.has(row));
     const numbered = leaders.length <= MOST_NUMBERED && list.length <= MOST_WITH_RANGES;
@@ -131,13 +141,14 @@
       points(leaders, colour("accent")),
       ...(numbered ? [{ ...at(leaders), mode: "text", text: leaders.map((_, place) => ` ${place + 1}`), hoverinfo: "skip", textposition: "top right", cliponaxis: false, textfont: { color: colour("ink"), size: 12 } }] : []),
     ];
-    const logs = [x, y].map((of) => scaleOf(list.map((row) => number(row, of))));
+    const logs = [x, y].map((of) => scaleOf(list.map((row) => number(row, of) / figures[of].size)));
     const none = state.kept.length - list.length;
     const caption =
       `${leaders.length} of ${counted(list.length, "experiment")} ${leaders.length === 1 ? "is" : "are"} on the front (dotted): ` +
       `no other takes less energy and is ${figures[x].more ? "faster" : "quicker"} too. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}` +
       `${ranges ? "; wide ones: systematic ranges" : ""}.` +
       `${list.some((row) => row.modelled) ? " Open diamonds: ≈ estimated, not measured." : ""}` +
+      `${sensed.length && sensed.length < list.length ? " They are not compared with measured ones." : ""}` +
       `${none ? ` ${none} without both figures, or not valid, ${none === 1 ? "is" : "are"} left out.` : ""}` +
       `${numbered ? ` ${leaders.map((row, place) => `${place + 1}: ${row.label}`).join("; ")}.` : ""}`;
     draw(id, traces, {
