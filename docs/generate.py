@@ -264,6 +264,10 @@ with `--study` or `--result` that of studies or of results.
 # yaml-language-server: $schema=experiment.schema.json
 ```
 
+In Python `ExperimentConfig(preset="rigorous", ...)` holds just what it is given, and `preset` is a label.
+To apply a preset as a file does, with what is given on top, pass a mapping:
+`run_experiment({"model": "gpt2", "preset": "rigorous"})`, or `load_experiment_config` with `cli_overrides`.
+
 The options of each engine are listed with [the engines](../guides/engines.md), the keys of a study with
 [studies](../guides/studies.md). This page is made by `python docs/generate.py`.
 

@@ -62,6 +62,12 @@ def test_all_that_is_wrong_with_an_experiment_is_said_at_once_with_its_line(tmp_
     ]
 
 
+def test_a_value_in_place_of_a_section_leads_to_its_keys(tmp_path: Path) -> None:
+    result = llem("validate", written(tmp_path, "model: gpt2\npasses:\n  budget: 5\n"))
+    assert wrong_lines(result) == [("passes.budget", 3)]
+    assert "passes.budget.passes" in result.stderr
+
+
 def test_what_two_values_make_wrong_together_has_the_line_of_one(tmp_path: Path) -> None:
     file = written(tmp_path, "model: gpt2\nn: 2\npytorch:\n  batch_size: 4\n")
     assert wrong_lines(llem("validate", file)) == [("configuration", 4)]

@@ -110,6 +110,12 @@ def test_what_cannot_be_done_names_the_way_out_and_leaves_nothing(arguments: lis
     assert there() == []
 
 
+def test_an_engine_that_does_not_exist_leads_to_the_one_that_was_meant() -> None:
+    said = llem("--yes", "-b", "pytroch").stderr
+    assert "did you mean pytorch?" in said
+    assert "validation error" not in said
+
+
 def test_three_questions_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen([*LLEM, "init"], stdin=theirs, stderr=theirs, stdout=subprocess.DEVNULL) as child:

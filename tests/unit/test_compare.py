@@ -677,6 +677,11 @@ def run(tmp_path: Path, a: ExperimentResult, b: ExperimentResult, *options: str)
     return CliRunner().invoke(app, ["compare", *paths, *options])
 
 
+def test_the_command_takes_several_names_with_commas(tmp_path: Path) -> None:
+    other = later(on_gpu(driver="575.51").model_copy(update={"workload_hash": "b" * 64}))
+    assert run(tmp_path, result(), other, "--allow", "workload,driver").exit_code == 0
+
+
 def test_the_command_prints_both_and_what_b_does(tmp_path: Path) -> None:
     done = run(tmp_path, costing(1.0), costing(0.88))
     assert done.exit_code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -69,13 +70,20 @@ def test_a_dry_run_says_that_an_engine_is_missing_unless_a_container_has_it(
 
 def test_the_doctor_has_one_line_for_each_engine(tmp_path: Path) -> None:
     done = subprocess.run(
-        [LLEM, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        [LLEM, "doctor"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode in {0, 1}, done.stderr
     section = done.stdout.partition("\nBackends\n")[2].partition("\n\n")[0].splitlines()
-    assert {line.split()[0] for line in section} >= set(BACKENDS)
+    assert {line.split()[1] for line in section} >= set(BACKENDS)
     for line in section:
-        name, answer = line.split()[:2]
+        mark, name, answer = line.split()[:3]
+        assert mark == {"yes": "✓", "no": "✗"}[answer]
         assert answer in {"yes", "no"}
         if answer == "no" and name in BACKENDS:
             assert f"llenergymeasure[{name}]" in line

@@ -26,6 +26,7 @@ from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
+from llenergymeasure.models.pasted import masked
 from llenergymeasure.records import DatasetFacts, MeasurementWarning
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary, windows_summary
@@ -63,7 +64,7 @@ def print_experiment_header(config: ExperimentConfig) -> None:
         said("output_dir", "results to {}"),
     )
     for parts in (what, work):
-        talk(", ".join(filter(None, parts)))
+        talk(masked(", ".join(filter(None, parts))))
 
 
 def print_result_summary(result: ExperimentResult) -> None:

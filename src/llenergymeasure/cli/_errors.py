@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from llenergymeasure.cli._interrupt import interruptible
 from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
-from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
+from llenergymeasure.config.suggest import RENAMED, known_keys, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
 
@@ -112,8 +112,13 @@ def _line(details: Mapping[str, Any]) -> str:
             return f"{path} is now {RENAMED[path]}"
         meant = nearest_key(path)
         return f"{path}: unknown key" + (f". Did you mean: {meant}?" if meant else "")
+    if kind == "model_type":
+        inside = next((f", such as {key}" for key in known_keys() if key.startswith(f"{path}.")), "")
+        kind, said = "missing", f"is a section, and takes no single value; give one of its keys{inside}"
+    else:
+        said = "required, but not given"
     if kind == "missing":
-        return f"{path}: required, but not given"
+        return f"{path}: {said}"
     message = (
         "should not be empty (is a variable of the command unset?)"
         if given == ""

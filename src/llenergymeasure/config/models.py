@@ -275,7 +275,11 @@ def _engine_name(name: str, info: ValidationInfo) -> str:
 
 
 class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a frozen model
-    """One experiment: one model on one backend with one workload."""
+    """One experiment: one model on one backend with one workload.
+
+    It holds the values that it is given: where it is made in Python, `preset` is a label. A file, flags, and
+    a mapping that `run_experiment` is given have the preset's values below theirs.
+    """
 
     model: str = Field(
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"

@@ -6,6 +6,7 @@ object, no key is repeated, and what anchors expand to is counted before anythin
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import stat
@@ -103,6 +104,8 @@ def parse(text: str, *, where: str) -> JsonValue:
 def read_mapping(path: Path) -> dict[str, JsonValue]:
     """The mapping that the file holds, {} when it holds nothing; ConfigError says what is wrong with it."""
     text = _read_text(path)
+    if path.suffix == ".json":
+        _require_json(text, named(path))
     value = parse(text, where=named(path))
     if value is None:
         return {}
@@ -113,6 +116,16 @@ def read_mapping(path: Path) -> dict[str, JsonValue]:
             hint="write it as `key: value` lines, such as `model: gpt2`",
         )
     return value
+
+
+def _require_json(text: str, name: str) -> None:
+    """YAML would let more pass, such as a comma too many, that no other reader of JSON takes."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ConfigError(f"{name}{line}: not JSON: {what}", hint="YAML goes by the name .yaml") from error
 
 
 def key_lines(path: Path) -> dict[str, int]:

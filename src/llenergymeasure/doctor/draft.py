@@ -11,6 +11,7 @@ from llenergymeasure.config import yaml
 from llenergymeasure.config.engines import BACKENDS, backend_names, brought_section
 from llenergymeasure.config.models import ENGINES, EnergyConfig, ExperimentConfig
 from llenergymeasure.config.schema import EXPERIMENT_SCHEMA, STUDY_SCHEMA
+from llenergymeasure.config.suggest import nearest
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.host.machine import cpu_name, processors, read_cpuinfo
@@ -48,6 +49,9 @@ def look() -> Machine:
 
 def why_no_engine(name: str, model: str) -> str | None:
     """Why that engine can't run such an experiment here."""
+    if name not in backend_names():
+        meant = nearest(name, backend_names())
+        return f"no engine is named {name}" + (f"; did you mean {meant}?" if meant else "")
     try:
         why = why_not(name, ExperimentConfig.model_validate({"model": model, "backend": name}))
     except (LLEMError, ValueError) as error:

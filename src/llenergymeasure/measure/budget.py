@@ -166,7 +166,7 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
         f"{budget.seconds:g} s and {budget.passes} passes leaves {units} of the {ENOUGH} {what} that an "
         "interval needs"
     )
-    return message, _what_fits(config, warm_up) or "raise passes.budget"
+    return message, _what_fits(config, warm_up) or f"raise passes.budget.passes to {ENOUGH}"
 
 
 def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:

@@ -21,7 +21,7 @@ from llenergymeasure.models.architecture import (
     text_config,
 )
 from llenergymeasure.models.gguf import converted, read_gguf
-from llenergymeasure.models.pasted import pasted_model
+from llenergymeasure.models.pasted import masked, pasted_model
 from llenergymeasure.models.shapes import HUB_SHAPES, SHAPES
 from llenergymeasure.models.weights import StoredWeights, check_weights, read_json_object
 from llenergymeasure.records import Architecture
@@ -70,7 +70,7 @@ def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
     if model.startswith(_RANDOM):
         return _random(model)
     if (pasted := pasted_model(model)) is not None:
-        raise PreFlightError(f"model {model!r} {pasted.reason}", hint=pasted.way_out)
+        raise PreFlightError(f"model {masked(model)!r} {pasted.reason}", hint=pasted.way_out)
     try:
         path = Path(model).expanduser()
         if path.is_dir() and ((path / "config.json").is_file() or not _on_hub(model)):
@@ -185,7 +185,7 @@ def _random(model: str) -> ResolvedModel:
         return _configured(ResolvedModel(model, "random", path, None, None, None), path)
     if wanted and (pasted := pasted_model(wanted)) is not None:
         way_out = pasted.way_out.replace("--model ", f"--model {_RANDOM}")
-        raise PreFlightError(f"shape {wanted!r} {pasted.reason}", hint=way_out)
+        raise PreFlightError(f"shape {masked(wanted)!r} {pasted.reason}", hint=way_out)
     near = difflib.get_close_matches(wanted.lower(), SHAPES, n=3, cutoff=0.5)
     if near:
         which = f"did you mean {' or '.join(near)}? docs/reference/models.md lists all {len(SHAPES)}"

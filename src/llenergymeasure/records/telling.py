@@ -71,8 +71,10 @@ REMEDIES: Mapping[WarningCode, str] = {
     "mig_shared": "the whole GPU is measured: keep the other instances idle",
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
-    "target_not_met": "raise repeats.max or passes.budget, or accept the wider interval",
-    "single_pass": "raise passes.count or passes.budget, or make a walk over the prompts shorter: a lower -n",
+    "target_not_met": "raise repeats.max, passes.budget.seconds or passes.budget.passes, or accept the wider "
+    "interval",
+    "single_pass": "raise passes.count or passes.budget.seconds, or make a walk over the prompts shorter: a "
+    "lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
     "requests_failed": "send fewer requests at once, or look into the server's log",

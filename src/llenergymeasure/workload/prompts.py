@@ -17,7 +17,7 @@ from llenergymeasure.config import plugins
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.hub import cached_snapshot
-from llenergymeasure.models.pasted import exists, pasted_dataset
+from llenergymeasure.models.pasted import exists, masked, pasted_dataset
 from llenergymeasure.records import DatasetFacts, SkippedRecords
 from llenergymeasure.records.dataset import counted
 from llenergymeasure.workload import evaluation, hub
@@ -147,7 +147,7 @@ def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     if name in BUILT_IN:
         return {"synthetic": _synthetic, "mixed": _mixed, "ai-energy-score": _score}[name](config)
     if (pasted := pasted_dataset(name)) is not None:
-        raise ConfigError(f"dataset {name!r} {pasted.reason}", hint=pasted.way_out)
+        raise ConfigError(f"dataset {masked(name)!r} {pasted.reason}", hint=pasted.way_out)
     if name.startswith(hub.PREFIX):
         asked = hub.parse_name(name)
         source, rows = hub.rows(asked)
