@@ -58,6 +58,17 @@ def test_what_is_not_asked_for_is_no_step() -> None:
     assert next(iter(seconds(forecast_at(cooled, PACE)))) == "cooling"
 
 
+def test_windows_of_a_load_last_as_long_as_they_are_asked_for_and_have_no_prefill() -> None:
+    load = {"concurrency": 4}
+    stream = {"backend": "openai", "openai": {"base_url": "http://h:1"}, "passes": {"seconds": 7.0}}
+    plan = seconds(forecast_at(planned(load=load, **stream), PACE))
+    assert plan["full"] == 21.0
+    assert "prefill" not in plan
+    walked = seconds(forecast_at(planned(load=load | {"finite": True}, **stream), PACE))
+    assert walked["full"] == 24.0  # four walks of 2 s
+    assert walked["prefill"] == 7.0
+
+
 @pytest.mark.parametrize(
     ("meter", "gpu", "silences_s"),
     [

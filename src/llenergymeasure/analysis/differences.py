@@ -149,7 +149,7 @@ def _identical(result: ExperimentResult) -> dict[Key, str]:
     """What must be the same to the letter."""
     tokens, energy = result.tokens, result.energy
     config = result.config
-    asked = f"{config.n} of {config.dataset.name}, seed {config.random_seed} (token ids unknown)"
+    asked = f"{config.n} of {config.prompts_from}, seed {config.random_seed} (token ids unknown)"
     measured = {"counter": "measured", "sampled": "measured", None: "not known"}
     return {
         "simulated": "simulated" if result.simulated else "a real run",

@@ -9,6 +9,7 @@ from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.goodput import good_requests, why_no_goodput
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.lead_in import leads_in
 from llenergymeasure.analysis.net import net_of_idle
@@ -25,6 +26,7 @@ from llenergymeasure.analysis.replicates import (
 from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy
 from llenergymeasure.analysis.statistics import stein_count, t_half_width
 from llenergymeasure.analysis.uncertainty import uncertainty
+from llenergymeasure.config.load import SloConfig
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
 from llenergymeasure.records import EnergyReading, Estimate, Window
@@ -61,6 +63,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         per_output_token=per_token,
         per_total_token=_per(energies, gross, spent, total_tokens(groups), unit="J/token"),
         per_request=_per(energies, gross, spent, requests(groups), unit="J/request"),
+        per_good_request=_per_good_request(energies, gross, spent, groups),
         prefill=phases.prefill,
         decode=phases.decode,
         idle=_idle(energies),
@@ -143,6 +146,19 @@ def _per(
         return ratio
     low, high = (ratio.value * end / gross.value for end in gross.systematic)
     return Estimate(ratio.value, unit, ratio.low, ratio.high, (min(low, high), max(low, high)), ratio.reason)
+
+
+def _per_good_request(
+    energies: Sequence[RunEnergy], gross: Estimate, spent: Sequence[float] | None, groups: Groups
+) -> Estimate | None:
+    """All joules, those of the other requests among them, per request that kept the objectives."""
+    config = energies[0].measurement.config
+    if config.slo == SloConfig():
+        return None
+    good = good_requests(groups, config)
+    if why := why_no_goodput(groups, config) or (None if any(good) else "no request kept every objective"):
+        return Estimate.missing("J/request", why)
+    return _per(energies, gross, spent, good, unit="J/request")
 
 
 def _first_stage(energies: Sequence[RunEnergy]) -> int | None:

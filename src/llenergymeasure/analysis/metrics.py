@@ -8,6 +8,7 @@ from typing import Any
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
+from llenergymeasure.analysis.goodput import goodput
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
 from llenergymeasure.analysis.latency import (
@@ -217,6 +218,7 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         output_tokens_per_second=rate(output_tokens(groups), "token/s"),
         total_tokens_per_second=rate(total_tokens(groups), "token/s"),
         requests_per_second=rate(requests(groups), "request/s"),
+        goodput_per_s=goodput(groups, measurements[0].config),
         throughput_window="steady" if measurements[0].config.is_stream else "full",
         latencies_from="due" if from_due else "sent",
         ttft_s=percentiles(groups, partial(ttft_s, from_due=from_due), NO_FIRST),

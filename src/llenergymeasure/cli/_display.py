@@ -15,7 +15,7 @@ from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
-from llenergymeasure.records import MeasurementWarning
+from llenergymeasure.records import DatasetFacts, MeasurementWarning
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.models import ExperimentResult
@@ -98,7 +98,7 @@ def print_dry_run(
     as_json: bool = False,
 ) -> None:
     """What a run would do, on stdout; ConfigError where the dataset has too few prompts for it."""
-    load_prompts(config)
+    prompts = load_prompts(config).facts
     refused = _refused(config)
     plan = _plan.forecast_here(config, gpu=gpu_vram_gb is not None)
     if as_json:
@@ -118,7 +118,7 @@ def print_dry_run(
         *_configuration(config, origins),
         "",
         strong("Plan"),
-        *chain(*row_lines(_plan.plan_rows(config, plan))),
+        *chain(*row_lines([*_plan.plan_rows(config, plan), *_prompts(config, prompts)])),
         "",
         *([] if vram.model is None else [strong("Model"), *_model(vram.model), ""]),
         strong("Memory"),
@@ -129,6 +129,11 @@ def print_dry_run(
         "Nothing was loaded or measured.",
     ]
     print_lines(lines)
+
+
+def _prompts(config: ExperimentConfig, facts: DatasetFacts) -> Iterator[Row]:
+    if notes := list(facts.notes()):
+        yield Row("prompts", f"{facts.prompts} of {config.prompts_from}", "; ".join(notes))
 
 
 def _refused(config: ExperimentConfig) -> tuple[str, ...]:

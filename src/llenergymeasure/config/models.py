@@ -94,6 +94,11 @@ class DatasetConfig(Section):
         default=False, description="refuse records without a prompt rather than skip and count them"
     )
     prompt_tokens: Positive = Field(default=128, description="length of every synthetic prompt, in tokens")
+    turns: Literal["one", "all"] = Field(
+        default="one",
+        description="one: a prompt from each record; all: of a conversation one for each answer that it "
+        "awaits, which holds the turns and the recorded answers before it",
+    )
     chat_template: Literal["auto", "off"] = Field(
         default="auto", description="auto wraps text prompts in the model's chat template where it has one"
     )
@@ -253,7 +258,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
     )
     backend: str = Field(default=next(iter(BACKENDS)), min_length=1)
-    n: Positive = Field(default=100, description="number of prompts")
+    n: Positive = Field(
+        default=100, description="number of prompts; each turn of a conversation is one; of a trace at most"
+    )
     dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
     precision: Precision = "bf16"
     random_seed: int = Field(default=42, ge=0, lt=2**32)
@@ -431,6 +438,25 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
                 "lower the batch size or raise n"
             )
         return self
+
+    @model_validator(mode="after")
+    def _load_fits_prompts(self) -> ExperimentConfig:
+        load = self.load
+        if load is not None and load.trace is not None and self.dataset != DatasetConfig():
+            raise ValueError("load.trace has requests of its own; remove dataset, or choose other arrivals")
+        is_closed = load is None or load.arrivals == "closed"
+        if load is not None and load.think_s and not is_closed and self.dataset.turns == "one":
+            raise ValueError(
+                f"load.think_s has no use with arrivals {load.arrivals} and prompts of one turn; "
+                "remove it, or set dataset.turns to all"
+            )
+        return self
+
+    @property
+    def prompts_from(self) -> str:
+        """What names the prompts: the trace of the load, else the dataset."""
+        trace = None if self.load is None else self.load.trace
+        return self.dataset.name if trace is None else str(trace)
 
     @property
     def options(self) -> EngineSection:

@@ -47,6 +47,9 @@ _PEERS = {
     **dict.fromkeys(("warmup_runs", "warmup_steps", "num_iters_warmup"), "warmup.min_batches"),
     **dict.fromkeys(("iterations", "num_iters", "repetitions", "num_runs"), "repeats.count"),
     **dict.fromkeys(("duration", "benchmark_duration"), "passes.seconds"),
+    **dict.fromkeys(("request_rate", "qps", "arrival_rate"), "load.rate"),
+    **dict.fromkeys(("max_concurrency", "num_users", "users"), "load.concurrency"),
+    **dict.fromkeys(("goodput", "request_goodput"), "slo"),
 }
 _SAME_VALUES = {
     "float16": "fp16",

@@ -66,7 +66,7 @@ def _has_settled(stretches: Sequence[tuple[SoFar, SoFar]], config: ExperimentCon
         # Random arrivals vary by their own nature; those waiting at once more than those sent.
         ended = (stretches[-1][1].ended - stretches[0][0].ended) / len(stretches)
         allowed += math.sqrt(2 / max(ended, 1)) / math.sqrt(min(1.0, config.load.burstiness))
-    return all(
+    return min(_rate(*each) for each in stretches) > 0 and all(
         is_steady([measure(*each) for each in stretches], count=settings.window, variation=allowed)
         for measure in (_rate, _waiting)
     )

@@ -161,6 +161,10 @@ class Energy(Part):
     per_output_token: Estimate
     per_total_token: Estimate
     per_request: Estimate
+    per_good_request: Estimate | None = Field(
+        default=None,
+        description="all joules per request that kept every objective of slo, where there are any",
+    )
     prefill: Estimate
     decode: Estimate
     idle: IdlePower
@@ -198,6 +202,9 @@ class Performance(Part):
     output_tokens_per_second: Estimate
     total_tokens_per_second: Estimate
     requests_per_second: Estimate
+    goodput_per_s: Estimate | None = Field(
+        default=None, description="requests that kept every objective of slo, where there are any"
+    )
     throughput_window: Literal["full", "steady"] = "full"
     latencies_from: Literal["sent", "due"] = "sent"
     ttft_s: Percentiles

@@ -92,11 +92,13 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     scatter = WITHIN if of_one_process(result) else "between runs"
     for reason in () if energy.valid else energy.reasons:
         yield Row("Energy is not valid", "", reason, strong=True)
-    costs = (
+    costs = [
         ("Energy per output token", energy.per_output_token),
         ("Prefill, per prompt token", energy.prefill),
         ("Decode, per output token", energy.decode),
-    )
+    ]
+    if energy.per_good_request is not None:
+        costs.append(("Energy per good request", energy.per_good_request))
     words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
     for label, cost in costs:
         first = cost is energy.per_output_token
@@ -127,7 +129,8 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
 
 def legend(energy: Energy) -> Iterator[str]:
     """What the brackets hold, where any value has them."""
-    shown = (energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total)
+    shown = [energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total]
+    shown += [] if energy.per_good_request is None else [energy.per_good_request]
     if energy.valid and any(led_by_range(estimate) for estimate in shown):
         source = "a model of power, not a sensor" if is_modelled(energy) else "the sensor's systematic error"
         yield (
@@ -162,9 +165,12 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     for label, estimate in (
         ("Output throughput", speed.output_tokens_per_second),
         ("Request throughput", speed.requests_per_second),
+        ("Goodput", speed.goodput_per_s),
     ):
-        within = WITHIN if estimate.low is not None and of_one_process(result) else None
-        yield Row(label, amount(estimate), within or "", gap=estimate.reason or "")
+        if estimate is not None:
+            within = WITHIN if estimate.low is not None and of_one_process(result) else None
+            asked = _objectives(result) if estimate is speed.goodput_per_s else None
+            yield Row(label, amount(estimate), _listed(within, asked), gap=estimate.reason or "")
     for label, times in (
         ("Time to first token", speed.ttft_s),
         ("Time per output token", speed.tpot_s),
@@ -189,7 +195,8 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         ),
     )
     if result.dataset is not None and (notes := list(result.dataset.notes())):
-        yield Row("Prompts", f"{result.config.n} of {result.config.dataset.name}", _listed(*notes))
+        count = result.dataset.prompts or result.config.n
+        yield Row("Prompts", f"{count} of {result.config.prompts_from}", _listed(*notes))
     flops = speed.flops
     if flops.total is None:
         yield Row("Arithmetic", MISSING, gap=flops.reason or "")
@@ -199,6 +206,11 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         yield Row(label, amount(share), gap=share.reason or "")
     yield _memory_row(result.memory)
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
+
+
+def _objectives(result: ExperimentResult) -> str:
+    stated = result.config.slo.model_dump(exclude_none=True)
+    return ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in stated.items())
 
 
 def failures(result: ExperimentResult) -> list[str]:

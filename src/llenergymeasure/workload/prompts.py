@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
 
 from llenergymeasure.config import plugins
@@ -23,6 +24,7 @@ from llenergymeasure.workload import hub
 from llenergymeasure.workload.files import opened
 from llenergymeasure.workload.foreign import JSON_FORMATS
 from llenergymeasure.workload.formats import OddRecordError, Prompt, UnknownFormatError, read_record
+from llenergymeasure.workload.traces import read_trace
 
 BUILT_IN = ("ai-energy-score", "mixed", "synthetic")
 SCORE_ID = "EnergyStarAI/text_generation"
@@ -55,10 +57,14 @@ class Dataset:
 def load_prompts(config: ExperimentConfig) -> Dataset:
     """The `config.n` prompts of `config.dataset`, chosen and ordered by `config.random_seed`.
 
-    They are the first n of a seeded shuffle, so a larger n under the same seed begins with the same prompts.
+    They are the first n of a seeded shuffle, so a larger n under the same seed begins with the same prompts;
+    conversations stay whole in it, but for the last. Those of a trace are its first n, or all where it has
+    fewer.
     ConfigError when there is no such dataset, it is too small, or a file holds something else: it names the
     file and the place. PreFlightError where the hub can't be asked for one of its datasets.
     """
+    if config.load is not None and config.load.trace is not None:
+        return _trace(config, config.load.trace)
     found, facts = _all_prompts(config)
     if config.n > len(found):
         name, skipped = config.dataset.name, facts.skipped_count
@@ -70,11 +76,42 @@ def load_prompts(config: ExperimentConfig) -> Dataset:
         )
     # Synthetic ones are drawn by place, and have no order of their own.
     if config.dataset.name != "synthetic":
-        random.Random(config.random_seed).shuffle(found)  # noqa: S311  repeatable, not secret
+        starts = [place for place, prompt in enumerate(found) if prompt.turn == 1]
+        whole = [found[start:end] for start, end in pairwise([*starts, len(found)])]
+        random.Random(config.random_seed).shuffle(whole)  # noqa: S311  repeatable, not secret
+        found = list(chain.from_iterable(whole))
     chosen = tuple(found[: config.n])
     _check_lengths(config, chosen)
     own = sum(prompt.output_tokens is not None for prompt in chosen)
-    return Dataset(chosen, replace(facts, own_lengths=own))
+    count = sum(prompt.turn == 1 for prompt in chosen) if config.dataset.turns == "all" else None
+    return Dataset(chosen, replace(facts, own_lengths=own, conversations=count, prompts=len(chosen)))
+
+
+def _trace(config: ExperimentConfig, path: Path) -> Dataset:
+    trace = read_trace(path, most=config.n)
+    for what, name in (("input", "max_input_tokens"), ("output", "max_output_tokens")):
+        most, record = max(
+            ((getattr(one, f"{what}_tokens"), one) for one in trace.records), key=lambda pair: pair[0]
+        )
+        if most > getattr(config, name):
+            raise ConfigError(
+                f"load.trace {path}, {record.place}: {most} {what} tokens, and {name} is "
+                f"{getattr(config, name)}",
+                hint=f"--set {name}={most} lets each request have its own length; n limits how many are used",
+            )
+    prompts = tuple(
+        Prompt(one.place, length=one.input_tokens, output_tokens=one.output_tokens, blocks=one.blocks)
+        for one in trace.records
+    )
+    facts = DatasetFacts(
+        str(path),
+        (f"{trace.form} trace",),
+        "line",
+        len(prompts),
+        own_lengths=len(prompts),
+        prompts=len(prompts),
+    )
+    return Dataset(prompts, facts)
 
 
 def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
@@ -117,7 +154,7 @@ def _prompts(
         count += 1
         where = f"dataset {name}, {unit} {number}"
         try:
-            kind, prompt = read_record(record, number, column=column)
+            kind, found = read_record(record, number, column=column, every_turn=config.dataset.turns == "all")
         except OddRecordError as error:
             if config.dataset.strict:
                 raise ConfigError(
@@ -129,7 +166,7 @@ def _prompts(
             raise ConfigError(f"{where} is {error}: no known format", hint=_way_out(error)) from error
         else:
             formats[kind] += 1
-            prompts.append(prompt)
+            prompts.extend(found)
     if not count:
         raise ConfigError(f"dataset {name} is empty", hint=JSON_FORMATS)
     odd = tuple(
@@ -168,7 +205,7 @@ def _synthetic(config: ExperimentConfig) -> list[Prompt]:
 
 def _mixed() -> tuple[list[Prompt], DatasetFacts]:
     with resources.as_file(resources.files(__package__) / "mixed.jsonl") as path, opened(path) as records:
-        prompts = [read_record(record, number)[1] for number, record in records.values]
+        prompts = [prompt for number, record in records.values for prompt in read_record(record, number)[1]]
     return prompts, DatasetFacts("built in", ("text",), "line", len(prompts))
 
 

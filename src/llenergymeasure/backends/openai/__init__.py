@@ -48,9 +48,10 @@ class OpenaiBackend:
                     f"take it out, and name it as this server does in openai.body, such as "
                     f"--set openai.body.{name}={getattr(decoder, name)}",
                 )
-        if options.api == "chat" and config.dataset.name == "synthetic":
+        is_trace = config.load is not None and config.load.trace is not None
+        if options.api == "chat" and (is_trace or config.dataset.name == "synthetic"):
             return Refusal(
-                "synthetic prompts are token ids, and the chat API takes messages",
+                "synthetic prompts and those of a trace are token ids, and the chat API takes messages",
                 "--set openai.api=completions, or another dataset",
             )
         if options.api == "chat" and config.dataset.chat_template == "off":
@@ -78,7 +79,14 @@ class OpenaiBackend:
             if server is not None and options.launch is not None:
                 runner.run(answers(client, server, within_s=options.launch.ready_timeout_s))
             facts = runner.run(facts_of(client, server))
-            session = OpenaiSession(config, options, client=client, runner=runner, facts=facts)
+            session = OpenaiSession(
+                config,
+                options,
+                client=client,
+                runner=runner,
+                facts=facts,
+                why_ended=None if server is None else server.why_ended,
+            )
             session.agree(requests)
             yield session
 

@@ -7,7 +7,7 @@ import resource
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -27,6 +27,8 @@ DRAIN_S = 60.0
 _LOOK_S = 0.02
 # Descriptors that a worker needs for other things than its connections.
 _SPARE_DESCRIPTORS = 64
+# What macOS takes although it says that there is no limit.
+_MACOS_DESCRIPTORS = 10_240
 
 
 async def drive(load: LoadConfig, arrivals: Iterator[Arrival], send: Send) -> None:
@@ -87,11 +89,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def connections_at_most() -> int:
     """How many this process may open; its soft limit is raised to the hard one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft - len(list(Path("/dev/fd").iterdir())) - _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MACOS_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(soft, most) - len(list(Path("/dev/fd").iterdir())) - _SPARE_DESCRIPTORS
 
 
 def refuse_too_many(wanted: int, most: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -34,6 +34,7 @@ from llenergymeasure.workload.arrivals import Arrival, arrivals
 
 # A server that has too much to do, or broke over one request: the next one may do.
 _COUNTED = {408, 409, 425, 429}
+_ENDS_S = 0.2
 _FINISHES: dict[str | None, FinishReason] = {"stop": "eos", "length": "length"}
 
 
@@ -48,12 +49,15 @@ class OpenaiSession:
         client: Client,
         runner: asyncio.Runner,
         facts: SessionFacts,
+        why_ended: Callable[[], BackendError | None] | None = None,
     ) -> None:
+        """`why_ended` is asked of a server that can't be reached any more, where llem started it."""
         self._config = config
         self._options = options
         self._client = client
         self._runner = runner
         self._facts = facts
+        self._why_ended = why_ended
         self._requests: Counter[str] = Counter(sent=0, answered=0, failed=0, cancelled=0)
         self._model = runner.run(self._served_model())
         self._bodies = Bodies(config, self._model, options.body)
@@ -165,11 +169,19 @@ class OpenaiSession:
         except BackendError as error:
             outcome = "failed"
             reply.fail(error.message, time.monotonic_ns())
-            raise
+            raise await self._because(error) from None
         finally:
             self._requests[outcome] += 1
             if outcome == "cancelled":
                 reply.fail(outcome, time.monotonic_ns())
+
+    async def _because(self, error: BackendError) -> BackendError:
+        if self._why_ended is None:
+            return error
+        # Its sockets are closed a moment before it has ended.
+        await asyncio.sleep(_ENDS_S)
+        why = self._why_ended()
+        return error if why is None else BackendError(f"{error.message}: {why.message}", hint=why.hint)
 
     def _settle(self, arrival: Arrival, reply: Reply, due_ns: int) -> Completion:
         done = self._completion(arrival.request, reply, due_ns)
