@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -74,7 +74,17 @@ def launched(config: ExperimentConfig) -> Iterator[tuple[OpenaiSession, str]]:
         pids = [one.pid for one in psutil.Process().children(recursive=True)]
         yield session, f"http://127.0.0.1:{port}"
     assert pids
-    assert not [pid for pid in pids if psutil.pid_exists(pid) and Path(f"/proc/{pid}/cmdline").read_text()]
+    # Those that were killed may take a moment to go.
+    until = time.monotonic() + 60
+    while any(map(is_running, pids)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def answered(session: OpenaiSession, config: ExperimentConfig) -> tuple[Completion, ...]:
