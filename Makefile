@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -40,6 +40,10 @@ tests: $(READY)
 bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# llem's client of servers beside a bare one and other tools. ARGS=--quick for a look, --hour for a long soak.
+bench-loadgen: $(READY)
+	$(BIN)/python -m benchmarks.loadgen $(ARGS)
 
 # What takes long: every mode of the compiler, what goes wrong between several processes, what the small model
 # costs, a conversion that is killed, and what every engine has to keep.
@@ -83,6 +87,21 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --no-deps -r requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --no-deps -e .
+	touch $@
+
+# Real servers, those whose environment is there: vLLM's and llama.cpp's are made by the targets above, and
+# transformers serve runs in the first one. Each of the two others gets the packages of its server beside it.
+SERVERS = transformers=$(BIN)/python $(foreach one,vllm llamacpp,$(and $(wildcard .venv-$(one)/ready),$(one)=.venv-$(one)/bin/python))
+
+test-server: $(VENV)/server $(and $(wildcard $(LLAMACPP)/ready),$(LLAMACPP)/server)
+	LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs tests/server
+
+$(VENV)/server: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt fastapi uvicorn openai
+	touch $@
+
+$(LLAMACPP)/server: $(LLAMACPP)/ready
+	$(LLAMACPP)/bin/pip install --quiet -c constraints.txt fastapi uvicorn sse-starlette starlette-context pydantic-settings
 	touch $@
 
 # Clusters on this machine, each in an environment of its own. Slurm itself is Debian's, and its daemons need root.

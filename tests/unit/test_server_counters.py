@@ -137,7 +137,7 @@ async def counted(url: str, posts: int) -> tuple[ServerCounts, ServerCounts]:
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_a_server_s_counts_are_those_of_its_client(engine: str) -> None:
-    with stub_server(metrics=engine, cache_block=3, refuse_every=4) as url:
+    with stub_server(metrics=f"{engine}:", cache_block=3, refuse_every=4) as url:
         before, after = asyncio.run(counted(url, 8))
     seen = difference(before, after)
     assert (seen.engine, seen.requests, seen.prompt_tokens, seen.output_tokens) == (engine, 6, 18, 24)

@@ -194,7 +194,7 @@ def test_counters_are_those_of_what_was_sent() -> None:
             "vllm:spec_decode_num_draft_tokens_total": 12,
             "vllm:spec_decode_num_accepted_tokens_total": 4,
         }
-    with stub_server(metrics="sglang", break_after=1, cache_block=3) as url:
+    with stub_server(metrics="sglang:", break_after=1, cache_block=3) as url:
         for _ in range(2):
             with pytest.raises(http.client.IncompleteRead):
                 post(url, REQUEST)

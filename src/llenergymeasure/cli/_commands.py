@@ -179,6 +179,13 @@ def doctor(
     doctor(characterise=characterise, simulated=simulated, as_json=as_json, verbose=verbose)
 
 
+def selfcheck(*, as_json: AsJson = False, verbose: Tracebacks = False) -> None:
+    """Check the client against a server that knows when it sent each token. Takes about 15 s."""
+    from llenergymeasure.cli.selfcheck import selfcheck
+
+    selfcheck(as_json=as_json, verbose=verbose)
+
+
 def show(
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)

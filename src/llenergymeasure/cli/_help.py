@@ -50,18 +50,32 @@ EXAMPLES: Mapping[str, Examples] = {
         ("llem record -o results < marks.jsonl", "llem record --meter rapl --pid 1234"), _OWN
     ),
     "llem doctor": Examples(("llem doctor", "llem doctor --json", "llem doctor --characterise"), _METERS),
+    "llem selfcheck": Examples(("llem selfcheck", "llem selfcheck --json"), "docs/guides/servers.md"),
     "llem init": Examples(("llem init", "llem init --yes --study", "llem init mine.yaml -m gpt2"), _FIRST),
     "llem list": Examples(("llem list", "llem list /data/results --json"), _FIRST),
     "llem show": Examples(
         (
-            "llem show results/20261130T101500-smollm2-135m-pytorch-f1756648-d6fb",
+            "llem show last --uncertainty",
+            "llem show 20261130T1015 --field energy.per_output_token",
             "llem show results/study --format markdown --sort energy",
         ),
         "docs/concepts/intervals.md",
     ),
     "llem compare": Examples(
-        ("llem compare results/a results/b", "llem compare results/main results/branch --fail-above 5"),
+        (
+            "llem compare results/a results/b",
+            "llem compare main branch --fail-on-regression 'per_output_token>3%'",
+            "llem compare --run a.yaml b.yaml --at-least 3% -o results",
+        ),
         _COMPARING,
+    ),
+    "llem report": Examples(
+        ("llem report results/study -o study.html", "llem report results --format md"),
+        "docs/guides/report.md",
+    ),
+    "llem export": Examples(
+        ("llem export results --to csv -o results.csv", "llem export last --to openmetrics"),
+        "docs/guides/data.md",
     ),
     "llem recompute": Examples(
         ("llem recompute results/a", "llem recompute results/a --save"), "docs/concepts/silences.md"

@@ -79,7 +79,7 @@ class Behaviour:
     break_after: int | None = None
     break_how: Literal["event", "cut", "stall"] = "event"
     dies_at: int | None = None
-    metrics: Literal["vllm", "sglang", "none"] = "vllm"
+    metrics: Literal["vllm:", "sglang:", "none"] = "vllm:"  # what counters' names begin with
     cache_block: int | None = None  # prompts are served from earlier ones in whole blocks of so many tokens
     drafted: int = 0  # tokens that each chunk's draft holds; all tokens of a chunk but one were accepted
 
@@ -253,7 +253,7 @@ def metrics(behaviour: Behaviour, counts: Counter[str]) -> str:
     labels = f'engine="0",model_name="{behaviour.model}"'
     drafts = counts["token_chunks"] if behaviour.drafted else 0
     tables: dict[str, dict[str, int]] = {
-        "vllm": {
+        "vllm:": {
             f"prompt_tokens_total{{{labels}}}": counts["prompt_tokens"],
             f"generation_tokens_total{{{labels}}}": counts["generation_tokens"],
             f'request_success_total{{finished_reason="length",{labels}}}': counts["answered"],
@@ -267,7 +267,7 @@ def metrics(behaviour: Behaviour, counts: Counter[str]) -> str:
             if drafts
             else 0,
         },
-        "sglang": {
+        "sglang:": {
             f"prompt_tokens_total{{{labels}}}": counts["prompt_tokens"],
             f"generation_tokens_total{{{labels}}}": counts["generation_tokens"],
             f"num_requests_total{{{labels}}}": counts["answered"],
@@ -275,7 +275,7 @@ def metrics(behaviour: Behaviour, counts: Counter[str]) -> str:
         },
     }
     table = tables[behaviour.metrics]
-    return "".join(f"{behaviour.metrics}:{name} {count}.0\n" for name, count in table.items())
+    return "".join(f"{behaviour.metrics}{name} {count}.0\n" for name, count in table.items())
 
 
 class Stub:

@@ -22,6 +22,8 @@ BACKENDS = {
     "openai": "llenergymeasure.backends.openai:OpenaiBackend",
     "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
 }
+# What is run to check the client of the engine that is a server elsewhere.
+CLIENT_CHECK = "llenergymeasure.backends.openai.selfcheck"
 # Engines of this project in packages of their own, which lie in `plugins/` of a checkout.
 APART = {"tensorrt": "llenergymeasure-tensorrt"}
 
