@@ -12,6 +12,7 @@ from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.report.content import content
 from llenergymeasure.report.markdown import as_markdown
 from llenergymeasure.report.page import REPORT_FILE, as_html, write
+from llenergymeasure.results.find import find
 
 FORMS = ("html", "md")
 
@@ -22,6 +23,7 @@ def report(paths: Sequence[Path], output: Path | None, *, form: str, opened: boo
             raise ConfigError(f"--format {form}: one of {', '.join(FORMS)}")
         if opened and form == "md":
             raise ConfigError("--open shows an HTML file in the browser", hint="leave out --format md")
+        paths = [find(path) for path in paths]
         found = content(paths)
         text = as_html(found) if form == "html" else as_markdown(found)
         if form == "md" and output is None:
