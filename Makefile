@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server docs
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -141,6 +141,20 @@ $(BROWSER)/ready: pyproject.toml constraints.txt
 		axe-playwright-python
 	touch $@
 
+# The site, in an environment of its own: pages whose links and anchors lead somewhere, or it fails. Those that
+# are made from code are kept in the repository, and a test says when they are out of date.
+DOCS := .venv-docs
+
+docs: $(DOCS)/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "The documentation is in build/site/index.html"
+
+$(DOCS)/ready: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --upgrade pip
+	$(DOCS)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -160,4 +174,4 @@ dist: $(READY)
 	ls -l dist
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) $(BROWSER) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) $(BROWSER) $(DOCS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,13 +1,19 @@
-"""Write the parts of these pages that follow from code: engines, warnings and models."""
+"""Write the pages, and parts of pages, that follow from code."""
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
+from llenergymeasure.cli import app
+from llenergymeasure.cli._help import EXAMPLES
 from llenergymeasure.config.engines import APART, BACKENDS, EngineSection, brought_section
 from llenergymeasure.config.keys import all_keys, keys_of
 from llenergymeasure.config.models import ENGINES
@@ -16,12 +22,15 @@ from llenergymeasure.models.families import FAMILIES
 from llenergymeasure.models.formulas import active_parameters, kv_cache_bytes, parameters, state_bytes
 from llenergymeasure.models.shapes import SHAPES
 from llenergymeasure.records import REMEDIES, Architecture, WarningCode
+from llenergymeasure.results.schema import result_schema
 
 ROOT = Path(__file__).parents[1]
 ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
 MODELS_PAGE = ROOT / "docs" / "reference" / "models.md"
 WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
 CONFIGURATION_PAGE = ROOT / "docs" / "reference" / "configuration.md"
+CLI_PAGE = ROOT / "docs" / "reference" / "cli.md"
+RESULTS_PAGE = ROOT / "docs" / "reference" / "results.md"
 
 _BUILT_IN = {name: ENGINES.get(name) or brought_section(name) or EngineSection for name in BACKENDS}
 _OWN: Mapping[str, type[EngineSection]] = {
@@ -176,6 +185,8 @@ SETTINGS, FACTS = _whole("settings", _SETTINGS), _whole("facts", _FACTS)
 
 _INTRODUCTION = """# Warnings
 
+After this page you know what each warning of a result means, and what to do about it.
+
 A result lists what weakens its numbers: `warnings[].code` is one of the codes below, with what was seen and
 what to do about it. The list is closed. This page is made by `python docs/generate.py`.
 
@@ -227,7 +238,13 @@ def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequenc
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """What stands between angle brackets would be taken for HTML, but for code."""
+    parts = re.split(r"(`[^`]*`)", text.replace("|", r"\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
 
 
 def warnings_page() -> str:
@@ -246,10 +263,16 @@ _CONFIGURATION = """# Configuration
 After this page you can write an experiment or a study file, and find out why a value is what it is.
 
 ```console
-$ llem init                            # writes a first file that fits this machine
+$ llem init --yes                      # writes a first file that fits this machine; without --yes it asks
+Saved: experiment.yaml
+…
 $ llem config keys temperature         # finds a key: what it takes, its default, what it is for
+decoder.temperature  number from 0, default 0.0
+    0 is greedy
 $ llem config validate experiment.yaml # every error at once, with its line
+experiment.yaml: valid experiment
 $ llem config show experiment.yaml     # each value, and where it comes from
+…
 ```
 
 A value comes from the first of these that gives it: a flag or `--set KEY=VALUE`, the file, a variable of
@@ -267,6 +290,9 @@ with `--study` or `--result` that of studies or of results.
 In Python `ExperimentConfig(preset="rigorous", ...)` holds just what it is given, and `preset` is a label.
 To apply a preset as a file does, with what is given on top, pass a mapping:
 `run_experiment({"model": "gpt2", "preset": "rigorous"})`, or `load_experiment_config` with `cli_overrides`.
+
+A configuration holds no secret, since every result holds its configuration. What is named `hf_token`,
+`api_key`, `password` or the like is refused, and the error names the environment variable to set instead.
 
 The options of each engine are listed with [the engines](../guides/engines.md), the keys of a study with
 [studies](../guides/studies.md). This page is made by `python docs/generate.py`.
@@ -286,11 +312,18 @@ def configuration_page() -> str:
 
 _MODELS = """# Models
 
+After this page you know which published models llem knows by name, and how much each weighs.
+
 `llem run --model random:NAME` measures a published shape with random weights: the arithmetic and the bytes
 are those of the real model, and nothing is downloaded. With `--dry-run` it prints what this table holds:
 
 ```console
 $ llem run --model random:deepseek-v3 --dry-run
+…
+Model
+  parameters    671,026,404,352
+  active        37,552,282,624   that one token of text meets, tables included
+…
 ```
 
 Active are the parameters that one token of text meets, tables of embeddings included, without the experts
@@ -337,6 +370,126 @@ def _figures(a: Architecture) -> Iterator[str]:
     yield f"{state_bytes(a, batch=1, bytes_per_element=2):,}"
 
 
+_CLI = """# Command line
+
+After this page you know every command and option. `llem COMMAND --help` prints the same.
+
+```console
+$ llem --version
+llem v…
+```
+
+Data goes to stdout: results, tables, what `--json` and `--dry-run` print. Progress, warnings of a run that
+goes on, and errors go to stderr, an error with its way out on a line that begins with `hint:`.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done; of `--dry-run` also where this machine would refuse the run |
+| 1 | a run, its preflight or the engine failed, or a result cannot be read. What was measured is kept |
+| 2 | the configuration is wrong, or results cannot be compared |
+| 3 | a study finished with failures |
+| 4 | `compare --fail-on-regression` found a regression |
+| 124 | timeout |
+| 130, 129, 143 | ended by Ctrl-C, SIGHUP, SIGTERM |
+
+`NO_COLOR`, `FORCE_COLOR` and `--color` decide on colour. `llem --install-completion` makes commands, options,
+keys of `--set` and ids of results complete at a press of Tab, in a new shell. This page is made by
+`python docs/generate.py`.
+"""
+_HIDDEN = {"help", "color", "install_completion", "show_completion"}
+
+
+def cli_page() -> str:
+    return _CLI + "".join(_commands("llem", typer.main.get_command(app)))
+
+
+# Typer carries a click of its own, whose classes have no public name.
+def _commands(path: str, command: Any) -> Iterator[str]:
+    if (inner := getattr(command, "commands", None)) is not None:
+        for name, one in inner.items():
+            yield from _commands(f"{path} {name}", one)
+        return
+    context = command.make_context(path, [], resilient_parsing=True)
+    yield f"\n## {path}\n\n{command.help}.\n"
+    yield f"\n```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n\n"
+    records = [one.get_help_record(context) for one in command.params if one.name not in _HIDDEN]
+    rows = [[f"`{name}`", about] for name, about in filter(None, records)]
+    yield "\n".join(_table(["argument or option", "what it is"], rows)) + "\n"
+    if (examples := EXAMPLES.get(path)) is not None:
+        lines = "".join(f"$ {line}\n" for line in examples.lines)
+        yield f"\n<!-- not run: needs the files that it names -->\n```console\n{lines}```\n"
+        title = (ROOT / examples.page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        yield f"\nMore: [{title}](../{examples.page.removeprefix('docs/')}).\n"
+
+
+_RESULTS = """# Result files
+
+After this page you know what every key of `result.json` holds.
+
+```console
+$ llem config schema --result > result.schema.json
+```
+
+prints the JSON Schema (draft 2020-12) that this page is made from, by `python docs/generate.py`; it is also
+in the package, `llenergymeasure/results/result.schema.json`. Files of every version since 0.8 are read: they
+are brought to the present form while they are loaded. A file of a newer version is refused.
+
+Names end in their units: `_j`, `_w`, `_s`, `_ns`, `_bytes`. What is missing is `null`, never 0. Where a
+figure can be missing, it is an [Estimate](#estimate), whose `reason` says why. [Reading a
+result](../guides/reading-a-result.md) explains the figures themselves.
+
+`kind` is `inference` for an [experiment](#experimentresult), and `windows` or `command` for
+[your own code](#windowsresult).
+"""
+
+
+def results_page() -> str:
+    schema: Mapping[str, Any] = result_schema()
+    defined = schema["$defs"]
+    order = ["ExperimentResult", "WindowsResult"]
+    for name in order:  # grows while it is walked
+        for other in re.findall(r"#/\$defs/(\w+)", str(defined[name])):
+            if other not in order and not _is_config(other):
+                order.append(other)
+    return _RESULTS + "".join(_object(name, defined[name]) for name in order if name != "JsonValue")
+
+
+def _is_config(name: str) -> bool:
+    return name.endswith("Config") or name == "SimulatedFault"
+
+
+def _object(name: str, facts: Mapping[str, Any]) -> str:
+    rows = [
+        [f"`{key}`", _type(one), " ".join(one.get("description", "").split())]
+        for key, one in facts["properties"].items()
+    ]
+    head = ["key", "holds", "meaning"]
+    if not any(meaning for _, _, meaning in rows):
+        head, rows = head[:2], [row[:2] for row in rows]
+    about = [text] if (text := facts.get("description")) else []
+    return "\n\n".join([f"\n## {name}", *about, "\n".join(_table(head, rows))]) + "\n"
+
+
+def _type(facts: Mapping[str, Any]) -> str:
+    """What a key holds, with links to what is described below."""
+    if reference := facts.get("$ref"):
+        name = reference.rpartition("/")[2]
+        if name == "JsonValue":
+            return "any value"
+        return "[configuration](configuration.md)" if _is_config(name) else f"[{name}](#{name.lower()})"
+    if parts := facts.get("anyOf") or facts.get("oneOf"):
+        return " or ".join(dict.fromkeys(map(_type, parts)))
+    if choices := facts.get("enum") or [facts[key] for key in ("const",) if key in facts]:
+        return ", ".join(f"`{one}`" for one in choices)
+    kind: str = facts.get("type", "any value")
+    if kind == "array":
+        inside = facts.get("prefixItems") or [facts.get("items", {})]
+        kind = "list of " + ", ".join(map(_type, inside))
+    elif kind == "object" and isinstance(facts.get("additionalProperties"), dict):
+        kind = f"names with {_type(facts['additionalProperties'])}"
+    return {"string": "text", "boolean": "true, false"}.get(kind, kind)
+
+
 if __name__ == "__main__":
     if missing := APART.keys() - _APART.keys():
         sys.exit(f"install the plug-ins of {', '.join(missing)} first: make .venv/ready")
@@ -344,3 +497,5 @@ if __name__ == "__main__":
     ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")
     CONFIGURATION_PAGE.write_text(configuration_page(), encoding="utf-8")
+    CLI_PAGE.write_text(cli_page(), encoding="utf-8")
+    RESULTS_PAGE.write_text(results_page(), encoding="utf-8")
