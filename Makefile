@@ -146,13 +146,13 @@ $(BROWSER)/ready: pyproject.toml constraints.txt
 DOCS := .venv-docs
 
 docs: $(DOCS)/ready
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 	@echo "The documentation is in build/site/index.html"
 
 $(DOCS)/ready: pyproject.toml constraints.txt
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install --quiet --upgrade pip
-	$(DOCS)/bin/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(DOCS)/bin/pip install --quiet -c constraints.txt --group docs
 	touch $@
 
 $(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
