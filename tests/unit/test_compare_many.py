@@ -299,7 +299,7 @@ def with_throughput(share: float) -> ExperimentResult:
         for run, one in zip(A.runs, each, strict=True)
         if run.figures is not None
     )
-    shown = Estimate(each[1], "tokens/s", each[0], each[2])
+    shown = Estimate(each[1], "token/s", each[0], each[2])
     speed = A.performance.model_copy(update={"output_tokens_per_second": shown})
     return later(A.model_copy(update={"runs": runs, "performance": speed}))
 

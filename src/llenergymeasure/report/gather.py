@@ -131,19 +131,11 @@ def read(
         result = None
         try:
             if place.folder is not None:
-                result = _loaded(place.folder)
+                result = load_any(place.folder)
         except ResultError as error:
             unread.append(error.message)
         if result is not None or place.row is not None:
             yield place, result
-
-
-def _loaded(folder: Path) -> ExperimentResult | WindowsResult:
-    try:
-        return ExperimentResult.load(folder)
-    except ResultError:
-        # Of windows or a command; or it says once more what is wrong.
-        return load_any(folder)
 
 
 def row_for(folder: Path, result: ExperimentResult, row: StudyRow | None) -> StudyRow:

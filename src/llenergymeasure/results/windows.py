@@ -179,6 +179,6 @@ def load_any(path: Path) -> ExperimentResult | WindowsResult:
     file, text = store.read_text(path)
     data = store.parse(text, file)
     if not isinstance(data, dict) or data.get("kind") not in RECORDED:
-        return ExperimentResult.load(path)
+        return store.from_data(data, text, file)
     store.check_version(data, file, newest=RESULT_SCHEMA_VERSION)
     return store.validated(WindowsResult, text, file, data)
