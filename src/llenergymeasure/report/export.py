@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol, TypeAlias
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import identity
 from llenergymeasure.exceptions import ResultError
@@ -192,7 +193,7 @@ def log_to_mlflow(export: Export, tracking_uri: str | None) -> int:
     if find_spec("mlflow") is None:
         raise ResultError(
             "the form mlflow needs the package mlflow or mlflow-skinny, and neither is installed",
-            hint="pip install 'llenergymeasure[mlflow]'",
+            hint=install("mlflow"),
         )
     import mlflow
     from mlflow.exceptions import MlflowException

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 from math import sqrt
 
-import numpy as np
-
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.records import Request
 from llenergymeasure.workload.traces import read_trace
@@ -75,6 +73,8 @@ def _times(load: LoadConfig, seed: int) -> Iterator[float | None]:
     else:
         # Gaps whose mean is 1/rate and whose coefficient of variation is 1/√shape.
         shape = load.burstiness if load.arrivals == "gamma" else 1.0
+        import numpy as np
+
         source = np.random.Generator(np.random.PCG64(seed))
         yield from accumulate(float(source.standard_gamma(shape)) / shape / rate for _ in count())
 
