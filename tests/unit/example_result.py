@@ -295,7 +295,7 @@ def _performance() -> Performance:
     return Performance(
         output_tokens_per_second=_around(OUTPUT_TOKENS / duration_s, "token/s"),
         total_tokens_per_second=_around((OUTPUT_TOKENS + PROMPT_TOKENS) / duration_s, "token/s"),
-        requests_per_second=_around(REQUESTS / duration_s, "requests/s"),
+        requests_per_second=_around(REQUESTS / duration_s, "request/s"),
         ttft_s=_percentiles(0.08),
         tpot_s=_percentiles(0.017),
         e2e_s=_percentiles(0.62),

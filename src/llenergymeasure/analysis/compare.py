@@ -19,7 +19,7 @@ from llenergymeasure.analysis.differences import (
 )
 from llenergymeasure.analysis.statistics import anytime_quantile, t_quantile, two_sided
 from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
+from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
 from llenergymeasure.results.models import ExperimentResult, RunPart, Term
 from llenergymeasure.results.summary import is_modelled
 
@@ -114,12 +114,13 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One figure of both, and B / A. `verdict` is what the interval of the ratio shows about B, None where
-    there is no interval; `withheld` says why it was withheld. `chance` is that of so large a ratio where
-    there is no difference (two-sided), None where it is not known.
+    """One figure of both, and B / A. `name` is a `FigureName`, or a column of `llem export` where another
+    tool measured it. `verdict` is what the interval of the ratio shows about B, None where there is none;
+    `withheld` says why it was withheld. `chance` is that of so large a ratio where there is no difference
+    (two-sided), None where it is not known.
     """
 
-    name: FigureName
+    name: str
     label: str
     a: Estimate
     b: Estimate
@@ -128,6 +129,15 @@ class Ratio:
     verdict: Verdict | None
     withheld: tuple[str, ...]
     chance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What is not compared, and why. `absent`: there was never anything to compare it with."""
+
+    name: str
+    reason: str
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +156,8 @@ class Comparison:
 
     `cancels` says whether the systematic errors of the energies cancel, None where one has no energy.
     `family` is among how many comparisons this is one: the intervals of all hold together with 95 %.
-    `one_server`: a single start of a server answered all runs of both.
+    `one_server`: a single start of a server answered all runs of both. `left_out` are figures that one side
+    alone has.
     """
 
     a: Side
@@ -157,6 +168,7 @@ class Comparison:
     ratios: tuple[Ratio, ...]
     family: int = 1
     one_server: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def compare(
@@ -202,9 +214,11 @@ def compare(
 
 
 def refuse_differences(
-    a: tuple[str, Start], b: tuple[str, Start], found: Sequence[Difference], allow: Collection[str]
+    a: tuple[str, object], b: tuple[str, object], found: Sequence[Difference], allow: Collection[str]
 ) -> None:
-    """ConfigError where A and B (their ids and starts) are one, and for differences that are not allowed."""
+    """ConfigError where A and B (their ids, and starts or tools) are one, and for differences that are not
+    allowed.
+    """
     keys = (*KEYS, SINGLE_PROCESS)
     if unknown := sorted(set(allow) - set(keys)):
         raise ConfigError(
@@ -241,7 +255,7 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
 
 
 def judge(  # noqa: PLR0913  each is a fact of its own
-    name: FigureName,
+    name: str,
     label: str,
     a: Figure,
     b: Figure,

@@ -59,8 +59,8 @@ def regressions(comparison: Comparison, limit: Limit, *, who: str = "B") -> list
 def _regression(one: Ratio, limit: Limit, who: str) -> str | None:
     found = one.ratio
     low, high = ends(found)
-    if found.value is None or low is None or high is None:
-        message = f"{limit.text} cannot be judged of {who}:\n  {found.reason}"
+    if found.value is None or low is None or high is None or one.verdict is None:
+        message = f"{limit.text} cannot be judged of {who}:\n  {found.reason or '; '.join(one.withheld)}"
         if one.method is not None and one.method.name == "too_few_runs":
             hint = f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}"
             raise ConfigError(message, hint=hint)

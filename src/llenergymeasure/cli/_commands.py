@@ -346,9 +346,15 @@ def compare(  # noqa: PLR0913  the signature is the command line
 def export(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold such"),
+        typer.Argument(
+            metavar="PATH…",
+            parser=_path,
+            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold such",
+            autocompletion=_complete.results,
+        ),
     ],
     *,
+    directory: Directory = None,
     to: Annotated[
         str,
         typer.Option(
@@ -371,7 +377,7 @@ def export(
     """Write results in a form that others read: one row each result, in SI units, with every interval."""
     from llenergymeasure.cli.export import export
 
-    export(paths, to, output=output, is_long=long, verbose=verbose)
+    export(paths, to, directory=directory, output=output, is_long=long, verbose=verbose)
 
 
 def recompute(
@@ -437,9 +443,15 @@ def merge(
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold some"),
+        typer.Argument(
+            metavar="PATH…",
+            parser=_path,
+            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold some",
+            autocompletion=_complete.results,
+        ),
     ],
     *,
+    directory: Directory = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="By default report.html in the folder of PATH"),
@@ -453,7 +465,7 @@ def report(
     """Make one page of results or a study: a file with its plots and tables, which needs no network."""
     from llenergymeasure.cli.report import report
 
-    report(paths, output, form=form, opened=opened, verbose=verbose)
+    report(paths, output, directory=directory, form=form, opened=opened, verbose=verbose)
 
 
 def execute(  # noqa: PLR0913  the signature is the command line

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from llenergymeasure.analysis.compare import MethodName, Ratio, Side
-    from llenergymeasure.analysis.differences import FigureName
     from llenergymeasure.analysis.many import Many
 
 # So many names are listed of those that something is about.
 FEW = 4
-_VERBS: dict[FigureName, str] = {
+_VERBS: dict[str, str] = {
     "energy_per_output_token": "uses",
     "output_tokens_per_second": "gives",
     "ttft_s": "takes",
@@ -169,13 +168,15 @@ def warnings_of_both(sides: dict[str, Side]) -> Iterator[str]:
 
 def sentence(one: Ratio, *, who: str = "B") -> str:
     """`B uses 12 % less, 9.3 to 15 %`, or why there is no such statement."""
-    found, verb, ratio = one.ratio, _VERBS[one.name], "B / A" if who else "ratio"
+    found, verb, ratio = one.ratio, _VERBS.get(one.name, "has"), "B / A" if who else "ratio"
     if found.value is None:
         return f"no ratio: {found.reason}"
     if one.verdict is None or found.low is None or found.high is None:
         few = one.method is not None and one.method.name == "too_few_runs"
         withheld = "no verdict: " if one.withheld and not few else ""
-        return f"{ratio} {found.value:.3f}, {withheld}{found.reason}{_systematic(one)}"
+        ends = "" if found.low is None else f", {found.low:.3f} to {found.high:.3f}"
+        why = found.reason or "; ".join(one.withheld)
+        return f"{ratio} {found.value:.3f}{ends}, {withheld}{why}{_systematic(one)}"
     within = ""
     if one.method is not None and one.method.name == "within_process":
         within = ", within one process each"
@@ -231,6 +232,7 @@ def notes(comparison: Comparison) -> Iterator[str]:
         yield "All runs were answered by one start of a server: another start of it may differ"
     for name in dict.fromkeys(one.method.name for one in comparison.ratios if one.method is not None):
         yield _METHODS[name].format(f"{100 * (1 - ALPHA / comparison.family):.4g} %")
+    yield from (f"Not compared, {one.name}: {one.reason}" for one in comparison.left_out)
 
 
 def _runs(count: int) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.exceptions import ResultError
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import STUDY_FILE, StudyGap, StudyResult, StudyRow, row_of
-from llenergymeasure.results.windows import WindowsResult, load_any
+from llenergymeasure.results.windows import WindowsResult
 
 # How deep below a directory that was named results are looked for: machine/study/experiment.
 DEPTH = 3
@@ -128,12 +129,18 @@ def read(
     `unread`.
     """
     for place in found.places:
-        result = None
+        result: ExperimentResult | WindowsResult | Imported | None = None
         try:
             if place.folder is not None:
-                result = load_any(place.folder)
-        except ResultError as error:
+                result, *_ = read_any(place.folder)
+        except (ConfigError, ResultError) as error:
             unread.append(error.message)
+        if isinstance(result, Imported):
+            unread.append(
+                f"{place.folder} is of {result.tool}, and a report is of llem's own results; "
+                "llem compare and llem export read it"
+            )
+            result = None
         if result is not None or place.row is not None:
             yield place, result
 
