@@ -45,7 +45,7 @@ def study(marker: str, *, repeats: int = 3, **more: Any) -> dict[str, JsonValue]
         "baseline": {"seconds": 0},
         "repeats": {"count": repeats},
         "openai": {"launch": {"command": [*STUB, "--behaviour", behaviour]}},
-        "sweep": {"openai.concurrency": [1, 2, 4]},
+        "sweep": {"load.concurrency": [1, 2, 4]},
         **more,
     }
 
@@ -142,7 +142,7 @@ def test_each_repeat_starts_a_server_and_visits_all_loads_in_another_order(tmp_p
 
 def test_what_is_started_otherwise_is_another_server(tmp_path: Path) -> None:
     executor, name = Asking(), marker()
-    sweep: JsonValue = {"openai.concurrency": [1, 2], "openai.launch.ready_timeout_s": [60, 90]}
+    sweep: JsonValue = {"load.concurrency": [1, 2], "openai.launch.ready_timeout_s": [60, 90]}
     visited(study(name, repeats=2, sweep=sweep), tmp_path, executor)
     pids = [pid for _, _, pid in executor.runs]
     assert len(pids) == 8
@@ -242,14 +242,14 @@ def test_no_server_outlives_its_study(number: signal.Signals, tmp_path: Path) ->
 
 
 def test_results_say_which_server_answered_and_what_was_asked_for(tmp_path: Path) -> None:
-    content = study(marker(), repeats=1, sweep={"openai.concurrency": [1, 2]})
+    content = study(marker(), repeats=1, sweep={"load.concurrency": [1, 2]})
     path = as_file(content, tmp_path / "study.yaml")
     command = [sys.executable, "-m", "llenergymeasure", "run", str(path), "--output", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out" / "study"
     rows = StudyResult.load(folder).rows
-    assert [row.varied for row in rows] == [{"openai.concurrency": 1}, {"openai.concurrency": 2}]
+    assert [row.varied for row in rows] == [{"load.concurrency": 1}, {"load.concurrency": 2}]
     servers = {server for row in rows for server in row.servers}
     assert len(servers) == 1
     (server,) = servers
