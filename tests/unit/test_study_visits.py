@@ -72,6 +72,7 @@ class Asking:
         for path in tasks:
             task = read_task(path)
             assert task.by_url is not None
+            assert task.config.load is not None
             options: Any = task.by_url.options
             assert options.launch is None
             port = int(options.base_url.rpartition(":")[2].removesuffix("/v1"))
@@ -79,7 +80,7 @@ class Asking:
                 one.pid for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port
                 and one.status == psutil.CONN_LISTEN and one.pid
             }  # fmt: skip
-            self.runs.append((options.concurrency, task.number, pid))
+            self.runs.append((task.config.load.concurrency, task.number, pid))
             why = self.fault(task, pid) or _why_silent(f"{options.base_url.removesuffix('/v1')}/health")
             run = task.folder / RUNS / str(task.number)
             if why is None:
