@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from pydantic import JsonValue, ValidationError
 
@@ -32,7 +32,10 @@ from llenergymeasure.records import (
     Served,
     SessionFacts,
 )
-from llenergymeasure.workload.arrivals import Arrival
+
+if TYPE_CHECKING:
+    # It brings numpy, which a plan does not need.
+    from llenergymeasure.workload.arrivals import Arrival
 
 _THREADS_EACH = 16
 

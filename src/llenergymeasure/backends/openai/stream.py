@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What a token of text or of reasoning comes under; vLLM sends reasoning under both of its names at once.
-_CONTENTS = (("reasoning_content", "reasoning"), ("content", "text"))
 _DECODER = json.JSONDecoder()  # json.loads on bytes first guesses their encoding
 
 
@@ -102,8 +100,12 @@ class Reply:
 
     def _take_choice(self, choice: Mapping[str, Any], t_ns: int) -> None:
         said = choice.get("delta") or choice.get("message") or choice
-        text = "".join(piece for a, b in _CONTENTS if isinstance(piece := said.get(a) or said.get(b), str))
-        if text:
+        text = said.get("content") or said.get("text")
+        # vLLM sends reasoning under both of its names at once.
+        thought = said.get("reasoning_content") or said.get("reasoning")
+        if isinstance(thought, str):
+            text = thought + text if isinstance(text, str) else thought
+        if text and isinstance(text, str):
             self.texts.append(text)
             self.chunk_ns.append(t_ns)
             self.end_ns = t_ns
