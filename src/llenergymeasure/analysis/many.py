@@ -141,6 +141,11 @@ def judged_together(pairs: Sequence[Compared]) -> Iterator[Compared]:
 def _shown(one: Ratio) -> Ratio:
     """The ratio of one that is shown to differ, although its own interval includes 1."""
     found = one.ratio
+    if one.difference is not None:
+        apart = one.difference
+        assert apart.value is not None
+        cut = replace(apart, low=0.0) if apart.value > 0 else replace(apart, high=0.0)
+        return replace(one, difference=cut, verdict="higher" if apart.value > 0 else "lower")
     assert found.value is not None
     assert found.low is not None
     assert found.high is not None

@@ -186,7 +186,7 @@ def selfcheck(*, as_json: AsJson = False, verbose: Tracebacks = False) -> None:
     selfcheck(as_json=as_json, verbose=verbose)
 
 
-def show(
+def show(  # noqa: PLR0913  the signature is the command line
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)
     ],
@@ -206,6 +206,14 @@ def show(
     sort: Annotated[
         str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
     ] = None,
+    holds: Annotated[
+        str | None,
+        typer.Option(
+            "--holds",
+            metavar="'accuracy>=P%'",
+            help="Of a study: only what keeps P % of the accuracy of its first experiment, and the cheapest",
+        ),
+    ] = None,
     directory: Directory = None,
     as_json: AsJson = False,
     verbose: Explained = False,
@@ -223,6 +231,7 @@ def show(
         as_json=as_json,
         form=form,
         sort=sort,
+        holds=holds,
         verbose=verbose,
     )
 

@@ -43,7 +43,7 @@ NOTES = (
 )
 
 
-def show(
+def show(  # noqa: PLR0913  the options of the command
     named: Path,
     *,
     directory: Path | None,
@@ -52,23 +52,24 @@ def show(
     as_json: bool,
     form: str | None,
     sort: str | None,
+    holds: str | None,
     verbose: bool,
 ) -> None:
     with reported(verbose=verbose):
         result = find(named, directory)
         if field is not None:
-            if uncertainty or form is not None or sort is not None:
+            if uncertainty or any(one is not None for one in (form, sort, holds)):
                 raise ConfigError(
-                    "--field prints one value, and goes with none of --uncertainty, --format, --sort"
+                    "--field prints one value, and goes with none of --uncertainty, --format, --sort, --holds"
                 )
             _show_field(result, field)
             return
         if is_study(result):
-            study.show_stored(result, form="json" if as_json else form, sort=sort)
+            study.show_stored(result, form="json" if as_json else form, sort=sort, holds=holds)
             return
-        if form is not None or sort is not None:
+        if any(one is not None for one in (form, sort, holds)):
             raise ConfigError(
-                "--format and --sort are for the table of a study", hint=f"{result} is one result"
+                "--format, --sort and --holds are for the table of a study", hint=f"{result} is one result"
             )
         _show_result(result, uncertainty=uncertainty, as_json=as_json, verbose=verbose)
 
