@@ -68,7 +68,7 @@ FIGURES = (
     Figure("request", "Energy per request", attrgetter("energy_per_request"), energy=True),
     Figure("total", "Energy, total", attrgetter("energy_total"), energy=True),
     Figure("memory", "Peak memory", _peak),
-    Figure("rate", "Request throughput", attrgetter("requests_per_second"), more_is_better=True),
+    Figure("requests", "Request throughput", attrgetter("requests_per_second"), more_is_better=True),
     Figure("goodput", "Goodput", attrgetter("goodput_per_s"), more_is_better=True),
     Figure("good_request", "Energy per good request", attrgetter("energy_per_good_request"), energy=True),
     Figure("itl", "Time between tokens", attrgetter("itl_s")),

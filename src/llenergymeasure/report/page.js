@@ -36,7 +36,7 @@
   const shownValue = (value) =>
     value === null || value === undefined ? MISSING : typeof value === "object" ? JSON.stringify(value) : String(value);
   const figureAt = (key) => figures.findIndex((figure) => figure.key === key);
-  const NOT_IN_TABLE = new Set(figureAt("rate") < 0 ? ["request", "total"] : ["total"]);
+  const NOT_IN_TABLE = new Set(figureAt("requests") < 0 ? ["request", "total"] : ["total"]);
   const number = (row, at) => (at < 0 || row.values[at].length < 2 ? null : row.values[at][1]);
   const text = (row, at) => (row.values[at].length < 2 ? MISSING : row.values[at][0]);
 
