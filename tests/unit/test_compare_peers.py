@@ -104,7 +104,7 @@ def test_a_limit_is_not_judged_by_a_file_without_repeats(tmp_path: Path) -> None
     assert outcome.exit_code == 1
 
 
-@pytest.mark.parametrize("command", ["compare", "show", "export"])
+@pytest.mark.parametrize("command", ["compare", "show", "export", "report"])
 def test_an_unknown_version_is_refused_by_name_before_anything_is_printed(
     command: str, tmp_path: Path
 ) -> None:

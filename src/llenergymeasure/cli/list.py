@@ -24,7 +24,8 @@ from llenergymeasure.records.figures import amount
 from llenergymeasure.results.find import where_results_are
 from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.index import Index, stamp_of
-from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.results.models import RESULT_SCHEMA_VERSION
+from llenergymeasure.results.store import RESULT_FILE, check_version
 from llenergymeasure.results.study import STUDY_FILE, StudyResult
 from llenergymeasure.results.summary import MISSING
 from llenergymeasure.results.windows import RECORDED
@@ -113,6 +114,8 @@ def _result(folder: Path) -> Entry:
         data = from_json((folder / RESULT_FILE).read_bytes(), allow_inf_nan=False)
         if isinstance(data, dict) and data.get("kind") in RECORDED:
             return _recorded(folder.name, data)
+        if data["schema_version"] != "1":
+            check_version(data, folder / RESULT_FILE, newest=RESULT_SCHEMA_VERSION)
         config, cost = data["config"], data["energy"]["per_output_token"]
         estimate = _estimate(cost)
         outcomes = [run["outcome"] for run in data.get("runs", ())]
@@ -124,10 +127,11 @@ def _result(folder: Path) -> Entry:
         state = ", ".join(text for text in lost if not text.startswith("0 ")) or "done"
         figure = amount(estimate, modelled=modelled)
         return Entry(folder.name, "result", state, what, figure, data["started_at"]["utc"])
+    except ResultError as error:
+        why = error.message.partition("result.json ")[2]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        return Entry(
-            folder.name, "result", "unreadable", f"{type(error).__name__}: {error}"[:80], MISSING, ""
-        )
+        why = f"{type(error).__name__}: {error}"
+    return Entry(folder.name, "result", "unreadable", why[:80], MISSING, "")
 
 
 def _merged(folder: Path) -> Entry:

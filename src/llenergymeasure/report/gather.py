@@ -134,6 +134,8 @@ def read(
             if place.folder is not None:
                 result, *_ = read_any(place.folder)
         except (ConfigError, ResultError) as error:
+            if place.row is None and len(found.places) == 1:
+                raise
             unread.append(error.message)
         if isinstance(result, Imported):
             unread.append(
