@@ -41,7 +41,13 @@ def test_a_missing_engine_costs_one_line_with_the_install_command(name: str, tmp
         pytest.skip(f"{PACKAGES[name]} is installed here")
     arguments = ["run", "--backend", name, "--model", "random:llama-3.2-1b", "-n", "2", "--quiet"]
     done = subprocess.run(
-        [LLEM, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        [LLEM, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 1
     assert done.stdout == ""
