@@ -95,7 +95,9 @@ def test_a_named_gpu_that_is_not_there_is_an_error_and_no_model_steps_in(tmp_pat
 def test_a_meter_of_no_known_name_lists_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(EnergyError, match="no meter is named 'nvm'") as caught:
         _chosen(EnergyConfig.model_construct(meter="nvm"), ONE_GPU, tmp_path)
-    assert caught.value.hint == "one of: auto, amd, apple, estimate, nvml, rapl"
+    assert (
+        caught.value.hint == "one of: auto, amd, apple, battery, estimate, hwmon, ipmi, nvml, rapl, redfish"
+    )
 
 
 @pytest.fixture

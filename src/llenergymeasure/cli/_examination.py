@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from llenergymeasure.doctor.characterise import Characterised, FoundSensor
     from llenergymeasure.doctor.examine import Examination, MeterReport, RecorderReport
 
-_KINDS = {"gpu": "GPU", "module": "module", "cpu": "CPU package", "dram": "memory", "host": "this host"}
+_KINDS = {
+    "gpu": "GPU",
+    "module": "module",
+    "cpu": "CPU package",
+    "dram": "memory",
+    "host": "this host",
+    "wall": "the wall",
+    "part": "recorded, not counted:",
+}
 
 
 def examination_lines(found: Examination) -> Iterator[str]:
@@ -84,7 +92,8 @@ def _domain(domain: Domain) -> str:
     calibrated = ", calibrated" if domain.systematic_gain is None and domain.kind == "gpu" else ""
     flags = f" ({', '.join(domain.flags)})" if domain.flags else ""
     names = ", ".join(dict.fromkeys(quantity.source for quantity in domain.quantities))
-    return f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}{flags}: {names}{calibrated}"
+    what = f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}".rstrip()
+    return f"{what}{flags}: {names}{calibrated}"
 
 
 def _gpu(gpu: GpuFacts) -> Iterator[Row]:
