@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGIN := plugins/llenergymeasure-tensorrt
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray test-meters meter-packages dist
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -94,6 +94,14 @@ test-slurm: $(SLURM)/ready slurm-packages
 
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
+
+# Management controllers: openipmi's simulator is Debian's, and needs root to be installed.
+test-meters: $(READY) meter-packages
+	$(BIN)/pytest -rs tests/meters
+
+meter-packages:
+	for one in ipmi_sim ipmitool; do command -v $$one > /dev/null || \
+		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq openipmi ipmitool; break; }; done
 
 slurm-packages:
 	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged; do command -v $$one > /dev/null || \

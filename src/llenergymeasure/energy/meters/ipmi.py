@@ -40,7 +40,8 @@ class IpmiMeter(DeviceMeter):
 
     The controller of this machine, or over the network that of LLEM_IPMI_HOST with LLEM_IPMI_USER and
     LLEM_IPMI_PASSWORD (or the first line of LLEM_IPMI_PASSWORD_FILE), which reach ipmitool by its
-    environment, and LLEM_IPMI_PORT. LLEM_IPMI_SENSOR names a sensor to read. `environ` is for tests.
+    environment. LLEM_IPMI_PORT and LLEM_IPMI_CIPHER (a cipher suite, for controllers that list none) are
+    seldom needed; LLEM_IPMI_SENSOR names a sensor to read.
     """
 
     def __init__(
@@ -118,8 +119,8 @@ class IpmiMeter(DeviceMeter):
         if (host := self._environ.get(f"{IPMI}_HOST")) is not None:
             where = f"the BMC at {host}"
             command += ["-I", "lanplus", "-H", host, "-E"]
-            command += ["-U", user] if (user := self._environ.get(f"{IPMI}_USER")) else []
-            command += ["-p", port] if (port := self._environ.get(f"{IPMI}_PORT")) else []
+            for option, name in (("-U", "USER"), ("-p", "PORT"), ("-C", "CIPHER")):
+                command += [option, value] if (value := self._environ.get(f"{IPMI}_{name}")) else []
             environ["IPMI_PASSWORD"] = password(IPMI, self._environ) or ""
         try:
             done = subprocess.run(
@@ -139,6 +140,8 @@ class IpmiMeter(DeviceMeter):
         if done.returncode == 0:
             return done.stdout
         said = " ".join(done.stderr.split())
+        if secret := environ.get("IPMI_PASSWORD"):
+            said = said.replace(secret, "…")
         if re.search(r"RAKP|unauthori[sz]ed|invalid (user|password)|authentication", said, re.IGNORECASE):
             refuse_credentials(IPMI, where)
         if re.search(r"open device|/dev/ipmi", said):

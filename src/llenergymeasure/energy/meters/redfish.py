@@ -167,7 +167,7 @@ def _watts(service: _Service, path: str) -> object:
             power = service.get(metrics).get("InputPowerWatts")
             inputs.append(power.get("Reading") if isinstance(power, dict) else None)
     # One that does not say makes the sum unknown.
-    numbers = [one for one in inputs if isinstance(one, int | float)]
+    numbers = [one for one in inputs if isinstance(one, int | float) and not isinstance(one, bool)]
     return sum(numbers) if numbers and len(numbers) == len(inputs) else None
 
 
