@@ -142,7 +142,11 @@ def _used(measurement: Measurement) -> set[str]:
 
 def of_boundary(one: RunEnergy, boundary: str) -> RunEnergy:
     """The same run within another boundary than that which was asked for."""
-    return _energy_without(one.measurement, one.lacks, boundary)
+    seen = one.measurement
+    domains = counted_domains(seen.trace.domains, seen.config, seen.facts, boundary=boundary)
+    if {domain.name for domain in domains} - one.lacks.keys() == {domain.name for domain in one.domains}:
+        return one
+    return _energy_without(seen, one.lacks, boundary)
 
 
 def run_energy(measurement: Measurement) -> RunEnergy:

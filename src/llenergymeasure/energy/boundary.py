@@ -10,7 +10,8 @@ from llenergymeasure.records import Domain, DomainKind
 # all of them, and each other.
 PARTS: tuple[DomainKind, ...] = ("gpu", "module", "cpu", "dram")
 WHOLES: tuple[DomainKind, ...] = ("host", "wall")
-ASKABLE = ("gpu", "gpu+cpu+dram", *WHOLES)
+# All that one result may hold, from the inside to the outside.
+NESTED = ("gpu", "parts", *WHOLES)
 
 
 def within(domains: Sequence[Domain], boundary: str = "auto") -> tuple[Domain, ...]:
@@ -18,7 +19,7 @@ def within(domains: Sequence[Domain], boundary: str = "auto") -> tuple[Domain, .
 
     `auto` is the sum of the parts, else the host, else the wall, else what is modelled. A module holds its
     GPU, the CPU and the memory beside it: where a GPU is read the modules are left out, and else the host's
-    packages.
+    packages. `parts` is their sum, whichever there are.
     """
     measured = [domain for domain in domains if domain.model is None]
     parts = _parts(measured)
@@ -27,6 +28,8 @@ def within(domains: Sequence[Domain], boundary: str = "auto") -> tuple[Domain, .
             groups: Iterable[tuple[Domain, ...]] = (parts, *(_of(measured, {kind}) for kind in WHOLES))
             modelled = tuple(domain for domain in domains if domain.model is not None)
             return next((group for group in groups if group), modelled)
+        case "parts":
+            return parts
         case "gpu+cpu+dram":
             return parts if {"gpu", "cpu", "dram"} <= {domain.kind for domain in parts} else ()
         case _:
