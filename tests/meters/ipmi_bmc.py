@@ -34,12 +34,12 @@ class Bmc:
 
     def environ(self, **more: str) -> dict[str, str]:
         return {
-            "LLEM_IPMI_HOST": "127.0.0.1",
-            "LLEM_IPMI_PORT": str(self.port),
-            "LLEM_IPMI_USER": USER,
+            "LLEM_METER_IPMI_HOST": "127.0.0.1",
+            "LLEM_METER_IPMI_PORT": str(self.port),
+            "LLEM_METER_IPMI_USER": USER,
             # Of its own accord ipmitool asks for the list, which the simulator does not have, for 10 s.
-            "LLEM_IPMI_CIPHER": "3",
-            "LLEM_IPMI_PASSWORD": PASSWORD,
+            "LLEM_METER_IPMI_CIPHER": "3",
+            "LLEM_METER_IPMI_PASSWORD": PASSWORD,
             **more,
         }
 

@@ -40,15 +40,17 @@ def test_a_controller_without_dcmi_is_read_by_its_sensor_of_the_machine(bmc: Bmc
 def test_the_password_may_be_in_a_file(bmc: Bmc, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{PASSWORD}\n")
     assert (
-        _meter(bmc, LLEM_IPMI_PASSWORD="", LLEM_IPMI_PASSWORD_FILE=str(tmp_path / "secret")).why_unavailable()
+        _meter(
+            bmc, LLEM_METER_IPMI_PASSWORD="", LLEM_METER_IPMI_PASSWORD_FILE=str(tmp_path / "secret")
+        ).why_unavailable()
         is None
     )
 
 
 def test_wrong_credentials_are_refused_and_never_printed(bmc: Bmc) -> None:
-    why = _meter(bmc, LLEM_IPMI_PASSWORD="another-one").why_unavailable()
+    why = _meter(bmc, LLEM_METER_IPMI_PASSWORD="another-one").why_unavailable()
     assert why is not None
-    assert "LLEM_IPMI_PASSWORD" in why
+    assert "LLEM_METER_IPMI_PASSWORD" in why
     assert "another-one" not in why
     assert PASSWORD not in why
 
@@ -56,7 +58,7 @@ def test_wrong_credentials_are_refused_and_never_printed(bmc: Bmc) -> None:
 def test_of_two_sensors_that_may_be_the_machine_one_has_to_be_named(tmp_path: Path) -> None:
     with simulated_bmc(tmp_path, sensors=("PS1 Input Power", "PS2 Input Power")) as bmc:
         assert "PS1 Input Power, PS2 Input Power" in (_meter(bmc).why_unavailable() or "")
-        with _meter(bmc, LLEM_IPMI_SENSOR="PS2 Input Power") as meter:
+        with _meter(bmc, LLEM_METER_IPMI_SENSOR="PS2 Input Power") as meter:
             assert [one.raw for one in meter.sample()] == [200_000]
 
 

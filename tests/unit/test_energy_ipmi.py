@@ -35,7 +35,11 @@ def _meter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch, **environ
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    basics = {"LLEM_IPMI_HOST": "bmc.example", "LLEM_IPMI_USER": "reader", "LLEM_IPMI_PASSWORD": PASSWORD}
+    basics = {
+        "LLEM_METER_IPMI_HOST": "bmc.example",
+        "LLEM_METER_IPMI_USER": "reader",
+        "LLEM_METER_IPMI_PASSWORD": PASSWORD,
+    }
     return IpmiMeter(environ={"PATH": os.environ["PATH"], **basics, **environ})
 
 
@@ -46,7 +50,7 @@ def _says(watts: int) -> str:
 def test_dcmi_is_asked_with_the_password_in_the_environment_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _meter(tmp_path, _says(223), monkeypatch, LLEM_BMC_AVERAGING_S="5") as meter:
+    with _meter(tmp_path, _says(223), monkeypatch, LLEM_METER_BMC_AVERAGING_S="5") as meter:
         assert [one.raw for one in meter.sample()] == [223_000]
         ((power,),) = [domain.quantities for domain in meter.domains()]
     assert (power.window_ns, power.step_ns) == (5_000_000_000, 5_000_000_000)
@@ -84,8 +88,8 @@ def test_a_failure_is_told_without_the_password(
 def test_a_memory_that_is_no_number_of_seconds_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, averaging: str
 ) -> None:
-    meter = _meter(tmp_path, _says(200), monkeypatch, LLEM_BMC_AVERAGING_S=averaging)
-    assert "LLEM_BMC_AVERAGING_S" in (meter.why_unavailable() or "")
+    meter = _meter(tmp_path, _says(200), monkeypatch, LLEM_METER_BMC_AVERAGING_S=averaging)
+    assert "LLEM_METER_BMC_AVERAGING_S" in (meter.why_unavailable() or "")
 
 
 def test_a_controller_that_answers_in_30_s_stalls_no_other_meter_and_is_a_gap(

@@ -80,9 +80,9 @@ def _served(resources: dict[str, dict[str, Any]]) -> Iterator[dict[str, str]]:
         thread.start()
         try:
             yield {
-                "LLEM_REDFISH_URL": f"http://127.0.0.1:{server.server_port}",
-                "LLEM_REDFISH_USER": "reader",
-                "LLEM_REDFISH_PASSWORD": PASSWORD,
+                "LLEM_METER_REDFISH_URL": f"http://127.0.0.1:{server.server_port}",
+                "LLEM_METER_REDFISH_USER": "reader",
+                "LLEM_METER_REDFISH_PASSWORD": PASSWORD,
             }
         finally:
             server.shutdown()
@@ -136,15 +136,17 @@ def test_of_several_chassis_one_has_to_be_named() -> None:
     resources[CHASSIS] = {"Members": [_link(f"{CHASSIS}/Enclosure"), _link(f"{CHASSIS}/Blade1")]}
     with _served(resources) as environ:
         assert "Blade1, Enclosure" in (RedfishMeter(environ=environ).why_unavailable() or "")
-        with RedfishMeter(environ={**environ, "LLEM_REDFISH_CHASSIS": "Blade1"}) as meter:
+        with RedfishMeter(environ={**environ, "LLEM_METER_REDFISH_CHASSIS": "Blade1"}) as meter:
             assert [one.raw for one in meter.sample()] == [300_000]
 
 
 def test_wrong_credentials_are_refused_and_never_printed() -> None:
     with _served(old_form(344)) as environ:
-        why = RedfishMeter(environ={**environ, "LLEM_REDFISH_PASSWORD": "another-one"}).why_unavailable()
+        why = RedfishMeter(
+            environ={**environ, "LLEM_METER_REDFISH_PASSWORD": "another-one"}
+        ).why_unavailable()
     assert why is not None
-    assert "LLEM_REDFISH_PASSWORD" in why
+    assert "LLEM_METER_REDFISH_PASSWORD" in why
     assert "another-one" not in why
     assert base64.b64encode(b"reader:another-one").decode() not in why
 
@@ -153,7 +155,11 @@ def test_wrong_credentials_are_refused_and_never_printed() -> None:
     "url", ["http://bmc.example", "https://reader:sesame@bmc.example", "bmc.example", "ftp://bmc.example"]
 )
 def test_an_address_that_would_give_the_password_away_is_refused(url: str) -> None:
-    environ = {"LLEM_REDFISH_URL": url, "LLEM_REDFISH_USER": "reader", "LLEM_REDFISH_PASSWORD": PASSWORD}
+    environ = {
+        "LLEM_METER_REDFISH_URL": url,
+        "LLEM_METER_REDFISH_USER": "reader",
+        "LLEM_METER_REDFISH_PASSWORD": PASSWORD,
+    }
     why = RedfishMeter(environ=environ).why_unavailable()
     assert why is not None
     assert "sesame" not in why

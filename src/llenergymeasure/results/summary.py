@@ -141,7 +141,9 @@ def _boundary_rows(energy: Energy) -> Iterator[Row]:
         value = amount(cost) if one.valid else f"({amount(cost)})" if cost.value is not None else MISSING
         sources = ", ".join(sorted({reading.source for reading in one.readings}))
         compared = None if ratio is None or ratio.value is None else f"{one.boundary} : gpu {amount(ratio)}"
-        note = _listed(compared, f"{one.method} by {sources}", None if one.valid else "not valid")
+        note = _listed(
+            compared, f"{one.method} by {sources}", None if one.valid or cost.value is None else "not valid"
+        )
         yield Row(f"  within {one.boundary}", value, note, gap=cost.reason or "")
     leading = next((one for one in energy.boundaries if one.boundary == energy.boundary), None)
     if leading is not None and leading.to_gpu is not None and leading.to_gpu.value is not None:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Quantity, Sample
 
-_URL, _SWITCH = "LLEM_WALL_URL", "LLEM_WALL_SWITCH"
+_URL, _SWITCH = "LLEM_METER_WALL_URL", "LLEM_METER_WALL_SWITCH"
 _ANSWER_S = 5.0
 # Both kinds of plug renew what they show once a second, a mean over that second.
 _STEP_NS = 1_000_000_000
@@ -36,8 +36,8 @@ class Reading:
 
 
 class WallMeter:
-    """The domain `wall`, by the plug at LLEM_WALL_URL: Shelly's second generation and later (its RPC over
-    HTTP; LLEM_WALL_SWITCH is the number of the switch, 0 by default), or Tasmota.
+    """The domain `wall`, by the plug at LLEM_METER_WALL_URL: one of Shelly's second generation or later (its
+    RPC over HTTP; LLEM_METER_WALL_SWITCH is the number of the switch, 0 by default), or Tasmota.
 
     Nothing may hang on the plug but this machine.
     """

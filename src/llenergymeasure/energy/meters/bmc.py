@@ -18,10 +18,10 @@ _GAIN = (0.95, 1.05)
 _OFFSET_W = (-20.0, 20.0)
 _STEP_S = 10.0
 _WINDOW_S = 30.0
-_AVERAGING = "LLEM_BMC_AVERAGING_S"
+_AVERAGING = "LLEM_METER_BMC_AVERAGING_S"
 
 # What the environment's variables of each way begin with.
-IPMI, REDFISH = "LLEM_IPMI", "LLEM_REDFISH"
+IPMI, REDFISH = "LLEM_METER_IPMI", "LLEM_METER_REDFISH"
 _DEVICES = tuple(map(Path, ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")))
 
 _PERIOD_S = 1.0
@@ -42,8 +42,8 @@ def host_device(
 ) -> tuple[Device, Domain]:
     """The host's power by `ask`, which gives milliwatts or raises EnergyError.
 
-    What the controller averages over is what was found out about it, else what LLEM_BMC_AVERAGING_S states,
-    else the most that it may be.
+    What the controller averages over is what was found out about it, else what the environment's
+    LLEM_METER_BMC_AVERAGING_S states, else the most that it may be.
     """
     window_s = _averaging_s(environ)
     step_s = min(_STEP_S, window_s)

@@ -38,10 +38,10 @@ _WHOLE = re.compile(
 class IpmiMeter(DeviceMeter):
     """The host's power by DCMI, else by the sensor of the whole machine, through the program `ipmitool`.
 
-    The controller of this machine, or over the network that of LLEM_IPMI_HOST with LLEM_IPMI_USER and
-    LLEM_IPMI_PASSWORD (or the first line of LLEM_IPMI_PASSWORD_FILE), which reach ipmitool by its
-    environment. LLEM_IPMI_PORT and LLEM_IPMI_CIPHER (a cipher suite, for controllers that list none) are
-    seldom needed; LLEM_IPMI_SENSOR names a sensor to read.
+    The controller of this machine, or over the network that of LLEM_METER_IPMI_HOST with LLEM_METER_IPMI_USER
+    and LLEM_METER_IPMI_PASSWORD (or the first line of LLEM_METER_IPMI_PASSWORD_FILE), which reach ipmitool by
+    its environment. LLEM_METER_IPMI_PORT and LLEM_METER_IPMI_CIPHER (a cipher suite, for controllers that
+    list none) are seldom needed; LLEM_METER_IPMI_SENSOR names a sensor to read.
     """
 
     def __init__(

@@ -29,9 +29,10 @@ class RedfishMeter(DeviceMeter):
     """The power of a chassis by the resources that DMTF's standard has for it: EnvironmentMetrics and
     PowerSubsystem (DSP8010 since 2020.4), else the older Power.
 
-    LLEM_REDFISH_URL is the controller's address (https://bmc), LLEM_REDFISH_USER and LLEM_REDFISH_PASSWORD
-    (or the first line of LLEM_REDFISH_PASSWORD_FILE) the credentials, LLEM_REDFISH_CHASSIS which of several
-    chassis is this machine, LLEM_REDFISH_CA a certificate to trust, as most controllers sign their own.
+    LLEM_METER_REDFISH_URL is the controller's address (https://bmc), LLEM_METER_REDFISH_USER and
+    LLEM_METER_REDFISH_PASSWORD (or the first line of LLEM_METER_REDFISH_PASSWORD_FILE) the credentials,
+    LLEM_METER_REDFISH_CHASSIS which of several chassis is this machine, LLEM_METER_REDFISH_CA a certificate
+    to trust, as most controllers sign their own.
     """
 
     def __init__(
