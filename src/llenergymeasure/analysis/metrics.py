@@ -37,6 +37,7 @@ from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
 from llenergymeasure.records import Estimate, FailedRun, Measurement, Throttling
 from llenergymeasure.results.models import (
+    Energy,
     ExperimentResult,
     IdlePower,
     Memory,
@@ -97,11 +98,11 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
         overhead=_overhead(measurements),
-        notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
+        notes=tuple(dict.fromkeys(_notes(energies, joules, leads=leads))),
     )
 
 
-def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
+def _notes(energies: Sequence[RunEnergy], joules: Energy, *, leads: int) -> Iterator[str]:
     for one in energies:
         yield from one.measurement.notes
     first = energies[0]
@@ -109,8 +110,9 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
         yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
     if (date := first.measurement.facts.chat_template_date) is not None:
         yield f"the chat template uses the date, which is fixed at {date}"
+    shown = {part.domain for one in joules.boundaries for part in one.readings}
     for domain in first.measurement.trace.domains:
-        if domain not in first.domains and domain.name not in first.lacks:
+        if domain not in first.domains and domain.name not in {*first.lacks, *shown}:
             yield f"{domain.name} was recorded and not counted"
     yield from unknown_states(energies)
     if first.measurement.config.is_stream:

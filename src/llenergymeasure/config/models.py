@@ -59,7 +59,18 @@ SCHEMA_VERSION = "2"
 
 # Fields outside the engines' sections that not every engine takes.
 TAKEN_BY_SOME = frozenset({"lora", "load", "passthrough_kwargs"})
-BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
+BUILTIN_METERS = (
+    "auto",
+    "nvml",
+    "amd",
+    "rapl",
+    "apple",
+    "hwmon",
+    "battery",
+    "ipmi",
+    "redfish",
+    "estimate",
+)
 
 
 def _known_name(name: str, builtin: Collection[str], *, group: plugins.Group, info: ValidationInfo) -> str:
@@ -212,11 +223,16 @@ class EnergyConfig(Section):
     meter: str = Field(
         default="auto",
         min_length=1,
-        description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name",
+        description=f"{', '.join(BUILTIN_METERS)}, or a plug-in's name",
     )
     gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
         default="auto",
         description="auto: those the engine uses; all; or a list of UUIDs, their beginnings or indices",
+    )
+    boundary: Literal["auto", "gpu", "gpu+cpu+dram", "host", "wall"] = Field(
+        default="auto",
+        description="what the figures take in: auto is the sum of all parts that are read, else the host; "
+        "what else was read is shown beside",
     )
     require_measured: bool = Field(
         default=False, description="refuse to run where energy could only be modelled"

@@ -145,9 +145,26 @@ class Lack(Part):
     reason: str
 
 
+class Boundary(Part):
+    """What the same passes took within one boundary. Boundaries hold each other: they are never added.
+
+    `to_gpu` is this boundary's energy over that of the GPUs, in the same windows; None where they are read by
+    nothing, or are this boundary. `valid` is whether no flag of a reading forbids to rely on it.
+    """
+
+    boundary: str
+    method: Literal["counter", "sampled", "modelled", "mixed"] | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    to_gpu: Estimate | None = None
+    readings: tuple[EnergyReading, ...]
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
-    costs. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
+    costs. `boundary` is the one that was asked for; `boundaries` has each that was read, where that are
+    several. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
     `repeats_for_2_percent` how many runs ± 2 % of joules per output token would take.
     """
 
@@ -172,6 +189,7 @@ class Energy(Part):
     load: Estimate
     readings: tuple[EnergyReading, ...]
     lacks: tuple[Lack, ...] = ()
+    boundaries: tuple[Boundary, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None
     uncertainty: Uncertainty | None = None

@@ -103,7 +103,7 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
     for label, cost in costs:
         first = cost is energy.per_output_token
-        said = words.get(energy.method or "") if first and cost.value is not None else None
+        said = words.get(energy.method or "", _alone(energy)) if first and cost.value is not None else None
         yield _cost_row(label, cost, energy, said=said, scatter=scatter, strong=first)
     if energy.per_correct_answer is not None:
         yield _cost_row("Energy per correct answer", energy.per_correct_answer, energy)
@@ -119,6 +119,7 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     yield _cost_row(
         "Energy, total", energy.total, energy, said=f"{by}; boundary {energy.boundary}" if known else None
     )
+    yield from _boundary_rows(energy)
     idle = [
         Row(f"Idle power, {name}", _joules(one, energy), gap=one.reason or "")
         for name, one in (
@@ -128,6 +129,30 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
         )
     ]
     yield from _folded(idle)
+
+
+def _alone(energy: Energy) -> str | None:
+    """What a figure leaves out that is of GPUs alone."""
+    is_alone = (energy.boundary or "").partition(" ")[0] == "gpu"
+    return "of the GPU alone, without the machine around it" if is_alone else None
+
+
+def _boundary_rows(energy: Energy) -> Iterator[Row]:
+    """The same work within the other boundaries that were read, and how much of it is the GPUs'."""
+    for one in energy.boundaries:
+        if one.boundary == energy.boundary:
+            continue
+        cost, ratio = one.per_output_token, one.to_gpu
+        value = amount(cost) if one.valid else f"({amount(cost)})" if cost.value is not None else MISSING
+        sources = ", ".join(sorted({reading.source for reading in one.readings}))
+        compared = None if ratio is None or ratio.value is None else f"{one.boundary} : gpu {amount(ratio)}"
+        note = _listed(
+            compared, f"{one.method} by {sources}", None if one.valid or cost.value is None else "not valid"
+        )
+        yield Row(f"  within {one.boundary}", value, note, gap=cost.reason or "")
+    leading = next((one for one in energy.boundaries if one.boundary == energy.boundary), None)
+    if leading is not None and leading.to_gpu is not None and leading.to_gpu.value is not None:
+        yield Row(f"  {leading.boundary} : gpu", amount(leading.to_gpu))
 
 
 def legend(energy: Energy) -> Iterator[str]:
