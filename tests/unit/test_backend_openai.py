@@ -444,6 +444,14 @@ def test_a_piece_is_counted_once_whatever_its_names() -> None:
         reply.take(json.dumps({"choices": [{"delta": delta}]}).encode(), 2)
     assert sorted("".join(reply.texts)) == ["a", "b", "c"]
     assert reply.chunk_ns == [2, 2]
+    assert reply.answer == "c"
+
+
+def test_what_a_server_sends_apart_as_reasoning_is_counted_and_is_not_the_answer() -> None:
+    with stub_server(reasoning=2) as url, opened(url, openai={"api": "chat"}) as session:
+        done = session.generate(asked(2), Position())
+    assert done.texts == ("".join(TEXTS[2:4]),) * 2
+    assert [one.output_tokens for one in done.completions] == [4, 4]
 
 
 def test_garbage_in_a_stream_fails_the_request() -> None:

@@ -398,6 +398,20 @@ def test_a_run_under_load_counts_what_the_server_counts(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
 
 
+def test_one_answer_to_each_prompt_of_a_running_load_is_judged(tmp_path: Path) -> None:
+    records = [{"prompt": f"Question {at}?", "answer": "ö" if at < 3 else "zzz"} for at in range(4)]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    asked_for = (f"dataset.name={path}", "dataset.matcher=regex", "output_length=natural")
+    with stub_server(each_s=0.005) as url:
+        result = result_of(url, tmp_path, *asked_for, "load.concurrency=2", n=4)
+    found = result["quality"]
+    assert (found["prompts"], found["judged"], found["correct"]) == (4, 4, 3)
+    assert result["tokens"]["requests"] > 4
+    cost = result["energy"]["per_correct_answer"]["value"]
+    assert cost == pytest.approx(result["energy"]["per_request"]["value"] / 0.75)
+
+
 def test_bundled_chunks_have_a_latency_of_their_own(tmp_path: Path) -> None:
     with stub_server(first_s=0.02, each_s=0.01, tokens_per_chunk=4) as url:
         speed = result_of(url, tmp_path, "load.concurrency=2")["performance"]

@@ -240,6 +240,7 @@ def test_no_server_outlives_its_study(number: signal.Signals, tmp_path: Path) ->
     process.communicate(timeout=90)
     assert process.returncode == (130 if number == signal.SIGINT else -9)
     assert gone(name)
+    assert (tmp_path / "out" / "study" / "report.html").exists() == (number == signal.SIGINT)
 
 
 def test_results_say_which_server_answered_and_what_was_asked_for(tmp_path: Path) -> None:

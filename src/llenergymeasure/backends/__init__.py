@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import engines, plugins
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
@@ -316,7 +317,7 @@ def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     missing = " and ".join(name for name in modules if find_spec(name) is None)
     if not missing:
         return None
-    return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
+    return f"the {backend} backend needs {missing}{use}: run {install(backend)}"
 
 
 def is_out_of_memory(error: object) -> bool:

@@ -63,10 +63,8 @@ def list_(directory: Path | None, *, as_json: bool, verbose: bool) -> None:
 
 
 def _lines(found: Sequence[Entry]) -> Iterator[str]:
-    rows = [["name", "state", "energy per output token", "what"]]
-    for one in found:
-        kind = "" if one.kind == "result" else f"{one.kind}: "
-        rows.append([one.name, one.state, one.figure, f"{kind}{one.what}"])
+    rows = [["name", "kind", "state", "energy per output token", "what"]]
+    rows += [[one.name, one.kind, one.state, one.figure, one.what] for one in found]
     for lines in fitting(rows, indent=""):
         yield from lines
 

@@ -150,7 +150,9 @@ class Bench:
             after()
         done = [tuple(self._numbered(walks, requests)) for _, walks in walked]
         if kind == "full":
-            done = self._judged(done, [walks for _, walks in walked])
+            all_walks = [walk for _, walks in walked for walk in walks]
+            # Greedy decoding says the same in each.
+            done = self._judged(done, all_walks if self._is_drawn else all_walks[:1])
         return tuple(
             Pass(window, len(walks), Generation(each))
             for (window, walks), each in zip(walked, done, strict=True)
@@ -181,24 +183,22 @@ class Bench:
         found = loads.run_windows(stream, self._config, count, before=before, edge=edge, after=after)
         for one in found:
             _check_counts(one.generation)
-        return tuple(
-            replace(one, generation=Generation(tuple(self._with_local(one.generation, self._requests))))
-            for one in found
-        )
+        done = [tuple(self._with_local(one.generation, self._requests)) for one in found]
+        done = self._judged(done, [one.generation for one in found])
+        return tuple(replace(one, generation=Generation(each)) for one, each in zip(found, done, strict=True))
+
+    @property
+    def _is_drawn(self) -> bool:
+        return self._config.decoder.temperature > 0
 
     def _judged(
-        self, done: list[tuple[Completion, ...]], passes: Sequence[Sequence[Generation]]
+        self, done: list[tuple[Completion, ...]], walks: Sequence[Generation]
     ) -> list[tuple[Completion, ...]]:
-        """With verdicts on the answers that have a reference: those of the first walk, since greedy decoding
-        says the same in each; where tokens are drawn, those of all walks.
-        """
+        """With verdicts on the answers in these walks, the first of `done`, that have a reference."""
         if self._was_judged or not any(self._work.references):
             return done
-        is_drawn = self._config.decoder.temperature > 0
-        self._was_judged = not is_drawn
-        walks = [walk for each in passes for walk in each]
-        verdicts = judge(self._config, self._work.references, walks if is_drawn else walks[:1])
-        given = iter(verdicts)
+        self._was_judged = not self._is_drawn
+        given = iter(judge(self._config, self._work.references, walks))
         return [tuple(replace(one, verdict=next(given, None)) for one in each) for each in done]
 
     def _walk_for(self, requests: Sequence[Request], start_ns: int) -> tuple[list[Generation], int]:

@@ -101,12 +101,12 @@ class Generation:
 
     `output_ids` are the generated token ids of every completion, end-of-sequence included and padding not:
     what tells two engines apart. None where the engine gives none, and in a pass, whose files hold counts.
-    `texts` are what a server replied, of engines that give text instead.
+    `texts` are what a server replied, of engines that give text instead; None where it was not kept.
     """
 
     completions: tuple[Completion, ...]
     output_ids: tuple[tuple[int, ...], ...] | None = None
-    texts: tuple[str, ...] | None = None
+    texts: tuple[str | None, ...] | None = None
 
     @property
     def answered(self) -> tuple[Completion, ...]:

@@ -102,7 +102,11 @@ def untraced(result: ExperimentResult) -> ExperimentResult:
 def load(path: Path) -> ExperimentResult:
     """Read a `result.json` or the folder that holds one; ResultError names the file and what is wrong."""
     file, text = read_text(path)
-    data = parse(text, file)
+    return from_data(parse(text, file), text, file)
+
+
+def from_data(data: object, text: str, file: Path) -> ExperimentResult:
+    """The result in a file that was read and parsed; ResultError as `load` has it."""
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ResultError(f"{file} is not a result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
     if data.get("kind", "inference") != "inference":

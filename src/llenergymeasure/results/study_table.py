@@ -182,7 +182,7 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         _amount(row.tpot_s),
         MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
         _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
-        _share(row.accuracy),
+        share(row.accuracy),
         _joules(row, row.energy_per_correct_answer),
     ]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
@@ -206,7 +206,7 @@ def _amount(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else amount(estimate)
 
 
-def _share(estimate: Estimate | None) -> str:
+def share(estimate: Estimate | None) -> str:
     """`62 % [52 to 71]`: an interval that is not symmetric by its ends."""
     if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
         return MISSING

@@ -340,7 +340,7 @@ def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
 
 def _run_table(runs: Sequence[RunPart]) -> Iterator[Sequence[str]]:
     """What each run alone gave."""
-    units = ("J/token", "tokens/s", "s", "s", "s")
+    units = ("J/token", "token/s", "s", "s", "s")
     yield "run", "energy", "throughput", "TTFT", "TPOT", "end to end", ""
     for run in runs:
         found = [None] * len(units) if run.figures is None else [value for _, value in run.figures]

@@ -133,7 +133,8 @@ class RunningLoad:
         # thread reads it whole.
         self._waited = (0, time.monotonic_ns(), 0)
         self._failures, self._failure = 0, ""
-        self._texts: dict[int, tuple[int, str]] = {}
+        # Of one answer to each prompt the walk, all of its text, and what of that is no reasoning.
+        self._texts: dict[int, tuple[int | None, str, str | None]] = {}
         self._tally: Tally | None = None
         self._is_draining = self._is_exhausted = False
         self._error: BaseException | None = None
@@ -183,11 +184,16 @@ class RunningLoad:
         done = [one for generation, _ in found for one in generation.completions]
         if done and all(one.finish == "error" for one in done):
             raise self._hopeless(len(done))
-        return [(Generation(tuple(map(self._counted, one.completions))), served) for one, served in found]
+        return [(self._with_texts(one.completions), served) for one, served in found]
 
-    def _counted(self, done: Completion) -> Completion:
-        walk, text = self._texts.get(done.index, (None, ""))
-        return replace(done, local_output_tokens=self._count(text)) if walk == done.walk else done
+    def _with_texts(self, completions: Sequence[Completion]) -> Generation:
+        done, answers = [], []
+        for one in completions:
+            walk, text, answer = self._texts.get(one.index, (None, "", None))
+            is_kept = walk == one.walk
+            done.append(replace(one, local_output_tokens=self._count(text)) if is_kept else one)
+            answers.append(answer if is_kept else None)
+        return Generation(tuple(done), texts=tuple(answers))
 
     def _hopeless(self, failed: int) -> BackendError:
         return BackendError(
@@ -250,7 +256,7 @@ class RunningLoad:
                 done = self._settle(arrival, reply, due_ns)
                 self._tally.add(done, reply.chunk_ns, is_cancelled=is_cancelled)
                 if reply.failure is None and done.index not in self._texts:
-                    self._texts[done.index] = done.walk, reply.text
+                    self._texts[done.index] = done.walk, reply.text, reply.answer
 
     def _note(self, now_ns: int) -> None:
         waited_ns, since_ns, waiting = self._waited

@@ -103,7 +103,7 @@ class OpenaiSession:
                 f"all {len(done)} requests failed; the first: {both[0][1].failure}",
                 hint="the server's own log says more",
             )
-        return Generation(done, texts=tuple(reply.text for _, reply, _ in both))
+        return Generation(done, texts=tuple(reply.answer for _, reply, _ in both))
 
     def serve(self, plan: Iterator[Arrival], observe: Observer) -> AbstractContextManager[RunningLoad]:
         """As `generate`, for as long as it is wanted."""

@@ -64,6 +64,8 @@ class Reply:
     status: int | None = None
     is_done: bool = False
     texts: list[str] = field(default_factory=list)
+    # Those that are no reasoning, once there is some.
+    _contents: list[str] | None = None
     chunk_ns: list[int] = field(default_factory=list)
 
     @property
@@ -74,6 +76,11 @@ class Reply:
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    @property
+    def answer(self) -> str:
+        """The text without what the server sent apart as reasoning."""
+        return "".join(self.texts if self._contents is None else self._contents)
 
     def take(self, data: bytes, t_ns: int) -> None:
         if data.strip() == b"[DONE]":
@@ -104,7 +111,13 @@ class Reply:
         # vLLM sends reasoning under both of its names at once.
         thought = said.get("reasoning_content") or said.get("reasoning")
         if isinstance(thought, str):
+            if self._contents is None:
+                self._contents = list(self.texts)
+            if isinstance(text, str):
+                self._contents.append(text)
             text = thought + text if isinstance(text, str) else thought
+        elif self._contents is not None and isinstance(text, str):
+            self._contents.append(text)
         if text and isinstance(text, str):
             self.texts.append(text)
             self.chunk_ns.append(t_ns)
