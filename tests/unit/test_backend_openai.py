@@ -78,8 +78,7 @@ def completions(session: OpenaiSession, requests: list[Request] | None = None) -
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts = session.facts().requests
-    assert counts is not None
+    counts = session.account()
     assert counts.sent == counts.answered + counts.failed + counts.cancelled
     return asdict(counts)
 

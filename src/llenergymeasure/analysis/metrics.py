@@ -31,6 +31,7 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import RunEnergy, alike, run_energy
+from llenergymeasure.analysis.server import server_part
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
@@ -89,6 +90,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         energy=joules,
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
+        server=server_part(measurements),
         quality=judged,
         devices=device_states(energies),
         throttling=_throttling(measurements),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llenergymeasure.analysis.server import DISPUTED, WARNED, apart, is_disputed, server_part
 from llenergymeasure.records import Completion, Measurement, MeasurementWarning, Pass
 from llenergymeasure.results.models import Tokens
-
-WARNED, DISPUTED = 0.01, 0.05
 
 
 def tokens(measurements: Sequence[Measurement]) -> Tokens:
@@ -33,7 +32,8 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
         pinned_ok=None
         if natural
         else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in done),
-        disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
+        disputed=any(apart(*counts) > DISPUTED for counts in _counted_twice(done).values())
+        or is_disputed(server_part(measurements)),
         local_input=_sum_of_all([one.local_prompt_tokens for one in counted]),
         local_output=_sum_of_all([one.local_output_tokens for one in counted]),
         cut_prompts=measurement.cut_prompts,
@@ -46,12 +46,12 @@ def token_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
         MeasurementWarning.of(
             "tokens_disputed",
             f"{what} tokens: the engine counts {engine:,} and the tokenizer {local:,}, "
-            f"{100 * _apart(engine, local):.3g} % apart; the engine's count is used",
+            f"{100 * apart(engine, local):.3g} % apart; the engine's count is used",
         )
         for what, (engine, local) in _counted_twice(
             [done for one in passes for done in one.generation.answered]
         ).items()
-        if _apart(engine, local) > WARNED
+        if apart(engine, local) > WARNED
     ]
 
 
@@ -67,11 +67,6 @@ def _counted_twice(done: Sequence[Completion]) -> dict[str, tuple[int, int]]:
         what: (sum(engine for engine, _ in both), sum(local for _, local in both))
         for what, both in (("prompt", read), ("output", written))
     }
-
-
-def _apart(engine: int, local: int) -> float:
-    """How far two counts are apart, relative to the larger one; 0 where both are 0."""
-    return abs(engine - local) / max(engine, local, 1)
 
 
 def _sum_of_all(counts: Sequence[int | None]) -> int | None:

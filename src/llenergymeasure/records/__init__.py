@@ -17,6 +17,7 @@ from llenergymeasure.records.architecture import (
     Quantisation,
     Recurrence,
 )
+from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
@@ -45,7 +46,6 @@ from llenergymeasure.records.running import (
     Pass,
     Progress,
     Request,
-    RequestCounts,
     Served,
     SessionFacts,
     Verdict,
@@ -105,6 +105,7 @@ __all__ = [
     "Sample",
     "Series",
     "Served",
+    "ServerCounts",
     "SessionFacts",
     "SkippedRecords",
     "Stage",

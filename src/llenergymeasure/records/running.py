@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
+from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.windows import Window
 
 # Each bin is wider than the one before by a factor of exp(1/250): 0.4 %.
@@ -123,22 +124,13 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """What became of every request that a session has sent: it was answered, failed or was cancelled."""
-
-    sent: int = 0
-    answered: int = 0
-    failed: int = 0
-    cancelled: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
     `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
     do not see who does. `requests` is None where the engine is not a server; `server` says which it is,
-    where it may answer other runs too: its URL, and on this host when its process was started.
+    where it may answer other runs too: its URL, and on this host when its process was started. `counted` is
+    what it counted itself, from before the first of the `requests` on.
     `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks for today's.
     """
 
@@ -149,6 +141,7 @@ class SessionFacts:
     pids: tuple[int, ...] = ()
     why_unmetered: str | None = None
     requests: RequestCounts | None = None
+    counted: ServerCounts | None = None
     server: str | None = None
     parameters: int | None = None
     weights_bytes: int | None = None
