@@ -90,7 +90,7 @@ def is_running(pid: int) -> bool:
 def answered(session: OpenaiSession, config: ExperimentConfig) -> tuple[Completion, ...]:
     """All requests of a walk, each with times in order."""
     requests = prepared(config).workload.requests
-    done = session.generate(requests, Position()).completions
+    done = tuple(session.generate(requests, Position()).completions)
     assert len(done) == REQUESTS
     for one, request in zip(done, requests, strict=True):
         assert one.finish in {"length", "eos"}

@@ -74,7 +74,7 @@ def opened(url: str, /, **changes: Any) -> Iterator[OpenaiSession]:
 
 
 def completions(session: OpenaiSession, requests: list[Request] | None = None) -> tuple[Completion, ...]:
-    return session.generate(requests or asked(), Position()).completions
+    return tuple(session.generate(requests or asked(), Position()).completions)
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:

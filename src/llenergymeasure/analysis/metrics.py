@@ -216,7 +216,7 @@ def _window(seen: Measurement, *, leads: int) -> RunWindow:
 
 def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
     groups = replicates(measurements, leads=leads)
-    done = [one for group in groups for each in group for one in each.generation.completions]
+    done = (one for group in groups for each in group for one in each.generation.completions)
     from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 

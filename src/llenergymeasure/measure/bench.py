@@ -19,6 +19,7 @@ from llenergymeasure.records import (
     BlockKind,
     Clock,
     Completion,
+    Completions,
     Generation,
     Pass,
     Request,
@@ -185,7 +186,9 @@ class Bench:
         for one in found:
             _check_counts(one.generation)
         return tuple(
-            replace(one, generation=Generation(tuple(self._with_local(one.generation, self._requests))))
+            replace(
+                one, generation=Generation(Completions.of(self._with_local(one.generation, self._requests)))
+            )
             for one in found
         )
 

@@ -17,6 +17,7 @@ from llenergymeasure.records.architecture import (
     Quantisation,
     Recurrence,
 )
+from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
 from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
@@ -39,8 +40,6 @@ from llenergymeasure.records.measuring import (
 from llenergymeasure.records.running import (
     Block,
     BlockKind,
-    Completion,
-    FinishReason,
     Generation,
     Idle,
     Pass,
@@ -48,7 +47,6 @@ from llenergymeasure.records.running import (
     Request,
     Served,
     SessionFacts,
-    Verdict,
     WarmUp,
 )
 from llenergymeasure.records.telling import (
@@ -70,6 +68,7 @@ __all__ = [
     "BlockKind",
     "Clock",
     "Completion",
+    "Completions",
     "DatasetFacts",
     "Domain",
     "DomainKind",

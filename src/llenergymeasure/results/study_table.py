@@ -22,8 +22,10 @@ Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
 SIMULATED = " · simulated: no model ran, no sensor was read"
 # Of a load, of a search, and where answers were judged.
 _SOMETIMES = ("energy per request", "good", "accuracy", "energy per correct answer")
-HEADS = ("energy per token", _SOMETIMES[0], "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES[1:])
-HEADS += ("runs", "warnings")
+HEADS = (
+    *("energy per token", _SOMETIMES[0], "throughput", "TTFT", "TPOT", "memory"),
+    *(*_SOMETIMES[1:], "runs", "warnings"),
+)
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(

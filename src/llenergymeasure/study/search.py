@@ -38,8 +38,9 @@ def good_share(run: Path, slo: SloConfig) -> float | None:
     from llenergymeasure.measure.replay import read_measurements
 
     (seen,) = read_measurements(run.parents[1], [int(run.name)])
-    done = [one for each in seen.passes for one in each.generation.completions]
-    return sum(is_good(one, slo) for one in done) / len(done) if done else None
+    count = sum(len(each.generation.completions) for each in seen.passes)
+    good = sum(is_good(one, slo) for each in seen.passes for one in each.generation.completions)
+    return good / count if count else None
 
 
 def is_good(done: Completion, slo: SloConfig) -> bool:

@@ -17,7 +17,7 @@ from llenergymeasure.backends.openai.stream import Reply
 from llenergymeasure.backends.openai.tally import Tally
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Completion, Generation, Served
+from llenergymeasure.records import Completion, Completions, Generation, Served
 from llenergymeasure.workload.arrivals import Arrival
 
 Send: TypeAlias = Callable[[Arrival, int], Awaitable[None]]
@@ -180,10 +180,12 @@ class RunningLoad:
     def windows(self) -> Sequence[tuple[Generation, Served]]:
         assert self._tally is not None, "windows were cut"
         found = self._tally.windows()
-        done = [one for generation, _ in found for one in generation.completions]
-        if done and all(one.finish == "error" for one in done):
-            raise self._hopeless(len(done))
-        return [(Generation(tuple(map(self._counted, one.completions))), served) for one, served in found]
+        ended = sum(len(one.completions) for one, _ in found)
+        if ended and all(one.finish == "error" for generation, _ in found for one in generation.completions):
+            raise self._hopeless(ended)
+        return [
+            (Generation(Completions.of(map(self._counted, one.completions))), served) for one, served in found
+        ]
 
     def _counted(self, done: Completion) -> Completion:
         walk, text = self._texts.get(done.index, (None, ""))
