@@ -527,7 +527,10 @@ def test_earlier_repeats_are_kept_when_the_server_dies(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     outcomes = [run["outcome"] for run in result["runs"]]
     assert outcomes[0] == "measured"
-    assert "failed" in outcomes
+    first = next(run for run in result["runs"] if run["outcome"] == "failed")
+    sent, answered, failed, cancelled = account_in(first["reason"].partition(";")[2])
+    assert sent == answered + failed + cancelled
+    assert failed > 0
 
 
 def test_connections_never_cap_a_load_in_silence(tmp_path: Path) -> None:

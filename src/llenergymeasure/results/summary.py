@@ -98,6 +98,8 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
         ("Prefill, per prompt token", energy.prefill),
         ("Decode, per output token", energy.decode),
     ]
+    if result.config.load is not None:
+        costs.append(("Energy per request", energy.per_request))
     if energy.per_good_request is not None:
         costs.append(("Energy per good request", energy.per_good_request))
     words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
