@@ -24,6 +24,7 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy, of_boundary
+from llenergymeasure.analysis.server import server_part, server_warnings
 from llenergymeasure.analysis.statistics import stein_count, t_half_width
 from llenergymeasure.analysis.uncertainty import uncertainty
 from llenergymeasure.config.load import SloConfig
@@ -297,4 +298,7 @@ def _reasons(
         seen = one.measurement
         found = (*seen.warnings, *device_warnings(seen.trace, one.domains, seen.passes))
         reasons += [f"{warning.code}: {warning.message}" for warning in found if warning.code in INVALIDATING]
+    measurements = [one.measurement for one in energies]
+    asked = server_warnings(server_part(measurements), measurements)
+    reasons += [f"{warning.code}: {warning.message}" for warning in asked if warning.code in INVALIDATING]
     return tuple(dict.fromkeys(reasons))

@@ -31,6 +31,7 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import RunEnergy, alike, run_energy
+from llenergymeasure.analysis.server import server_part
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
@@ -90,6 +91,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         energy=joules,
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
+        server=server_part(measurements),
         quality=judged,
         devices=device_states(energies),
         throttling=_throttling(measurements),
@@ -216,7 +218,7 @@ def _window(seen: Measurement, *, leads: int) -> RunWindow:
 
 def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
     groups = replicates(measurements, leads=leads)
-    done = [one for group in groups for each in group for one in each.generation.completions]
+    done = (one for group in groups for each in group for one in each.generation.completions)
     from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 

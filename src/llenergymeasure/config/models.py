@@ -542,6 +542,18 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         """Whether passes are windows of a running load, rather than walks between two silences."""
         return self.load is not None and not self.load.finite
 
+    @property
+    def why_no_prefill(self) -> str | None:
+        """Why no prefill passes are run; None where they are."""
+        load = self.load
+        if self.max_output_tokens == 1:
+            return "every request has one output token: prefill is all there is (see energy per request)"
+        if self.is_stream:
+            return "under a running load prefill and decode of different requests overlap"
+        if load is not None and (load.arrivals != "closed" or load.think_s):
+            return "requests come at times of their own, and a pass of prefill would mostly wait for them"
+        return None if self.passes.prefill else "no prefill passes were asked for: passes.prefill is 0"
+
 
 # The engines whose sections are fields, for editors and type checkers; others bring theirs with the backend.
 ENGINES: dict[str, type[EngineSection]] = {

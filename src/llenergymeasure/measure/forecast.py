@@ -227,7 +227,8 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
         yield Step("full", seconds, seconds, f"{windows} of the running load, which then drains")
     else:
         yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
-    if (count := config.passes.prefill) and not config.is_stream:
+    if config.why_no_prefill is None:
+        count = config.passes.prefill
         block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)
         yield replace(block, note=f"{block.note}, one output token each")
     after_s = CLOSE_S + (REST_S + idle if idle else 0.0)

@@ -18,6 +18,7 @@ from llenergymeasure.records import (
     Environment,
     Estimate,
     MeasurementWarning,
+    RequestCounts,
     SessionFacts,
     Start,
     Throttling,
@@ -76,6 +77,31 @@ class Tokens(Part):
     local_input: Count | None = None
     local_output: Count | None = None
     cut_prompts: Count | None = None
+
+
+class ServerPart(Part):
+    """What the server itself counted, from before the first request of a run until its last answer: warm-up
+    and what was between the passes included. Sums over all runs; None with the `reason` where it does not.
+
+    `client` is what llem's client counted in the same time. `other_requests` are those that the server
+    answered beyond the client's. `cache_hit_share` is of the prompt tokens that were looked for in the prefix
+    cache; `acceptance_length` the mean tokens of a step of speculative decoding, one more than were accepted.
+    """
+
+    engine: str | None
+    prompt_tokens: Count | None
+    output_tokens: Count | None
+    requests: Count | None
+    cache_lookup_tokens: Count | None
+    cache_hit_tokens: Count | None
+    cache_hit_share: float | None
+    drafts: Count | None
+    draft_tokens: Count | None
+    accepted_tokens: Count | None
+    acceptance_length: float | None
+    other_requests: Count | None
+    client: RequestCounts
+    reason: str | None = None
 
 
 class IdlePower(Part):
@@ -374,6 +400,7 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    server: ServerPart | None = Field(default=None, description="a server's own counters beside the client's")
     quality: Quality | None = Field(
         default=None, description="only of prompts with a reference answer that was judged"
     )

@@ -20,9 +20,12 @@ from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
 SIMULATED = " · simulated: no model ran, no sensor was read"
-# Of a search, and where answers were judged.
-_SOMETIMES = ("good", "accuracy", "energy per correct answer")
-HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES, "runs", "warnings")
+# Of a load, of a search, and where answers were judged.
+_SOMETIMES = ("energy per request", "good", "accuracy", "energy per correct answer")
+HEADS = (
+    *("energy per token", _SOMETIMES[0], "throughput", "TTFT", "TPOT", "memory"),
+    *(*_SOMETIMES[1:], "runs", "warnings"),
+)
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -177,6 +180,7 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         return [*of, *(MISSING,) * (len(HEADS) - 2), f"0 of {row.planned}", row.outcome]
     figures = [
         _joules(row, row.energy_per_output_token),
+        _joules(row, row.energy_per_request) if any(map(_is_of_load, row.varied)) else MISSING,
         _amount(row.output_tokens_per_second),
         _amount(row.ttft_s),
         _amount(row.tpot_s),
@@ -188,6 +192,10 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
+
+
+def _is_of_load(key: str) -> bool:
+    return key.startswith("load.")
 
 
 def _percent(share: float) -> str:

@@ -98,6 +98,8 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
         ("Prefill, per prompt token", energy.prefill),
         ("Decode, per output token", energy.decode),
     ]
+    if result.config.load is not None:
+        costs.append(("Energy per request", energy.per_request))
     if energy.per_good_request is not None:
         costs.append(("Energy per good request", energy.per_good_request))
     words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
@@ -222,6 +224,7 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
             _cut(result),
         ),
     )
+    yield from _server_rows(result)
     yield from _quality_rows(result)
     if result.dataset is not None and (notes := list(result.dataset.notes())):
         count = result.dataset.prompts or result.config.n
@@ -235,6 +238,32 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         yield Row(label, amount(share), gap=share.reason or "")
     yield _memory_row(result.memory)
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
+
+
+def _server_rows(result: ExperimentResult) -> Iterator[Row]:
+    """What the server counted, from the first request to the last."""
+    server = result.server
+    if server is None:
+        return
+    mine, others = server.client, server.other_requests
+    if server.prompt_tokens is not None and server.output_tokens is not None:
+        alike = (server.prompt_tokens, server.output_tokens) == (mine.prompt_tokens, mine.output_tokens)
+        told = f"{mine.prompt_tokens:,} in, {mine.output_tokens:,} out"
+        yield Row(
+            "Server's own count",
+            f"{server.prompt_tokens:,} in, {server.output_tokens:,} out",
+            _listed(
+                "with the warm-up",
+                "its answers add up to the same" if alike else f"its answers add up to {told}",
+                f"{counted(others, 'request')} of other clients" if others else None,
+            ),
+        )
+    if server.cache_hit_share:
+        yield Row("Prefix cache", f"{100 * server.cache_hit_share:.3g} %", "of prompt tokens came from it")
+    if server.acceptance_length is not None:
+        accepted, drafted = server.accepted_tokens or 0, server.draft_tokens or 0
+        share = f"{100 * accepted / drafted:.3g} % of {drafted:,} drafted tokens accepted" if drafted else ""
+        yield Row("Speculative decoding", f"{server.acceptance_length:.3g} token/step", share)
 
 
 def _objectives(result: ExperimentResult) -> str:
@@ -321,6 +350,8 @@ def _missing(result: ExperimentResult) -> Iterator[tuple[str, str | None]]:
         yield "Arithmetic", speed.flops.reason
     if memory.peak_bytes is None:
         yield "Peak memory", memory.reason
+    if result.server is not None and result.server.reason is not None:
+        yield "Server's own count", result.server.reason
 
 
 def _signs(energy: Energy, *, single: bool) -> Iterator[str]:

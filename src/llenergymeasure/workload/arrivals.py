@@ -75,8 +75,6 @@ def _times(load: LoadConfig, seed: int) -> Iterator[float | None]:
 
         # Gaps whose mean is 1/rate and whose coefficient of variation is 1/√shape.
         shape = load.burstiness if load.arrivals == "gamma" else 1.0
-        import numpy as np
-
         source = np.random.Generator(np.random.PCG64(seed))
         yield from accumulate(float(source.standard_gamma(shape)) / shape / rate for _ in count())
 
