@@ -59,6 +59,11 @@ def meters_for(
             f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
             hint="leave the meter at auto",
         )
+    if (boundary := config.energy.boundary) not in {"auto", "gpu"}:
+        raise EnergyError(
+            f"the simulated device is a GPU alone: energy.boundary={boundary} can't be read of it",
+            hint="leave energy.boundary at auto",
+        )
     meter = NvmlMeter(device.nvml, gpus=config.energy.gpus, processes=processes)
     with meter:
         # Its domains are left out: they are this process's own, and no other run can disturb them.
