@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount, duration, led_by_range, plain, relative, span
-from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
+from llenergymeasure.results.models import Boundary, Energy, ExperimentResult, Memory, Percentiles, RunPart
 
 WITHIN = "within this process"
 MISSING = "–"
@@ -148,13 +148,18 @@ def _boundary_rows(energy: Energy) -> Iterator[Row]:
         value = amount(cost) if one.valid else f"({amount(cost)})" if cost.value is not None else MISSING
         sources = ", ".join(sorted({reading.source for reading in one.readings}))
         compared = None if ratio is None or ratio.value is None else f"{one.boundary} : gpu {amount(ratio)}"
-        note = _listed(
-            compared, f"{one.method} by {sources}", None if one.valid or cost.value is None else "not valid"
-        )
+        note = _listed(compared, f"{one.method} by {sources}", _why_not_valid(one))
         yield Row(f"  within {one.boundary}", value, note, gap=cost.reason or "")
     leading = next((one for one in energy.boundaries if one.boundary == energy.boundary), None)
     if leading is not None and leading.to_gpu is not None and leading.to_gpu.value is not None:
         yield Row(f"  {leading.boundary} : gpu", amount(leading.to_gpu))
+
+
+def _why_not_valid(one: Boundary) -> str | None:
+    if one.valid or one.per_output_token.value is None:
+        return None
+    flags = dict.fromkeys(flag for reading in one.readings for flag in reading.flags)
+    return f"not valid: {', '.join(flags)}" if flags else "not valid"
 
 
 def legend(energy: Energy) -> Iterator[str]:
