@@ -263,6 +263,22 @@ def test_one_answer_to_each_prompt_is_counted_again_when_all_is_over() -> None:
     assert served.output_tokens == 4 * len(generation.completions) >= 160
 
 
+def test_the_answers_that_are_kept_fall_into_a_window() -> None:
+    with stub_server(each_s=0.001) as url, running(url) as (_, load):
+        # Each prompt is answered before the first window too, and after the last.
+        load.cut(in_seconds(0.4, 1.4, 2.4))
+        load.wait(in_seconds(2.6)[0])
+        load.drain()
+        windows = [generation for generation, _ in load.windows()]
+    kept = [
+        one.index
+        for generation in windows
+        for one, text in zip(generation.completions, generation.texts or (), strict=True)
+        if text is not None
+    ]
+    assert sorted(kept) == list(range(8))
+
+
 def test_leaving_cancels_what_is_on_its_way() -> None:
     with stub_server(break_after=1, break_how="stall") as url:
         with running(url) as (session, load):

@@ -84,7 +84,7 @@ def holding_lines(study: StudyResult, held: Holding) -> Iterator[str]:
     for of, rows in kinds if held.by_value else kinds[:1]:
         lines = list(cheapest_lines(study.model_copy(update={"rows": rows})))
         if not lines and len(rows) == 1:
-            lines = [f"{rows[0].label} alone"]
+            lines = [f"The only one: {rows[0].label}"]
         if of and lines:
             yield f"Of those{of}:"
         yield from (f"  {line}" if of else line for line in lines)

@@ -15,6 +15,7 @@ from llenergymeasure import __version__
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import left_behind
 from llenergymeasure.records import Estimate
@@ -118,6 +119,8 @@ def _result(folder: Path) -> Entry:
         lost = [f"{outcomes.count(one)} of {len(outcomes)} runs {one}" for one in ("failed", "interrupted")]
         modelled = data["energy"]["method"] in {"modelled", "mixed"}
         what = f"{config['model']} on {config['backend']}"
+        if config.get("load") is not None:
+            what += f", {LoadConfig.model_validate(config['load']).in_words}"
         state = ", ".join(text for text in lost if not text.startswith("0 ")) or "done"
         figure = amount(estimate, modelled=modelled)
         return Entry(folder.name, "result", state, what, figure, data["started_at"]["utc"])

@@ -119,7 +119,7 @@ def text_lines(study: StudyResult, rows: Sequence[StudyRow], held: Holding | Non
 
 
 # What is left out first where the table is wider than the terminal.
-_LEAST_NEEDED = ("memory", "TPOT", "TTFT")
+_LEAST_NEEDED = ("memory", "sent late (p99)", "ITL", "TPOT", "per request", "TTFT", "requests")
 
 
 def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:

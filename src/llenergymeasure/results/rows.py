@@ -61,6 +61,7 @@ METRICS: tuple[str, ...] = tuple(
             *_WINDOW,
             *_SPEEDS,
             *(f"{name.removesuffix('_s')}_{part}_s" for name in _TIMES for part in _PARTS),
+            *("energy_per_good_request_j", "in_flight_mean", "schedule_lag_p50_s", "schedule_lag_p99_s"),
             *("accuracy", "energy_per_correct_answer_j", "carbon_g", "cost"),
             *("flops", "peak_bytes", "weights_bytes"),
         ]
@@ -82,6 +83,7 @@ FACTS: Mapping[str, type[str | int | float | bool]] = {
     "dataset": str,
     "n": int,
     "batch_size": int,
+    "load": str,
     "device": str,
     "config": str,
     "config_hash": str,
@@ -191,6 +193,7 @@ def _facts(result: ExperimentResult) -> Row:
         "dataset": config.dataset.name,
         "n": config.n,
         "batch_size": config.batch_size,
+        "load": None if config.load is None else config.load.in_words,
         "device": result.session.device,
         "config": json.dumps(identity(config), sort_keys=True),
         "config_hash": result.config_hash,
@@ -219,6 +222,15 @@ def _metrics(result: ExperimentResult) -> Metrics:
     found["flops"] = Estimate(speed.flops.total, "FLOP", reason=speed.flops.reason or NO_INTERVAL)
     found["peak_bytes"] = _size(memory.peak_bytes, memory.reason)
     found["weights_bytes"] = _size(memory.weights_bytes, "the engine does not say")
+    if result.energy.per_good_request is not None:
+        found["energy_per_good_request_j"] = result.energy.per_good_request
+    for name, unit, value in (
+        ("in_flight_mean", "requests", speed.in_flight_mean),
+        ("schedule_lag_p50_s", "s", result.overhead.schedule_lag_p50_s),
+        ("schedule_lag_p99_s", "s", result.overhead.schedule_lag_p99_s),
+    ):
+        if value is not None:
+            found[name] = Estimate(value, unit, reason="over all passes together: it has no interval")
     if result.quality is not None:
         found["accuracy"] = result.quality.accuracy
     if result.energy.per_correct_answer is not None:

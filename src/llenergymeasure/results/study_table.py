@@ -20,12 +20,10 @@ from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
 SIMULATED = " · simulated: no model ran, no sensor was read"
+_OF_LOADS = ("requests", "per request", "goodput", "per good request", "ITL", "sent late (p99)")
 # Of a load, of a search, and where answers were judged.
-_SOMETIMES = ("energy per request", "good", "accuracy", "energy per correct answer")
-HEADS = (
-    *("energy per token", _SOMETIMES[0], "throughput", "TTFT", "TPOT", "memory"),
-    *(*_SOMETIMES[1:], "runs", "warnings"),
-)
+_SOMETIMES = (*_OF_LOADS, "good", "accuracy", "energy per correct answer")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES, "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -180,11 +178,18 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         return [*of, *(MISSING,) * (len(HEADS) - 2), f"0 of {row.planned}", row.outcome]
     figures = [
         _joules(row, row.energy_per_output_token),
-        _joules(row, row.energy_per_request) if any(map(_is_of_load, row.varied)) else MISSING,
         _amount(row.output_tokens_per_second),
         _amount(row.ttft_s),
         _amount(row.tpot_s),
         MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        _amount(row.requests_per_second),
+        _joules(row, row.energy_per_request)
+        if row.load is not None or any(map(_is_of_load, row.varied))
+        else MISSING,
+        _amount(row.goodput_per_s),
+        _joules(row, row.energy_per_good_request),
+        _amount(row.itl_s),
+        MISSING if row.schedule_lag_p99_s is None else plain(row.schedule_lag_p99_s, "s"),
         _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
         share(row.accuracy),
         _joules(row, row.energy_per_correct_answer),
@@ -239,6 +244,10 @@ FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "output_tokens_per_second": lambda row: row.output_tokens_per_second,
     "ttft_s": lambda row: row.ttft_s,
     "tpot_s": lambda row: row.tpot_s,
+    "requests_per_second": lambda row: row.requests_per_second,
+    "goodput_per_s": lambda row: row.goodput_per_s,
+    "energy_per_good_request_j": lambda row: row.energy_per_good_request,
+    "itl_s": lambda row: row.itl_s,
     "accuracy": lambda row: row.accuracy,
     "energy_per_correct_answer_j": lambda row: row.energy_per_correct_answer,
 }

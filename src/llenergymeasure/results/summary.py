@@ -215,6 +215,10 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     ):
         if times is not None:
             yield _latency_row(label, times)
+    if result.config.load is not None:
+        late = result.overhead.schedule_lag_p99_s
+        by = "" if late is None else f"99 % of the requests were sent at most {plain(late, 's')} late"
+        yield Row("Load", result.config.load.in_words, by)
     if speed.in_flight_mean is not None:
         most = f"on average, {speed.in_flight_most} at most"
         yield Row("Requests on their way", f"{speed.in_flight_mean:.3g}", most)

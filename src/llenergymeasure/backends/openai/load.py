@@ -136,6 +136,7 @@ class RunningLoad:
         # Of one answer to each prompt the walk, all of its text, and what of that is no reasoning.
         self._texts: dict[int, tuple[int | None, str, str | None]] = {}
         self._tally: Tally | None = None
+        self._edges_ns: Sequence[int] = ()
         self._is_draining = self._is_exhausted = False
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -159,6 +160,7 @@ class RunningLoad:
     def cut(self, edges_ns: Sequence[int]) -> None:
         if self._failures and self._failures == self._ended:
             raise self._hopeless(self._failures)
+        self._edges_ns = edges_ns
         self._tally = Tally(edges_ns)
 
     def wait(self, until_ns: int) -> None:
@@ -256,7 +258,8 @@ class RunningLoad:
             if self._tally is not None:
                 done = self._settle(arrival, reply, due_ns)
                 self._tally.add(done, reply.chunk_ns, is_cancelled=is_cancelled)
-                if reply.failure is None and done.index not in self._texts:
+                is_inside = self._edges_ns[0] <= done.t_end_ns < self._edges_ns[-1]
+                if reply.failure is None and is_inside and done.index not in self._texts:
                     self._texts[done.index] = done.walk, reply.text, reply.answer
 
     def _note(self, now_ns: int) -> None:
