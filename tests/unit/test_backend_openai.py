@@ -74,12 +74,11 @@ def opened(url: str, /, **changes: Any) -> Iterator[OpenaiSession]:
 
 
 def completions(session: OpenaiSession, requests: list[Request] | None = None) -> tuple[Completion, ...]:
-    return session.generate(requests or asked(), Position()).completions
+    return tuple(session.generate(requests or asked(), Position()).completions)
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts = session.facts().requests
-    assert counts is not None
+    counts = session.account()
     assert counts.sent == counts.answered + counts.failed + counts.cancelled
     return asdict(counts)
 

@@ -29,6 +29,7 @@ from llenergymeasure.records import (
     FinishReason,
     Generation,
     Request,
+    RequestCounts,
     Served,
     SessionFacts,
 )
@@ -129,6 +130,9 @@ class LoadedSession(Session, Protocol):
 
     def serve(self, arrivals: Iterator[Arrival], observe: Observer) -> AbstractContextManager[Load]:
         """The stream begins at once; leaving the context cancels what is still on its way."""
+
+    def account(self) -> RequestCounts:
+        """What became of all requests so far; needs no answer of the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,11 @@ from llenergymeasure.records import (
     BlockKind,
     Clock,
     Completion,
+    Completions,
     Generation,
     Pass,
     Request,
+    RequestCounts,
     SessionFacts,
     Stage,
     WarmUp,
@@ -61,6 +63,7 @@ class Bench:
         self._stack = ExitStack()
         self._measured = self._was_judged = False
         self._stream: Load | None = None
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -89,14 +92,15 @@ class Bench:
         self._position.enter("warmup")
         tell = began or _nobody
         if self._config.is_stream:
-            self._stream = self._stack.enter_context(self._served())
+            self._stack.callback(self._running.close)
+            self._stream = self._running.enter_context(self._served())
             return loads.warm_up(self._stream, self._config, tell)
         settings = self._config.warmup
         batches = self._batches()
         start_ns = self._clock.monotonic_ns()
         tell(WarmUpBatch(1, None))
         longest, typical = batches[-1], batches[len(batches) // 2]
-        if self._config.passes.prefill:
+        if self._config.why_no_prefill is None:
             self._run(_with_one_token(longest))
         end_ns = self._run(longest)
         durations: list[float] = []
@@ -183,6 +187,14 @@ class Bench:
         found = loads.run_windows(stream, self._config, count, before=before, edge=edge, after=after)
         for one in found:
             _check_counts(one.generation)
+        if not any(self._work.references):
+            return tuple(
+                replace(
+                    one,
+                    generation=Generation(Completions.of(self._with_local(one.generation, self._requests))),
+                )
+                for one in found
+            )
         done = [tuple(self._with_local(one.generation, self._requests)) for one in found]
         done = self._judged(done, [one.generation for one in found])
         return tuple(replace(one, generation=Generation(each)) for one, each in zip(found, done, strict=True))
@@ -216,6 +228,12 @@ class Bench:
         facts = self._facts()
         self._stack.close()
         return facts
+
+    def stop(self) -> RequestCounts | None:
+        """Cancel what is on its way; returns what became of every request, None where there is no server."""
+        self._running.close()
+        session = getattr(self, "_session", None)
+        return cast("LoadedSession", session).account() if hasattr(session, "account") else None
 
     def _facts(self) -> SessionFacts:
         return replace(

@@ -183,7 +183,9 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         _amount(row.tpot_s),
         MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
         _amount(row.requests_per_second),
-        MISSING if row.load is None else _joules(row, row.energy_per_request),
+        _joules(row, row.energy_per_request)
+        if row.load is not None or any(map(_is_of_load, row.varied))
+        else MISSING,
         _amount(row.goodput_per_s),
         _joules(row, row.energy_per_good_request),
         _amount(row.itl_s),
@@ -195,6 +197,10 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
+
+
+def _is_of_load(key: str) -> bool:
+    return key.startswith("load.")
 
 
 def _percent(share: float) -> str:

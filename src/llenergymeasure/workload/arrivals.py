@@ -71,10 +71,10 @@ def _times(load: LoadConfig, seed: int) -> Iterator[float | None]:
         for number in count():
             yield ramp_time(number, rate, load.end_rate, ramp_s=load.ramp_s)
     else:
-        # Gaps whose mean is 1/rate and whose coefficient of variation is 1/√shape.
-        shape = load.burstiness if load.arrivals == "gamma" else 1.0
         import numpy as np
 
+        # Gaps whose mean is 1/rate and whose coefficient of variation is 1/√shape.
+        shape = load.burstiness if load.arrivals == "gamma" else 1.0
         source = np.random.Generator(np.random.PCG64(seed))
         yield from accumulate(float(source.standard_gamma(shape)) / shape / rate for _ in count())
 

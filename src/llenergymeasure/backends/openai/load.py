@@ -17,7 +17,7 @@ from llenergymeasure.backends.openai.stream import Reply
 from llenergymeasure.backends.openai.tally import Tally
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Completion, Generation, Served
+from llenergymeasure.records import Completion, Completions, Generation, Served
 from llenergymeasure.workload.arrivals import Arrival
 
 Send: TypeAlias = Callable[[Arrival, int], Awaitable[None]]
@@ -183,19 +183,20 @@ class RunningLoad:
     def windows(self) -> Sequence[tuple[Generation, Served]]:
         assert self._tally is not None, "windows were cut"
         found = self._tally.windows()
-        done = [one for generation, _ in found for one in generation.completions]
-        if done and all(one.finish == "error" for one in done):
-            raise self._hopeless(len(done))
+        ended = sum(len(one.completions) for one, _ in found)
+        if ended and all(one.finish == "error" for generation, _ in found for one in generation.completions):
+            raise self._hopeless(ended)
         return [(self._with_texts(one.completions), served) for one, served in found]
 
     def _with_texts(self, completions: Sequence[Completion]) -> Generation:
-        done, answers = [], []
+        done: list[Completion] = []
+        answers: list[str | None] = []
         for one in completions:
             walk, text, answer = self._texts.get(one.index, (None, "", None))
             is_kept = walk == one.walk
             done.append(replace(one, local_output_tokens=self._count(text)) if is_kept else one)
             answers.append(answer if is_kept else None)
-        return Generation(tuple(done), texts=tuple(answers))
+        return Generation(Completions.of(done), texts=tuple(answers))
 
     def _hopeless(self, failed: int) -> BackendError:
         return BackendError(
