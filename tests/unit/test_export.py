@@ -20,10 +20,10 @@ from virtual_study import VirtualExecutor, base, run_virtually
 
 from llenergymeasure.cli import app
 from llenergymeasure.config.load import LoadConfig
-from llenergymeasure.records import EnergyReading, Estimate
+from llenergymeasure.records import EnergyReading, Estimate, RequestCounts
 from llenergymeasure.report.export import TEXT_FORMS, Export, Item
 from llenergymeasure.report.protocols import gpu_energy, summary_lines
-from llenergymeasure.results.models import ExperimentResult, RunPart
+from llenergymeasure.results.models import ExperimentResult, RunPart, ServerPart
 from llenergymeasure.results.rows import parts, wide
 from llenergymeasure.results.study import ResultHead, StudyResult, row_of
 from llenergymeasure.results.study_table import labelled
@@ -263,12 +263,15 @@ def under_load() -> ExperimentResult:
     speed = {"goodput_per_s": good, "itl_s": gaps, "in_flight_mean": 3.5, "in_flight_most": 6}
     speed["latencies_from"] = "due"
     cost = Estimate(240.0, "J/request", 230.0, 250.0)
+    counted: dict[str, Any] = dict.fromkeys(ServerPart.model_fields)
+    counted |= {"output_tokens": 64, "cache_hit_share": 0.25, "client": RequestCounts()}
     return whole.model_copy(
         update={
             "config": whole.config.model_copy(update={"load": load}),
             "performance": whole.performance.model_copy(update=speed),
             "energy": whole.energy.model_copy(update={"per_good_request": cost}),
             "overhead": whole.overhead.model_copy(update={"schedule_lag_p99_s": 0.004}),
+            "server": ServerPart.model_validate(counted),
         }
     )
 
@@ -281,6 +284,8 @@ def test_what_a_load_gave_is_in_its_row_and_in_a_study_s() -> None:
     assert (row["goodput_per_s"], row["goodput_per_s_low"]) == (1.25, 1.2)
     assert (row["energy_per_good_request_j"], row["in_flight_mean"]) == (240.0, 3.5)
     assert (row["schedule_lag_p99_s"], row["schedule_lag_p50_s"]) == (0.004, None)
+    counted = [row[f"server_{name}"] for name in ("output_tokens", "cache_hit_share", "acceptance_length")]
+    assert counted == [64, 0.25, None]
     # A study reads no more of a result than it needs, and gets the same.
     head = ResultHead.model_validate_json(result.model_dump_json())
     assert row_of(head) == row_of(result)

@@ -62,6 +62,7 @@ METRICS: tuple[str, ...] = tuple(
             *_SPEEDS,
             *(f"{name.removesuffix('_s')}_{part}_s" for name in _TIMES for part in _PARTS),
             *("energy_per_good_request_j", "in_flight_mean", "schedule_lag_p50_s", "schedule_lag_p99_s"),
+            *("server_output_tokens", "server_cache_hit_share", "server_acceptance_length"),
             *("accuracy", "energy_per_correct_answer_j", "carbon_g", "cost"),
             *("flops", "peak_bytes", "weights_bytes"),
         ]
@@ -212,6 +213,7 @@ def _facts(result: ExperimentResult) -> Row:
 
 def _metrics(result: ExperimentResult) -> Metrics:
     speed, memory, derived = result.performance, result.memory, result.footprint
+    server = result.server
     found = {name: of(result) for name, of in _ENERGY.items()}
     found |= {name: one for name in _SPEEDS if (one := getattr(speed, name)) is not None}
     for name in _TIMES:
@@ -228,6 +230,9 @@ def _metrics(result: ExperimentResult) -> Metrics:
         ("in_flight_mean", "requests", speed.in_flight_mean),
         ("schedule_lag_p50_s", "s", result.overhead.schedule_lag_p50_s),
         ("schedule_lag_p99_s", "s", result.overhead.schedule_lag_p99_s),
+        ("server_output_tokens", "tokens", None if server is None else server.output_tokens),
+        ("server_cache_hit_share", "1", None if server is None else server.cache_hit_share),
+        ("server_acceptance_length", "tokens", None if server is None else server.acceptance_length),
     ):
         if value is not None:
             found[name] = Estimate(value, unit, reason="over all passes together: it has no interval")
