@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,6 +27,7 @@ one_completion = st.builds(
     finish=st.sampled_from(["eos", "length", "error"]),
     local_prompt_tokens=st.none() | counts,
     local_output_tokens=st.none() | counts,
+    verdict=st.none() | st.builds(Verdict, st.text(), st.booleans(), st.none() | st.text()),
 )
 GENERATION = TypeAdapter(Generation)
 
@@ -74,11 +74,8 @@ def test_damage_is_refused() -> None:
         columns | {"walk": columns["walk"][:8]},
         columns | {"walk": Completions.of([made(1)]).encoded()["walk"]},
         columns | {"finish": columns["t_end_ns"]},
+        columns | {"walk": None},
+        columns | {"verdicts": [[0]]},
     ):
         with pytest.raises(ValidationError):
             GENERATION.validate_python({**whole, "completions": broken})
-
-
-def test_a_verdict_is_not_lost_in_silence() -> None:
-    with pytest.raises(ValueError, match="not judged"):
-        Completions.of([replace(made(1), verdict=Verdict("exact", correct=True))])

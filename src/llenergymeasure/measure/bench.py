@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from statistics import median
@@ -26,6 +26,7 @@ from llenergymeasure.records import (
     RequestCounts,
     SessionFacts,
     Stage,
+    Verdict,
     WarmUp,
     Window,
 )
@@ -152,14 +153,17 @@ class Bench:
             walked.append((Window(start_ns, edge_ns), walks))
         with _no_collection():
             after()
-        done = [tuple(self._numbered(walks, requests)) for _, walks in walked]
-        if kind == "full":
-            all_walks = [walk for _, walks in walked for walk in walks]
-            # Greedy decoding says the same in each.
-            done = self._judged(done, all_walks if self._is_drawn else all_walks[:1])
+        all_walks = [walk for _, walks in walked for walk in walks]
+        # Greedy decoding says the same in each.
+        judged = [] if kind == "prefill" else all_walks if self._is_drawn else all_walks[:1]
+        verdicts = self._verdicts(judged)
         return tuple(
-            Pass(window, len(walks), Generation(each))
-            for (window, walks), each in zip(walked, done, strict=True)
+            Pass(
+                window,
+                len(walks),
+                Generation(tuple(_with_verdicts(self._numbered(walks, requests), verdicts))),
+            )
+            for window, walks in walked
         )
 
     def _served(self) -> AbstractContextManager[Load]:
@@ -187,31 +191,23 @@ class Bench:
         found = loads.run_windows(stream, self._config, count, before=before, edge=edge, after=after)
         for one in found:
             _check_counts(one.generation)
-        if not any(self._work.references):
-            return tuple(
-                replace(
-                    one,
-                    generation=Generation(Completions.of(self._with_local(one.generation, self._requests))),
-                )
-                for one in found
-            )
-        done = [tuple(self._with_local(one.generation, self._requests)) for one in found]
-        done = self._judged(done, [one.generation for one in found])
-        return tuple(replace(one, generation=Generation(each)) for one, each in zip(found, done, strict=True))
+        verdicts = self._verdicts([one.generation for one in found])
+        done = (self._with_local(one.generation, self._requests) for one in found)
+        return tuple(
+            replace(one, generation=Generation(Completions.of(_with_verdicts(each, verdicts))))
+            for one, each in zip(found, done, strict=True)
+        )
 
     @property
     def _is_drawn(self) -> bool:
         return self._config.decoder.temperature > 0
 
-    def _judged(
-        self, done: list[tuple[Completion, ...]], walks: Sequence[Generation]
-    ) -> list[tuple[Completion, ...]]:
-        """With verdicts on the answers in these walks, the first of `done`, that have a reference."""
-        if self._was_judged or not any(self._work.references):
-            return done
+    def _verdicts(self, walks: Sequence[Generation]) -> Iterator[Verdict | None]:
+        """On the completions of these walks in order, where any has a reference."""
+        if not walks or self._was_judged or not any(self._work.references):
+            return iter(())
         self._was_judged = not self._is_drawn
-        given = iter(judge(self._config, self._work.references, walks))
-        return [tuple(replace(one, verdict=next(given, None)) for one in each) for each in done]
+        return iter(judge(self._config, self._work.references, walks))
 
     def _walk_for(self, requests: Sequence[Request], start_ns: int) -> tuple[list[Generation], int]:
         """Walk the workload until that has lasted long enough; the walks, and when the last one ended."""
@@ -272,6 +268,13 @@ class Bench:
 
 def _with_one_token(requests: Sequence[Request]) -> tuple[Request, ...]:
     return tuple(replace(request, max_output_tokens=1, exact=True) for request in requests)
+
+
+def _with_verdicts(done: Iterable[Completion], verdicts: Iterator[Verdict | None]) -> Iterator[Completion]:
+    """The first completions with a verdict each, as far as there are any."""
+    for one in done:
+        verdict = next(verdicts, None)
+        yield one if verdict is None else replace(one, verdict=verdict)
 
 
 @contextmanager

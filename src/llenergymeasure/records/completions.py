@@ -6,7 +6,7 @@ import base64
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from pydantic import GetCoreSchemaHandler
@@ -59,34 +59,37 @@ class Completion:
 
 
 COLUMNS = tuple(one.name for one in fields(Completion) if one.name != "verdict")
-_FINISH = COLUMNS.index("finish")
+_FINISH, _VERDICTS = COLUMNS.index("finish"), "verdicts"
 
 
 class Completions(Sequence[Completion]):
-    """Completions of a running load, without verdicts, as columns of numbers: an object is made each time
-    that it is asked for. As JSON about 25 bytes each.
+    """Completions of a running load as columns of numbers, with the few verdicts beside them: an object is
+    made each time that it is asked for. As JSON about 20 bytes each.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_rows", "_verdicts")
     __hash__ = None  # type: ignore[assignment]  # an array has none either
 
-    def __init__(self, rows: Integers) -> None:
-        """A row for each, in the order of COLUMNS; -1 is None, and `finish` the place in its list."""
+    def __init__(self, rows: Integers, verdicts: Mapping[int, Verdict] | None = None) -> None:
+        """A row for each, in the order of COLUMNS; -1 is None, and `finish` the place in its list. Verdicts
+        are by the number of their row.
+        """
         self._rows = rows
+        self._verdicts = verdicts or {}
 
     @classmethod
     def of(cls, completions: Iterable[Completion]) -> Completions:
-        """Holds none of them. ValueError where one has a verdict, which is not kept."""
+        """Holds none of them."""
         import numpy as np
 
-        rows = array("q")
-        for one in completions:
+        rows, verdicts = array("q"), {}
+        for number, one in enumerate(completions):
             if one.verdict is not None:
-                raise ValueError("answers of a running load are not judged")
+                verdicts[number] = one.verdict
             values = [getattr(one, name) for name in COLUMNS]
             values[_FINISH] = FINISHES.index(one.finish)
             rows.extend(-1 if value is None else value for value in values)
-        return cls(np.frombuffer(rows, dtype=np.int64).reshape(-1, len(COLUMNS)))
+        return cls(np.frombuffer(rows, dtype=np.int64).reshape(-1, len(COLUMNS)), verdicts)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -97,12 +100,14 @@ class Completions(Sequence[Completion]):
     def __getitem__(self, at: slice) -> Completions: ...
     def __getitem__(self, at: int | slice) -> Completion | Completions:
         if isinstance(at, slice):
-            return Completions(self._rows[at])
-        return _completion(self._rows[at].tolist())
+            return Completions.of(map(self.__getitem__, range(*at.indices(len(self)))))
+        at = range(len(self))[at]
+        return self._of_row(self._rows[at].tolist(), at)
 
     def __iter__(self) -> Iterator[Completion]:
-        for at in range(0, len(self._rows), _TOGETHER):
-            yield from map(_completion, self._rows[at : at + _TOGETHER].tolist())
+        for start in range(0, len(self._rows), _TOGETHER):
+            rows = self._rows[start : start + _TOGETHER].tolist()
+            yield from (self._of_row(row, at) for at, row in enumerate(rows, start))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and tuple(self) == tuple(other)
@@ -110,36 +115,50 @@ class Completions(Sequence[Completion]):
     def __repr__(self) -> str:
         return f"<{len(self)} completions>"
 
-    def encoded(self) -> dict[str, str]:
-        """Of each column the steps from row to row, their bytes by place, deflated."""
+    def _of_row(self, row: list[Any], at: int) -> Completion:
+        values: list[Any] = [None if value == -1 else value for value in row]
+        values[_FINISH] = FINISHES[row[_FINISH]]
+        values.append(self._verdicts.get(at))
+        return Completion(*values)
+
+    def encoded(self) -> dict[str, Any]:
+        """Of each column the steps from row to row, their bytes by place, deflated; of each verdict its row
+        and fields.
+        """
         import numpy as np
 
         steps = np.diff(self._rows, axis=0, prepend=np.zeros((1, len(COLUMNS)), np.int64)).astype("<i8")
-        return {
+        columns: dict[str, Any] = {
             name: base64.b64encode(
                 zlib.compress(np.ascontiguousarray(column).view(np.uint8).reshape(-1, 8).T.tobytes())
             ).decode()
             for name, column in zip(COLUMNS, steps.T, strict=True)
         }
+        verdicts = [[at, *astuple(one)] for at, one in self._verdicts.items()]
+        return columns | ({_VERDICTS: verdicts} if verdicts else {})
 
     @classmethod
-    def decoded(cls, columns: Mapping[str, str]) -> Completions:
+    def decoded(cls, columns: Mapping[str, Any]) -> Completions:
         """ValueError where it is none."""
         import numpy as np
 
-        if set(columns) != set(COLUMNS):
+        if set(columns) - {_VERDICTS} != set(COLUMNS):
             raise ValueError(f"columns of requests are {', '.join(COLUMNS)}")
         steps = []
         for name in COLUMNS:
             try:
                 data = zlib.decompress(base64.b64decode(columns[name]))
-            except zlib.error as error:
+            except (zlib.error, TypeError) as error:
                 raise ValueError(f"the column {name} is damaged: {error}") from error
             steps.append(np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(8, -1).T).view("<i8"))
         rows = np.cumsum(np.concatenate(steps, axis=1), axis=0, dtype=np.int64)
         if not ((rows[:, _FINISH] >= 0) & (rows[:, _FINISH] < len(FINISHES))).all():
             raise ValueError("the column finish is damaged")
-        return cls(rows)
+        try:
+            verdicts = {at: Verdict(*fields_) for at, *fields_ in columns.get(_VERDICTS, ())}
+        except TypeError as error:
+            raise ValueError(f"a verdict is damaged: {error}") from error
+        return cls(rows, verdicts)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> Any:
@@ -154,9 +173,3 @@ def _read(given: object) -> Completions:
     if not isinstance(given, dict):
         raise ValueError("requests are columns, or a list of objects")
     return Completions.decoded(given)
-
-
-def _completion(row: list[Any]) -> Completion:
-    values: list[Any] = [None if value == -1 else value for value in row]
-    values[_FINISH] = FINISHES[row[_FINISH]]
-    return Completion(*values)

@@ -189,14 +189,16 @@ class RunningLoad:
         return [(self._with_texts(one.completions), served) for one, served in found]
 
     def _with_texts(self, completions: Sequence[Completion]) -> Generation:
-        done: list[Completion] = []
         answers: list[str | None] = []
-        for one in completions:
-            walk, text, answer = self._texts.get(one.index, (None, "", None))
-            is_kept = walk == one.walk
-            done.append(replace(one, local_output_tokens=self._count(text)) if is_kept else one)
-            answers.append(answer if is_kept else None)
-        return Generation(Completions.of(done), texts=tuple(answers))
+
+        def done() -> Iterator[Completion]:
+            for one in completions:
+                walk, text, answer = self._texts.get(one.index, (None, "", None))
+                is_kept = walk == one.walk
+                answers.append(answer if is_kept else None)
+                yield replace(one, local_output_tokens=self._count(text)) if is_kept else one
+
+        return Generation(Completions.of(done()), texts=tuple(answers))
 
     def _hopeless(self, failed: int) -> BackendError:
         return BackendError(
