@@ -28,7 +28,7 @@ def tokens(measurements: Sequence[Measurement]) -> Tokens:
         requests=answered,
         failed=requests - answered,
         pinned_ok=None
-        if natural
+        if natural or not answered
         else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in _answered(passes)),
         disputed=any(apart(*counts) > DISPUTED for counts in _counted_twice(passes).values())
         or is_disputed(server_part(measurements)),

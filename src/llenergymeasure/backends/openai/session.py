@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -313,7 +314,8 @@ class OpenaiSession:
 
     def _key_refusal(self) -> BackendError:
         name = self._options.key_variable
+        given = bool(os.environ.get(name))
         return BackendError(
-            "the server wants another API key",
+            f"the server does not accept the API key in {name}" if given else "the server wants an API key",
             hint=f"set the environment variable {name} to its key (openai.key_variable names another one)",
         )
