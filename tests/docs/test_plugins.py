@@ -51,16 +51,15 @@ def meters(path: Path, **environment: str) -> dict[str, Any]:
 
 def test_a_meter_of_a_package_measures_a_command(tmp_path: Path) -> None:
     site = installed("adding-a-meter.md", tmp_path)
-    battery = tmp_path / "BAT0"
-    assert "has no battery" in meters(site, BATTERY=str(battery))["battery"]["why_not"]
-    battery.mkdir()
-    (battery / "power_now").write_text("5000000\n")
-    assert meters(site, BATTERY=str(battery))["battery"]["why_not"] is None
-    options = ["--meter", "battery", "-n", "3", "-o", str(tmp_path / "results"), "-q"]
-    llem("exec", *options, "--", "sleep", "3", path=site, BATTERY=str(battery))
+    supply = tmp_path / "power_uw"
+    assert "start the driver" in meters(site, SUPPLY=str(supply))["supply"]["why_not"]
+    supply.write_text("5000000\n")
+    assert meters(site, SUPPLY=str(supply))["supply"]["why_not"] is None
+    options = ["--meter", "supply", "-n", "3", "-o", str(tmp_path / "results"), "-q"]
+    llem("exec", *options, "--", "sleep", "3", path=site, SUPPLY=str(supply))
     (folder,) = (tmp_path / "results").iterdir()
     result = WindowsResult.load(folder)
-    assert result.method == "sampled"
+    assert (result.method, result.boundary) == ("sampled", "host")
     energy, seconds = result.windows[0].energy, result.windows[0].duration_s
     assert energy.value == pytest.approx(5 * seconds, rel=0.01)
     assert energy.systematic is not None

@@ -74,12 +74,11 @@ def opened(url: str, /, **changes: Any) -> Iterator[OpenaiSession]:
 
 
 def completions(session: OpenaiSession, requests: list[Request] | None = None) -> tuple[Completion, ...]:
-    return session.generate(requests or asked(), Position()).completions
+    return tuple(session.generate(requests or asked(), Position()).completions)
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts = session.facts().requests
-    assert counts is not None
+    counts = session.account()
     assert counts.sent == counts.answered + counts.failed + counts.cancelled
     return asdict(counts)
 
@@ -444,6 +443,14 @@ def test_a_piece_is_counted_once_whatever_its_names() -> None:
         reply.take(json.dumps({"choices": [{"delta": delta}]}).encode(), 2)
     assert sorted("".join(reply.texts)) == ["a", "b", "c"]
     assert reply.chunk_ns == [2, 2]
+    assert reply.answer == "c"
+
+
+def test_what_a_server_sends_apart_as_reasoning_is_counted_and_is_not_the_answer() -> None:
+    with stub_server(reasoning=2) as url, opened(url, openai={"api": "chat"}) as session:
+        done = session.generate(asked(2), Position())
+    assert done.texts == ("".join(TEXTS[2:4]),) * 2
+    assert [one.output_tokens for one in done.completions] == [4, 4]
 
 
 def test_garbage_in_a_stream_fails_the_request() -> None:

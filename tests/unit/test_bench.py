@@ -28,7 +28,7 @@ class BentSession(SimulatedSession):
         self._bend = bend
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        return Generation(self._bend(super().generate(requests, observe).completions))
+        return Generation(self._bend(tuple(super().generate(requests, observe).completions)))
 
 
 class BentBackend(SimulatedBackend):

@@ -134,11 +134,11 @@ def test_the_page_of_keys_is_current() -> None:
     ("content", "fits"),
     [
         ({"model": "gpt2", "pytorch.batch_size": 4, "dataset": "mixed"}, True),
-        ({"energy": {"gpus": [0]}, "openai": {"concurrency": 2}, "some_plug_in": {"a": 1}}, True),
+        ({"energy": {"gpus": [0]}, "openai": {"request_timeout_s": 2}, "some_plug_in": {"a": 1}}, True),
         ({"model": "gpt2", "precison": "bf16"}, False),
         ({"passes": {"secs": 1}}, False),
         ({"n": 0}, False),
-        ({"openai": {"concurrent": 2}}, False),
+        ({"openai": {"request_timeout": 2}}, False),
     ],
 )
 def test_an_editor_sees_what_the_loader_sees(content: dict[str, Any], fits: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from recordings import at, made, seen_by
@@ -24,6 +24,8 @@ from llenergymeasure.records import (
     REMEDIES,
     FailedRun,
     MeasurementWarning,
+    RequestCounts,
+    ServerCounts,
     SessionFacts,
     Throttling,
     Trace,
@@ -122,6 +124,15 @@ def on_hosts(*names: str) -> Make:
             for number, name in enumerate(names, start=1)
         ]
     )
+
+
+def served(**server: int) -> Make:
+    """A run whose client sent 200 requests, of so many prompts as it has."""
+    one = measured(device())
+    client = RequestCounts(200, 200, 0, 0, prompt_tokens=10_000, output_tokens=4_000)
+    counts: dict[str, Any] = {"requests": 200, "prompt_tokens": 10_000, "output_tokens": 4_000, **server}
+    facts = replace(one.facts, requests=client, counted=ServerCounts(1, "any", **counts))
+    return lambda _: metrics([replace(one, facts=facts)])
 
 
 def throttled(policy: int, start_s: int, end_s: int) -> tuple[float, Script]:
@@ -255,6 +266,11 @@ CASES: dict[WarningCode, Case] = {
     "window_open": Case(own(left_open={"x": 1}), own()),
     "command_failed": Case(own(kind="command", exit_code=3), own(kind="command", exit_code=0)),
     "places_differ": Case(on_hosts("node1", "node2"), on_hosts("node1", "node1")),
+    "server_shared": Case(served(requests=250), served(requests=202)),
+    "prompts_cached": Case(
+        served(cache_lookup_tokens=10_000, cache_hit_tokens=9_000),
+        served(cache_lookup_tokens=10_000, cache_hit_tokens=90),
+    ),
     "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
 

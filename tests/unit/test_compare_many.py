@@ -20,9 +20,9 @@ from test_compare import configured, costing, figure, later, result, warned, wit
 from typer.testing import CliRunner
 from virtual_study import base, run_virtually
 
-from llenergymeasure.analysis.compare import ENERGY, compare, judge
+from llenergymeasure.analysis.compare import ENERGY, LeftOut, compare, judge
 from llenergymeasure.analysis.limits import limit_of, regressions
-from llenergymeasure.analysis.many import Item, LeftOut, against, by_configuration, compare_many
+from llenergymeasure.analysis.many import Item, against, by_configuration, compare_many
 from llenergymeasure.analysis.statistics import anytime_quantile, holm, t_quantile, two_sided
 from llenergymeasure.cli import app
 from llenergymeasure.exceptions import ConfigError
@@ -299,7 +299,7 @@ def with_throughput(share: float) -> ExperimentResult:
         for run, one in zip(A.runs, each, strict=True)
         if run.figures is not None
     )
-    shown = Estimate(each[1], "tokens/s", each[0], each[2])
+    shown = Estimate(each[1], "token/s", each[0], each[2])
     speed = A.performance.model_copy(update={"output_tokens_per_second": shown})
     return later(A.model_copy(update={"runs": runs, "performance": speed}))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from caches import own_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,7 +166,7 @@ class TestRequests:
     def test_they_come_from_the_cache_as_they_went_into_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setenv("LLEM_CACHE_DIR", str(own_cache(tmp_path / "cache")))
         path = lines(tmp_path, conversation("a", "x " * 9, "y " * 9, "z " * 9), conversation("b", "one"))
         asked = {"model": "smollm2-135m", "backend": "pytorch", "n": 4, "dataset": {"chat_template": "auto"}}
         assert weights_path(resolve("smollm2-135m")) is not None

@@ -69,4 +69,4 @@ def test_what_is_no_task_that_generates_is_refused(tmp_path: Path) -> None:
 def test_without_the_package_the_extra_is_named() -> None:
     with pytest.raises(PreFlightError) as caught:
         load_prompts(config(dataset={"name": "lm-eval:gsm8k"}))
-    assert "llenergymeasure[lm-eval]" in str(caught.value.hint)
+    assert "[lm-eval]" in str(caught.value.hint)

@@ -19,10 +19,14 @@ from typer.testing import CliRunner
 from virtual_study import VirtualExecutor, base, run_virtually
 
 from llenergymeasure.cli import app
-from llenergymeasure.records import EnergyReading, Estimate
+from llenergymeasure.config.load import LoadConfig
+from llenergymeasure.records import EnergyReading, Estimate, RequestCounts
 from llenergymeasure.report.export import TEXT_FORMS, Export, Item
 from llenergymeasure.report.protocols import gpu_energy, summary_lines
-from llenergymeasure.results.models import ExperimentResult, RunPart
+from llenergymeasure.results.models import ExperimentResult, RunPart, ServerPart
+from llenergymeasure.results.rows import parts, wide
+from llenergymeasure.results.study import ResultHead, StudyResult, row_of
+from llenergymeasure.results.study_table import labelled
 from llenergymeasure.simulation.waveform import Waveform
 
 
@@ -249,3 +253,62 @@ def test_no_number_is_infinite(results: Path) -> None:
     for line in export(results, "--to", "jsonl").stdout.splitlines():
         numbers = [value for value in json.loads(line).values() if isinstance(value, float)]
         assert all(map(math.isfinite, numbers))
+
+
+def under_load() -> ExperimentResult:
+    whole = example_result(energy="measured", experiment_id="loaded")
+    load = LoadConfig(arrivals="poisson", rate=2.5)
+    good = Estimate(1.25, "request/s", 1.2, 1.3)
+    gaps = whole.performance.tpot_s
+    speed = {"goodput_per_s": good, "itl_s": gaps, "in_flight_mean": 3.5, "in_flight_most": 6}
+    speed["latencies_from"] = "due"
+    cost = Estimate(240.0, "J/request", 230.0, 250.0)
+    counted: dict[str, Any] = dict.fromkeys(ServerPart.model_fields)
+    counted |= {"output_tokens": 64, "cache_hit_share": 0.25, "client": RequestCounts()}
+    return whole.model_copy(
+        update={
+            "config": whole.config.model_copy(update={"load": load}),
+            "performance": whole.performance.model_copy(update=speed),
+            "energy": whole.energy.model_copy(update={"per_good_request": cost}),
+            "overhead": whole.overhead.model_copy(update={"schedule_lag_p99_s": 0.004}),
+            "server": ServerPart.model_validate(counted),
+        }
+    )
+
+
+def test_what_a_load_gave_is_in_its_row_and_in_a_study_s() -> None:
+    result = under_load()
+    ((facts, metrics),) = parts(result)
+    row = wide(facts, metrics)
+    assert row["load"] == "poisson, 2.5 requests/s"
+    assert (row["goodput_per_s"], row["goodput_per_s_low"]) == (1.25, 1.2)
+    assert (row["energy_per_good_request_j"], row["in_flight_mean"]) == (240.0, 3.5)
+    assert (row["schedule_lag_p99_s"], row["schedule_lag_p50_s"]) == (0.004, None)
+    counted = [row[f"server_{name}"] for name in ("output_tokens", "cache_hit_share", "acceptance_length")]
+    assert counted == [64, 0.25, None]
+    # A study reads no more of a result than it needs, and gets the same.
+    head = ResultHead.model_validate_json(result.model_dump_json())
+    assert row_of(head) == row_of(result)
+    study = StudyResult.load(Path(__file__).parents[1] / "data" / "study-schema-1")
+    plain = study.rows[0].model_copy(update=row_of(example_result(energy="measured")))
+    loaded = study.rows[0].model_copy(update=row_of(result))
+    assert "goodput" not in labelled(study.model_copy(update={"rows": (plain,)}))[0]
+    head_of, row_of_load = labelled(study.model_copy(update={"rows": (loaded,)}))
+    shown = dict(zip(head_of, row_of_load, strict=True))
+    assert shown["goodput"] == "1.25 ± 0.05 request/s"
+    assert shown["sent late (p99)"] == "4.00 ms"
+    assert {"requests", "per request", "per good request", "ITL"} <= shown.keys()
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        ({}, "closed, 1 user"),
+        ({"concurrency": 8}, "closed, 8 users"),
+        ({"arrivals": "gamma", "rate": 2, "burstiness": 0.5}, "gamma, 2 requests/s"),
+        ({"arrivals": "ramp", "rate": 1, "end_rate": 9, "ramp_s": 5}, "ramp, 1 to 9 requests/s"),
+        ({"arrivals": "trace", "trace": "a.csv", "speed": 2}, "trace a.csv, 2 times as fast"),
+    ],
+)
+def test_a_load_in_words(load: dict[str, Any], words: str) -> None:
+    assert LoadConfig.model_validate(load).in_words == words

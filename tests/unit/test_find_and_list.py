@@ -156,3 +156,17 @@ def test_an_absent_field_ends_with_one_and_the_near_names(tmp_path: Path) -> Non
         done = llem("show", saved(tmp_path / field, "one"), "--field", field)
         assert (done.exit_code, done.stdout) == (1, "")
         assert near in done.stderr
+
+
+def test_every_kind_is_listed_by_name_and_a_newer_schema_is_unreadable(tmp_path: Path) -> None:
+    saved(tmp_path, "one")
+    file = saved(tmp_path, "newer", at="2025-11-26T10:00:00+00:00") / RESULT_FILE
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps({**data, "schema_version": "3"}))
+    by_name = {one.name: one for one in entries(tmp_path)}
+    assert (by_name["one"].kind, by_name["one"].state) == ("result", "done")
+    assert by_name["newer"].state == "unreadable"
+    assert "newer llem" in by_name["newer"].what
+    head, first, *_ = llem("list", tmp_path).stdout.splitlines()
+    assert head.split()[:2] == ["name", "kind"]
+    assert "result" in first

@@ -17,9 +17,9 @@ import pytest
 from example_result import example_result
 from typer.testing import CliRunner
 
+from llenergymeasure.analysis.imported import CLIENT_COUNT, Imported, read_peer
 from llenergymeasure.cli import app
-from llenergymeasure.exceptions import ResultError
-from llenergymeasure.report.imported import CLIENT_COUNT, Imported, read_peer
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results.rows import METRICS
 
 PEERS = Path(__file__).parents[1] / "data" / "peers"
@@ -137,27 +137,48 @@ def _as(name: str, change: Callable[[Any], Any]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "says"),
+    ("name", "change", "says", "code"),
     [
-        ("guidellm-0.8.1.json", lambda d: d["metadata"].update(guidellm_version="0.9.0"), "guidellm 0.9.0"),
-        ("guidellm-0.8.1.json", lambda d: d["metadata"].update(version=3), "whose form llem does not know"),
-        ("aiperf-0.13.0.json", lambda d: d.update(aiperf_version="1.0"), "aiperf 1.0"),
-        ("aiperf-0.13.0.json", lambda d: d.update(schema_version="2.0"), "whose form"),
-        ("aiperf-0.13.0.json", lambda d: d.update(is_complete=False), "did not end"),
-        ("optimum-benchmark-0.6.0.json", lambda d: d["config"].pop("environment"), "optimum-benchmark None"),
-        ("llenergymeasure-0.7.0.json", lambda d: d.update(bundle_version="3.0"), "whose form"),
-        ("vllm-bench.json", lambda d: d.pop("completed"), "vllm bench serve that llem can't read.*completed"),
-        ("vllm-bench.json", lambda d: d.pop("tokenizer_id"), "no other tool"),
-        ("llama-bench.json", lambda d: d[0].pop("samples_ns"), "llama-bench that llem can't read"),
+        (
+            "guidellm-0.8.1.json",
+            lambda d: d["metadata"].update(guidellm_version="0.9.0"),
+            "guidellm 0.9.0",
+            2,
+        ),
+        (
+            "guidellm-0.8.1.json",
+            lambda d: d["metadata"].update(version=3),
+            "whose form llem does not know",
+            2,
+        ),
+        ("aiperf-0.13.0.json", lambda d: d.update(aiperf_version="1.0"), "aiperf 1.0", 2),
+        ("aiperf-0.13.0.json", lambda d: d.update(schema_version="2.0"), "whose form", 2),
+        ("aiperf-0.13.0.json", lambda d: d.update(is_complete=False), "did not end", 1),
+        (
+            "optimum-benchmark-0.6.0.json",
+            lambda d: d["config"].pop("environment"),
+            "optimum-benchmark None",
+            2,
+        ),
+        ("llenergymeasure-0.7.0.json", lambda d: d.update(bundle_version="3.0"), "whose form", 2),
+        (
+            "vllm-bench.json",
+            lambda d: d.pop("completed"),
+            "vllm bench serve that llem can't read.*completed",
+            1,
+        ),
+        ("vllm-bench.json", lambda d: d.pop("tokenizer_id"), "no other tool", 1),
+        ("llama-bench.json", lambda d: d[0].pop("samples_ns"), "llama-bench that llem can't read", 1),
     ],
 )
 def test_an_unknown_version_or_form_is_named_and_refused(
-    name: str, change: Callable[[Any], Any], says: str, tmp_path: Path
+    name: str, change: Callable[[Any], Any], says: str, code: int, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(_as(name, change)))
-    with pytest.raises(ResultError, match=says):
+    with pytest.raises(ConfigError if code == 2 else ResultError, match=says) as caught:
         read_peer(path)
+    assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,22 @@ from typing import Any
 
 import pytest
 from benchmarks.virtual_run import VirtualRuns, virtual_experiment
+from example_result import example_result
+from typer.testing import CliRunner
 from virtual_result import BentSession, config, unbent
 
+from llenergymeasure.analysis.compare import compare
+from llenergymeasure.analysis.holding import holding
 from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.analysis.quality import accuracy, holding, per_correct_answer
+from llenergymeasure.analysis.quality import accuracy, accuracy_difference, per_correct_answer
 from llenergymeasure.backends import Observer, Session
 from llenergymeasure.backends.simulated import SimulatedBackend
+from llenergymeasure.cli import app
 from llenergymeasure.config.models import DatasetConfig, ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.replay import read_measurements
 from llenergymeasure.records import Clock, Completion, Estimate, Generation, Request, Verdict
-from llenergymeasure.results.models import ExperimentResult
+from llenergymeasure.results.models import ExperimentResult, MatcherCount, Quality
 from llenergymeasure.results.rows import parts
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.study_table import as_text
@@ -277,9 +282,140 @@ def test_a_study_keeps_the_rows_that_hold_the_baselines_accuracy() -> None:
         for share in shares
     )
     study = study.model_copy(update={"rows": (*rows, study.rows[1])})
-    assert [row.label for row in holding(study, "accuracy >= 95 %")] == ["0.8", "0.77"]
-    assert len(holding(study, "accuracy>=90%")) == 3
+    assert [row.label for row in holding(study, "accuracy >= 95 %").rows] == ["0.8", "0.77"]
+    assert len(holding(study, "accuracy>=90%").rows) == 3
     for rule in ("accuracy>95%", "accuracy>=0.95", "joules>=95%"):
         with pytest.raises(ConfigError, match="form"):
             holding(study, rule)
     assert "80 % [80 to 80]" in as_text(study)
+
+
+def quality_of(correct: int, prompts: int, *, matcher: str = "number", cut: bool = False) -> Quality:
+    shares = [1.0] * correct + [0.0] * (prompts - correct)
+    matchers = (MatcherCount(matcher=matcher, judged=prompts, correct=correct),)
+    return Quality(
+        accuracy=accuracy(shares),
+        prompts=prompts,
+        judged=prompts,
+        correct=correct,
+        matchers=matchers,
+        cut_or_padded=cut,
+    )
+
+
+def test_a_difference_of_accuracies_has_newcombes_interval() -> None:
+    # Newcombe (1998), table II, method 10: 56/70 against 48/80, difference 0.2, 0.0524 to 0.3339.
+    found, chance = accuracy_difference(quality_of(48, 80), quality_of(56, 70), alpha=0.05)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert chance == pytest.approx(0.0081, abs=5e-4)
+    # 9/10 against 3/10: 0.1705 to 0.8090.
+    found, _ = accuracy_difference(quality_of(3, 10), quality_of(9, 10), alpha=0.05)
+    assert (found.low, found.high) == pytest.approx((0.1705, 0.8090), abs=5e-5)
+    # 10/10 against 0/10, and nothing against nothing.
+    found, _ = accuracy_difference(quality_of(0, 10), quality_of(10, 10), alpha=0.05)
+    assert (found.low, found.high) == pytest.approx((0.6075, 1.0), abs=5e-5)
+    found, chance = accuracy_difference(quality_of(0, 10), quality_of(0, 10), alpha=0.05)
+    assert (found.value, chance) == (0.0, 1.0)
+
+
+def test_a_null_difference_of_accuracies_is_called_at_most_as_often_as_allowed() -> None:
+    draw = random.Random(3)
+    called = 0
+    for _ in range(2000):
+        a, b = (sum(draw.random() < 0.7 for _ in range(60)) for _ in range(2))
+        found, _ = accuracy_difference(quality_of(a, 60), quality_of(b, 60), alpha=0.05)
+        assert found.low is not None
+        assert found.high is not None
+        called += not found.low <= 0 <= found.high
+    assert called / 2000 <= 0.06
+
+
+def answering(name: str, correct: int, prompts: int = 200, **more: Any) -> ExperimentResult:
+    whole = example_result(energy="measured", experiment_id=name)
+    judged = quality_of(correct, prompts, **more)
+    cost = per_correct_answer(whole.energy.per_request, judged.accuracy)
+    energy = whole.energy.model_copy(update={"per_correct_answer": cost})
+    return whole.model_copy(update={"quality": judged, "energy": energy})
+
+
+def test_compare_says_whether_one_is_right_less_often(tmp_path: Path) -> None:
+    folders = [str(answering(*one).save(tmp_path)) for one in (("a", 160), ("b", 120), ("c", 158))]
+    outcome = CliRunner().invoke(app, ["compare", *folders[:2], "--json"])
+    ratios = {one["name"]: one for one in json.loads(outcome.stdout)["ratios"]}
+    one = ratios["accuracy"]
+    assert (one["verdict"], one["difference"]["value"]) == ("lower", pytest.approx(-0.2))
+    assert one["difference"]["high"] < 0
+    assert ratios["energy_per_correct_answer"]["verdict"] == "higher"
+    outcome = CliRunner().invoke(app, ["compare", *folders, "--json"])
+    pairs = {
+        pair["label"]: {one["name"]: one["verdict"] for one in pair["comparison"]["ratios"]}
+        for pair in json.loads(outcome.stdout)["pairs"]
+    }
+    assert (pairs["b"]["accuracy"], pairs["c"]["accuracy"]) == ("lower", "no difference shown")
+    limit = ["--fail-on-regression", "accuracy>5%"]
+    assert CliRunner().invoke(app, ["compare", *folders[:2], *limit]).exit_code == 4
+    assert CliRunner().invoke(app, ["compare", folders[0], folders[2], *limit]).exit_code == 0
+    for form in ("text", "markdown", "latex", "csv", "github"):
+        assert CliRunner().invoke(app, ["compare", *folders, "--format", form]).exit_code == 0
+
+
+@pytest.mark.parametrize("more", [{"matcher": "choice"}, {"cut": True}])
+def test_unlike_answers_get_no_verdict(more: dict[str, Any]) -> None:
+    found = {one.name: one for one in compare(answering("a", 160), answering("b", 20, **more)).ratios}
+    for name in ("accuracy", "energy_per_correct_answer"):
+        assert found[name].verdict is None
+        assert found[name].withheld
+
+
+def with_accuracies(*shares: tuple[float, float, float]) -> StudyResult:
+    study = StudyResult.load(Path(__file__).parents[1] / "data" / "study-schema-1")
+    row = study.rows[0]
+    rows = tuple(
+        row.model_copy(update={"label": f"{one}", "accuracy": Estimate(one, "1", low, high)})
+        for low, one, high in shares
+    )
+    return study.model_copy(update={"rows": rows})
+
+
+def test_holding_says_whether_it_is_by_interval_or_by_value() -> None:
+    study = with_accuracies((0.79, 0.80, 0.81), (0.785, 0.79, 0.795), (0.70, 0.79, 0.85), (0.6, 0.65, 0.7))
+    study = study.model_copy(
+        update={"rows": (*study.rows, study.rows[0].model_copy(update={"label": "x", "accuracy": None}))}
+    )
+    held = holding(study, "accuracy>=95%")
+    assert [row.accuracy for row in held.by_interval] == [study.rows[0].accuracy, study.rows[1].accuracy]
+    assert [row.accuracy for row in held.by_value] == [study.rows[2].accuracy]
+    assert (held.baseline, held.below, held.unjudged) == ("0.8", ("0.65",), ("x",))
+
+
+def test_show_keeps_what_holds_and_names_the_cheapest_of_it(tmp_path: Path) -> None:
+    study = with_accuracies((0.79, 0.80, 0.81), (0.785, 0.79, 0.795), (0.6, 0.65, 0.7))
+    costs = (2.0, 1.0, 0.1)
+    rows = tuple(
+        row.model_copy(
+            update={
+                "label": f"costs {cost}",
+                "valid": True,
+                "runs": 3,
+                "outcome": "done",
+                "figures": tuple(
+                    row.figures[0].model_copy(update={"energy_per_output_token_j": cost * one})
+                    for one in (0.99, 1.0, 1.01)
+                ),
+            }
+        )
+        for row, cost in zip(study.rows, costs, strict=True)
+    )
+    study.model_copy(update={"rows": rows}).write(tmp_path)
+
+    def show(*more: str) -> Any:
+        return CliRunner().invoke(app, ["show", str(tmp_path), *more])
+
+    assert "Fewest joules per output token: costs 0.1" in show().stdout
+    shown = show("--holds", "accuracy>=95%").stdout
+    assert "Fewest joules per output token: costs 1.0" in shown
+    assert "by the 95 % interval" in shown
+    kept = json.loads(show("--holds", "accuracy>=95%", "--json").stdout)["rows"]
+    assert [row["label"] for row in kept] == ["costs 2.0", "costs 1.0"]
+    assert show("--holds", "accuracy>95%").exit_code == 2
+    assert show("--holds", "accuracy>=95%", "--field", "name").exit_code == 2

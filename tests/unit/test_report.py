@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from example_result import example_result
 from pydantic import JsonValue
@@ -21,6 +23,7 @@ from llenergymeasure.energy.recording.trace import TraceWriter, compact
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Domain, Gap, Quantity, Window
 from llenergymeasure.report.content import MOST_DETAILED, content
+from llenergymeasure.report.latency import distributions
 from llenergymeasure.report.markdown import as_markdown
 from llenergymeasure.report.page import REPORT_FILE, as_html, report_of_study
 from llenergymeasure.report.power import marks_of_run, power_over_time
@@ -366,3 +369,20 @@ def test_power_throttling_and_gaps_of_a_trace_are_what_was_sampled(tmp_path: Pat
         ["throttled by heat", pytest.approx(11.9), pytest.approx(13.9)],
         ["gap in the recording", pytest.approx(15.9), pytest.approx(16.9)],
     ]
+
+
+def test_latencies_of_a_load_count_from_when_requests_were_due(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "kind": ["full"] * 2,
+            "finish": ["eos"] * 2,
+            "output_tokens": [2, 2],
+            "t_scheduled_ns": [0, 0],
+            "t_sent_ns": [10**9] * 2,
+            "t_first_ns": [3 * 10**9, 4 * 10**9],
+            "t_end_ns": [5 * 10**9] * 2,
+        }
+    )
+    pq.write_table(table, tmp_path / "requests.parquet")
+    assert distributions([tmp_path], shares=2)["ttft"] == [2.0, 3.0]
+    assert distributions([tmp_path], shares=2, from_due=True)["ttft"] == [3.0, 4.0]

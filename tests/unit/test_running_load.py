@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -64,10 +65,10 @@ def running(
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts = session.facts().requests
-    assert counts is not None
-    assert counts.sent == counts.answered + counts.failed + counts.cancelled
-    return asdict(counts)
+    """Requests alone, without their tokens."""
+    counts = asdict(session.account())
+    assert counts["sent"] == counts["answered"] + counts["failed"] + counts["cancelled"]
+    return {name: count for name, count in counts.items() if not name.endswith("_tokens")}
 
 
 def in_seconds(*seconds: float) -> list[int]:
@@ -262,6 +263,22 @@ def test_one_answer_to_each_prompt_is_counted_again_when_all_is_over() -> None:
     assert served.output_tokens == 4 * len(generation.completions) >= 160
 
 
+def test_the_answers_that_are_kept_fall_into_a_window() -> None:
+    with stub_server(each_s=0.001) as url, running(url) as (_, load):
+        # Each prompt is answered before the first window too, and after the last.
+        load.cut(in_seconds(0.4, 1.4, 2.4))
+        load.wait(in_seconds(2.6)[0])
+        load.drain()
+        windows = [generation for generation, _ in load.windows()]
+    kept = [
+        one.index
+        for generation in windows
+        for one, text in zip(generation.completions, generation.texts or (), strict=True)
+        if text is not None
+    ]
+    assert sorted(kept) == list(range(8))
+
+
 def test_leaving_cancels_what_is_on_its_way() -> None:
     with stub_server(break_after=1, break_how="stall") as url:
         with running(url) as (session, load):
@@ -381,6 +398,13 @@ def test_a_run_under_load_counts_what_the_server_counts(tmp_path: Path) -> None:
     assert result["overhead"]["schedule_lag_p99_s"] is None
     assert energy["per_output_token"]["value"] * tokens["output"] == pytest.approx(energy["total"]["value"])
     assert energy["prefill"]["value"] is None
+    server = result["server"]
+    assert server["engine"] == "vllm"
+    assert (server["requests"], server["other_requests"]) == (counts["answered"], 0)
+    assert server["client"] == asked_for
+    assert server["prompt_tokens"] == asked_for["prompt_tokens"] == counts["prompt_tokens"]
+    assert server["output_tokens"] == asked_for["output_tokens"] == counts["generation_tokens"]
+    assert not {"tokens_disputed", "server_shared", "prompts_cached"} & codes(result)
     again = subprocess.run(
         [
             sys.executable,
@@ -396,6 +420,20 @@ def test_a_run_under_load_counts_what_the_server_counts(tmp_path: Path) -> None:
         timeout=100,
     )
     assert again.returncode == 0, again.stderr
+
+
+def test_one_answer_to_each_prompt_of_a_running_load_is_judged(tmp_path: Path) -> None:
+    records = [{"prompt": f"Question {at}?", "answer": "ö" if at < 3 else "zzz"} for at in range(4)]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)))
+    asked_for = (f"dataset.name={path}", "dataset.matcher=regex", "output_length=natural")
+    with stub_server(each_s=0.005) as url:
+        result = result_of(url, tmp_path, *asked_for, "load.concurrency=2", n=4)
+    found = result["quality"]
+    assert (found["prompts"], found["judged"], found["correct"]) == (4, 4, 3)
+    assert result["tokens"]["requests"] > 4
+    cost = result["energy"]["per_correct_answer"]["value"]
+    assert cost == pytest.approx(result["energy"]["per_request"]["value"] / 0.75)
 
 
 def test_bundled_chunks_have_a_latency_of_their_own(tmp_path: Path) -> None:
@@ -423,12 +461,17 @@ def test_a_finite_load_sends_at_its_times_and_waits_for_every_answer(tmp_path: P
     with stub_server(first_s=0.02) as url:
         load = "load={arrivals: constant, rate: 16, finite: true}"
         result = result_of(url, tmp_path, load, "passes.count=2", "passes.seconds=0.1")
+        counts = told(url)["counts"]
     (run,) = result["runs"]
     for one in run["window"]["passes"]:
         assert (one["end_ns"] - one["start_ns"]) / 1e9 >= 7 / 16
     assert result["tokens"]["requests"] == 16
     assert result["performance"]["latencies_from"] == "due"
-    assert result["energy"]["prefill"]["value"] is not None
+    # a pass of prefill would last as long, and mostly wait
+    assert result["energy"]["prefill"]["value"] is None
+    assert "times of their own" in result["energy"]["prefill"]["reason"]
+    # warm-up and passes alone
+    assert result["server"]["requests"] == counts["answered"] == counts["received"]
 
 
 def test_ctrl_c_in_a_window_cancels_what_is_on_its_way(tmp_path: Path) -> None:
@@ -439,10 +482,21 @@ def test_ctrl_c_in_a_window_cancels_what_is_on_its_way(tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
         counts = told(url)["counts"]
     assert process.returncode == 130
     assert counts["received"] == counts["answered"] + counts["cancelled"]
+    sent, answered, failed, cancelled = account_in(said.decode())
+    assert (sent, failed) == (answered + cancelled, 0)
+    # what was on its way at the last moment, one side has and the other has not
+    assert answered <= counts["answered"] <= answered + cancelled
+    assert 0 <= sent - counts["received"] <= 4
+
+
+def account_in(said: str) -> tuple[int, ...]:
+    """Requests that were sent, answered, failed and cancelled, of the one line that says so."""
+    (line,) = [line for line in said.splitlines() if "requests were sent" in line]
+    return tuple(map(int, re.findall(r"\d+", line.replace(",", ""))))
 
 
 INTERRUPTED = """
@@ -503,7 +557,10 @@ def test_earlier_repeats_are_kept_when_the_server_dies(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     outcomes = [run["outcome"] for run in result["runs"]]
     assert outcomes[0] == "measured"
-    assert "failed" in outcomes
+    first = next(run for run in result["runs"] if run["outcome"] == "failed")
+    sent, answered, failed, cancelled = account_in(first["reason"].partition(";")[2])
+    assert sent == answered + failed + cancelled
+    assert failed > 0
 
 
 def test_connections_never_cap_a_load_in_silence(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def send(url: str, body: dict[str, Any]) -> http.client.HTTPConnection:
     return connection
 
 
-def post(url: str, body: dict[str, Any], **headers: str) -> tuple[int, bytes]:
+def post(url: str, body: dict[str, Any], path: str = "/v1/completions", **headers: str) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)) as connection:
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
 
@@ -216,6 +216,20 @@ def test_headers_come_late_and_a_refusal_says_when_to_come_again() -> None:
         with closing(send(url, REQUEST)) as connection:
             answer = connection.getresponse()
             assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+
+
+def test_chat_says_what_each_object_is_or_clients_pass_over_its_content() -> None:
+    chat = {"model": "stub", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "stream": True}
+    with stub_server() as url:
+        lines = post(url, chat, "/v1/chat/completions")[1].decode().split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    with_content = [one for one in chunks if one["choices"] and one["choices"][0]["delta"].get("content")]
+    assert len(with_content) == 2
+    assert {one["object"] for one in with_content} == {"chat.completion.chunk"}
+    with stub_server(streams=False) as url:
+        whole = json.loads(post(url, chat, "/v1/chat/completions")[1])
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "".join(TEXTS[:2])}
 
 
 def test_an_answer_that_does_not_stream_is_one_object() -> None:

@@ -15,6 +15,7 @@ INVALIDATING: frozenset[WarningCode] = frozenset(
         "recorder_gap",
         "foreign_gpu_process",
         "suspended",
+        "server_shared",
     }
 )
 
@@ -85,6 +86,10 @@ MEANINGS: Mapping[WarningCode, str] = {
     "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
     "places_differ": "The runs were made on several hosts or boards. Each has a sensor with an error of its "
     "own, so that runs scatter by more than the work does.",
+    "server_shared": "The server answered more requests than this experiment sent, by over 1 %. What others "
+    "asked of it is in its joules and in its times.",
+    "prompts_cached": "Prompts were sent again and again, and over 1 % of their tokens came from the "
+    "server's prefix cache. Prefill cost less than it does for prompts that the server has not seen.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

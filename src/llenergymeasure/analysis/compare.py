@@ -17,10 +17,11 @@ from llenergymeasure.analysis.differences import (
     differences,
     settings,
 )
+from llenergymeasure.analysis.quality import accuracy_difference
 from llenergymeasure.analysis.statistics import anytime_quantile, t_quantile, two_sided
 from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
-from llenergymeasure.results.models import ExperimentResult, RunPart, Term
+from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
+from llenergymeasure.results.models import ExperimentResult, Quality, RunPart, Term
 from llenergymeasure.results.summary import is_modelled
 
 Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within systematic uncertainty"]
@@ -114,12 +115,14 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One figure of both, and B / A. `verdict` is what the interval of the ratio shows about B, None where
-    there is no interval; `withheld` says why it was withheld. `chance` is that of so large a ratio where
-    there is no difference (two-sided), None where it is not known.
+    """One figure of both, and B / A. `name` is a `FigureName`, or a column of `llem export` where another
+    tool measured it. `verdict` is what the interval of the ratio shows about B, None where there is none;
+    `withheld` says why it was withheld. `chance` is that of so large a ratio where there is no difference
+    (two-sided), None where it is not known. `difference` is B − A of a share, which the verdict is then about
+    in place of the ratio.
     """
 
-    name: FigureName
+    name: str
     label: str
     a: Estimate
     b: Estimate
@@ -128,6 +131,16 @@ class Ratio:
     verdict: Verdict | None
     withheld: tuple[str, ...]
     chance: float | None = None
+    difference: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What is not compared, and why. `absent`: there was never anything to compare it with."""
+
+    name: str
+    reason: str
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +159,8 @@ class Comparison:
 
     `cancels` says whether the systematic errors of the energies cancel, None where one has no energy.
     `family` is among how many comparisons this is one: the intervals of all hold together with 95 %.
-    `one_server`: a single start of a server answered all runs of both.
+    `one_server`: a single start of a server answered all runs of both. `left_out` are figures that one side
+    alone has.
     """
 
     a: Side
@@ -157,6 +171,7 @@ class Comparison:
     ratios: tuple[Ratio, ...]
     family: int = 1
     one_server: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def compare(
@@ -202,9 +217,11 @@ def compare(
 
 
 def refuse_differences(
-    a: tuple[str, Start], b: tuple[str, Start], found: Sequence[Difference], allow: Collection[str]
+    a: tuple[str, object], b: tuple[str, object], found: Sequence[Difference], allow: Collection[str]
 ) -> None:
-    """ConfigError where A and B (their ids and starts) are one, and for differences that are not allowed."""
+    """ConfigError where A and B (their ids, and starts or tools) are one, and for differences that are not
+    allowed.
+    """
     keys = (*KEYS, SINGLE_PROCESS)
     if unknown := sorted(set(allow) - set(keys)):
         raise ConfigError(
@@ -241,7 +258,7 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
 
 
 def judge(  # noqa: PLR0913  each is a fact of its own
-    name: FigureName,
+    name: str,
     label: str,
     a: Figure,
     b: Figure,
@@ -468,6 +485,57 @@ def _ratios(
             sequential=sequential,
         )
     yield _peaks(a, b)
+    if a.quality is not None and b.quality is not None:
+        yield _accuracies(a.quality, b.quality, alpha=alpha)
+        costs = [one.energy.per_correct_answer for one in (a, b)]
+        figures = [
+            Figure(one or Estimate.missing("J/correct answer", "unknown"), processes=len(of.measured))
+            for one, of in zip(costs, (a, b), strict=True)
+        ]
+        yield judge(
+            "energy_per_correct_answer",
+            "Energy per correct answer",
+            *figures,
+            cancels=cancels,
+            single=single,
+            withheld=(
+                *_withheld("A", a, ENERGY),
+                *_withheld("B", b, ENERGY),
+                *_unlike_answers(a.quality, b.quality),
+            ),
+            alpha=alpha,
+        )
+
+
+def _accuracies(a: Quality, b: Quality, *, alpha: float) -> Ratio:
+    apart, chance = accuracy_difference(a, b, alpha=alpha)
+    withheld, verdict = tuple(_unlike_answers(a, b)), None
+    if apart.value is None or withheld:
+        chance = None
+        if apart.value is not None:
+            apart = Estimate(apart.value, "1", reason="; ".join(withheld))
+    elif apart.low is not None and apart.high is not None:
+        verdict = difference_verdict(apart.low, apart.high)
+    found = ratio(a.accuracy, b.accuracy)
+    if found.value is not None:
+        found = Estimate(found.value, "1", reason="the interval is that of the difference")
+    return Ratio(
+        "accuracy", "Accuracy", a.accuracy, b.accuracy, found, None, verdict, withheld, chance, apart
+    )
+
+
+def difference_verdict(low: float, high: float) -> Verdict:
+    return "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
+
+
+def _unlike_answers(a: Quality, b: Quality) -> Iterator[str]:
+    """Why a difference of accuracies would be one of something else too."""
+    yield from (
+        f"answers of {name} are cut or padded" for name, one in (("A", a), ("B", b)) if one.cut_or_padded
+    )
+    matchers = [", ".join(one.matcher for one in side.matchers) for side in (a, b)]
+    if matchers[0] != matchers[1]:
+        yield f"judged by other matchers: {matchers[0]} against {matchers[1]}"
 
 
 def _figure(result: ExperimentResult, name: FigureName, *, in_blocks: bool) -> Figure:

@@ -33,6 +33,8 @@ FigureName: TypeAlias = Literal[
     "ttft_s",
     "tpot_s",
     "peak_bytes",
+    "accuracy",
+    "energy_per_correct_answer",
     "energy_per_window",
     "seconds_per_window",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.latency import e2e_s, has_due_times, tpot_s, ttft_s
-from llenergymeasure.analysis.replicates import Groups, seconds
+from llenergymeasure.analysis.replicates import Groups, requests, seconds
 from llenergymeasure.config.load import SloConfig
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import Completion, Estimate
@@ -37,8 +37,8 @@ def good_requests(groups: Groups, config: ExperimentConfig) -> list[int]:
 def why_no_goodput(groups: Groups, config: ExperimentConfig) -> str | None:
     """Why nobody can say which requests are good: an objective is about first tokens, and none has a time."""
     needs_first = config.slo.ttft is not None or config.slo.tpot is not None
-    done = [each for group in groups for one in group for each in one.generation.answered]
-    if needs_first and done and all(one.t_first_ns is None for one in done):
+    firsts = (each.t_first_ns for group in groups for one in group for each in one.generation.answered)
+    if needs_first and any(requests(groups)) and all(first is None for first in firsts):
         return "no first-token times, which an objective is about"
     return None
 

@@ -119,10 +119,13 @@ def schedule_lags_s(measurements: Sequence[Measurement]) -> tuple[float, float] 
     are due when they are sent.
     """
     load = measurements[0].config.load
-    done = [one for run in measurements for each in run.passes for one in each.generation.completions]
-    if not done or (load is not None and load.arrivals == "closed"):
+    if load is not None and load.arrivals == "closed":
         return None
-    p50, p99 = np.percentile([one.t_sent_ns - one.t_scheduled_ns for one in done], [50.0, 99.0]) / 1e9
+    done = (one for run in measurements for each in run.passes for one in each.generation.completions)
+    lags_ns = np.fromiter((one.t_sent_ns - one.t_scheduled_ns for one in done), np.int64)
+    if not len(lags_ns):
+        return None
+    p50, p99 = np.percentile(lags_ns, [50.0, 99.0]) / 1e9
     return float(p50), float(p99)
 
 

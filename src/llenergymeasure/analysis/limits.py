@@ -10,6 +10,7 @@ from typing import get_args
 from llenergymeasure.analysis.compare import ENERGY, SINGLE_PROCESS, Comparison, Ratio, ends
 from llenergymeasure.analysis.differences import FigureName
 from llenergymeasure.exceptions import ConfigError, ResultError
+from llenergymeasure.records import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Limit:
 
 # What `--fail-on-regression` calls the figures, beside their own names.
 _CALLED: Mapping[str, FigureName] = {"per_output_token": ENERGY}
-_MORE_IS_BETTER: frozenset[FigureName] = frozenset({"output_tokens_per_second"})
+_MORE_IS_BETTER: frozenset[FigureName] = frozenset({"output_tokens_per_second", "accuracy"})
 
 
 def limit_of(text: str) -> Limit:
@@ -58,9 +59,11 @@ def regressions(comparison: Comparison, limit: Limit, *, who: str = "B") -> list
 
 def _regression(one: Ratio, limit: Limit, who: str) -> str | None:
     found = one.ratio
+    if one.difference is not None:
+        return _lost(one, one.difference, limit, who)
     low, high = ends(found)
-    if found.value is None or low is None or high is None:
-        message = f"{limit.text} cannot be judged of {who}:\n  {found.reason}"
+    if found.value is None or low is None or high is None or one.verdict is None:
+        message = f"{limit.text} cannot be judged of {who}:\n  {found.reason or '; '.join(one.withheld)}"
         if one.method is not None and one.method.name == "too_few_runs":
             hint = f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}"
             raise ConfigError(message, hint=hint)
@@ -72,4 +75,16 @@ def _regression(one: Ratio, limit: Limit, who: str) -> str | None:
     return (
         f"{one.label}: {who} is {100 * worse:.1f} % {'lower' if less else 'higher'}, at least "
         f"{100 * least:.1f} %; {100 * limit.share:g} % is allowed"
+    )
+
+
+def _lost(one: Ratio, apart: Estimate, limit: Limit, who: str) -> str | None:
+    """Of a share, of which percent are points."""
+    if apart.value is None or apart.high is None:
+        raise ResultError(f"{limit.text} cannot be judged of {who}:\n  {apart.reason}")
+    if apart.high >= -limit.share:
+        return None
+    return (
+        f"{one.label}: {who} is {-100 * apart.value:.1f} points lower, at least {-100 * apart.high:.1f}; "
+        f"{100 * limit.share:g} are allowed"
     )

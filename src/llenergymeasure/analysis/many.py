@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from llenergymeasure.analysis.compare import ALPHA, Comparison, Ratio, compare, ends
+from llenergymeasure.analysis.compare import ALPHA, Comparison, LeftOut, Ratio, compare, ends
+from llenergymeasure.analysis.compare_peers import compare_peers
 from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.analysis.differences import configured
+from llenergymeasure.analysis.imported import Imported
 from llenergymeasure.analysis.statistics import holm
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.models import ExperimentResult
@@ -19,10 +21,14 @@ from llenergymeasure.results.windows import WindowsResult
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A result and what it is called here."""
+    """A result, or what another tool measured, and what it is called here."""
 
     name: str
-    result: ExperimentResult | WindowsResult
+    result: ExperimentResult | WindowsResult | Imported
+
+    @property
+    def id(self) -> str:
+        return self.result.name if isinstance(self.result, Imported) else self.result.experiment_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +38,6 @@ class Pair:
     label: str
     a: Item
     b: Item
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """What is not compared, and why. `absent`: there was never anything to compare it with."""
-
-    name: str
-    reason: str
-    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +65,15 @@ class Many:
 
 
 def compare_two(
-    a: ExperimentResult | WindowsResult,
-    b: ExperimentResult | WindowsResult,
+    a: ExperimentResult | WindowsResult | Imported,
+    b: ExperimentResult | WindowsResult | Imported,
     *,
     allow: Collection[str] = (),
     family: int = 1,
 ) -> Comparison:
     """ConfigError as `compare` has it, and for results of unlike kinds."""
+    if isinstance(a, Imported) or isinstance(b, Imported):
+        return compare_peers(a, b, allow=allow, family=family)
     if isinstance(a, WindowsResult) and isinstance(b, WindowsResult):
         return compare_windows(a, b, allow=allow, family=family)
     if isinstance(a, ExperimentResult) and isinstance(b, ExperimentResult):
@@ -142,6 +141,11 @@ def judged_together(pairs: Sequence[Compared]) -> Iterator[Compared]:
 def _shown(one: Ratio) -> Ratio:
     """The ratio of one that is shown to differ, although its own interval includes 1."""
     found = one.ratio
+    if one.difference is not None:
+        apart = one.difference
+        assert apart.value is not None
+        cut = replace(apart, low=0.0) if apart.value > 0 else replace(apart, high=0.0)
+        return replace(one, difference=cut, verdict="higher" if apart.value > 0 else "lower")
     assert found.value is not None
     assert found.low is not None
     assert found.high is not None
@@ -201,6 +205,7 @@ Settings = Mapping[str, JsonValue]
 
 
 def _settings(one: Item) -> Settings:
+    assert not isinstance(one.result, Imported), "a study holds llem's own results"
     host: Settings = {_HOST: one.result.environment.hostname}
     return host if isinstance(one.result, WindowsResult) else {**configured(one.result, options=True), **host}
 

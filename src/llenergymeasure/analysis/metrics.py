@@ -31,12 +31,14 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import RunEnergy, alike, run_energy
+from llenergymeasure.analysis.server import server_part
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
 from llenergymeasure.records import Estimate, FailedRun, Measurement, Throttling
 from llenergymeasure.results.models import (
+    Energy,
     ExperimentResult,
     IdlePower,
     Memory,
@@ -89,6 +91,7 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         energy=joules,
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
+        server=server_part(measurements),
         quality=judged,
         devices=device_states(energies),
         throttling=_throttling(measurements),
@@ -97,11 +100,11 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
         overhead=_overhead(measurements),
-        notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
+        notes=tuple(dict.fromkeys(_notes(energies, joules, leads=leads))),
     )
 
 
-def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
+def _notes(energies: Sequence[RunEnergy], joules: Energy, *, leads: int) -> Iterator[str]:
     for one in energies:
         yield from one.measurement.notes
     first = energies[0]
@@ -109,8 +112,9 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
         yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
     if (date := first.measurement.facts.chat_template_date) is not None:
         yield f"the chat template uses the date, which is fixed at {date}"
+    shown = {part.domain for one in joules.boundaries for part in one.readings}
     for domain in first.measurement.trace.domains:
-        if domain not in first.domains and domain.name not in first.lacks:
+        if domain not in first.domains and domain.name not in {*first.lacks, *shown}:
             yield f"{domain.name} was recorded and not counted"
     yield from unknown_states(energies)
     if first.measurement.config.is_stream:
@@ -214,7 +218,7 @@ def _window(seen: Measurement, *, leads: int) -> RunWindow:
 
 def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
     groups = replicates(measurements, leads=leads)
-    done = [one for group in groups for each in group for one in each.generation.completions]
+    done = (one for group in groups for each in group for one in each.generation.completions)
     from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 

@@ -11,7 +11,6 @@ from llenergymeasure.analysis.estimates import too_few
 from llenergymeasure.analysis.latency import ttft_s
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.statistics import t_half_width, t_quantile
-from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.joules.spent import combined
 from llenergymeasure.records import BlockKind, Estimate, Pass
 
@@ -113,24 +112,15 @@ def regimes(energies: Sequence[RunEnergy]) -> str | None:
 
 def _why_none(energies: Sequence[RunEnergy]) -> str | None:
     config = energies[0].measurement.config
-    if config.max_output_tokens == 1:
-        return "every request has one output token: prefill is all there is (see energy per request)"
-    if not all(one.of("prefill") for one in energies):
-        return _why_no_passes(config)
+    # Those of earlier versions were run where they say nothing.
+    if config.why_no_prefill is not None or not all(one.of("prefill") for one in energies):
+        return config.why_no_prefill or "no prefill passes were run"
     if not energies[0].domains:
         return energies[0].why_none
     if reasons := [reason for one in energies for reason in one.reasons]:
         return reasons[0]
     full, prefill = (_walks(energies, kind) for kind in KINDS)
     return None if full.decoded > 0 and prefill.prompt > 0 else "no token was generated in decode"
-
-
-def _why_no_passes(config: ExperimentConfig) -> str:
-    if config.is_stream:
-        return "under a running load prefill and decode of different requests overlap"
-    if config.passes.prefill:
-        return "no prefill passes were run"
-    return "no prefill passes were asked for: passes.prefill is 0"
 
 
 def _passes(one: RunEnergy, kind: BlockKind) -> list[Pass]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist, fmean
 
-from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.analysis.statistics import two_sided
 from llenergymeasure.records import Estimate, Measurement
 from llenergymeasure.results.models import MatcherCount, Quality
-from llenergymeasure.results.study import StudyResult, StudyRow
 
 _Z = NormalDist().inv_cdf(0.975)
 NO_TEXT = "the engine gives neither the text of its answers nor their token ids"
-_RULE = re.compile(r"accuracy\s*>=\s*(\d+(?:\.\d+)?)\s*%")
 
 
 def quality(measurements: Sequence[Measurement]) -> Quality | None:
@@ -58,10 +55,39 @@ def accuracy(shares: Sequence[float]) -> Estimate:
     """The mean share of right answers with Wilson's interval for that many prompts (Wilson 1927)."""
     if not shares:
         return Estimate.missing("1", NO_TEXT)
-    count, value = len(shares), fmean(shares)
-    middle = (value + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z / (1 + _Z**2 / count) * math.sqrt(value * (1 - value) / count + _Z**2 / (4 * count**2))
-    return Estimate(value, "1", max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half)))
+    value = fmean(shares)
+    return Estimate(value, "1", *_wilson(value, len(shares), _Z))
+
+
+def _wilson(value: float, count: int, quantile: float) -> tuple[float, float]:
+    middle = (value + quantile**2 / (2 * count)) / (1 + quantile**2 / count)
+    root = math.sqrt(value * (1 - value) / count + quantile**2 / (4 * count**2))
+    half = quantile / (1 + quantile**2 / count) * root
+    return max(0.0, min(value, middle - half)), min(1.0, max(value, middle + half))
+
+
+def accuracy_difference(a: Quality, b: Quality, *, alpha: float) -> tuple[Estimate, float | None]:
+    """B − A with an interval that leaves out the truth with a chance of `alpha`, and the two-sided chance of
+    so large a difference where there is none.
+
+    The interval is Newcombe's hybrid score (1998, method 10), from Wilson's of both; the chance is that of
+    the pooled two-proportion test. Both take the answers for independent: those to the same questions
+    resemble each other, so that the interval is rather too wide.
+    """
+    of_a, of_b = a.accuracy.value, b.accuracy.value
+    if of_a is None or of_b is None:
+        return Estimate.missing("1", f"{'A' if of_a is None else 'B'}: {NO_TEXT}"), None
+    quantile = NormalDist().inv_cdf(1 - alpha / 2)
+    (a_low, a_high), (b_low, b_high) = (
+        _wilson(value, one.prompts, quantile) for value, one in ((of_a, a), (of_b, b))
+    )
+    apart = of_b - of_a
+    low = apart - math.hypot(of_b - b_low, a_high - of_a)
+    high = apart + math.hypot(b_high - of_b, of_a - a_low)
+    pooled = (of_a * a.prompts + of_b * b.prompts) / (a.prompts + b.prompts)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / a.prompts + 1 / b.prompts))
+    chance = two_sided(apart / error, math.inf) if error else 1.0
+    return Estimate(apart, "1", low, high), chance
 
 
 def per_correct_answer(per_request: Estimate, share: Estimate) -> Estimate:
@@ -89,27 +115,3 @@ def per_correct_answer(per_request: Estimate, share: Estimate) -> Estimate:
     above = math.hypot(math.log(per_request.high / per_request.value), math.log(share.value / share.low))
     low, high = value * math.exp(-below), value * math.exp(above)
     return Estimate(value, unit, low, high, systematic, per_request.reason)
-
-
-def holding(study: StudyResult, rule: str) -> tuple[StudyRow, ...]:
-    """The rows whose accuracy is at least that share of the baseline's, `accuracy>=95%`. The baseline is the
-    first row that has an accuracy; both by their values. ConfigError where the rule has another form, or no
-    row has an accuracy.
-    """
-    found = _RULE.fullmatch(rule.strip())
-    if found is None:
-        raise ConfigError(f"{rule!r} is no rule of the form accuracy>=95%", hint="quote it in a shell")
-    known = [row for row in study.rows if row.accuracy is not None and row.accuracy.value is not None]
-    if not known:
-        raise ConfigError(
-            "no experiment of this study has an accuracy",
-            hint="give records a reference answer (dataset.answer) and set output_length to natural",
-        )
-    least = float(found[1]) / 100 * _value(known[0])
-    return tuple(row for row in known if _value(row) >= least)
-
-
-def _value(row: StudyRow) -> float:
-    assert row.accuracy is not None
-    assert row.accuracy.value is not None
-    return row.accuracy.value

@@ -39,7 +39,7 @@ def total_tokens(groups: Groups) -> list[int]:
 
 
 def requests(groups: Groups) -> list[int]:
-    return [sum(len(one.generation.answered) for one in group) for group in groups]
+    return [sum(1 for one in group for _ in one.generation.answered) for group in groups]
 
 
 def seconds(groups: Groups) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llenergymeasure.analysis.estimates import total
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
@@ -144,6 +145,15 @@ def _used(measurement: Measurement) -> set[str]:
     return {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
 
 
+def of_boundary(one: RunEnergy, boundary: str) -> RunEnergy:
+    """The same run within another boundary than that which was asked for."""
+    seen = one.measurement
+    domains = counted_domains(seen.trace.domains, seen.config, seen.facts, boundary=boundary)
+    if {domain.name for domain in domains} - one.lacks.keys() == {domain.name for domain in one.domains}:
+        return one
+    return _energy_without(seen, one.lacks, boundary)
+
+
 def run_energy(measurement: Measurement) -> RunEnergy:
     """Without the domains that gave nothing, where others that count did."""
     whole = _energy_without(measurement, _unread(measurement))
@@ -176,11 +186,13 @@ def _lost(whole: RunEnergy) -> Mapping[str, str]:
     return {name: why for name, why in failed.items() if name not in _used(whole.measurement)}
 
 
-def _energy_without(measurement: Measurement, lacks: Mapping[str, str]) -> RunEnergy:
-    trace, idle = measurement.trace, measurement.idle
+def _energy_without(
+    measurement: Measurement, lacks: Mapping[str, str], boundary: str | None = None
+) -> RunEnergy:
+    trace, idle, facts = measurement.trace, measurement.idle, measurement.facts
     domains = tuple(
         domain
-        for domain in counted_domains(trace.domains, measurement.config, measurement.facts)
+        for domain in counted_domains(trace.domains, measurement.config, facts, boundary=boundary)
         if domain.name not in lacks
     )
     why_none = why_no_source(measurement, domains)
@@ -225,32 +237,34 @@ def _spent(trace: Trace, domain: Domain, block: Block) -> Spent:
 
 
 def counted_domains(
-    domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
+    domains: Sequence[Domain],
+    config: ExperimentConfig,
+    facts: SessionFacts,
+    *,
+    boundary: str | None = None,
 ) -> tuple[Domain, ...]:
-    """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
-    and memory of this host; a model of power only where nothing is measured, since the two never mix. A
-    module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not. Where the work is on another host only GPUs that were asked for count.
+    """The domains within `boundary` (None: the one asked for). Of its parts these make up the run's energy:
+    GPUs that the session used, or those asked for; packages and memory of this host; a model of power only
+    where nothing is measured, since the two never mix. A module holds its GPU, the CPU and the memory beside
+    it: it counts where its GPU is not read, and then the host's packages do not. Where the work is on another
+    host only GPUs that were asked for count.
     """
-    asked = config.energy.gpus != "auto"
+    asked, boundary = config.energy.gpus != "auto", boundary or config.energy.boundary
     if facts.why_unmetered is not None:
-        return tuple(domain for domain in domains if domain.kind in {"gpu", "module"} and asked)
-    return chosen_domains(domains, facts.gpu_uuids, asked=asked)
+        gpus = [domain for domain in domains if domain.kind in {"gpu", "module"} and asked]
+        return within(gpus, boundary)
+    return chosen_domains(domains, facts.gpu_uuids, asked=asked, boundary=boundary)
 
 
 def chosen_domains(
-    domains: Sequence[Domain], gpu_uuids: Collection[str], *, asked: bool
+    domains: Sequence[Domain], gpu_uuids: Collection[str], *, asked: bool, boundary: str = "auto"
 ) -> tuple[Domain, ...]:
     """The same where `gpu_uuids` were used, or all GPUs that were read are `asked` for."""
     used = {f"gpu:{uuid}" for uuid in gpu_uuids}
     counted = [
         domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
     ]
-    measured = tuple(domain for domain in counted if domain.model is None)
-    kinds = {domain.kind for domain in measured}
-    if "module" in kinds:
-        measured = tuple(one for one in measured if (one.kind != "module") == ("gpu" in kinds))
-    return measured or tuple(counted)
+    return within(counted, boundary)
 
 
 def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
@@ -261,6 +275,8 @@ def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
     left = [domain.name for domain in measurement.trace.domains]
     if domains or not left:
         return NO_SOURCE
+    if config.boundary != "auto":
+        return f"energy.boundary is {config.boundary}, and only {', '.join(left)} can be read"
     refused = ", though energy.require_measured is true" if config.require_measured else ""
     others = (
         "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
@@ -290,8 +306,9 @@ def _per_token(joules: Sequence[float] | None, passes: Sequence[Pass]) -> list[f
 
 
 def idle_watts(trace: Trace, window: Window) -> float | None:
-    """Mean power of all domains that are measured; None where there is none or one cannot be determined."""
-    parts = [idle_power(trace, window, domain.name) for domain in trace.domains if domain.model is None]
+    """Mean power of what is measured, nothing twice; None where that is nothing or cannot be determined."""
+    measured = [domain for domain in within(trace.domains) if domain.model is None]
+    parts = [idle_power(trace, window, domain.name) for domain in measured]
     return total(parts, unit="W", why_none=NO_SOURCE).value
 
 

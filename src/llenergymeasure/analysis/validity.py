@@ -12,6 +12,7 @@ from llenergymeasure.analysis.estimates import total
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.latency import has_due_times, lag_warnings
 from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.analysis.server import server_part, server_warnings
 from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, drift
 from llenergymeasure.analysis.tokens import token_warnings
 from llenergymeasure.energy.joules.idle import idle_power
@@ -34,6 +35,7 @@ def warnings(
         *(MeasurementWarning.of("domain_missing", f"{one.domain}: {one.reason}") for one in energy.lacks),
         *_of_experiment(energies, energy, tokens, failed=failed),
         *token_warnings(passes),
+        *server_warnings(server_part(measurements), measurements),
         *lag_warnings(measurements),
         *_over_passes(energies, leads=leads),
     ]

@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import engines, plugins
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
@@ -28,10 +29,14 @@ from llenergymeasure.records import (
     FinishReason,
     Generation,
     Request,
+    RequestCounts,
     Served,
     SessionFacts,
 )
-from llenergymeasure.workload.arrivals import Arrival
+
+if TYPE_CHECKING:
+    # It brings numpy, which a plan does not need.
+    from llenergymeasure.workload.arrivals import Arrival
 
 _THREADS_EACH = 16
 
@@ -125,6 +130,9 @@ class LoadedSession(Session, Protocol):
 
     def serve(self, arrivals: Iterator[Arrival], observe: Observer) -> AbstractContextManager[Load]:
         """The stream begins at once; leaving the context cancels what is still on its way."""
+
+    def account(self) -> RequestCounts:
+        """What became of all requests so far; needs no answer of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +321,7 @@ def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     missing = " and ".join(name for name in modules if find_spec(name) is None)
     if not missing:
         return None
-    return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
+    return f"the {backend} backend needs {missing}{use}: run {install(backend)}"
 
 
 def is_out_of_memory(error: object) -> bool:

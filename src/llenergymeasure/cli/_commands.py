@@ -186,7 +186,7 @@ def selfcheck(*, as_json: AsJson = False, verbose: Tracebacks = False) -> None:
     selfcheck(as_json=as_json, verbose=verbose)
 
 
-def show(
+def show(  # noqa: PLR0913  the signature is the command line
     result: Annotated[
         Path, typer.Argument(metavar="RESULT", parser=_path, help=NAMED, autocompletion=_complete.results)
     ],
@@ -206,6 +206,14 @@ def show(
     sort: Annotated[
         str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
     ] = None,
+    holds: Annotated[
+        str | None,
+        typer.Option(
+            "--holds",
+            metavar="'accuracy>=P%'",
+            help="Of a study: only what keeps P % of the accuracy of its first experiment, and the cheapest",
+        ),
+    ] = None,
     directory: Directory = None,
     as_json: AsJson = False,
     verbose: Explained = False,
@@ -223,6 +231,7 @@ def show(
         as_json=as_json,
         form=form,
         sort=sort,
+        holds=holds,
         verbose=verbose,
     )
 
@@ -346,9 +355,15 @@ def compare(  # noqa: PLR0913  the signature is the command line
 def export(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold such"),
+        typer.Argument(
+            metavar="PATH…",
+            parser=_path,
+            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold such",
+            autocompletion=_complete.results,
+        ),
     ],
     *,
+    directory: Directory = None,
     to: Annotated[
         str,
         typer.Option(
@@ -371,7 +386,7 @@ def export(
     """Write results in a form that others read: one row each result, in SI units, with every interval."""
     from llenergymeasure.cli.export import export
 
-    export(paths, to, output=output, is_long=long, verbose=verbose)
+    export(paths, to, directory=directory, output=output, is_long=long, verbose=verbose)
 
 
 def recompute(
@@ -437,9 +452,15 @@ def merge(
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH…", parser=_path, help="Results, studies, or directories that hold some"),
+        typer.Argument(
+            metavar="PATH…",
+            parser=_path,
+            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold some",
+            autocompletion=_complete.results,
+        ),
     ],
     *,
+    directory: Directory = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="By default report.html in the folder of PATH"),
@@ -453,7 +474,7 @@ def report(
     """Make one page of results or a study: a file with its plots and tables, which needs no network."""
     from llenergymeasure.cli.report import report
 
-    report(paths, output, form=form, opened=opened, verbose=verbose)
+    report(paths, output, directory=directory, form=form, opened=opened, verbose=verbose)
 
 
 def execute(  # noqa: PLR0913  the signature is the command line

@@ -11,23 +11,25 @@ from llenergymeasure.analysis.compare import ALPHA, Comparison
 from llenergymeasure.cli._layout import fitting, row_lines
 from llenergymeasure.cli._streams import filled
 from llenergymeasure.records.figures import amount, plain
+from llenergymeasure.results.study_table import share
 from llenergymeasure.results.summary import MISSING, Row, columns
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from llenergymeasure.analysis.compare import MethodName, Ratio, Side
-    from llenergymeasure.analysis.differences import FigureName
     from llenergymeasure.analysis.many import Many
+    from llenergymeasure.records import Estimate
 
 # So many names are listed of those that something is about.
 FEW = 4
-_VERBS: dict[FigureName, str] = {
+_VERBS: dict[str, str] = {
     "energy_per_output_token": "uses",
     "output_tokens_per_second": "gives",
     "ttft_s": "takes",
     "tpot_s": "takes",
     "peak_bytes": "takes",
+    "energy_per_correct_answer": "uses",
     "energy_per_window": "uses",
     "seconds_per_window": "takes",
 }
@@ -112,6 +114,8 @@ def tables(many: Many) -> Iterator[tuple[str, list[list[str]]]]:
 
 
 def _amounts(comparison: Comparison, one: Ratio) -> tuple[str, str]:
+    if one.difference is not None:
+        return share(one.a), share(one.b)
     joules = one.name.startswith("energy")
     return (
         amount(one.a, modelled=comparison.a.modelled and joules),
@@ -169,13 +173,17 @@ def warnings_of_both(sides: dict[str, Side]) -> Iterator[str]:
 
 def sentence(one: Ratio, *, who: str = "B") -> str:
     """`B uses 12 % less, 9.3 to 15 %`, or why there is no such statement."""
-    found, verb, ratio = one.ratio, _VERBS[one.name], "B / A" if who else "ratio"
+    if one.difference is not None:
+        return _points(one, one.difference, who)
+    found, verb, ratio = one.ratio, _VERBS.get(one.name, "has"), "B / A" if who else "ratio"
     if found.value is None:
         return f"no ratio: {found.reason}"
     if one.verdict is None or found.low is None or found.high is None:
         few = one.method is not None and one.method.name == "too_few_runs"
         withheld = "no verdict: " if one.withheld and not few else ""
-        return f"{ratio} {found.value:.3f}, {withheld}{found.reason}{_systematic(one)}"
+        ends = "" if found.low is None else f", {found.low:.3f} to {found.high:.3f}"
+        why = found.reason or "; ".join(one.withheld)
+        return f"{ratio} {found.value:.3f}{ends}, {withheld}{why}{_systematic(one)}"
     within = ""
     if one.method is not None and one.method.name == "within_process":
         within = ", within one process each"
@@ -186,6 +194,21 @@ def sentence(one: Ratio, *, who: str = "B") -> str:
     if one.verdict == "within systematic uncertainty":
         shown = f"no verdict: {shown}"
     return f"{shown}{within}{_systematic(one)}"
+
+
+def _points(one: Ratio, apart: Estimate, who: str) -> str:
+    """`B is right less often, by 12 points, 5.1 to 19`."""
+    if apart.value is None:
+        return f"no difference known: {apart.reason}"
+    if apart.low is None or apart.high is None:
+        return f"{100 * apart.value:+.1f} points, no verdict: {apart.reason}"
+    if one.verdict == "no difference shown":
+        ends = f"{100 * apart.low:+.1f} to {100 * apart.high:+.1f}"
+        return f"no difference shown: {100 * apart.value:+.1f} points, {ends}"
+    low, high = sorted((abs(apart.low), abs(apart.high)))
+    word = "more" if one.verdict == "higher" else "less"
+    points = f"{100 * abs(apart.value):.1f} points, {100 * low:.1f} to {100 * high:.1f}"
+    return f"{who} is right {word} often, by {points}".lstrip()
 
 
 def _change(value: float, low: float, high: float) -> str:
@@ -227,10 +250,14 @@ def notes(comparison: Comparison) -> Iterator[str]:
             "engine, precision or machine differ" if modelled else "the energies come from different sensors"
         )
         yield f"The systematic errors do not cancel: {why}"
+    if any(one.difference is not None for one in comparison.ratios):
+        level = f"{100 * (1 - ALPHA / comparison.family):.4g} %"
+        yield f"Accuracy: {level} of the difference, Newcombe, as if the questions were not the same for both"
     if comparison.one_server:
         yield "All runs were answered by one start of a server: another start of it may differ"
     for name in dict.fromkeys(one.method.name for one in comparison.ratios if one.method is not None):
         yield _METHODS[name].format(f"{100 * (1 - ALPHA / comparison.family):.4g} %")
+    yield from (f"Not compared, {one.name}: {one.reason}" for one in comparison.left_out)
 
 
 def _runs(count: int) -> str:

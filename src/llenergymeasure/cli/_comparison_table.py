@@ -84,15 +84,18 @@ def csv_lines(found: Comparison | Many) -> Iterator[str]:
     writer.writerow(
         ["label", "a", "b", "figure", "name", "unit", "runs_a", "runs_b"]
         + [f"{name}{end}" for name in ("of_a", "of_b", "ratio") for end in ends]
+        + ["difference", "difference_low", "difference_high"]
         + ["verdict", "method", "withheld"]
     )
     for pair in pairs:
         for one in pair.comparison.ratios:
+            apart = one.difference
             numbers = [
                 number
                 for of in (one.a, one.b, one.ratio)
                 for number in (of.value, of.low, of.high, *(of.systematic or (None, None)))
             ]
+            numbers += [None] * 3 if apart is None else [apart.value, apart.low, apart.high]
             writer.writerow(
                 [pair.label, pair.a, pair.b, one.name, one.label, one.a.unit]
                 + [pair.comparison.a.runs, pair.comparison.b.runs]

@@ -54,13 +54,23 @@ def assignments(incomplete: str) -> list[str]:
 
 
 def results(incomplete: str) -> list[str]:
-    """Folders of results, in the directory that is being typed or in `results`."""
-    place = Path(incomplete[: incomplete.rfind("/") + 1] or "results")
+    """Results and studies: by path in the directory that is being typed; else `last`, ids, folders in
+    `results`, and JSON files here.
+    """
+    from llenergymeasure.results.find import LAST, where_results_are
+
+    if "/" in incomplete:
+        return _beginning(map(str, _results_in(Path(incomplete[: incomplete.rfind("/") + 1]))), incomplete)
+    found = _results_in(where_results_are())
+    files = sorted(map(str, Path().glob("*.json")))
+    return _beginning([LAST, *(one.name for one in found), *map(str, found), *files], incomplete)
+
+
+def _results_in(place: Path) -> list[Path]:
     try:
-        folders = sorted(one for one in place.iterdir() if _is_result(one))
+        return sorted(one for one in place.iterdir() if _is_result(one))
     except OSError:
         return []
-    return _beginning(map(str, folders), incomplete)
 
 
 def _is_result(folder: Path) -> bool:

@@ -28,7 +28,7 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
 
     Further lines of a message are indented, so that none of them passes for a hint or another error.
     """
-    lines = [_indented(f"{type(error).__name__}: {error}".rstrip(": "))]
+    lines = [_indented(f"{type(error).__name__}: {error}".rstrip(": ")), *getattr(error, "__notes__", ())]
     failure = error.failure if isinstance(error, ExperimentError) else None
     if isinstance(error, LLEMError) and error.hint:
         lines.append(_indented(f"hint: {error.hint}"))
@@ -166,8 +166,8 @@ def reported(
             _end(explain_validation(error), 2)
         except LLEMError as error:
             _end(explain(error, verbose=verbose), error.exit_code)
-        except KeyboardInterrupt:
-            _end("Interrupted", 130)
+        except KeyboardInterrupt as error:
+            _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
             short = _why_short(error)
             _end(short or format_bug(error, verbose=verbose), 1)

@@ -57,7 +57,7 @@ EXAMPLES: Mapping[str, Examples] = {
         (
             "llem show last --uncertainty",
             "llem show 20261130T1015 --field energy.per_output_token",
-            "llem show results/study --format markdown --sort energy",
+            "llem show results/study --holds 'accuracy>=95%' --sort energy",
         ),
         "docs/concepts/intervals.md",
     ),

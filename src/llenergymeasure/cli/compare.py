@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Literal, TypeAlias, get_args
 import typer
 from pydantic import JsonValue, TypeAdapter
 
-from llenergymeasure.analysis.compare import Comparison
+from llenergymeasure.analysis.compare import Comparison, LeftOut
+from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.analysis.limits import Limit, limit_of, regressions
 from llenergymeasure.analysis.many import (
     Item,
-    LeftOut,
     Many,
     Pair,
     against,
@@ -30,10 +29,9 @@ from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
-from llenergymeasure.results.find import find, is_study, may_be_result
+from llenergymeasure.results.find import find, is_glob, is_study, matches, may_be_result
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.study import StudyResult
-from llenergymeasure.results.windows import load_any
 
 REGRESSION = 4
 Form: TypeAlias = Literal["text", "json", "markdown", "latex", "csv", "github"]
@@ -120,10 +118,11 @@ def _studies(
 
 
 def _named(name: str, items: Sequence[Item]) -> Item:
-    exact = [one for one in items if name in {one.name, one.result.experiment_id}]
-    begin = exact or [one for one in items if name and one.result.experiment_id.startswith(name)]
+    exact = [one for one in items if name in {one.name, one.id}]
+    begin = exact or [one for one in items if name and one.id.startswith(name)]
     if not begin and os.path.lexists(name):
-        begin = [one for one in items if one.result.experiment_id == load_any(Path(name)).experiment_id]
+        named = {one.id for one in _items(Path(name))}
+        begin = [one for one in items if one.id in named]
     if len(begin) != 1:
         near = nearest(name, [one.name for one in items])
         what = "none of the results" if not begin else f"{len(begin)} of the results"
@@ -135,43 +134,45 @@ def _named(name: str, items: Sequence[Item]) -> Item:
 
 
 def _is_same(one: Item, other: Item) -> bool:
-    same_id = one.result.experiment_id == other.result.experiment_id
-    return same_id and one.result.started_at == other.result.started_at
+    if isinstance(one.result, Imported) or isinstance(other.result, Imported):
+        return one.result == other.result
+    return one.id == other.id and one.result.started_at == other.result.started_at
 
 
 def source(name: Path, directory: Path | None) -> Source:
     """ResultError for what is not a result; what a glob matches beside results is left out by name."""
-    if any(sign in str(name) for sign in "*?[") and not os.path.lexists(name):
+    if is_glob(name):
         return _matched(str(name))
     path = find(name, directory)
-    return _study(path) if is_study(path) else Source(_called(path), path, "result", (_item(path),))
+    return _study(path) if is_study(path) else Source(_called(path), path, "result", _items(path))
 
 
 def _matched(pattern: str) -> Source:
     items: list[Item] = []
     left_out: list[LeftOut] = []
-    for text in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207  a pattern may be absolute
-        path = Path(text)
+    for path in matches(pattern):
         if is_study(path):
             study = _study(path)
             items += [Item(f"{study.name}: {one.name}", one.result) for one in study.items]
             left_out += study.left_out
         elif not may_be_result(path):
-            left_out.append(LeftOut(text, "not a result", absent=True))
+            left_out.append(LeftOut(str(path), "not a result", absent=True))
         else:
             try:
-                items.append(_item(path))
-            except ResultError as error:
-                left_out.append(LeftOut(text, error.message))
+                items += _items(path)
+            except (ConfigError, ResultError) as error:
+                left_out.append(LeftOut(str(path), error.message))
     if not items:
         known = "".join(f"\n  {one.name}: {one.reason}" for one in left_out)
         raise ResultError(f"{pattern} matches no results{known}")
     return Source(pattern, Path(pattern), "glob", tuple(items), tuple(left_out))
 
 
-def _item(path: Path) -> Item:
-    found = load_any(path)
-    return Item(found.experiment_id, found)
+def _items(path: Path) -> tuple[Item, ...]:
+    """A result, or each measurement in a file of another tool."""
+    return tuple(
+        Item(one.name if isinstance(one, Imported) else one.experiment_id, one) for one in read_any(path)
+    )
 
 
 def _study(path: Path) -> Source:

@@ -12,16 +12,24 @@ from llenergymeasure.cli._streams import printable, reader_may_leave, say, talk
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.report.export import FORMS, TABLES, TEXT_FORMS, Export, log_to_mlflow, write_parquet
 from llenergymeasure.report.found import label_kinds, places, read
-from llenergymeasure.results.find import find
+from llenergymeasure.results.find import find_all
 
 
-def export(paths: Sequence[Path], form: str, *, output: str | None, is_long: bool, verbose: bool) -> None:
+def export(
+    names: Sequence[Path],
+    form: str,
+    *,
+    directory: Path | None,
+    output: str | None,
+    is_long: bool,
+    verbose: bool,
+) -> None:
     with reported(verbose=verbose):
         if form not in FORMS:
             raise ConfigError(f"--to {form} is no form that llem writes", hint=f"one of: {', '.join(FORMS)}")
         if is_long and form not in TABLES:
             raise ConfigError(f"--long is for {', '.join(sorted(TABLES))}, not for {form}")
-        found = places([find(path) for path in paths], _skipped)
+        found = places(find_all(names, directory, _skipped), _skipped)
         chosen = Export(read(found, _skipped), label_kinds(found), is_long=is_long, skip=_skipped)
         if form == "mlflow":
             talk(f"Logged: {log_to_mlflow(chosen, output)} runs")

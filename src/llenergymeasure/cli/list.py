@@ -15,6 +15,7 @@ from llenergymeasure import __version__
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import left_behind
 from llenergymeasure.records import Estimate
@@ -23,7 +24,8 @@ from llenergymeasure.records.figures import amount
 from llenergymeasure.results.find import where_results_are
 from llenergymeasure.results.folder import is_live, parts, whole_runs
 from llenergymeasure.results.index import Index, stamp_of
-from llenergymeasure.results.store import RESULT_FILE
+from llenergymeasure.results.models import RESULT_SCHEMA_VERSION
+from llenergymeasure.results.store import RESULT_FILE, check_version
 from llenergymeasure.results.study import STUDY_FILE, StudyResult
 from llenergymeasure.results.summary import MISSING
 from llenergymeasure.results.windows import RECORDED
@@ -63,10 +65,8 @@ def list_(directory: Path | None, *, as_json: bool, verbose: bool) -> None:
 
 
 def _lines(found: Sequence[Entry]) -> Iterator[str]:
-    rows = [["name", "state", "energy per output token", "what"]]
-    for one in found:
-        kind = "" if one.kind == "result" else f"{one.kind}: "
-        rows.append([one.name, one.state, one.figure, f"{kind}{one.what}"])
+    rows = [["name", "kind", "state", "energy per output token", "what"]]
+    rows += [[one.name, one.kind, one.state, one.figure, one.what] for one in found]
     for lines in fitting(rows, indent=""):
         yield from lines
 
@@ -114,19 +114,24 @@ def _result(folder: Path) -> Entry:
         data = from_json((folder / RESULT_FILE).read_bytes(), allow_inf_nan=False)
         if isinstance(data, dict) and data.get("kind") in RECORDED:
             return _recorded(folder.name, data)
+        if data["schema_version"] != "1":
+            check_version(data, folder / RESULT_FILE, newest=RESULT_SCHEMA_VERSION)
         config, cost = data["config"], data["energy"]["per_output_token"]
         estimate = _estimate(cost)
         outcomes = [run["outcome"] for run in data.get("runs", ())]
         lost = [f"{outcomes.count(one)} of {len(outcomes)} runs {one}" for one in ("failed", "interrupted")]
         modelled = data["energy"]["method"] in {"modelled", "mixed"}
         what = f"{config['model']} on {config['backend']}"
+        if config.get("load") is not None:
+            what += f", {LoadConfig.model_validate(config['load']).in_words}"
         state = ", ".join(text for text in lost if not text.startswith("0 ")) or "done"
         figure = amount(estimate, modelled=modelled)
         return Entry(folder.name, "result", state, what, figure, data["started_at"]["utc"])
+    except ResultError as error:
+        why = error.message.partition("result.json ")[2]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        return Entry(
-            folder.name, "result", "unreadable", f"{type(error).__name__}: {error}"[:80], MISSING, ""
-        )
+        why = f"{type(error).__name__}: {error}"
+    return Entry(folder.name, "result", "unreadable", why[:80], MISSING, "")
 
 
 def _merged(folder: Path) -> Entry:

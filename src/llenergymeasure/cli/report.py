@@ -12,18 +12,26 @@ from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.report.content import content
 from llenergymeasure.report.markdown import as_markdown
 from llenergymeasure.report.page import REPORT_FILE, as_html, write
-from llenergymeasure.results.find import find
+from llenergymeasure.results.find import find_all
 
 FORMS = ("html", "md")
 
 
-def report(paths: Sequence[Path], output: Path | None, *, form: str, opened: bool, verbose: bool) -> None:
+def report(
+    names: Sequence[Path],
+    output: Path | None,
+    *,
+    directory: Path | None,
+    form: str,
+    opened: bool,
+    verbose: bool,
+) -> None:
     with reported(verbose=verbose):
         if form not in FORMS:
             raise ConfigError(f"--format {form}: one of {', '.join(FORMS)}")
         if opened and form == "md":
             raise ConfigError("--open shows an HTML file in the browser", hint="leave out --format md")
-        paths = [find(path) for path in paths]
+        paths = list(find_all(names, directory, _skipped))
         found = content(paths)
         text = as_html(found) if form == "html" else as_markdown(found)
         if form == "md" and output is None:
@@ -35,6 +43,10 @@ def report(paths: Sequence[Path], output: Path | None, *, form: str, opened: boo
         talk(f"Saved: {file}")
         if opened and not webbrowser.open(file.resolve().as_uri()):
             talk("No browser could be started; open the file in one")
+
+
+def _skipped(why: str) -> None:
+    talk(f"Skipped: {why}")
 
 
 def _beside(paths: Sequence[Path]) -> Path:

@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
+from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.cli import study
 from llenergymeasure.cli._display import (
     print_result_details,
@@ -19,7 +20,7 @@ from llenergymeasure.cli._display import (
     print_windows_summary,
 )
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._layout import fitting
+from llenergymeasure.cli._layout import fitting, row_lines
 from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ConfigError, ResultError
@@ -30,7 +31,7 @@ from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.find import find, is_study
 from llenergymeasure.results.models import Energy, Term, Uncertainty
 from llenergymeasure.results.study import StudyResult
-from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.summary import MISSING, Row, is_modelled
 from llenergymeasure.results.windows import WindowsResult, load_any
 
 NOTES = (
@@ -42,7 +43,7 @@ NOTES = (
 )
 
 
-def show(
+def show(  # noqa: PLR0913  the options of the command
     named: Path,
     *,
     directory: Path | None,
@@ -51,38 +52,48 @@ def show(
     as_json: bool,
     form: str | None,
     sort: str | None,
+    holds: str | None,
     verbose: bool,
 ) -> None:
     with reported(verbose=verbose):
         result = find(named, directory)
         if field is not None:
-            if uncertainty or form is not None or sort is not None:
+            if uncertainty or any(one is not None for one in (form, sort, holds)):
                 raise ConfigError(
-                    "--field prints one value, and goes with none of --uncertainty, --format, --sort"
+                    "--field prints one value, and goes with none of --uncertainty, --format, --sort, --holds"
                 )
             _show_field(result, field)
             return
         if is_study(result):
-            study.show_stored(result, form="json" if as_json else form, sort=sort)
+            study.show_stored(result, form="json" if as_json else form, sort=sort, holds=holds)
             return
-        if form is not None or sort is not None:
+        if any(one is not None for one in (form, sort, holds)):
             raise ConfigError(
-                "--format and --sort are for the table of a study", hint=f"{result} is one result"
+                "--format, --sort and --holds are for the table of a study", hint=f"{result} is one result"
             )
-        stored = load_any(result)
-        if isinstance(stored, WindowsResult):
-            _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
-            return
-        budget = _budget(stored, result) if uncertainty else None
-        if verbose and not uncertainty:
-            print_result_details(stored)
-        with reader_may_leave():
-            if as_json:
-                print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
-            elif budget is None:
-                print_result_summary(stored)
-            else:
-                print_lines(budget_lines(stored.energy, budget))
+        _show_result(result, uncertainty=uncertainty, as_json=as_json, verbose=verbose)
+
+
+def _show_result(result: Path, *, uncertainty: bool, as_json: bool, verbose: bool) -> None:
+    stored, *others = read_any(result)
+    if isinstance(stored, Imported):
+        if uncertainty:
+            raise ResultError(f"{result} has no uncertainty budget: it is of {stored.tool}")
+        _show_imported([stored, *(one for one in others if isinstance(one, Imported))], as_json=as_json)
+        return
+    if isinstance(stored, WindowsResult):
+        _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
+        return
+    budget = _budget(stored, result) if uncertainty else None
+    if verbose and not uncertainty:
+        print_result_details(stored)
+    with reader_may_leave():
+        if as_json:
+            print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
+        elif budget is None:
+            print_result_summary(stored)
+        else:
+            print_lines(budget_lines(stored.energy, budget))
 
 
 def _show_field(path: Path, key: str) -> None:
@@ -135,6 +146,21 @@ def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_js
             print_json(stored.as_json())
         else:
             print_windows_summary(stored)
+
+
+def _show_imported(found: Sequence[Imported], *, as_json: bool) -> None:
+    """What another tool measured, in llem's metrics, and what of it has no such meaning."""
+    with reader_may_leave():
+        if as_json:
+            value: JsonValue = TypeAdapter(list[Imported]).dump_python(list(found), mode="json")
+            print_json(value)
+            return
+        for one in found:
+            facts = (f"{key}: {value}" for key, value in one.row().items() if value not in {None, one.name})
+            print_lines([one.name, *filled("; ".join(facts), indent="  "), ""])
+            rows = [Row(name, amount(estimate)) for name, estimate in one.metrics.items()]
+            rows += [Row(name, MISSING, why) for name, why in one.left_out.items()]
+            print_lines([*chain(*row_lines(rows)), ""])
 
 
 def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:

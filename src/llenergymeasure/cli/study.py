@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.analysis.holding import Holding, holding, holding_lines
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._progress import remark
 from llenergymeasure.cli._streams import (
@@ -34,7 +35,7 @@ from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records.figures import about, plain
 from llenergymeasure.results.history import earlier_results
-from llenergymeasure.results.study import SORTS, StudyResult, in_order
+from llenergymeasure.results.study import SORTS, StudyResult, StudyRow, in_order
 from llenergymeasure.results.study_table import Format, account, labelled, marks, searches, table
 from llenergymeasure.results.summary import columns
 from llenergymeasure.study import start
@@ -88,25 +89,29 @@ def run(
         raise typer.Exit(3)
 
 
-def show(study: StudyResult, *, form: Format, sort: str | None) -> None:
-    """The table of a study, and what is missing of it."""
-    rows = in_order(study.rows, sort)
+def show(study: StudyResult, *, form: Format, sort: str | None, holds: str | None = None) -> None:
+    """The table of a study, and what is missing of it; of those alone that hold an accuracy where one is
+    asked for.
+    """
+    held = None if holds is None else holding(study, holds)
+    rows = in_order(study.rows if held is None else held.rows, sort)
     with reader_may_leave():
         if form == "json":
             print_json(study.model_copy(update={"rows": rows}).as_json())
         elif form == "text":
-            print_lines(text_lines(study, sort=sort))
+            print_lines(text_lines(study, rows, held))
         else:
             print_lines(table(study, form, rows).splitlines())
 
 
-def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
+def text_lines(study: StudyResult, rows: Sequence[StudyRow], held: Holding | None) -> Iterator[str]:
     done = sum(row.outcome == "done" for row in study.rows)
     head = f"{study.name or study.identity[:12]}: {done} of {len(study.rows)} experiments done"
     yield from filled(f"{head} · simulated: no model ran, no sensor was read" if study.simulated else head)
     yield ""
-    yield from _narrowed(labelled(study, in_order(study.rows, sort)))
-    notes = [*marks(study), *searches(study), *cheapest_lines(study), *account(study)]
+    yield from _narrowed(labelled(study, rows))
+    found = cheapest_lines(study) if held is None else holding_lines(study, held)
+    notes = [*marks(study), *searches(study), *found, *account(study)]
     if notes:
         yield ""
     for note in notes:
@@ -114,7 +119,7 @@ def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
 
 
 # What is left out first where the table is wider than the terminal.
-_LEAST_NEEDED = ("memory", "TPOT", "TTFT")
+_LEAST_NEEDED = ("memory", "sent late (p99)", "ITL", "TPOT", "per request", "TTFT", "requests")
 
 
 def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -257,7 +262,7 @@ def _unheard(text: str) -> None:
     pass
 
 
-def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:
+def show_stored(path: Path, *, form: str | None, sort: str | None, holds: str | None) -> None:
     """The table of a stored study. ConfigError for a format or an order that does not exist."""
     form = form or "text"
     if form not in get_args(Format):
@@ -265,4 +270,4 @@ def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:
     if sort is not None and sort not in SORTS:
         raise ConfigError(f"--sort {sort}: one of {', '.join(SORTS)}")
     chosen: Format = next(one for one in get_args(Format) if one == form)
-    show(StudyResult.load(path), form=chosen, sort=sort)
+    show(StudyResult.load(path), form=chosen, sort=sort, holds=holds)

@@ -65,6 +65,19 @@ class LoadConfig(Section):
         "rather than being a window of a running load",
     )
 
+    @property
+    def in_words(self) -> str:
+        """`closed, 8 users` or `poisson, 2.5 requests/s`."""
+        match self.arrivals:
+            case "closed":
+                return f"closed, {self.concurrency} user{'' if self.concurrency == 1 else 's'}"
+            case "ramp":
+                return f"ramp, {self.rate:g} to {self.end_rate:g} requests/s"
+            case "trace":
+                faster = "" if self.speed == 1 else f", {self.speed:g} times as fast"
+                return f"trace {self.trace}{faster}"
+        return f"{self.arrivals}, {self.rate:g} requests/s"
+
     @model_validator(mode="after")
     def _fits_arrivals(self) -> LoadConfig:
         """What the arrivals do not use would be passed over in silence."""

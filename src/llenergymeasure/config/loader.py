@@ -35,6 +35,8 @@ from llenergymeasure.exceptions import ConfigError, LLEMError
 
 PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
+# Where meters find their devices, and credentials that no configuration may hold; plug-ins add their own.
+OF_METERS = "LLEM_METER_"
 RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
 BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
@@ -298,6 +300,8 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
     for name in sorted(environ):
         # an empty variable counts as unset, as everywhere
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
+            continue
+        if name.startswith(OF_METERS):
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
         if first_unknown(key) is not None:

@@ -59,7 +59,18 @@ SCHEMA_VERSION = "2"
 
 # Fields outside the engines' sections that not every engine takes.
 TAKEN_BY_SOME = frozenset({"lora", "load", "passthrough_kwargs"})
-BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
+BUILTIN_METERS = (
+    "auto",
+    "nvml",
+    "amd",
+    "rapl",
+    "apple",
+    "hwmon",
+    "battery",
+    "ipmi",
+    "redfish",
+    "estimate",
+)
 
 
 def _known_name(name: str, builtin: Collection[str], *, group: plugins.Group, info: ValidationInfo) -> str:
@@ -212,11 +223,16 @@ class EnergyConfig(Section):
     meter: str = Field(
         default="auto",
         min_length=1,
-        description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name",
+        description=f"{', '.join(BUILTIN_METERS)}, or a plug-in's name",
     )
     gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
         default="auto",
         description="auto: those the engine uses; all; or a list of UUIDs, their beginnings or indices",
+    )
+    boundary: Literal["auto", "gpu", "gpu+cpu+dram", "host", "wall"] = Field(
+        default="auto",
+        description="what the figures take in: auto is the sum of all parts that are read, else the host; "
+        "what else was read is shown beside",
     )
     require_measured: bool = Field(
         default=False, description="refuse to run where energy could only be modelled"
@@ -525,6 +541,18 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     def is_stream(self) -> bool:
         """Whether passes are windows of a running load, rather than walks between two silences."""
         return self.load is not None and not self.load.finite
+
+    @property
+    def why_no_prefill(self) -> str | None:
+        """Why no prefill passes are run; None where they are."""
+        load = self.load
+        if self.max_output_tokens == 1:
+            return "every request has one output token: prefill is all there is (see energy per request)"
+        if self.is_stream:
+            return "under a running load prefill and decode of different requests overlap"
+        if load is not None and (load.arrivals != "closed" or load.think_s):
+            return "requests come at times of their own, and a pass of prefill would mostly wait for them"
+        return None if self.passes.prefill else "no prefill passes were asked for: passes.prefill is 0"
 
 
 # The engines whose sections are fields, for editors and type checkers; others bring theirs with the backend.

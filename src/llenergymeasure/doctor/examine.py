@@ -33,6 +33,7 @@ from llenergymeasure.records import Clock, Domain, Environment, GpuFacts
 from llenergymeasure.simulation.device import SimulatedNvml
 
 READS = 20
+_READING_S = 1.0
 RECORDED_S = 0.3
 # A network that answers does so in less; a longer wait would be most of what this takes.
 HUB_S = 0.5
@@ -135,9 +136,11 @@ def _examined(gpus: tuple[GpuFacts, ...], *, nvml: Any, rapl_root: Path | None, 
     usable: list[tuple[MeterReport, Meter]] = []
     for name in meter_names():
         report, meter = _meter(name, nvml=nvml, rapl_root=rapl_root, clock=clock)
-        reports.append(report)
-        if meter is not None:
+        # A run would record only the first of two that see the same, such as the host.
+        names = {domain.name for domain in report.domains}
+        if meter is not None and not names & {domain.name for one in reports for domain in one.domains}:
             usable.append((report, meter))
+        reports.append(report)
     return Examination(
         environment=environment(gpus),
         gpus=gpus,
@@ -171,7 +174,9 @@ def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tup
         )
         (meter,) = selection.meters
         with meter:
-            times = [_timed(meter) for _ in range(READS)]
+            times = [_timed(meter)]
+            while len(times) < READS and sum(times) < _READING_S:
+                times.append(_timed(meter))
             return MeterReport(name, None, tuple(meter.domains()), median(times), selection.notes), meter
 
     try:

@@ -15,7 +15,15 @@ from llenergymeasure.records.figures import duration, plain
 State: TypeAlias = Literal["ok", "limited", "missing"]
 Topic: TypeAlias = Literal["Meters", "GPUs", "Host", "Backends", "Disk", "Hub"]
 
-_KINDS = {"gpu": "GPU", "module": "module", "cpu": "CPU package", "dram": "memory", "host": "this host"}
+_KINDS = {
+    "gpu": "GPU",
+    "module": "module",
+    "cpu": "CPU package",
+    "dram": "memory",
+    "host": "this host",
+    "wall": "the wall",
+    "part": "recorded, not counted:",
+}
 _LOW_DISK_BYTES = 5_000_000_000
 _BUSY = 0.2  # load for each processor, of what else runs
 

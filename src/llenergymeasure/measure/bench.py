@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from statistics import median
@@ -19,11 +19,14 @@ from llenergymeasure.records import (
     BlockKind,
     Clock,
     Completion,
+    Completions,
     Generation,
     Pass,
     Request,
+    RequestCounts,
     SessionFacts,
     Stage,
+    Verdict,
     WarmUp,
     Window,
 )
@@ -61,6 +64,7 @@ class Bench:
         self._stack = ExitStack()
         self._measured = self._was_judged = False
         self._stream: Load | None = None
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -89,14 +93,15 @@ class Bench:
         self._position.enter("warmup")
         tell = began or _nobody
         if self._config.is_stream:
-            self._stream = self._stack.enter_context(self._served())
+            self._stack.callback(self._running.close)
+            self._stream = self._running.enter_context(self._served())
             return loads.warm_up(self._stream, self._config, tell)
         settings = self._config.warmup
         batches = self._batches()
         start_ns = self._clock.monotonic_ns()
         tell(WarmUpBatch(1, None))
         longest, typical = batches[-1], batches[len(batches) // 2]
-        if self._config.passes.prefill:
+        if self._config.why_no_prefill is None:
             self._run(_with_one_token(longest))
         end_ns = self._run(longest)
         durations: list[float] = []
@@ -148,12 +153,17 @@ class Bench:
             walked.append((Window(start_ns, edge_ns), walks))
         with _no_collection():
             after()
-        done = [tuple(self._numbered(walks, requests)) for _, walks in walked]
-        if kind == "full":
-            done = self._judged(done, [walks for _, walks in walked])
+        all_walks = [walk for _, walks in walked for walk in walks]
+        # Greedy decoding says the same in each.
+        judged = [] if kind == "prefill" else all_walks if self._is_drawn else all_walks[:1]
+        verdicts = self._verdicts(judged)
         return tuple(
-            Pass(window, len(walks), Generation(each))
-            for (window, walks), each in zip(walked, done, strict=True)
+            Pass(
+                window,
+                len(walks),
+                Generation(tuple(_with_verdicts(self._numbered(walks, requests), verdicts))),
+            )
+            for window, walks in walked
         )
 
     def _served(self) -> AbstractContextManager[Load]:
@@ -181,25 +191,23 @@ class Bench:
         found = loads.run_windows(stream, self._config, count, before=before, edge=edge, after=after)
         for one in found:
             _check_counts(one.generation)
+        verdicts = self._verdicts([one.generation for one in found])
+        done = (self._with_local(one.generation, self._requests) for one in found)
         return tuple(
-            replace(one, generation=Generation(tuple(self._with_local(one.generation, self._requests))))
-            for one in found
+            replace(one, generation=Generation(Completions.of(_with_verdicts(each, verdicts))))
+            for one, each in zip(found, done, strict=True)
         )
 
-    def _judged(
-        self, done: list[tuple[Completion, ...]], passes: Sequence[Sequence[Generation]]
-    ) -> list[tuple[Completion, ...]]:
-        """With verdicts on the answers that have a reference: those of the first walk, since greedy decoding
-        says the same in each; where tokens are drawn, those of all walks.
-        """
-        if self._was_judged or not any(self._work.references):
-            return done
-        is_drawn = self._config.decoder.temperature > 0
-        self._was_judged = not is_drawn
-        walks = [walk for each in passes for walk in each]
-        verdicts = judge(self._config, self._work.references, walks if is_drawn else walks[:1])
-        given = iter(verdicts)
-        return [tuple(replace(one, verdict=next(given, None)) for one in each) for each in done]
+    @property
+    def _is_drawn(self) -> bool:
+        return self._config.decoder.temperature > 0
+
+    def _verdicts(self, walks: Sequence[Generation]) -> Iterator[Verdict | None]:
+        """On the completions of these walks in order, where any has a reference."""
+        if not walks or self._was_judged or not any(self._work.references):
+            return iter(())
+        self._was_judged = not self._is_drawn
+        return iter(judge(self._config, self._work.references, walks))
 
     def _walk_for(self, requests: Sequence[Request], start_ns: int) -> tuple[list[Generation], int]:
         """Walk the workload until that has lasted long enough; the walks, and when the last one ended."""
@@ -216,6 +224,12 @@ class Bench:
         facts = self._facts()
         self._stack.close()
         return facts
+
+    def stop(self) -> RequestCounts | None:
+        """Cancel what is on its way; returns what became of every request, None where there is no server."""
+        self._running.close()
+        session = getattr(self, "_session", None)
+        return cast("LoadedSession", session).account() if hasattr(session, "account") else None
 
     def _facts(self) -> SessionFacts:
         return replace(
@@ -254,6 +268,13 @@ class Bench:
 
 def _with_one_token(requests: Sequence[Request]) -> tuple[Request, ...]:
     return tuple(replace(request, max_output_tokens=1, exact=True) for request in requests)
+
+
+def _with_verdicts(done: Iterable[Completion], verdicts: Iterator[Verdict | None]) -> Iterator[Completion]:
+    """The first completions with a verdict each, as far as there are any."""
+    for one in done:
+        verdict = next(verdicts, None)
+        yield one if verdict is None else replace(one, verdict=verdict)
 
 
 @contextmanager

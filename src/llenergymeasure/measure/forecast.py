@@ -21,6 +21,8 @@ StepName: TypeAlias = Literal["cooling", "bare", "load", "loaded", "warm_up", "f
 # at each edge until a GPU's counter has stepped often enough; RAPL steps every millisecond.
 GPU_SILENCES_S = 2 * 0.4 + 0.15 + 2 * 0.5
 RAPL_SILENCES_S = 2 * 0.1
+# Where a slow meter of the host leads: twice its memory and lag on each side.
+_SLOW_SILENCES_S = {"ipmi": 160.0, "redfish": 160.0, "battery": 32.0}
 # A sensor that averages forgets the work before an idle window.
 REST_S = 1.0
 # Two looks at the power, which is the least that cooling takes.
@@ -225,7 +227,8 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
         yield Step("full", seconds, seconds, f"{windows} of the running load, which then drains")
     else:
         yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
-    if (count := config.passes.prefill) and not config.is_stream:
+    if config.why_no_prefill is None:
+        count = config.passes.prefill
         block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)
         yield replace(block, note=f"{block.note}, one output token each")
     after_s = CLOSE_S + (REST_S + idle if idle else 0.0)
@@ -275,6 +278,8 @@ def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:
 
 def _silences_s(meters: AbstractSet[str]) -> float:
     """The longest that one of them needs; a modelled figure needs none."""
+    if slow := [_SLOW_SILENCES_S[meter] for meter in meters if meter in _SLOW_SILENCES_S]:
+        return max(slow)
     if meters & {"nvml", "amd", "amdsmi"}:
         return GPU_SILENCES_S
     return RAPL_SILENCES_S if "rapl" in meters else 0.0

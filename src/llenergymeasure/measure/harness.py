@@ -156,7 +156,7 @@ def _blocks(
     if config.is_stream:
         yield _windows(config, rig, count)
         return
-    wants_prefill = config.passes.prefill > 0 and config.max_output_tokens > 1
+    wants_prefill = config.why_no_prefill is None
     if wants_prefill and turn.number % 2 == 0:
         yield _block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up)
     full = _block(config, rig, "full", count, warm_up=warm_up)

@@ -63,6 +63,11 @@ def meters_for(
             f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
             hint="leave the meter at auto",
         )
+    if (boundary := config.energy.boundary) not in {"auto", "gpu"}:
+        raise EnergyError(
+            f"the simulated device is a GPU alone: energy.boundary={boundary} can't be read of it",
+            hint="leave energy.boundary at auto",
+        )
     # CUDA_VISIBLE_DEVICES is about the GPUs of this host.
     gpus = "all" if config.energy.gpus == "auto" else config.energy.gpus
     meter = NvmlMeter(device.nvml, gpus=gpus, processes=processes)

@@ -11,7 +11,16 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.records import BlockKind, DatasetFacts, Pass, RunFailure, SessionFacts, WarmUp, Window
+from llenergymeasure.records import (
+    BlockKind,
+    DatasetFacts,
+    Pass,
+    RequestCounts,
+    RunFailure,
+    SessionFacts,
+    WarmUp,
+    Window,
+)
 
 PROTOCOL_VERSION = 4
 
@@ -146,7 +155,10 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
+    """`requests` is what became of all that were sent to a server."""
+
     failure: RunFailure
+    requests: RequestCounts | None = None
     say: Literal["failed"] = "failed"
 
 

@@ -123,7 +123,9 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         if config.runner.kind == "local":
             check_prompts(config)
         here = environment(gpus)
-        with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
+        with Recorder(
+            cleared.meters.meters, clock=time, directory=directory, boundary=config.energy.boundary
+        ) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
             tell.watched(PowerNow(recorder.domains, recorder.latest))
 

@@ -73,7 +73,7 @@ def main() -> int:
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
             with suppress(OSError):  # the log may be on a disk that is full; the parent is still informed
                 traceback.print_exc()
-            channel.say(protocol.Failed(_failure(error, position)))
+            channel.say(protocol.Failed(_failure(error, position), bench.stop()))
             return 1
     return 0
 

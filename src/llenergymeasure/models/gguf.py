@@ -24,6 +24,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.weights import check_weights, read_json_object
@@ -281,7 +282,7 @@ def _convert(source: Path, target: Path, only: str | None) -> None:
                 lacking = last.startswith(("ImportError", "ModuleNotFoundError"))
                 raise PreFlightError(
                     f"converting {source} failed (exit {status}): {last}",
-                    hint="pip install 'llenergymeasure[pytorch]'"
+                    hint=install("pytorch")
                     if lacking
                     else "convert it to a directory of safetensors yourself and name that",
                 )

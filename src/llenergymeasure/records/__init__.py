@@ -17,6 +17,8 @@ from llenergymeasure.records.architecture import (
     Quantisation,
     Recurrence,
 )
+from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
+from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
@@ -38,17 +40,13 @@ from llenergymeasure.records.measuring import (
 from llenergymeasure.records.running import (
     Block,
     BlockKind,
-    Completion,
-    FinishReason,
     Generation,
     Idle,
     Pass,
     Progress,
     Request,
-    RequestCounts,
     Served,
     SessionFacts,
-    Verdict,
     WarmUp,
 )
 from llenergymeasure.records.telling import (
@@ -70,6 +68,7 @@ __all__ = [
     "BlockKind",
     "Clock",
     "Completion",
+    "Completions",
     "DatasetFacts",
     "Domain",
     "DomainKind",
@@ -105,6 +104,7 @@ __all__ = [
     "Sample",
     "Series",
     "Served",
+    "ServerCounts",
     "SessionFacts",
     "SkippedRecords",
     "Stage",

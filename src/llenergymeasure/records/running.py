@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
+from llenergymeasure.records.completions import Completion, Completions
+from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.windows import Window
 
 # Each bin is wider than the one before by a factor of exp(1/250): 0.4 %.
 GAP_BINS = 250
-
-FinishReason: TypeAlias = Literal["eos", "length", "error"]
 
 
 class Progress(Protocol):
@@ -59,59 +59,22 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether an answer is the reference of its record, by which matcher; `answer` is its text only where it
-    was to be kept.
-    """
-
-    matcher: str
-    correct: bool
-    answer: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What became of one request in one walk over the workload.
-
-    `output_tokens` counts generated tokens up to and including end-of-sequence, never padding. `t_sent_ns`
-    is when its batch was handed to the engine; `t_scheduled_ns` when the load wanted it sent. Both token
-    counts are the engine's, and of a request that failed (`finish` is "error") what came before it did; the
-    `local_` ones are llem's own by the model's tokenizer, None where it has none. `verdict` is None where the
-    answer was not judged.
-    """
-
-    index: int
-    walk: int
-    batch: int
-    prompt_tokens: int
-    output_tokens: int
-    t_scheduled_ns: int
-    t_sent_ns: int
-    t_first_ns: int | None
-    t_end_ns: int
-    finish: FinishReason
-    local_prompt_tokens: int | None = None
-    local_output_tokens: int | None = None
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """What a walk gave, or all walks of a pass.
 
     `output_ids` are the generated token ids of every completion, end-of-sequence included and padding not:
     what tells two engines apart. None where the engine gives none, and in a pass, whose files hold counts.
-    `texts` are what a server replied, of engines that give text instead.
+    `texts` are what a server replied, of engines that give text instead; None where it was not kept.
     """
 
-    completions: tuple[Completion, ...]
+    completions: tuple[Completion, ...] | Completions
     output_ids: tuple[tuple[int, ...], ...] | None = None
-    texts: tuple[str, ...] | None = None
+    texts: tuple[str | None, ...] | None = None
 
     @property
-    def answered(self) -> tuple[Completion, ...]:
+    def answered(self) -> Iterator[Completion]:
         """Without those that failed."""
-        return tuple(done for done in self.completions if done.finish != "error")
+        return (done for done in self.completions if done.finish != "error")
 
     @property
     def prompt_tokens(self) -> int:
@@ -123,22 +86,13 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """What became of every request that a session has sent: it was answered, failed or was cancelled."""
-
-    sent: int = 0
-    answered: int = 0
-    failed: int = 0
-    cancelled: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class SessionFacts:
     """What the engine says of itself once loaded: the arguments in force, not those asked for.
 
     `pids` are processes beside the worker's that do the work; `why_unmetered` is why the meters of this host
     do not see who does. `requests` is None where the engine is not a server; `server` says which it is,
-    where it may answer other runs too: its URL, and on this host when its process was started.
+    where it may answer other runs too: its URL, and on this host when its process was started. `counted` is
+    what it counted itself, from before the first of the `requests` on.
     `chat_template_date` is the pinned date (ISO 8601) given to a chat template that asks for today's.
     """
 
@@ -149,6 +103,7 @@ class SessionFacts:
     pids: tuple[int, ...] = ()
     why_unmetered: str | None = None
     requests: RequestCounts | None = None
+    counted: ServerCounts | None = None
     server: str | None = None
     parameters: int | None = None
     weights_bytes: int | None = None

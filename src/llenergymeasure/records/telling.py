@@ -46,6 +46,8 @@ WarningCode: TypeAlias = Literal[
     "recorder_lost",
     "command_failed",
     "places_differ",
+    "server_shared",
+    "prompts_cached",
 ]
 
 REMEDIES: Mapping[WarningCode, str] = {
@@ -95,6 +97,9 @@ REMEDIES: Mapping[WarningCode, str] = {
     "recorder_lost": "find out why it ended (dmesg shows a lack of memory), and measure again",
     "command_failed": "fix the command, or read its figures as those of a command that failed",
     "places_differ": "make all repeats in one place: name one node for the executor, or one GPU",
+    "server_shared": "keep other clients away from the server while it is measured",
+    "prompts_cached": "start the server without its prefix cache (vLLM: --no-enable-prefix-caching, SGLang: "
+    "--disable-radix-cache), or name more prompts than are sent: -n",
 }
 
 

@@ -26,6 +26,7 @@ from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult, Percentiles, Term
 from llenergymeasure.results.study import StudyResult, StudyRow
+from llenergymeasure.results.study_table import share
 from llenergymeasure.results.summary import Row, is_modelled
 from llenergymeasure.results.windows import WindowsResult
 
@@ -52,6 +53,11 @@ def _peak(row: StudyRow) -> Estimate | None:
     return None if row.peak_bytes is None else Estimate(row.peak_bytes, "bytes", reason="one figure")
 
 
+def _lag(row: StudyRow) -> Estimate | None:
+    late = row.schedule_lag_p99_s
+    return None if late is None else Estimate(late, "s", reason="one figure")
+
+
 FIGURES = (
     Figure("energy", "Energy per output token", attrgetter("energy_per_output_token"), energy=True),
     Figure("throughput", "Output throughput", attrgetter("output_tokens_per_second"), more_is_better=True),
@@ -62,6 +68,13 @@ FIGURES = (
     Figure("request", "Energy per request", attrgetter("energy_per_request"), energy=True),
     Figure("total", "Energy, total", attrgetter("energy_total"), energy=True),
     Figure("memory", "Peak memory", _peak),
+    Figure("requests", "Request throughput", attrgetter("requests_per_second"), more_is_better=True),
+    Figure("goodput", "Goodput", attrgetter("goodput_per_s"), more_is_better=True),
+    Figure("good_request", "Energy per good request", attrgetter("energy_per_good_request"), energy=True),
+    Figure("itl", "Time between tokens", attrgetter("itl_s")),
+    Figure("lag", "Sent late, 99th percentile", _lag),
+    Figure("accuracy", "Accuracy", attrgetter("accuracy"), more_is_better=True),
+    Figure("correct", "Energy per correct answer", attrgetter("energy_per_correct_answer"), energy=True),
 )
 
 
@@ -207,6 +220,7 @@ def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dic
         "notes": list(result.notes),
         "explanation": list(summary.explanation(result)) if room.explained else None,
         "modelled": is_modelled(energy),
+        "since": "was due" if result.performance.latencies_from == "due" else "was sent",
         "latency": {
             name: _percentiles(times)
             for name, times in (
@@ -257,7 +271,11 @@ def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dic
         found["why_no_power"] = why
         seen.untraced += 1
     try:
-        found["distributions"] = distributions([path for _, path in runs], shares=room.quantiles)
+        found["distributions"] = distributions(
+            [path for _, path in runs],
+            shares=room.quantiles,
+            from_due=result.performance.latencies_from == "due",
+        )
     except ResultError as error:
         seen.unread.append(error.message)
     return found
@@ -413,6 +431,8 @@ def text_of(figure: Figure, row: StudyRow) -> str:
     found = figure.of(row)
     if found is None:
         return summary.MISSING
+    if figure.key == "accuracy":
+        return share(found)
     text = amount(found, modelled=figure.energy and row.modelled)
     return f"({text})" if figure.energy and not row.valid and found.value is not None else text
 

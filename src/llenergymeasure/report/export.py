@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol, TypeAlias
 
+from llenergymeasure.analysis.imported import Imported
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import identity
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount
-from llenergymeasure.report.imported import Imported
 from llenergymeasure.report.protocols import score_row, summary_lines
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import FACTS, Cell, Metrics, Row, columns, long, long_columns, parts, wide
@@ -192,7 +193,7 @@ def log_to_mlflow(export: Export, tracking_uri: str | None) -> int:
     if find_spec("mlflow") is None:
         raise ResultError(
             "the form mlflow needs the package mlflow or mlflow-skinny, and neither is installed",
-            hint="pip install 'llenergymeasure[mlflow]'",
+            hint=install("mlflow"),
         )
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -242,8 +243,10 @@ def _is_number(value: Cell) -> bool:
 
 def _csv(rows: Iterable[Row], names: Sequence[str], to: Out) -> None:
     writer = csv.DictWriter(to, names, lineterminator="\n")
+    # What can't be read at all leaves nothing behind.
+    first = list(islice(rows := iter(rows), 1))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(chain(first, rows))
 
 
 def _amount(one: Estimate | None, name: str, *, modelled: bool) -> str:

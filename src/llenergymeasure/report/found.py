@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llenergymeasure.exceptions import ResultError
-from llenergymeasure.report.imported import Imported, is_peer, read_peer
+from llenergymeasure.analysis.imported import Imported, read_any
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import Cell, Row, cell
-from llenergymeasure.results.store import RESULT_FILE, WHAT_TO_GIVE, parse, read_text
+from llenergymeasure.results.store import RESULT_FILE, WHAT_TO_GIVE
 from llenergymeasure.results.study import STUDY_FILE, StudyResult
 from llenergymeasure.results.study_table import setting
-from llenergymeasure.results.windows import WindowsResult, load_any
+from llenergymeasure.results.windows import WindowsResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class Place:
     named: bool = False
 
 
-def places(paths: Sequence[Path], skip: Callable[[str], None]) -> list[Place]:
-    """The results at these paths, each once: a result, a study, or a directory with any number of both.
+def places(paths: Mapping[Path, bool], skip: Callable[[str], None]) -> list[Place]:
+    """The results at these paths, each once: a result, a study, or a directory with any number of both; each
+    path with whether it was named itself.
 
     ResultError where one of them holds no result; `skip` hears of a study's experiment without one.
     """
     found: dict[Path, Place] = {}
-    for path in paths:
-        mine = list(_below(path, skip))
+    for path, is_named in paths.items():
+        mine = list(_below(path, skip, is_named=is_named))
         if not mine:
             raise ResultError(f"there is no result in {path}", hint=WHAT_TO_GIVE)
         for one in mine:
@@ -61,52 +62,40 @@ def label_kinds(found: Sequence[Place]) -> dict[str, type[Cell]]:
 def read(
     found: Sequence[Place], skip: Callable[[str], None]
 ) -> Iterator[tuple[Row, ExperimentResult | WindowsResult | Imported]]:
-    """Each result with what its study says of it, read when it is asked for; a file of another tool, where it
-    was named itself, with all measurements in it.
+    """Each result with what its study says of it, read when it is asked for; a file of another tool with all
+    measurements in it.
 
-    One that can't be read is skipped, and `skip` hears why; ResultError where it was named itself, or none
-    can be read.
+    One that can't be read is skipped, and `skip` hears why; ConfigError or ResultError where it was named
+    itself, and ResultError where none can be read.
     """
     count, texts = 0, {name for name, kind in label_kinds(found).items() if kind is str}
     for place in found:
         try:
-            result = load_any(place.path)
-        except ResultError as error:
+            results = read_any(place.path)
+        except (ConfigError, ResultError) as error:
             if place.named:
-                count += 1
-                for one in _of_peer(place.path, error):
-                    for name, why in one.left_out.items():
-                        skip(f"{name} of {one.name}: {why}")
-                    yield place.facts, one
-                continue
-            skip(error.message)
+                raise
+            skip(f"{place.path}: {error.message}" if isinstance(error, ConfigError) else error.message)
             continue
         count += 1
         facts = place.facts.items()
-        yield {name: setting(value) if name in texts else value for name, value in facts}, result
+        own = {name: setting(value) if name in texts else value for name, value in facts}
+        for result in results:
+            if isinstance(result, Imported):
+                for name, why in result.left_out.items():
+                    skip(f"{name} of {result.name}: {why}")
+            yield own, result
     if not count:
         raise ResultError("none of these results can be read", hint="llem list shows what is there")
 
 
-def _of_peer(path: Path, error: ResultError) -> tuple[Imported, ...]:
-    """The error where it is a file of llem, or of nobody that llem knows."""
-    try:
-        file, text = read_text(path)
-        is_its = is_peer(parse(text, file))
-    except ResultError:
-        raise error from None
-    if not is_its:
-        raise error
-    return read_peer(path)
-
-
-def _below(path: Path, skip: Callable[[str], None]) -> Iterator[Place]:
+def _below(path: Path, skip: Callable[[str], None], *, is_named: bool) -> Iterator[Place]:
     if path.is_dir() and not (path / RESULT_FILE).exists():
         yield from _in_directory(path, skip)
     elif path.name == STUDY_FILE:
         yield from _of_study(path.parent, skip)
     else:
-        yield Place(path, named=True)
+        yield Place(path, named=is_named)
 
 
 def _in_directory(path: Path, skip: Callable[[str], None]) -> Iterator[Place]:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.exceptions import ResultError
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import STUDY_FILE, StudyGap, StudyResult, StudyRow, row_of
-from llenergymeasure.results.windows import WindowsResult, load_any
+from llenergymeasure.results.windows import WindowsResult
 
 # How deep below a directory that was named results are looked for: machine/study/experiment.
 DEPTH = 3
@@ -128,22 +129,22 @@ def read(
     `unread`.
     """
     for place in found.places:
-        result = None
+        result: ExperimentResult | WindowsResult | Imported | None = None
         try:
             if place.folder is not None:
-                result = _loaded(place.folder)
-        except ResultError as error:
+                result, *_ = read_any(place.folder)
+        except (ConfigError, ResultError) as error:
+            if place.row is None and len(found.places) == 1:
+                raise
             unread.append(error.message)
+        if isinstance(result, Imported):
+            unread.append(
+                f"{place.folder} is of {result.tool}, and a report is of llem's own results; "
+                "llem compare and llem export read it"
+            )
+            result = None
         if result is not None or place.row is not None:
             yield place, result
-
-
-def _loaded(folder: Path) -> ExperimentResult | WindowsResult:
-    try:
-        return ExperimentResult.load(folder)
-    except ResultError:
-        # Of windows or a command; or it says once more what is wrong.
-        return load_any(folder)
 
 
 def row_for(folder: Path, result: ExperimentResult, row: StudyRow | None) -> StudyRow:

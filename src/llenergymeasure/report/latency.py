@@ -14,12 +14,13 @@ from llenergymeasure.results.store import REQUESTS_FILE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_COLUMNS = ("kind", "finish", "output_tokens", "t_sent_ns", "t_first_ns", "t_end_ns")
+_COLUMNS = ("kind", "finish", "output_tokens", "t_sent_ns", "t_scheduled_ns", "t_first_ns", "t_end_ns")
 
 
-def distributions(runs: Sequence[Path], *, shares: int) -> dict[str, JsonValue]:
+def distributions(runs: Sequence[Path], *, shares: int, from_due: bool = False) -> dict[str, JsonValue]:
     """Seconds at `shares` equal steps from 0 to 100 % of the answered requests of the measured passes, by
-    metric, as `analysis.latency` defines them. Empty without a table of them; ResultError for a damaged one.
+    metric, as `analysis.latency` defines them; `from_due`: since requests were due, and not sent.
+    Empty without a table of them; ResultError for a damaged one.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -33,17 +34,18 @@ def distributions(runs: Sequence[Path], *, shares: int) -> dict[str, JsonValue]:
             continue
         except (OSError, pa.ArrowException) as error:
             raise ResultError(f"{file} is damaged: {error}") from error
-    return _quantiles(pa.concat_tables(tables), shares) if tables else {}
+    return _quantiles(pa.concat_tables(tables), shares, from_due=from_due) if tables else {}
 
 
-def _quantiles(table: pa.Table, shares: int) -> dict[str, JsonValue]:
+def _quantiles(table: pa.Table, shares: int, *, from_due: bool) -> dict[str, JsonValue]:
     import numpy as np
 
     kind, finish = (np.asarray(table[name].to_pylist(), dtype=object) for name in _COLUMNS[:2])
     kept = np.flatnonzero((kind == "full") & (finish != "error"))
-    tokens, sent, first, end = (
+    tokens, sent, due, first, end = (
         np.asarray(table[name].to_numpy(), dtype=float)[kept] for name in _COLUMNS[2:]
     )
+    sent = due if from_due else sent
     found: dict[str, JsonValue] = {"requests": int(kept.size)}
     for name, seconds in (
         ("ttft", (first - sent) / 1e9),

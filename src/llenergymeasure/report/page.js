@@ -9,7 +9,6 @@
   const MOST_WITH_RANGES = 60;
   const MOST_NUMBERED = 8;
   const MOST_WITH_INTERVALS = 200;
-  const NOT_IN_TABLE = new Set(["request", "total"]);
   const TIMES = { ttft: "Time to first token", tpot: "Time per output token", e2e: "End to end" };
   const state = { sort: null, down: false, all: false, kept: rows.map((_, at) => at), chosen: null };
 
@@ -37,6 +36,7 @@
   const shownValue = (value) =>
     value === null || value === undefined ? MISSING : typeof value === "object" ? JSON.stringify(value) : String(value);
   const figureAt = (key) => figures.findIndex((figure) => figure.key === key);
+  const NOT_IN_TABLE = new Set(figureAt("requests") < 0 ? ["request", "total"] : ["total"]);
   const number = (row, at) => (at < 0 || row.values[at].length < 2 ? null : row.values[at][1]);
   const text = (row, at) => (row.values[at].length < 2 ? MISSING : row.values[at][0]);
 
@@ -145,7 +145,7 @@
     const none = state.kept.length - list.length;
     const caption =
       `${leaders.length} of ${counted(list.length, "experiment")} ${leaders.length === 1 ? "is" : "are"} on the front (dotted): ` +
-      `no other takes less energy and is ${figures[x].more ? "faster" : "quicker"} too. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}` +
+      `no other takes less energy and is ${figures[x].key === "accuracy" ? "right more often" : figures[x].more ? "faster" : "quicker"} too. ${intervals ? "Thin lines: 95 % intervals" : "Intervals: in the table"}` +
       `${ranges ? "; wide ones: systematic ranges" : ""}.` +
       `${list.some((row) => row.modelled) ? " Open diamonds: ≈ estimated, not measured." : ""}` +
       `${sensed.length && sensed.length < list.length ? " They are not compared with measured ones." : ""}` +
@@ -168,6 +168,8 @@
     const y = figureAt($("tradeoff-y").value);
     tradeoff("plot-throughput", figureAt("throughput"), y);
     if (reveal("plot-latency", $("tradeoff-x").value !== "")) tradeoff("plot-latency", figureAt($("tradeoff-x").value), y);
+    const [right, correct] = [figureAt("accuracy"), figureAt("correct")];
+    if (reveal("plot-accuracy", right >= 0 && correct >= 0)) tradeoff("plot-accuracy", right, correct);
   }
 
   function values(key) {
@@ -179,7 +181,7 @@
     const axes = settings.filter((key) => values(key).length > 1);
     if (!reveal("scaling", axes.length > 0 && figures.length > 0)) return;
     if (!$("scaling-x").options.length) {
-      const rank = (key) => (/batch|concurrency|rate|users/.test(key) ? 0 : values(key).every((value) => typeof value === "number") ? 1 : 2);
+      const rank = (key) => (/^load\.(concurrency|rate|speed)$/.test(key) ? 0 : /batch|concurrency|users/.test(key) ? 1 : values(key).every((value) => typeof value === "number") ? 2 : 3);
       options("scaling-x", [...axes].sort((a, b) => rank(a) - rank(b)).map((key) => [key, last(key)]));
       options("scaling-y", figures.map((figure) => [figure.key, figure.label]));
     }
@@ -320,7 +322,7 @@
       text: list.map((row) => plain(row.label)), hovertemplate: "<b>%{text}</b><br>%{fullData.name}: %{x:.4g} ms<extra></extra>",
     }));
     const all = lines.x.filter((one) => one !== null);
-    const caption = `${TIMES[key]} over the requests of all measured passes, from when the batch of a request was sent.${first(state.kept.filter(has).length)}`;
+    const caption = `${TIMES[key]} over the requests of all measured passes, from when a request ${[...new Set(ats.map((at) => details[at].since))].join(" or ")}.${first(state.kept.filter(has).length)}`;
     draw("plot-percentiles", [lines, ...traces], {
       ...places(list), showlegend: true, xaxis: axis({ title: { text: "ms" }, ...scaleOf(all), rangemode: "tozero" }),
     }, caption, caption);

@@ -51,8 +51,10 @@ def report_of_study(folder: Path, remark: Callable[[str], None]) -> None:
     """`report.html` in the folder of a study that has ended; a reason for none is remarked, not raised."""
     try:
         write(as_html(content([folder])), folder / REPORT_FILE, own=True)
-    except LLEMError as error:
-        remark(f"There is no report of the study: {error.message}")
+    # Whatever is wrong with the report: the study is whole, and what it ended with is not to be lost.
+    except Exception as error:  # noqa: BLE001
+        why = error.message if isinstance(error, LLEMError) else f"{type(error).__name__}: {error}"
+        remark(f"There is no report of the study: {why}")
 
 
 def write(text: str, file: Path, *, own: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llenergymeasure.config.loader import read_sources
@@ -58,6 +59,37 @@ def find(name: str | Path, directory: Path | None = None) -> Path:
         f"there is no result at {text}, and none in {place} begins like that",
         hint=f"did you mean {near}?" if near else f"llem list {place} shows what is there",
     )
+
+
+def find_all(
+    names: Sequence[str | Path], directory: Path | None, skip: Callable[[str], None]
+) -> dict[Path, bool]:
+    """The paths that these names and globs stand for, each with whether it was named itself. `skip` hears of
+    what a glob matches beside results; errors as of `find`, and ResultError for a glob without any.
+    """
+    found: dict[Path, bool] = {}
+    for name in names:
+        if not is_glob(name):
+            found[find(name, directory)] = True
+            continue
+        count = len(found)
+        for path in matches(name):
+            if is_study(path) or may_be_result(path):
+                found.setdefault(path, False)
+            else:
+                skip(f"{path} is not a result")
+        if len(found) == count:
+            raise ResultError(f"{name} matches no results", hint="llem list shows what is there")
+    return found
+
+
+def is_glob(name: str | Path) -> bool:
+    """Whether it is a pattern, and not the name of a path that has such signs."""
+    return any(sign in str(name) for sign in "*?[") and not os.path.lexists(name)
+
+
+def matches(pattern: str | Path) -> list[Path]:
+    return [Path(one) for one in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207  as it may be absolute
 
 
 def is_study(path: Path) -> bool:

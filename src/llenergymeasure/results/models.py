@@ -18,6 +18,7 @@ from llenergymeasure.records import (
     Environment,
     Estimate,
     MeasurementWarning,
+    RequestCounts,
     SessionFacts,
     Start,
     Throttling,
@@ -76,6 +77,31 @@ class Tokens(Part):
     local_input: Count | None = None
     local_output: Count | None = None
     cut_prompts: Count | None = None
+
+
+class ServerPart(Part):
+    """What the server itself counted, from before the first request of a run until its last answer: warm-up
+    and what was between the passes included. Sums over all runs; None with the `reason` where it does not.
+
+    `client` is what llem's client counted in the same time. `other_requests` are those that the server
+    answered beyond the client's. `cache_hit_share` is of the prompt tokens that were looked for in the prefix
+    cache; `acceptance_length` the mean tokens of a step of speculative decoding, one more than were accepted.
+    """
+
+    engine: str | None
+    prompt_tokens: Count | None
+    output_tokens: Count | None
+    requests: Count | None
+    cache_lookup_tokens: Count | None
+    cache_hit_tokens: Count | None
+    cache_hit_share: float | None
+    drafts: Count | None
+    draft_tokens: Count | None
+    accepted_tokens: Count | None
+    acceptance_length: float | None
+    other_requests: Count | None
+    client: RequestCounts
+    reason: str | None = None
 
 
 class IdlePower(Part):
@@ -145,9 +171,26 @@ class Lack(Part):
     reason: str
 
 
+class Boundary(Part):
+    """What the same passes took within one boundary. Boundaries hold each other: they are never added.
+
+    `to_gpu` is this boundary's energy over that of the GPUs, in the same windows; None where they are read by
+    nothing, or are this boundary. `valid` is whether no flag of a reading forbids to rely on it.
+    """
+
+    boundary: str
+    method: Literal["counter", "sampled", "modelled", "mixed"] | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    to_gpu: Estimate | None = None
+    readings: tuple[EnergyReading, ...]
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
-    costs. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
+    costs. `boundary` is the one that was asked for; `boundaries` has each that was read, where that are
+    several. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
     `repeats_for_2_percent` how many runs ± 2 % of joules per output token would take.
     """
 
@@ -172,6 +215,7 @@ class Energy(Part):
     load: Estimate
     readings: tuple[EnergyReading, ...]
     lacks: tuple[Lack, ...] = ()
+    boundaries: tuple[Boundary, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None
     uncertainty: Uncertainty | None = None
@@ -356,6 +400,7 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    server: ServerPart | None = Field(default=None, description="a server's own counters beside the client's")
     quality: Quality | None = Field(
         default=None, description="only of prompts with a reference answer that was judged"
     )

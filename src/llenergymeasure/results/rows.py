@@ -61,6 +61,8 @@ METRICS: tuple[str, ...] = tuple(
             *_WINDOW,
             *_SPEEDS,
             *(f"{name.removesuffix('_s')}_{part}_s" for name in _TIMES for part in _PARTS),
+            *("energy_per_good_request_j", "in_flight_mean", "schedule_lag_p50_s", "schedule_lag_p99_s"),
+            *("server_output_tokens", "server_cache_hit_share", "server_acceptance_length"),
             *("accuracy", "energy_per_correct_answer_j", "carbon_g", "cost"),
             *("flops", "peak_bytes", "weights_bytes"),
         ]
@@ -82,6 +84,7 @@ FACTS: Mapping[str, type[str | int | float | bool]] = {
     "dataset": str,
     "n": int,
     "batch_size": int,
+    "load": str,
     "device": str,
     "config": str,
     "config_hash": str,
@@ -191,6 +194,7 @@ def _facts(result: ExperimentResult) -> Row:
         "dataset": config.dataset.name,
         "n": config.n,
         "batch_size": config.batch_size,
+        "load": None if config.load is None else config.load.in_words,
         "device": result.session.device,
         "config": json.dumps(identity(config), sort_keys=True),
         "config_hash": result.config_hash,
@@ -209,6 +213,7 @@ def _facts(result: ExperimentResult) -> Row:
 
 def _metrics(result: ExperimentResult) -> Metrics:
     speed, memory, derived = result.performance, result.memory, result.footprint
+    server = result.server
     found = {name: of(result) for name, of in _ENERGY.items()}
     found |= {name: one for name in _SPEEDS if (one := getattr(speed, name)) is not None}
     for name in _TIMES:
@@ -219,6 +224,18 @@ def _metrics(result: ExperimentResult) -> Metrics:
     found["flops"] = Estimate(speed.flops.total, "FLOP", reason=speed.flops.reason or NO_INTERVAL)
     found["peak_bytes"] = _size(memory.peak_bytes, memory.reason)
     found["weights_bytes"] = _size(memory.weights_bytes, "the engine does not say")
+    if result.energy.per_good_request is not None:
+        found["energy_per_good_request_j"] = result.energy.per_good_request
+    for name, unit, value in (
+        ("in_flight_mean", "requests", speed.in_flight_mean),
+        ("schedule_lag_p50_s", "s", result.overhead.schedule_lag_p50_s),
+        ("schedule_lag_p99_s", "s", result.overhead.schedule_lag_p99_s),
+        ("server_output_tokens", "tokens", None if server is None else server.output_tokens),
+        ("server_cache_hit_share", "1", None if server is None else server.cache_hit_share),
+        ("server_acceptance_length", "tokens", None if server is None else server.acceptance_length),
+    ):
+        if value is not None:
+            found[name] = Estimate(value, unit, reason="over all passes together: it has no interval")
     if result.quality is not None:
         found["accuracy"] = result.quality.accuracy
     if result.energy.per_correct_answer is not None:

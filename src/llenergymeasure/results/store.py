@@ -11,9 +11,10 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as installed
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OF_PASS = ("block", "kind", "pass")
 _COLUMNS = (
     *("block", "kind", "pass", "walk", "index", "batch", "prompt_tokens", "output_tokens"),
     *("local_prompt_tokens", "local_output_tokens", "t_scheduled_ns", "t_sent_ns", "t_first_ns", "t_end_ns"),
@@ -102,7 +104,11 @@ def untraced(result: ExperimentResult) -> ExperimentResult:
 def load(path: Path) -> ExperimentResult:
     """Read a `result.json` or the folder that holds one; ResultError names the file and what is wrong."""
     file, text = read_text(path)
-    data = parse(text, file)
+    return from_data(parse(text, file), text, file)
+
+
+def from_data(data: object, text: str, file: Path) -> ExperimentResult:
+    """The result in a file that was read and parsed; ResultError as `load` has it."""
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ResultError(f"{file} is not a result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
     if data.get("kind", "inference") != "inference":
@@ -205,16 +211,25 @@ def why_requests_differ(path: Path, blocks: Sequence[Block]) -> str | None:
 def _requests(blocks: Sequence[Block]) -> pa.Table:
     import pyarrow as pa
 
-    rows = [
-        {"block": number, "kind": block.kind, "pass": at, **asdict(one)}
+    passes = [
+        (number, block.kind, at, each.generation.completions)
         for number, block in enumerate(blocks)
         for at, each in enumerate(block.passes)
-        for one in each.generation.completions
     ]
+    lengths = [len(done) for *_, done in passes]
+
+    def column(name: str) -> Iterator[object]:
+        if name in _OF_PASS:
+            for each, length in zip(passes, lengths, strict=True):
+                yield from repeat(each[_OF_PASS.index(name)], length)
+            return
+        for *_, done in passes:
+            yield from map(attrgetter(name), done)
+
     types: dict[str, pa.DataType] = {"kind": pa.string(), "finish": pa.string()}
     types |= {name: pa.int64() for name in _COLUMNS if name.endswith("_ns")}
     return pa.table(
-        {name: pa.array([row[name] for row in rows], types.get(name, pa.int32())) for name in _COLUMNS}
+        {name: pa.array(column(name), types.get(name, pa.int32()), size=sum(lengths)) for name in _COLUMNS}
     )
 
 

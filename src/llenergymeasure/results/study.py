@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
 from llenergymeasure.results import store
@@ -40,7 +41,8 @@ class StudyRow(Part):
     it was measured, in a study whose experiments were measured in unlike places.
 
     `figures` are what each run gave alone; `numbers` are those runs, and `servers` which server answered
-    each, where that is known. `good` is the share of each run's requests that met the objectives of a search.
+    each, where that is known. Requests per second, joules per request and what follows are of experiments
+    with a load. `good` is the share of each run's requests that met the objectives of a search.
     """
 
     label: str
@@ -64,6 +66,12 @@ class StudyRow(Part):
     peak_bytes: int | None = None
     accuracy: Estimate | None = None
     energy_per_correct_answer: Estimate | None = None
+    load: str | None = None
+    requests_per_second: Estimate | None = None
+    goodput_per_s: Estimate | None = None
+    energy_per_good_request: Estimate | None = None
+    itl_s: Estimate | None = None
+    schedule_lag_p99_s: float | None = None
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
@@ -189,12 +197,21 @@ class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
+class _Asked(_Read):
+    load: LoadConfig | None = None
+
+
+class _Late(_Read):
+    schedule_lag_p99_s: float | None = None
+
+
 class _Cost(_Read):
     method: str | None
     valid: bool
     total: Estimate
     per_output_token: Estimate
     per_request: Estimate
+    per_good_request: Estimate | None = None
     per_correct_answer: Estimate | None = None
     prefill: Estimate
     decode: Estimate
@@ -210,8 +227,11 @@ class _Latency(_Read):
 
 class _Speed(_Read):
     output_tokens_per_second: Estimate
+    requests_per_second: Estimate
+    goodput_per_s: Estimate | None = None
     ttft_s: _Latency
     tpot_s: _Latency
+    itl_s: _Latency | None = None
 
 
 class _Peak(_Read):
@@ -235,6 +255,8 @@ class ResultHead(_Read):
 
     schema_version: Literal["2"]
     simulated: bool
+    config: _Asked
+    overhead: _Late
     runs: tuple[_Run, ...]
     energy: _Cost
     performance: _Speed
@@ -272,6 +294,7 @@ def row_of(result: ResultHead | ExperimentResult) -> dict[str, object]:
         "peak_bytes": result.memory.peak_bytes,
         "accuracy": None if result.quality is None else result.quality.accuracy,
         "energy_per_correct_answer": energy.per_correct_answer,
+        **({} if result.config.load is None else _under_load(result, result.config.load)),
         "modelled": energy.method in {"modelled", "mixed"},
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
@@ -279,6 +302,18 @@ def row_of(result: ResultHead | ExperimentResult) -> dict[str, object]:
         "figures": tuple(figures for _, figures in alone),
         "numbers": tuple(run.index for run, _ in alone),
         "servers": tuple(run.server for run, _ in alone),
+    }
+
+
+def _under_load(result: ResultHead | ExperimentResult, load: LoadConfig) -> dict[str, object]:
+    speed = result.performance
+    return {
+        "load": load.in_words,
+        "requests_per_second": speed.requests_per_second,
+        "goodput_per_s": speed.goodput_per_s,
+        "energy_per_good_request": result.energy.per_good_request,
+        "itl_s": None if speed.itl_s is None else speed.itl_s.p50,
+        "schedule_lag_p99_s": result.overhead.schedule_lag_p99_s,
     }
 
 

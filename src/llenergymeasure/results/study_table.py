@@ -20,8 +20,9 @@ from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
 SIMULATED = " · simulated: no model ran, no sensor was read"
-# Of a search, and where answers were judged.
-_SOMETIMES = ("good", "accuracy", "energy per correct answer")
+_OF_LOADS = ("requests", "per request", "goodput", "per good request", "ITL", "sent late (p99)")
+# Of a load, of a search, and where answers were judged.
+_SOMETIMES = (*_OF_LOADS, "good", "accuracy", "energy per correct answer")
 HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES, "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
@@ -181,13 +182,25 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
         _amount(row.ttft_s),
         _amount(row.tpot_s),
         MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        _amount(row.requests_per_second),
+        _joules(row, row.energy_per_request)
+        if row.load is not None or any(map(_is_of_load, row.varied))
+        else MISSING,
+        _amount(row.goodput_per_s),
+        _joules(row, row.energy_per_good_request),
+        _amount(row.itl_s),
+        MISSING if row.schedule_lag_p99_s is None else plain(row.schedule_lag_p99_s, "s"),
         _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
-        _share(row.accuracy),
+        share(row.accuracy),
         _joules(row, row.energy_per_correct_answer),
     ]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
+
+
+def _is_of_load(key: str) -> bool:
+    return key.startswith("load.")
 
 
 def _percent(share: float) -> str:
@@ -206,7 +219,7 @@ def _amount(estimate: Estimate | None) -> str:
     return MISSING if estimate is None else amount(estimate)
 
 
-def _share(estimate: Estimate | None) -> str:
+def share(estimate: Estimate | None) -> str:
     """`62 % [52 to 71]`: an interval that is not symmetric by its ends."""
     if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
         return MISSING
@@ -231,6 +244,10 @@ FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "output_tokens_per_second": lambda row: row.output_tokens_per_second,
     "ttft_s": lambda row: row.ttft_s,
     "tpot_s": lambda row: row.tpot_s,
+    "requests_per_second": lambda row: row.requests_per_second,
+    "goodput_per_s": lambda row: row.goodput_per_s,
+    "energy_per_good_request_j": lambda row: row.energy_per_good_request,
+    "itl_s": lambda row: row.itl_s,
     "accuracy": lambda row: row.accuracy,
     "energy_per_correct_answer_j": lambda row: row.energy_per_correct_answer,
 }

@@ -177,8 +177,12 @@ def write(result: WindowsResult, folder: Path) -> None:
 def load_any(path: Path) -> ExperimentResult | WindowsResult:
     """A result of any kind, from its file or folder. ResultError says what is wrong with it."""
     file, text = store.read_text(path)
-    data = store.parse(text, file)
+    return from_data(store.parse(text, file), text, file)
+
+
+def from_data(data: object, text: str, file: Path) -> ExperimentResult | WindowsResult:
+    """The result in a file that was read and parsed; ResultError as `load_any` has it."""
     if not isinstance(data, dict) or data.get("kind") not in RECORDED:
-        return ExperimentResult.load(path)
+        return store.from_data(data, text, file)
     store.check_version(data, file, newest=RESULT_SCHEMA_VERSION)
     return store.validated(WindowsResult, text, file, data)

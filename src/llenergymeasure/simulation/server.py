@@ -448,9 +448,13 @@ class _Connection(asyncio.Protocol):
         texts = (TEXTS[k % len(TEXTS)] for k in range(self._asked.output_tokens))
         choice: dict[str, Any] = {"index": 0, "finish_reason": self._asked.finish}
         text = "".join(texts)
-        choice |= {"message": {"content": text}} if self._asked.is_chat else {"text": text}
+        choice |= (
+            {"message": {"role": "assistant", "content": text}} if self._asked.is_chat else {"text": text}
+        )
         usage = _usage(self._asked, self._asked.output_tokens)
-        content = json.dumps({"choices": [choice], "usage": usage}).encode()
+        kind = "chat.completion" if self._asked.is_chat else "text_completion"
+        head = {"id": "stub", "object": kind, "created": 0, "model": self._stub.behaviour.model}
+        content = json.dumps({**head, "choices": [choice], "usage": usage}).encode()
         self._count(served, self._asked.output_tokens)
         self._close("answered")
         self._whole(200, content, "application/json")

@@ -46,9 +46,7 @@ def account(plan: Plan, folder: Path) -> StudyResult:
             simulated = simulated or result.simulated
         if result is not None and one.sought is not None:
             numbers = [run.index for run in result.measured]
-            facts["good"] = tuple(
-                good_share(folder / where / RUNS / str(number), one.config.slo) for number in numbers
-            )
+            facts["good"] = tuple(good_share(folder / where / RUNS / str(number)) for number in numbers)
         planned = one.config.repeats.count
         done = isinstance(facts["runs"], int) and facts["runs"] >= planned and not failures
         begun = any(isinstance(record, Begun) for record in by_hash.get(one.hash, ()))

@@ -233,11 +233,11 @@ class _Study:
         """Whether every repeat met the objectives; None before the last is over."""
         if not track.over:
             return None
-        search, slo = self._plan.search, track.experiment.config.slo
+        search = self._plan.search
         assert search is not None, "a track of a search"
         if track.failed or not track.measured:
             return False
-        shares = [good_share(track.folder / RUNS / str(number), slo) for number in track.measured]
+        shares = [good_share(track.folder / RUNS / str(number)) for number in track.measured]
         return all(share is not None and share >= search.share for share in shares)
 
     def _next(self, most: int) -> list[tuple[_Track, Turn]]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llenergymeasure.config.load import SloConfig
-from llenergymeasure.records import Completion
-
 
 def next_probe(met: Sequence[bool | None]) -> int | None:
     """The place of the value to try next, of values in rising order; None in `met` was not tried yet.
@@ -33,24 +30,12 @@ def bracket(met: Sequence[bool | None]) -> tuple[int | None, int | None]:
     return low, high
 
 
-def good_share(run: Path, slo: SloConfig) -> float | None:
-    """Of all requests in the passes of a stored run; None where none was sent."""
+def good_share(run: Path) -> float | None:
+    """Which part of all requests in the passes of a stored run was good; None where none was sent."""
+    from llenergymeasure.analysis.goodput import good_requests
     from llenergymeasure.measure.replay import read_measurements
 
     (seen,) = read_measurements(run.parents[1], [int(run.name)])
-    done = [one for each in seen.passes for one in each.generation.completions]
-    return sum(is_good(one, slo) for one in done) / len(done) if done else None
-
-
-def is_good(done: Completion, slo: SloConfig) -> bool:
-    """Whether a request was answered and met all objectives, counted from when it was due."""
-    if done.finish == "error":
-        return False
-    first_ns, due_ns = done.t_first_ns, done.t_scheduled_ns
-    if slo.ttft is not None and (first_ns is None or first_ns - due_ns > slo.ttft * 1e9):
-        return False
-    if slo.e2e is not None and done.t_end_ns - due_ns > slo.e2e * 1e9:
-        return False
-    if slo.tpot is None or done.output_tokens < 2:
-        return True
-    return first_ns is not None and done.t_end_ns - first_ns <= slo.tpot * 1e9 * (done.output_tokens - 1)
+    sent = sum(len(one.generation.completions) for one in seen.passes)
+    (good,) = good_requests([seen.passes], seen.config)
+    return good / sent if sent else None

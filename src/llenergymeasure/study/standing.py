@@ -124,13 +124,15 @@ def main(path: Path) -> int:
     try:
         with backend.standing(config) as standing:
             _say(Said(options=dict(standing.options)))
-            while not select.select([sys.stdin], [], [], LOOK_S)[0]:
-                if (why := standing.why_ended()) is not None:
-                    raise why
-    except LLEMError as error:
-        _say(Said(why=error.message, hint=error.hint))
-        return 1
-    return 0
+            error: LLEMError | None = None
+            while error is None and not select.select([sys.stdin], [], [], LOOK_S)[0]:
+                error = standing.why_ended()
+    except LLEMError as failed:
+        error = failed
+    if error is None:
+        return 0
+    _say(Said(why=error.message, hint=error.hint))
+    return 1
 
 
 def _say(said: Said) -> None:

@@ -84,7 +84,7 @@ def run(
     tell: Callable[[Step], None],
     remark: Callable[[str], None],
 ) -> StudyResult:
-    """Run what is not there yet, and write `study.json` whatever ends it."""
+    """Run what is not there yet, and write `study.json` and a report whatever ends it."""
     gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
     executor = executor_for(plan.execution, folder, gpus=gpus)
     if gpus:
@@ -95,9 +95,13 @@ def run(
     try:
         run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
     except (KeyboardInterrupt, SystemExit):
-        account(plan, folder).write(folder)
+        _conclude(plan, folder, remark)
         remark(f"Stopped; what was measured is in {folder}. To go on: the same command with --resume")
         raise
+    return _conclude(plan, folder, remark)
+
+
+def _conclude(plan: Plan, folder: Path, remark: Callable[[str], None]) -> StudyResult:
     result = account(plan, folder)
     result.write(folder)
     # With numpy and pyarrow, which a dry run does without.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import accumulate, count
 from math import sqrt
 
-import numpy as np
-
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.records import Request
 from llenergymeasure.workload.traces import read_trace
@@ -73,6 +71,8 @@ def _times(load: LoadConfig, seed: int) -> Iterator[float | None]:
         for number in count():
             yield ramp_time(number, rate, load.end_rate, ramp_s=load.ramp_s)
     else:
+        import numpy as np
+
         # Gaps whose mean is 1/rate and whose coefficient of variation is 1/√shape.
         shape = load.burstiness if load.arrivals == "gamma" else 1.0
         source = np.random.Generator(np.random.PCG64(seed))

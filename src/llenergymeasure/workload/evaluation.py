@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.workload.formats import Prompt, Reference
 
@@ -22,9 +23,7 @@ def task_prompts(dataset: str) -> list[Prompt]:
     """
     name = dataset.removeprefix(PREFIX)
     if find_spec("lm_eval") is None:
-        raise PreFlightError(
-            f"dataset {dataset} needs the package lm-eval", hint="pip install 'llenergymeasure[lm-eval]'"
-        )
+        raise PreFlightError(f"dataset {dataset} needs the package lm-eval", hint=install("lm-eval"))
     try:
         task = _task(name)
     except KeyError as error:

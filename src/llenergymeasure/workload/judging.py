@@ -39,13 +39,14 @@ def judge(
         given = walk.texts or walk.output_ids or ()
         for at, done in enumerate(walk.completions):
             reference = references[done.index]
-            if given and reference is not None and done.finish != "error":
-                places.append((len(verdicts), (reference, given[at])))
+            said = given[at] if given else None
+            if said is not None and reference is not None and done.finish != "error":
+                places.append((len(verdicts), (reference, said)))
             verdicts.append(None)
-    said = [one for _, one in places]
-    is_light = all(isinstance(text, str) and one.matcher != "lm-eval" for one, text in said)
+    every = [one for _, one in places]
+    is_light = all(isinstance(text, str) and one.matcher != "lm-eval" for one, text in every)
     is_here = is_light or config.engine.is_simulated
-    found = list(_verdicts(config, said)) if is_here else _from_process(config, said)
+    found = list(_verdicts(config, every)) if is_here else _from_process(config, every)
     for (at, _), verdict in zip(places, found, strict=True):
         verdicts[at] = verdict
     return verdicts

@@ -14,6 +14,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from llenergymeasure.config import plugins
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.hub import cached_snapshot
@@ -259,7 +260,7 @@ def _score(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     why = f"{SCORE_ID} is not in the hub cache"
     way = f"hf download --repo-type dataset {SCORE_ID}"
     if snapshot is not None:
-        why, way = "the package datasets is not installed", "pip install 'llenergymeasure[datasets]'"
+        why, way = "the package datasets is not installed", install("datasets")
     prompts = [
         replace(prompt, id=f"{prompt.id}-{number}", text=f"{manner}{prompt.text}")
         for number, manner in enumerate(_MANNERS, start=1)

@@ -1,18 +1,20 @@
-"""What did a server itself count between two moments, and does that agree with what its client saw?
+"""What did a server itself count between two moments?
 
 vLLM and SGLang count on a page in Prometheus' text format. What a server does not count is None.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from llenergymeasure.backends.openai.client import Client, UnreachableError
+from llenergymeasure.records import ServerCounts
 
 # Those that were refused or given up by the client are counted apart, by neither side as answered.
 _UNANSWERED = ('finished_reason="abort"', 'finished_reason="error"')
@@ -37,74 +39,23 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "cache_hit_tokens": "sglang:cached_tokens_total",
     },
 }
-WARNED, DISPUTED = 0.01, 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCounts:
-    """Sums over all engines and models of a server: since it started at the moment `t_ns`, or between two.
-
-    `cache_lookup_tokens` are prompt tokens that were looked for in the prefix cache. `drafts` are steps of
-    speculative decoding. `started_s` is the server's own time of its start, in seconds of its epoch. `reason`
-    says why counts are None.
-    """
-
-    t_ns: int
-    engine: str | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    requests: int | None = None
-    cache_lookup_tokens: int | None = None
-    cache_hit_tokens: int | None = None
-    drafts: int | None = None
-    draft_tokens: int | None = None
-    accepted_tokens: int | None = None
-    started_s: float | None = None
-    reason: str | None = None
-
-    @property
-    def cache_hit_share(self) -> float | None:
-        """Of the prompt tokens; None too where none was looked up."""
-        return _quotient(self.cache_hit_tokens, self.cache_lookup_tokens)
-
-    @property
-    def acceptance_length(self) -> float | None:
-        """Mean tokens of a step of speculative decoding: those accepted and one more; None where there was no
-        such step.
-        """
-        accepted = _quotient(self.accepted_tokens, self.drafts)
-        return None if accepted is None else 1 + accepted
-
+# A page that takes longer is not waited for.
+_PAGE_S = 5.0
 
 _COUNTS = tuple(_NAMES["vllm"])
 assert set(_COUNTS) < {one.name for one in fields(ServerCounts)}, "each is a field"
-
-
-@dataclass(frozen=True, slots=True)
-class Dispute:
-    """Two counts of the same that part by more than WARNED of the larger one."""
-
-    what: str
-    client: int
-    server: int
-
-    @property
-    def apart(self) -> float:
-        return abs(self.client - self.server) / max(self.client, self.server)
-
-    @property
-    def disputed(self) -> bool:
-        """So far apart that neither can be relied on."""
-        return self.apart > DISPUTED
 
 
 async def read_counts(client: Client) -> ServerCounts:
     """What the server has counted so far; all None with the reason where it has no such page."""
     t_ns = time.monotonic_ns()
     try:
-        status, text, _ = await client.get(f"{client.root}/metrics")
+        async with asyncio.timeout(_PAGE_S):
+            status, text, _ = await client.get(f"{client.root}/metrics")
     except UnreachableError as error:
         return ServerCounts(t_ns, reason=error.message)
+    except TimeoutError:
+        return ServerCounts(t_ns, reason=f"the server's /metrics did not answer within {_PAGE_S:g} s")
     if status != 200:
         return ServerCounts(t_ns, reason=f"the server has no counters: /metrics answers HTTP {status}")
     return parse_counts(text, t_ns=t_ns)
@@ -152,17 +103,3 @@ def difference(before: ServerCounts, after: ServerCounts) -> ServerCounts:
         reason = f"the server was started anew in between: {how}"
         return ServerCounts(after.t_ns, after.engine, started_s=after.started_s, reason=reason)
     return replace(after, **grown)
-
-
-def check_counts(client: Mapping[str, int], server: ServerCounts) -> tuple[Dispute, ...]:
-    """Where the client's counts, by the names of ServerCounts, and the server's part by over 1 %."""
-    found = []
-    for what, mine in client.items():
-        theirs = getattr(server, what)
-        if theirs is not None and mine != theirs:
-            found.append(Dispute(what, mine, theirs))
-    return tuple(one for one in found if one.apart > WARNED)
-
-
-def _quotient(part: int | None, whole: int | None) -> float | None:
-    return None if part is None or not whole else part / whole

@@ -17,7 +17,7 @@ from llenergymeasure.backends.openai.stream import Reply
 from llenergymeasure.backends.openai.tally import Tally
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Completion, Generation, Served
+from llenergymeasure.records import Completion, Completions, Generation, Served
 from llenergymeasure.workload.arrivals import Arrival
 
 Send: TypeAlias = Callable[[Arrival, int], Awaitable[None]]
@@ -133,8 +133,10 @@ class RunningLoad:
         # thread reads it whole.
         self._waited = (0, time.monotonic_ns(), 0)
         self._failures, self._failure = 0, ""
-        self._texts: dict[int, tuple[int, str]] = {}
+        # Of one answer to each prompt the walk, all of its text, and what of that is no reasoning.
+        self._texts: dict[int, tuple[int | None, str, str | None]] = {}
         self._tally: Tally | None = None
+        self._edges_ns: Sequence[int] = ()
         self._is_draining = self._is_exhausted = False
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -158,6 +160,7 @@ class RunningLoad:
     def cut(self, edges_ns: Sequence[int]) -> None:
         if self._failures and self._failures == self._ended:
             raise self._hopeless(self._failures)
+        self._edges_ns = edges_ns
         self._tally = Tally(edges_ns)
 
     def wait(self, until_ns: int) -> None:
@@ -180,14 +183,22 @@ class RunningLoad:
     def windows(self) -> Sequence[tuple[Generation, Served]]:
         assert self._tally is not None, "windows were cut"
         found = self._tally.windows()
-        done = [one for generation, _ in found for one in generation.completions]
-        if done and all(one.finish == "error" for one in done):
-            raise self._hopeless(len(done))
-        return [(Generation(tuple(map(self._counted, one.completions))), served) for one, served in found]
+        ended = sum(len(one.completions) for one, _ in found)
+        if ended and all(one.finish == "error" for generation, _ in found for one in generation.completions):
+            raise self._hopeless(ended)
+        return [(self._with_texts(one.completions), served) for one, served in found]
 
-    def _counted(self, done: Completion) -> Completion:
-        walk, text = self._texts.get(done.index, (None, ""))
-        return replace(done, local_output_tokens=self._count(text)) if walk == done.walk else done
+    def _with_texts(self, completions: Sequence[Completion]) -> Generation:
+        answers: list[str | None] = []
+
+        def done() -> Iterator[Completion]:
+            for one in completions:
+                walk, text, answer = self._texts.get(one.index, (None, "", None))
+                is_kept = walk == one.walk
+                answers.append(answer if is_kept else None)
+                yield replace(one, local_output_tokens=self._count(text)) if is_kept else one
+
+        return Generation(Completions.of(done()), texts=tuple(answers))
 
     def _hopeless(self, failed: int) -> BackendError:
         return BackendError(
@@ -249,8 +260,9 @@ class RunningLoad:
             if self._tally is not None:
                 done = self._settle(arrival, reply, due_ns)
                 self._tally.add(done, reply.chunk_ns, is_cancelled=is_cancelled)
-                if reply.failure is None and done.index not in self._texts:
-                    self._texts[done.index] = done.walk, reply.text
+                is_inside = self._edges_ns[0] <= done.t_end_ns < self._edges_ns[-1]
+                if reply.failure is None and is_inside and done.index not in self._texts:
+                    self._texts[done.index] = done.walk, reply.text, reply.answer
 
     def _note(self, now_ns: int) -> None:
         waited_ns, since_ns, waiting = self._waited

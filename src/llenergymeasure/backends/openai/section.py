@@ -59,7 +59,7 @@ class LaunchConfig(Section):
 
 
 # What a server is not told when it starts.
-_OF_REQUESTS = frozenset({"api", "model", "concurrency", "body", "key_variable", "request_timeout_s"})
+_OF_REQUESTS = frozenset({"api", "model", "body", "key_variable", "request_timeout_s"})
 
 
 class OpenaiSection(EngineSection):

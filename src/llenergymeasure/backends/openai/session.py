@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from pydantic import JsonValue
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends.openai.client import Client
+from llenergymeasure.backends.openai.counters import difference, read_counts
 from llenergymeasure.backends.openai.form import PATHS, Bodies, Form, forms
 from llenergymeasure.backends.openai.load import RunningLoad, drive
 from llenergymeasure.backends.openai.section import OpenaiSection
@@ -28,6 +30,7 @@ from llenergymeasure.records import (
     Generation,
     Request,
     RequestCounts,
+    ServerCounts,
     SessionFacts,
 )
 from llenergymeasure.workload.arrivals import Arrival, arrivals
@@ -35,6 +38,8 @@ from llenergymeasure.workload.arrivals import Arrival, arrivals
 # A server that has too much to do, or broke over one request: the next one may do.
 _COUNTED = {408, 409, 425, 429}
 _ENDS_S = 0.2
+# For so long a server that has answered may not have counted that yet.
+_COUNTS_S = 0.5
 _FINISHES: dict[str | None, FinishReason] = {"stop": "eos", "length": "length"}
 
 
@@ -58,7 +63,10 @@ class OpenaiSession:
         self._runner = runner
         self._facts = facts
         self._why_ended = why_ended
-        self._requests: Counter[str] = Counter(sent=0, answered=0, failed=0, cancelled=0)
+        self._requests: Counter[str] = Counter(
+            sent=0, answered=0, failed=0, cancelled=0, prompt_tokens=0, output_tokens=0
+        )
+        self._before = runner.run(read_counts(client))
         self._model = runner.run(self._served_model())
         self._bodies = Bodies(config, self._model, options.body)
         self._form: Form | None = None
@@ -103,7 +111,7 @@ class OpenaiSession:
                 f"all {len(done)} requests failed; the first: {both[0][1].failure}",
                 hint="the server's own log says more",
             )
-        return Generation(done, texts=tuple(reply.text for _, reply, _ in both))
+        return Generation(done, texts=tuple(reply.answer for _, reply, _ in both))
 
     def serve(self, plan: Iterator[Arrival], observe: Observer) -> AbstractContextManager[RunningLoad]:
         """As `generate`, for as long as it is wanted."""
@@ -133,15 +141,19 @@ class OpenaiSession:
         return replace(
             self._facts,
             arguments={**self._facts.arguments, **arguments},
-            requests=RequestCounts(**self._requests),
+            requests=self.account(),
+            counted=self._runner.run(self._counted()),
         )
+
+    def account(self) -> RequestCounts:
+        return RequestCounts(**self._requests)
 
     def reset_peak(self) -> None:
         """A server keeps its peak of memory to itself."""
 
     async def _post(self, request: Request, reply: Reply, observe: Observer) -> None:
         observe.batch([request], reply.sent_ns)
-        await self._send(self._body(request), reply)
+        await self._send(request, self._body(request), reply)
         status = reply.status
         # Else the server would also refuse the next request.
         if status is not None and status < 500 and status not in _COUNTED:
@@ -157,7 +169,7 @@ class OpenaiSession:
             self._ready[key] = request.prompt, body
         return body
 
-    async def _send(self, body: bytes, reply: Reply) -> None:
+    async def _send(self, request: Request, body: bytes, reply: Reply) -> None:
         """BackendError where the server can't be reached. Whatever happens, the reply says it, and the
         request is accounted for.
         """
@@ -174,6 +186,20 @@ class OpenaiSession:
             self._requests[outcome] += 1
             if outcome == "cancelled":
                 reply.fail(outcome, time.monotonic_ns())
+            self._requests["prompt_tokens"] += self._prompt_tokens(request, reply)
+            self._requests["output_tokens"] += self._output(request, reply)[1]
+
+    async def _counted(self) -> ServerCounts:
+        """What the server has counted since there was this session."""
+        until_s = time.monotonic() + _COUNTS_S
+        while True:
+            counted = difference(self._before, await read_counts(self._client))
+            is_behind = (counted.requests is not None and counted.requests < self._requests["answered"]) or (
+                counted.output_tokens is not None and counted.output_tokens < self._requests["output_tokens"]
+            )
+            if not is_behind or time.monotonic() > until_s:
+                return counted
+            await asyncio.sleep(_COUNTS_S / 10)
 
     async def _because(self, error: BackendError) -> BackendError:
         if self._why_ended is None:
@@ -254,7 +280,7 @@ class OpenaiSession:
         last: Reply | None = None
         for form in forms(self._config, is_chat=self._options.api == "chat"):
             last = Reply(time.monotonic_ns())
-            await self._send(self._bodies.body(form, request), last)
+            await self._send(request, self._bodies.body(form, request), last)
             counted = last.count("prompt_tokens")
             if form.prompts == "ids" and counted not in {None, len(request.prompt)}:
                 # It took the ids for something else.
@@ -288,7 +314,8 @@ class OpenaiSession:
 
     def _key_refusal(self) -> BackendError:
         name = self._options.key_variable
+        given = bool(os.environ.get(name))
         return BackendError(
-            "the server wants another API key",
+            f"the server does not accept the API key in {name}" if given else "the server wants an API key",
             hint=f"set the environment variable {name} to its key (openai.key_variable names another one)",
         )

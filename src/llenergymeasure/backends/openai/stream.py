@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What a token of text or of reasoning comes under; vLLM sends reasoning under both of its names at once.
-_CONTENTS = (("reasoning_content", "reasoning"), ("content", "text"))
 _DECODER = json.JSONDecoder()  # json.loads on bytes first guesses their encoding
 
 
@@ -66,6 +64,8 @@ class Reply:
     status: int | None = None
     is_done: bool = False
     texts: list[str] = field(default_factory=list)
+    # Those that are no reasoning, once there is some.
+    _contents: list[str] | None = None
     chunk_ns: list[int] = field(default_factory=list)
 
     @property
@@ -76,6 +76,11 @@ class Reply:
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    @property
+    def answer(self) -> str:
+        """The text without what the server sent apart as reasoning."""
+        return "".join(self.texts if self._contents is None else self._contents)
 
     def take(self, data: bytes, t_ns: int) -> None:
         if data.strip() == b"[DONE]":
@@ -102,8 +107,18 @@ class Reply:
 
     def _take_choice(self, choice: Mapping[str, Any], t_ns: int) -> None:
         said = choice.get("delta") or choice.get("message") or choice
-        text = "".join(piece for a, b in _CONTENTS if isinstance(piece := said.get(a) or said.get(b), str))
-        if text:
+        text = said.get("content") or said.get("text")
+        # vLLM sends reasoning under both of its names at once.
+        thought = said.get("reasoning_content") or said.get("reasoning")
+        if isinstance(thought, str):
+            if self._contents is None:
+                self._contents = list(self.texts)
+            if isinstance(text, str):
+                self._contents.append(text)
+            text = thought + text if isinstance(text, str) else thought
+        elif self._contents is not None and isinstance(text, str):
+            self._contents.append(text)
+        if text and isinstance(text, str):
             self.texts.append(text)
             self.chunk_ns.append(t_ns)
             self.end_ns = t_ns

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llenergymeasure.records import Completion, FinishReason, Generation, Served
+from llenergymeasure.records import Completion, Completions, Generation, Served
+from llenergymeasure.records.completions import COLUMNS, FINISHES
 from llenergymeasure.records.running import GAP_BINS
 
 if TYPE_CHECKING:
     from llenergymeasure.records.measuring import Integers
 
-_FINISHES: tuple[FinishReason, ...] = ("eos", "length", "error")
-_CANCELLED = len(_FINISHES)
+_CANCELLED = len(FINISHES)
 # What is kept of a request; -1 stands for None.
 _FIELDS = (
     *("index", "walk", "prompt_tokens", "output_tokens"),
@@ -46,7 +46,7 @@ class Tally:
         """
         values = [getattr(done, name) for name in _FIELDS[:-1]]
         self._rows.extend(-1 if value is None else value for value in values)
-        self._rows.append(_CANCELLED if is_cancelled else _FINISHES.index(done.finish))
+        self._rows.append(_CANCELLED if is_cancelled else FINISHES.index(done.finish))
         came_ns, tokens = chunk_ns or (done.t_end_ns,), done.output_tokens
         count = len(came_ns)
         self._began.append(came_ns[0])
@@ -86,7 +86,7 @@ class Tally:
                 gaps=tuple(sorted(self._gaps[at].items())),
                 client_cpu_s=0.0,
             )
-            found.append((Generation(tuple(_completions(rows[(ended_in == at) & whole]))), served))
+            found.append((Generation(_completions(rows[(ended_in == at) & whole])), served))
         return tuple(found)
 
     def _in_windows(self, came_ns: Integers, amounts: Integers) -> Integers:
@@ -116,17 +116,13 @@ class Tally:
                 gaps[number] = gaps.get(number, 0) + count
 
 
-def _completions(rows: Integers) -> Iterator[Completion]:
-    for row in rows.tolist():
-        one = dict(zip(_FIELDS, row, strict=True))
-        yield Completion(
-            **{
-                **one,
-                "batch": 0,
-                "finish": _FINISHES[one["finish"]],
-                "t_first_ns": None if one["t_first_ns"] < 0 else one["t_first_ns"],
-            }
-        )
+def _completions(rows: Integers) -> Completions:
+    import numpy as np
+
+    columns = {name: rows[:, at] for at, name in enumerate(_FIELDS)}
+    none = np.full(len(rows), -1)
+    columns |= {"batch": np.zeros_like(none), "local_prompt_tokens": none, "local_output_tokens": none}
+    return Completions(np.stack([columns[name] for name in COLUMNS], axis=1))
 
 
 def _most_at_once(sent_ns: Integers, end_ns: Integers, start: int, end: int) -> int:

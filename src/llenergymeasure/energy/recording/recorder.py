@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from llenergymeasure.energy import Meter
+from llenergymeasure.energy.boundary import PARTS, within
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.recording.pacing import gap_ns, moment_ns, quiet_s, rested_ns
 from llenergymeasure.energy.recording.trace import (
@@ -54,8 +55,16 @@ class Recorder:
 
     tick_s = 0.001
 
-    def __init__(self, meters: Sequence[Meter], *, clock: Clock, directory: Path | None) -> None:
+    def __init__(
+        self,
+        meters: Sequence[Meter],
+        *,
+        clock: Clock,
+        directory: Path | None,
+        boundary: str = "auto",
+    ) -> None:
         self._meters = tuple(meters)
+        self._boundary = boundary
         self._clock = clock
         self._directory = directory
         self.domains: tuple[Domain, ...] = ()
@@ -176,9 +185,11 @@ class Recorder:
     @property
     def quiet_s(self) -> tuple[float, float]:
         """The least seconds of a silence before and after a block, and the lag to allow for after it besides:
-        what the slowest of all sources needs, (0, 0) where none is measured.
+        what the slowest source needs within `boundary` or of a part of the machine, (0, 0) where none is
+        measured. What is recorded beside them, such as a slow BMC, holds up no silence.
         """
-        each = [quiet_s(domain) for domain in self.domains]
+        leading = within(self.domains, self._boundary)
+        each = [quiet_s(domain) for domain in self.domains if domain.kind in PARTS or domain in leading]
         return max((least for least, _ in each), default=0.0), max((lag for _, lag in each), default=0.0)
 
     def quiet_enough(self, since_ns: int) -> bool:

@@ -15,10 +15,12 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from llenergymeasure.analysis.statistics import t_half_width
-from llenergymeasure.exceptions import ResultError
+from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
+from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import METRICS, Metrics, Row
 from llenergymeasure.results.store import parse, read_text
+from llenergymeasure.results.windows import WindowsResult, from_data
 
 Data: TypeAlias = Mapping[str, Any]
 
@@ -89,29 +91,38 @@ class Imported:
         }
 
 
+def read_any(path: Path) -> tuple[ExperimentResult | WindowsResult | Imported, ...]:
+    """A result of llem, or the measurements in another tool's file. Errors as of `load_any`, `read_peer`."""
+    file, text = read_text(path)
+    data = parse(text, file)
+    if any(is_its(data) for is_its, _ in _TOOLS.values()):
+        return _measurements(data, file)
+    return (from_data(data, text, file),)
+
+
 def read_peer(path: Path) -> tuple[Imported, ...]:
     """The measurements in another tool's result file.
 
-    ResultError names the tool and what is wrong: a version that llem does not know, a field that is missing,
-    or a file of nobody that it knows.
+    ConfigError names the tool and its version where llem does not know that; ResultError says which field is
+    missing, or that it is a file of nobody that it knows.
     """
     file, text = read_text(path)
-    data = parse(text, file)
+    return _measurements(parse(text, file), file)
+
+
+def _measurements(data: Any, file: Path) -> tuple[Imported, ...]:
     for tool, (is_its, read) in _TOOLS.items():
         if is_its(data):
             try:
                 return tuple(read(data, file.stem))
+            except ConfigError as error:
+                raise ConfigError(f"{file}: {error.message}", hint=error.hint) from None
             except (KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
                 raise ResultError(
                     f"{file} is a file of {tool} that llem can't read: {type(error).__name__}: {error}",
                     hint="its form may be of another version; see docs/guides/data.md",
                 ) from error
     raise ResultError(f"{file} is no result of llem, and of no other tool that it knows", hint=_WAY)
-
-
-def is_peer(data: object) -> bool:
-    """Whether it looks like a file of one of these tools."""
-    return any(is_its(data) for is_its, _ in _TOOLS.values())
 
 
 def _vllm(data: Data, name: str) -> list[Imported]:
@@ -222,11 +233,12 @@ def _llama_bench(data: list[Data], name: str) -> list[Imported]:
         found = Imported(
             "llama-bench", version, label, _facts(one["model_filename"], "llama.cpp", len(one["samples_ns"]))
         )
-        found.facts |= {"precision": one["model_type"], "input_tokens": prompt, "output_tokens": made}
         seconds = [ns / 1e9 for ns in one["samples_ns"]]
+        found.facts |= {"precision": one["model_type"]}
+        found.facts |= {"input_tokens": prompt * len(seconds), "output_tokens": made * len(seconds)}
         if prompt and made:
             found.metrics["total_tokens_per_second"] = _scattered(
-                [(prompt + made) / s for s in seconds], "1/s"
+                [(prompt + made) / s for s in seconds], "token/s"
             )
             found.left_out["avg_ts"] = "taken as total_tokens_per_second: prompt and output together"
         elif made:
@@ -330,7 +342,7 @@ _TOOLS: Mapping[str, tuple[Callable[[Any], bool], Callable[[Any, str], list[Impo
 
 def _known(tool: str, version: str, known: tuple[str, ...], *, schema: bool = True) -> None:
     if not schema or not any(version == one or version.startswith(f"{one}.") for one in known):
-        raise ResultError(
+        raise ConfigError(
             f"the file is of {tool} {version}, whose form llem does not know",
             hint=f"measure with {tool} {' or '.join(known)}",
         )
