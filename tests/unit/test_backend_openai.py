@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from stub_process import stub_server, told
 
 from llenergymeasure.backends import load_backend
-from llenergymeasure.backends.openai import OpenaiBackend
+from llenergymeasure.backends.openai import OpenaiBackend, form
 from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.launch import command_of
 from llenergymeasure.backends.openai.place import listeners
@@ -169,6 +169,48 @@ def test_the_form_is_found_out_by_asking() -> None:
         "plain": ("ids", "none"),
         "both": ("text", "none"),
     }
+
+
+def test_a_server_that_is_busy_when_it_is_asked_for_the_form_is_asked_again() -> None:
+    # a trace's ids would be sent as text, and counted as something else
+    with stub_server(refuse_every=2, refuse_status=429) as url:
+        for _ in range(2):
+            with opened(url) as session:
+                assert session.facts().arguments["prompts"] == "ids"
+                seen = accounted(session)
+        assert (seen["sent"], seen["answered"], seen["failed"]) == (2, 1, 1)
+
+
+def test_a_server_that_is_busy_for_good_says_so() -> None:
+    with (
+        stub_server(refuse_every=1, refuse_status=503) as url,
+        pytest.raises(BackendError, match="the server refuses requests"),
+        opened(url),
+    ):
+        pass
+
+
+def test_the_tokenizer_is_loaded_before_a_load_runs_and_not_by_its_first_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Words:
+        def encode(self, text: str) -> list[int]:
+            return [1] * len(text.split())
+
+    loaded: list[bool] = []
+
+    def load(*_: object) -> Words:
+        loaded.append(is_driven)
+        return Words()
+
+    is_driven = False
+    monkeypatch.setattr(form, "tokenizer_identity", lambda _: "words")
+    monkeypatch.setattr(form, "tokenizer_for", load)
+    with stub_server(refuse_every=3) as url, opened(url) as session:
+        is_driven = True
+        done = completions(session)
+    assert loaded == [False]
+    assert {one.output_tokens for one in done if one.finish == "error"} == {0}
 
 
 def test_a_server_that_ends_early_or_runs_on_shows_in_the_counts() -> None:

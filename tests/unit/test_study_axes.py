@@ -162,3 +162,15 @@ def test_more_points_than_allowed_can_be_asked_for() -> None:
     with pytest.raises(ConfigError, match="20,000 points"):
         study_from(content)
     assert study_from({**content, "execution": {"max_points": 20_000}}).size == 20_000
+
+
+def test_an_unknown_key_of_a_section_that_is_a_choice_is_found() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key passes\.secnds"):
+        axes({"passes": [{"secnds": 1}, {"seconds": 2}]}, where="sweep")
+    (axis,) = axes({"passes": [{"seconds": 1}, {"seconds": 2}]}, where="sweep")
+    assert axis.choices == ({"passes.seconds": 1}, {"passes.seconds": 2})
+
+
+def test_two_listed_experiments_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="number 2: another experiment is named 'a'"):
+        study_from({"model": "any", "experiments": [{"name": "a", "n": 1}, {"name": "a", "n": 2}]})

@@ -323,6 +323,11 @@ def test_options_of_an_engine_that_does_not_run_are_no_part_of_a_name() -> None:
     ]
 
 
+def test_an_axis_of_an_engine_that_does_not_run_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"vllm\.batch_size changes nothing: no experiment runs on vllm"):
+        planned({**base(), "sweep": {"vllm.batch_size": [1, 2]}})
+
+
 def test_runs_side_by_side_count_what_they_have_to_themselves() -> None:
     plan = planned(of(1, 2, parallel="per-gpu"))
     assert {one.config.energy.meter for one in plan.experiments} == {"nvml"}

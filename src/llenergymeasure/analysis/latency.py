@@ -134,7 +134,8 @@ def lag_warnings(measurements: Sequence[Measurement]) -> list[MeasurementWarning
     lags = schedule_lags_s(measurements)
     if lags is None or lags[1] <= TIMER_S:
         return []
-    said = f"one request in a hundred was sent {lags[1] * 1e3:.3g} ms or more after it was due"
+    lag = f"{lags[1] * 1e3:.3g} ms" if lags[1] < 0.9995 else f"{lags[1]:.3g} s"
+    said = f"one request in a hundred was sent {lag} or more after it was due"
     return [MeasurementWarning.of("schedule_lag", said)]
 
 

@@ -91,8 +91,16 @@ def _axes(part: Mapping[str, JsonValue], prefix: str, where: str) -> Iterator[Ax
                 raise ConfigError(f"{where}: {key} is {_shown(value)}", hint=f"an axis is {FORMS}")
             yield from _axes(value, f"{key}.", where)
         else:
-            target = "dataset.name" if key == "dataset" else key
-            yield Axis(key, tuple({target: one} for one in values(value, where=f"{where}: {key}")))
+            spot = f"{where}: {key}"
+            yield Axis(key, tuple(_choice(key, one, spot) for one in values(value, where=spot)))
+
+
+def _choice(key: str, value: JsonValue, where: str) -> Settings:
+    """A whole section as its keys, so that an unknown one is found."""
+    field = known_keys().get(key)
+    if isinstance(value, dict) and field is not None and section_of(field) is not None:
+        return settings({key: value}, where=where)
+    return {"dataset.name" if key == "dataset" else key: value}
 
 
 def _is_form(value: Mapping[str, JsonValue]) -> bool:
@@ -121,7 +129,10 @@ def _range(first: str, last: str, how: str | None, step: str | None, *, where: s
     at, end, by = int(first), int(last), int(step or 1)
     stuck = by < 1 if how != "*" else by < 2 or at < 1
     if stuck or at > end:
-        raise ConfigError(f"{where}: the range {first}-{last} never ends or is empty", hint="such as 1-64*2")
+        raise ConfigError(
+            f"{where}: the range {first}-{last}{how or ''}{step or ''} never ends or is empty",
+            hint="such as 1-64*2",
+        )
     if how != "*" and (end - at) // by >= MOST_VALUES:
         raise ConfigError(f"{where}: the range {first}-{last} has over {MOST_VALUES:,} values")
     while at <= end:

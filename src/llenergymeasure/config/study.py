@@ -321,12 +321,16 @@ def _listed(given: JsonValue, where: str) -> Iterator[Point]:
         raise ConfigError(
             f"{where}: experiments is not a list", hint="such as experiments: [{backend: vllm}]"
         )
+    names: set[str] = set()
     for number, each in enumerate(given, 1):
         spot = f"{where}: experiments, number {number}"
         found = settings(each, where=spot)
         name = found.pop("name", None)
         if name is not None and not isinstance(name, str):
             raise ConfigError(f"{spot}: name is not a text: {name!r}")
+        if name in names:
+            raise ConfigError(f"{spot}: another experiment is named {name!r}", hint="give each its own name")
+        names |= set() if name is None else {name}
         for key in found:
             check_key(key, where=spot)
         yield Point(found, swept=False, name=name)

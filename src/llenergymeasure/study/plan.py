@@ -118,6 +118,8 @@ def make_plan(
     if not found:
         reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])
         raise ConfigError(f"no experiment of the study can run:\n  {reasons}")
+    if not left_out:
+        _refuse_without_engine(study, {one.config.backend for one in found.values()})
     return Plan(
         study.name, tuple(found.values()), tuple(dict.fromkeys(left_out)), study.execution, study.search
     )
@@ -148,6 +150,17 @@ def _of_engine(point: Point, backend: str) -> Point:
     others = ENGINES.keys() - {backend} if point.swept else ()
     kept = {key: value for key, value in point.settings.items() if key.partition(".")[0] not in others}
     return replace(point, settings=kept)
+
+
+def _refuse_without_engine(study: StudyFile, backends: set[str]) -> None:
+    """ConfigError for an axis that changes nothing, as no experiment runs on its engine."""
+    for key in (key for axis in study.axes for choice in axis.choices for key in choice):
+        engine = key.partition(".")[0]
+        if engine in ENGINES and engine not in backends:
+            raise ConfigError(
+                f"sweep: {key} changes nothing: no experiment runs on {engine}",
+                hint=f"backend: {engine}, or another axis; those here run on {', '.join(sorted(backends))}",
+            )
 
 
 def _labels(study: StudyFile) -> Callable[[Point], str]:

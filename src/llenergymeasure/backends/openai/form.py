@@ -96,6 +96,10 @@ class Bodies:
             self._tokenizer = tokenizer_for(self._config, self._resolved)
         return self._tokenizer
 
+    def load_tokenizer(self) -> None:
+        """Now, where there is one, and not when the first text is counted."""
+        self.count("a")
+
     def body(self, form: Form, request: Request) -> bytes:
         """BackendError where the prompt can't be put in that form."""
         parts = [self._same, self.prompt(form, request), f'"max_tokens": {request.max_output_tokens}']
@@ -144,6 +148,8 @@ class Bodies:
         """
         if tokenizer_identity(self._resolved) is None:
             return None
+        if not text:
+            return 0
         if text not in self._counted:
             self._counted[text] = len(self.tokenizer.encode(text)) - len(self.tokenizer.encode(""))
         return self._counted[text]

@@ -37,6 +37,9 @@ from llenergymeasure.workload.arrivals import Arrival, arrivals
 
 # A server that has too much to do, or broke over one request: the next one may do.
 _COUNTED = {408, 409, 425, 429}
+# One that can't answer now says nothing about the form: it is asked so often, so long apart.
+_BUSY = _COUNTED | {502, 503, 504}
+_ASKS, _ASK_AGAIN_S = 5, 0.2
 _ENDS_S = 0.2
 # For so long a server that has answered may not have counted that yet.
 _COUNTS_S = 0.5
@@ -75,8 +78,12 @@ class OpenaiSession:
         self._ready: dict[tuple[int, int], tuple[tuple[int, ...], bytes]] = {}
 
     def agree(self, requests: Sequence[Request]) -> None:
-        """Find out, by a first real answer, in which form the server takes requests, and put all into it."""
+        """Find out, by a first real answer, in which form the server takes requests, and put all into it.
+
+        The tokenizer is loaded here too: it takes seconds, in which a load could send and read nothing.
+        """
         self._form = self._runner.run(self._agreed(replace(requests[0], max_output_tokens=1)))
+        self._bodies.load_tokenizer()
         self._prompts = len(requests)
         for request in requests:
             self._body(request)
@@ -279,8 +286,7 @@ class OpenaiSession:
     async def _agreed(self, request: Request) -> Form:
         last: Reply | None = None
         for form in forms(self._config, is_chat=self._options.api == "chat"):
-            last = Reply(time.monotonic_ns())
-            await self._send(request, self._bodies.body(form, request), last)
+            last = await self._asked(request, form)
             counted = last.count("prompt_tokens")
             if form.prompts == "ids" and counted not in {None, len(request.prompt)}:
                 # It took the ids for something else.
@@ -288,10 +294,21 @@ class OpenaiSession:
             if last.failure is None:
                 return form
             # Servers refuse a form with 400 or 422, and llama_cpp.server with 500.
-            if last.status in {None, 401, 403, 404}:
+            if last.status in {None, 401, 403, 404} | _BUSY:
                 break
         assert last is not None, "there is a form at least"
         raise await self._explained(last)
+
+    async def _asked(self, request: Request, form: Form) -> Reply:
+        """The last reply of a server that may have too much to do for some of them."""
+        body = self._bodies.body(form, request)
+        for pause_s in (*(_ASK_AGAIN_S,) * (_ASKS - 1), None):
+            reply = Reply(time.monotonic_ns())
+            await self._send(request, body, reply)
+            if reply.status not in _BUSY or pause_s is None:
+                break
+            await asyncio.sleep(pause_s)
+        return reply
 
     async def _explained(self, reply: Reply) -> BackendError:
         if reply.status == 404:
