@@ -136,7 +136,8 @@ def alike(found: Sequence[RunEnergy]) -> Sequence[RunEnergy]:
 
 def _used(measurement: Measurement) -> set[str]:
     """The domains that the engine's GPUs are or are part of."""
-    return {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
+    used = {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
+    return used | {one.name for one in measurement.trace.domains if one.host and one.own_name in used}
 
 
 def run_energy(measurement: Measurement) -> RunEnergy:
@@ -226,11 +227,13 @@ def counted_domains(
     """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
     and memory of this host; a model of power only where nothing is measured, since the two never mix. A
     module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not. Where the work is on another host only GPUs that were asked for count.
+    the host's packages do not. Where the work is on another host only GPUs that were asked for count here.
+    On other hosts that are recorded everything counts in this way, of their GPUs those that the session names
+    if it names any.
     """
     asked = config.energy.gpus != "auto"
     if facts.why_unmetered is not None:
-        return tuple(domain for domain in domains if domain.kind in {"gpu", "module"} and asked)
+        domains = [one for one in domains if one.host or (one.kind in {"gpu", "module"} and asked)]
     return chosen_domains(domains, facts.gpu_uuids, asked=asked)
 
 
@@ -239,13 +242,18 @@ def chosen_domains(
 ) -> tuple[Domain, ...]:
     """The same where `gpu_uuids` were used, or all GPUs that were read are `asked` for."""
     used = {f"gpu:{uuid}" for uuid in gpu_uuids}
+    known = {domain.host for domain in domains if domain.host and domain.own_name in used}
     counted = [
-        domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
+        domain
+        for domain in domains
+        if domain.kind not in {"gpu", "module"}
+        or domain.own_name in used
+        or (asked if domain.host is None else domain.host not in known)
     ]
     measured = tuple(domain for domain in counted if domain.model is None)
-    kinds = {domain.kind for domain in measured}
-    if "module" in kinds:
-        measured = tuple(one for one in measured if (one.kind != "module") == ("gpu" in kinds))
+    for host in {domain.host for domain in measured if domain.kind == "module"}:
+        has_gpu = any(domain.kind == "gpu" for domain in measured if domain.host == host)
+        measured = tuple(one for one in measured if one.host != host or (one.kind != "module") == has_gpu)
     return measured or tuple(counted)
 
 

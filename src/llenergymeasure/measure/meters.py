@@ -10,6 +10,7 @@ from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.harness import Phase
+from llenergymeasure.measure.hosts import with_hosts
 from llenergymeasure.records import Clock
 from llenergymeasure.simulation.device import SimulatedNvml
 
@@ -46,12 +47,23 @@ class FollowedDevice:
 
 
 def meters_for(
-    config: ExperimentConfig, *, processes: Callable[[], Sequence[int]], device: FollowedDevice | None
+    config: ExperimentConfig,
+    *,
+    processes: Callable[[], Sequence[int]],
+    device: FollowedDevice | None,
+    hosts_must_answer: bool = True,
 ) -> Selection:
-    """The meters of this host, or the one meter that sees the simulated `device`.
+    """The meters of this host, or the one meter that sees the simulated `device`, and those of other hosts.
 
     EnergyError where they can't see what `config.energy` asks for.
     """
+    chosen = _meters_here(config, processes=processes, device=device)
+    return with_hosts(chosen, config.energy.hosts, must_answer=hosts_must_answer)
+
+
+def _meters_here(
+    config: ExperimentConfig, *, processes: Callable[[], Sequence[int]], device: FollowedDevice | None
+) -> Selection:
     if device is None:
         return choose_meters(config.energy, processes=processes)
     if config.energy.meter not in {"auto", "nvml"}:

@@ -17,6 +17,7 @@ from llenergymeasure.records.architecture import (
     Quantisation,
     Recurrence,
 )
+from llenergymeasure.records.clocks import HostClock, RoundTrip
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
@@ -79,6 +80,7 @@ __all__ = [
     "Gap",
     "Generation",
     "GpuFacts",
+    "HostClock",
     "Idle",
     "Layer",
     "Marked",
@@ -97,6 +99,7 @@ __all__ = [
     "RecordingKind",
     "Recurrence",
     "Request",
+    "RoundTrip",
     "RunFailure",
     "Sample",
     "Series",

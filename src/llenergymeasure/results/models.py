@@ -146,10 +146,21 @@ class Lack(Part):
     reason: str
 
 
+class HostEnergy(Part):
+    """What the hosts of one role took, of hosts without a role each its own; `role` is None of those. Their
+    joules sum to the total. The host that llem runs on is named `here`.
+    """
+
+    role: str | None
+    hosts: tuple[str, ...]
+    total: Estimate
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
-    costs. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
-    `repeats_for_2_percent` how many runs ± 2 % of joules per output token would take.
+    costs. `hosts` is empty where all is of the host that llem runs on. `replicates` is the unit whose scatter
+    makes the interval of the figures per token, and how many there are; `repeats_for_2_percent` how many runs
+    ± 2 % of joules per output token would take.
     """
 
     boundary: str | None
@@ -168,6 +179,7 @@ class Energy(Part):
     load: Estimate
     readings: tuple[EnergyReading, ...]
     lacks: tuple[Lack, ...] = ()
+    hosts: tuple[HostEnergy, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None
     uncertainty: Uncertainty | None = None

@@ -84,4 +84,5 @@ def boundary(readings: Sequence[EnergyReading]) -> str | None:
 
 
 def _kind(reading: EnergyReading) -> str:
-    return reading.domain.partition(":")[0]
+    """Without the name of another host before it."""
+    return reading.domain.partition(":")[0].rpartition("/")[2]

@@ -1,0 +1,229 @@
+"""Is what another host reads as good as what is read here, and what if that host is not what it should be?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from other_hosts import RECORD, in_namespace, plug_in, wave, why_no_namespace
+
+from llenergymeasure.config.models import EnergyConfig, ExperimentConfig, HostConfig, config_hash
+from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.meters.selection import Selection
+from llenergymeasure.energy.recording.recorder import Recorder
+from llenergymeasure.energy.recording.trace import read_trace
+from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.hosts import HostMeter, with_hosts
+from llenergymeasure.measure.marks import MARKS_VERSION
+from llenergymeasure.records import Trace, Window
+
+NOTHING = Selection((), "modelled", ())
+HERE, THERE = "gpu:GPU-here", "node2/gpu:GPU-wave"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = plug_in(tmp_path)
+    paths = [str(made), *(path for path in sys.path if path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    return made
+
+
+def host(*command: str, name: str = "node2") -> HostConfig:
+    return HostConfig(name=name, command=command)
+
+
+def speaker(folder: Path, *lines: dict[str, object] | str, then: str = "sys.stdin.read()") -> HostConfig:
+    """A command that says these lines, and then does something."""
+    said = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    script = folder / "speaker.py"
+    script.write_text(f"import sys, time\nprint({chr(10).join(said)!r}, flush=True)\n{then}\n")
+    return host(sys.executable, str(script))
+
+
+def recorded(site: Path, folder: Path, remote: HostConfig, *, seconds: float) -> tuple[Trace, Window]:
+    """The same board read here and there, and a window in the middle."""
+    meters = [wave(site), HostMeter(remote)]
+    with Recorder(meters, clock=time, directory=folder) as recorder:
+        recorder.dense(True)
+        time.sleep(1.0)
+        start_ns = time.monotonic_ns()
+        time.sleep(seconds)
+        window = Window(start_ns, time.monotonic_ns())
+        time.sleep(0.5)
+        asked = recorder.trace(windows=[window])
+        assert window_energy(asked, THERE, window).joules is not None
+    return recorder.trace(), window
+
+
+@pytest.mark.skipif(why_no_namespace() is not None, reason=str(why_no_namespace()))
+@pytest.mark.parametrize("delay_s", [0.0, 0.02])
+def test_joules_are_those_read_here_although_its_clock_is_off_by_a_thousand_seconds(
+    site: Path, tmp_path: Path, delay_s: float
+) -> None:
+    slow = (sys.executable, str(tmp_path / "delay.py"), str(delay_s)) if delay_s else ()
+    remote = host(*slow, *in_namespace(*RECORD))
+    trace, window = recorded(site, tmp_path, remote, seconds=8.0)
+    assert not trace.gaps
+    here, there = (window_energy(trace, name, window) for name in (HERE, THERE))
+    assert here.joules is not None
+    assert there.joules == pytest.approx(here.joules, rel=1e-3)
+    unsure_s = trace.clocks["node2"].half_s(window.start_ns)
+    assert unsure_s < 0.001 + delay_s
+    (by_clock,) = [term.half_width_j for term in there.terms if term.name == "clock"]
+    assert by_clock == pytest.approx(300 * unsure_s, rel=0.7)
+
+
+def test_a_banner_before_the_recorder_speaks_is_no_part_of_the_protocol(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "login.sh").write_text(f"echo 'Welcome to node2 {{42}}'\necho\nexec {' '.join(RECORD)}\n")
+    with HostMeter(host("sh", str(tmp_path / "login.sh"))) as meter:
+        assert [domain.name for domain in meter.domains()] == [THERE]
+        assert meter.domains()[0].host == "node2"
+
+
+def test_another_version_is_refused_with_both_versions(tmp_path: Path) -> None:
+    old = speaker(tmp_path, {"say": "hello", "version": 1, "pid": 1, "t_ns": 1})
+    with pytest.raises(EnergyError, match=rf"node2 speaks version 1 .*speaks {MARKS_VERSION}"):
+        with_hosts(NOTHING, [old], must_answer=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (("no-such-program-of-llem",), "No such file"),
+        (("sh", "-c", "echo 'Permission denied (publickey).' >&2; exit 255"), "255: Permission denied"),
+        (("sh", "-c", "echo 'command not found'; exit 127"), "127: command not found"),
+    ],
+)
+def test_a_command_that_starts_no_recorder_says_what_came_instead(command: Sequence[str], why: str) -> None:
+    with pytest.raises(EnergyError) as caught:
+        with_hosts(NOTHING, [host(*command)], must_answer=True)
+    assert why in caught.value.message
+    assert "by hand" in str(caught.value.hint)
+
+
+def test_a_recorder_that_refuses_is_quoted(tmp_path: Path) -> None:
+    refusing = speaker(
+        tmp_path,
+        {"say": "hello", "version": MARKS_VERSION},
+        {
+            "say": "refused",
+            "error": "EnergyError",
+            "message": "no meter is named 'x'",
+            "hint": "one of: auto",
+        },
+    )
+    with pytest.raises(EnergyError, match="no meter is named 'x'"):
+        with_hosts(NOTHING, [refusing], must_answer=True)
+
+
+def test_a_host_without_a_meter_is_left_out_with_the_reason_and_the_rest_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    chosen = with_hosts(NOTHING, [host(*RECORD, "--meter", "estimate")], must_answer=True)
+    assert chosen.meters == ()
+    assert [name for name, _ in chosen.unread] == ["node2/host"]
+
+
+def test_a_host_that_was_there_in_an_earlier_run_costs_its_part_only() -> None:
+    chosen = with_hosts(NOTHING, [host("false")], must_answer=False)
+    ((name, why),) = chosen.unread
+    assert (name, why.partition(":")[0]) == ("node2/host", "host_lost")
+
+
+def test_a_host_that_is_lost_leaves_a_gap_with_its_reason_and_what_was_read_until_then(
+    site: Path, tmp_path: Path
+) -> None:
+    meter = HostMeter(host("sh", "-c", f"echo $$ >{tmp_path}/pid; exec {' '.join(RECORD)}"))
+    recorder = Recorder([wave(site), meter], clock=time, directory=tmp_path)
+    with recorder:
+        recorder.dense(True)
+        time.sleep(1.5)
+        before_ns = time.monotonic_ns()
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        time.sleep(1.5)
+    trace = read_trace(tmp_path / "power.parquet")
+    (gap,) = trace.gaps
+    assert gap.domain == THERE
+    assert gap.reason.startswith("host_lost: ")
+    assert abs(gap.window.start_ns - before_ns) < 500_000_000
+    assert gap.window.duration_s > 1.0
+    lost = window_energy(trace, THERE, Window(before_ns - 1_200_000_000, before_ns + 1_200_000_000))
+    assert lost.joules is None
+    assert "host_lost" in str(lost.reason)
+    kept = window_energy(trace, HERE, Window(before_ns - 1_200_000_000, before_ns + 1_200_000_000))
+    assert kept.joules == pytest.approx(2.4 * 200, rel=0.5)
+    assert trace.series[THERE, "energy"].raw.size > 5
+
+
+@pytest.mark.parametrize("jump_s", [30, -30])
+def test_a_clock_that_jumps_is_a_gap(tmp_path: Path, jump_s: int) -> None:
+    domain = {
+        "name": "gpu:GPU-x",
+        "kind": "gpu",
+        "quantities": [{"name": "energy", "source": "x", "unit": "J", "scale": 0.001}],
+    }
+    # It answers as a recorder does, and its clock jumps after two seconds.
+    jumping = speaker(
+        tmp_path,
+        {"say": "hello", "version": MARKS_VERSION},
+        {"say": "ready"},
+        then=f"""
+import json
+began = time.monotonic()
+def now():
+    return time.monotonic_ns() + ({jump_s} * 1_000_000_000 if time.monotonic() > began + 2 else 0)
+def say(**said):
+    print(json.dumps(said), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["do"] == "clock":
+        say(say="clock", id=asked["id"], t_ns=now())
+        t = now()
+        say(say="samples", rows=[0, t, t, t // 5_000_000], gaps=[])
+    elif asked["do"] == "stream":
+        say(say="streaming", domains=[{domain!r}])
+    elif asked["do"] == "catch_up":
+        say(say="caught_up", id=asked["id"])
+""",
+    )
+    with Recorder([HostMeter(jumping)], clock=time, directory=tmp_path) as recorder:
+        time.sleep(4.0)
+    gap = recorder.trace().gaps[0]
+    assert (gap.domain, gap.reason.partition(":")[0]) == ("node2/gpu:GPU-x", "host_clock_jumped")
+    assert gap.window.duration_s < 2.5
+
+
+def test_the_recorder_there_ends_with_the_pipe(site: Path, tmp_path: Path) -> None:
+    meter = HostMeter(host("sh", "-c", f"echo $$ >{tmp_path}/pid; exec {' '.join(RECORD)}"))
+    threads = threading.active_count()
+    with meter:
+        pid = int((tmp_path / "pid").read_text())
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+
+
+def test_hosts_have_names_of_their_own_and_the_way_to_them_is_no_part_of_the_experiment() -> None:
+    with pytest.raises(ValueError, match="two hosts are named a"):
+        EnergyConfig(hosts=(host("x", name="a"), host("y", name="a")))
+    with pytest.raises(ValueError, match="name"):
+        host("x", name="a/b")
+    one, other = (
+        ExperimentConfig(model="m", energy=EnergyConfig(hosts=(HostConfig(name="node2", command=command),)))
+        for command in ("ssh node2 llem record", "srun -w node2 llem record")
+    )
+    assert one.energy.hosts[0].arguments == ("ssh", "node2", "llem", "record")
+    assert config_hash(one) == config_hash(other) != config_hash(ExperimentConfig(model="m"))
