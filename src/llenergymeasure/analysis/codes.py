@@ -84,6 +84,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "window_open": "A window was still open when the recording ended. It is left out.",
     "recorder_lost": "The recorder ended before the program did. What it saw until then is kept.",
     "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
+    "calibration_old": "The calibration of the board was more than a year old when the run began. Sensors "
+    "age, and a new driver may read them otherwise.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

@@ -18,6 +18,7 @@ from llenergymeasure.analysis.differences import (
     settings,
 )
 from llenergymeasure.analysis.statistics import t_quantile
+from llenergymeasure.analysis.uncertainty import CALIBRATION
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
 from llenergymeasure.results.models import ExperimentResult, Term
@@ -183,6 +184,14 @@ def refuse_differences(
         )
 
 
+def _calibrated(result: ExperimentResult) -> bool:
+    energy = result.energy
+    by_reference = energy.uncertainty is not None and any(
+        term.name == CALIBRATION for term in energy.uncertainty.total
+    )
+    return energy.per_output_token.systematic is None or by_reference
+
+
 def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     """Whether the systematic errors of both energies are the same and cancel in a ratio.
 
@@ -193,7 +202,7 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     sensors = [{(reading.domain, reading.source) for reading in result.energy.readings} for result in (a, b)]
     hosts = [(result.environment.hostname, result.environment.cpu) for result in (a, b)]
     work = [(result.config.backend, result.config.precision) for result in (a, b)]
-    calibrated = [result.energy.per_output_token.systematic is None for result in (a, b)]
+    calibrated = [_calibrated(result) for result in (a, b)]
     named = all(domain.startswith(("gpu:", "module:")) for domain, _ in sensors[0])
     same = bool(sensors[0]) and sensors[0] == sensors[1] and calibrated[0] == calibrated[1]
     return same and (named or hosts[0] == hosts[1]) and (not is_modelled(a.energy) or work[0] == work[1])

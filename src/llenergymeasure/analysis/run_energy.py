@@ -11,6 +11,7 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
+from llenergymeasure.energy.joules.sources import SHORTEST_S
 from llenergymeasure.energy.joules.spent import Spent
 from llenergymeasure.records import (
     Block,
@@ -166,7 +167,7 @@ def _lost(whole: RunEnergy) -> Mapping[str, str]:
         for name, parts in spent.items()
         if any(one.joules is None or "sensor_stuck" in one.flags for one in parts)
     }
-    short = any("window_too_short" in one.flags and one.joules is None for p in spent.values() for one in p)
+    short = any(one.block.window.duration_s < SHORTEST_S for one in whole.blocks)
     if short or len(failed) == len(spent):
         return {}
     return {name: why for name, why in failed.items() if name not in _used(whole.measurement)}

@@ -23,6 +23,7 @@ from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Sta
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
+    CalibratedBy,
     Domain,
     DomainKind,
     EnergyReading,
@@ -66,6 +67,7 @@ __all__ = [
     "Attention",
     "Block",
     "BlockKind",
+    "CalibratedBy",
     "Clock",
     "Completion",
     "DatasetFacts",

@@ -122,6 +122,20 @@ class PowerModel:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibratedBy:
+    """How surely a board's gain and offset are known: the day, the reference and its stated accuracy (95 %,
+    relative), and the variances of gain and offset (W²) and their covariance (W), for a normal law of 95 %.
+    """
+
+    when: str
+    against: str
+    accuracy: float
+    gain_variance: float
+    offset_variance: float
+    covariance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """What a meter sees: `gpu:<uuid>`, `module:<uuid>`, `cpu:<package>`, `dram:<package>` or `host`.
 
@@ -129,7 +143,7 @@ class Domain:
     `systematic_offset_w` bound the sensor's own error (true = gain × read + offset); None when calibrated:
     then `gain` and `offset_w` are its calibration. `flags` are codes that hold for all of its readings, such
     as `mig_shared`. `host` is the other host that it was read on, whose name and a slash its own begins with,
-    and `role` what that host does.
+    and `role` what that host does. `calibrated` is what is known of a calibration beside its two figures.
     """
 
     name: str
@@ -144,6 +158,7 @@ class Domain:
     flags: tuple[str, ...] = ()
     host: str | None = None
     role: str | None = None
+    calibrated: CalibratedBy | None = None
 
     @property
     def own_name(self) -> str:

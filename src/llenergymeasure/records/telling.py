@@ -45,6 +45,7 @@ WarningCode: TypeAlias = Literal[
     "window_open",
     "recorder_lost",
     "command_failed",
+    "calibration_old",
 ]
 
 REMEDIES: Mapping[WarningCode, str] = {
@@ -91,6 +92,7 @@ REMEDIES: Mapping[WarningCode, str] = {
     "window_open": "close each window, best with a with statement",
     "recorder_lost": "find out why it ended (dmesg shows a lack of memory), and measure again",
     "command_failed": "fix the command, or read its figures as those of a command that failed",
+    "calibration_old": "calibrate the board again: llem calibrate",
 }
 
 

@@ -83,7 +83,7 @@ def _by_clock(trace: Trace, facts: Domain, windows: Sequence[Window], source: Cu
 def _sensor_flags(quantity: Quantity) -> tuple[str, ...]:
     """What is not known of a power field, or not good about it."""
     if quantity.unit != "W":
-        return ()
+        return () if quantity.window_ns is None else ("part_time_sensor",)
     if quantity.window_ns is None or quantity.lag_ns is None or not quantity.step_ns:
         return ("sensor_uncharacterised",)
     return () if sees_everything(quantity) else ("part_time_sensor",)
@@ -149,7 +149,19 @@ def _finished(spent: Spent, trace: Trace, facts: Domain, windows: Sequence[Windo
 
 
 def systematic(facts: Domain, amount: float, seconds: float) -> tuple[float, float] | None:
-    """What an uncalibrated sensor's gain and offset may hide; no board gives energy back: not below 0."""
+    """What a sensor's gain and offset may hide; no board gives energy back: not below 0.
+
+    Of a calibrated one that is what its calibration left open, with the stated accuracy of its reference.
+    """
+    if (known := facts.calibrated) is not None:
+        read = (amount - facts.offset_w * seconds) / facts.gain
+        variance = (
+            known.gain_variance * read**2
+            + 2 * known.covariance * read * seconds
+            + known.offset_variance * seconds**2
+        )
+        half = 1.96 * math.sqrt(max(0.0, variance)) + known.accuracy * abs(amount)
+        return max(0.0, amount - half), amount + half
     if facts.systematic_gain is None:
         return None
     offset = facts.systematic_offset_w or (0.0, 0.0)
