@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from other_hosts import RECORD, in_namespace, plug_in, wave, why_no_namespace
 
+from llenergymeasure.analysis.run_energy import counted_domains
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig, HostConfig, config_hash
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.meters.selection import Selection
@@ -22,7 +24,7 @@ from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.measure.hosts import HostMeter, with_hosts
 from llenergymeasure.measure.marks import MARKS_VERSION
-from llenergymeasure.records import Trace, Window
+from llenergymeasure.records import Domain, DomainKind, SessionFacts, Trace, Window
 
 NOTHING = Selection((), "modelled", ())
 HERE, THERE = "gpu:GPU-here", "node2/gpu:GPU-wave"
@@ -227,3 +229,30 @@ def test_hosts_have_names_of_their_own_and_the_way_to_them_is_no_part_of_the_exp
     )
     assert one.energy.hosts[0].arguments == ("ssh", "node2", "llem", "record")
     assert config_hash(one) == config_hash(other) != config_hash(ExperimentConfig(model="m"))
+
+
+def domain(name: str, kind: DomainKind, host: str | None = None) -> Domain:
+    return Domain(name if host is None else f"{host}/{name}", kind, (), host=host)
+
+
+def test_what_counts_of_other_hosts_is_what_does_the_work() -> None:
+    seen = [
+        domain("gpu:a", "gpu"),
+        domain("cpu:0", "cpu"),
+        *(domain(name, "gpu", "node2") for name in ("gpu:b", "gpu:c")),
+        domain("cpu:0", "cpu", "node2"),
+        domain("gpu:d", "gpu", "node3"),
+        domain("module:d", "module", "node3"),
+    ]
+    config = ExperimentConfig(model="m")
+
+    def counted(**facts: Any) -> list[str]:
+        made = SessionFacts("cuda:0", {}, {}, **facts)
+        return [one.name for one in counted_domains(seen, config, made)]
+
+    rest = ["node2/gpu:b", "node2/gpu:c", "node2/cpu:0", "node3/gpu:d"]
+    # A server elsewhere: nothing of this host, all of the others, and no module beside its GPU.
+    assert counted(why_unmetered="the server is on another host") == rest
+    # An engine over several nodes that names its GPUs.
+    assert counted(gpu_uuids=("a", "b")) == ["gpu:a", "cpu:0", "node2/gpu:b", "node2/cpu:0", "node3/gpu:d"]
+    assert counted() == ["cpu:0", *rest]

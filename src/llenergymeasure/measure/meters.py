@@ -57,8 +57,18 @@ def meters_for(
 
     EnergyError where they can't see what `config.energy` asks for.
     """
-    chosen = _meters_here(config, processes=processes, device=device)
-    return with_hosts(chosen, config.energy.hosts, must_answer=hosts_must_answer)
+    energy = config.energy
+    try:
+        chosen = _meters_here(config, processes=processes, device=device)
+    except EnergyError:
+        # Nothing is measured here; where that is asked for, other hosts may do.
+        if not (energy.hosts and energy.require_measured and energy.meter == "auto"):
+            raise
+        found = with_hosts(Selection((), "measured", ()), energy.hosts, must_answer=hosts_must_answer)
+        if not found.meters or not isinstance(energy.gpus, str):
+            raise
+        return found
+    return with_hosts(chosen, energy.hosts, must_answer=hosts_must_answer)
 
 
 def _meters_here(
