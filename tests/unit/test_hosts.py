@@ -77,10 +77,11 @@ def test_joules_are_those_read_here_although_its_clock_is_off_by_a_thousand_seco
     here, there = (window_energy(trace, name, window) for name in (HERE, THERE))
     assert here.joules is not None
     assert there.joules == pytest.approx(here.joules, rel=1e-3)
-    unsure_s = trace.clocks["node2"].half_s(window.start_ns)
-    assert unsure_s < 0.001 + delay_s
+    unsure_s = [trace.clocks["node2"].half_s(edge) for edge in (window.start_ns, window.end_ns)]
+    assert max(unsure_s) < 0.005 + delay_s
     (by_clock,) = [term.half_width_j for term in there.terms if term.name == "clock"]
-    assert by_clock == pytest.approx(300 * unsure_s, rel=0.7)
+    # The board draws 100 to 300 W.
+    assert 80 * min(unsure_s) < by_clock < 600 * max(unsure_s)
 
 
 def test_a_banner_before_the_recorder_speaks_is_no_part_of_the_protocol(site: Path, tmp_path: Path) -> None:
