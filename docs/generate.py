@@ -6,10 +6,10 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.config.engines import APART, BACKENDS, EngineSection, brought_section
+from llenergymeasure.config.keys import all_keys, keys_of
 from llenergymeasure.config.models import ENGINES
 from llenergymeasure.config.section import Section
 from llenergymeasure.models.families import FAMILIES
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 ENGINES_PAGE = ROOT / "docs" / "guides" / "engines.md"
 MODELS_PAGE = ROOT / "docs" / "reference" / "models.md"
 WARNINGS_PAGE = ROOT / "docs" / "reference" / "warnings.md"
+CONFIGURATION_PAGE = ROOT / "docs" / "reference" / "configuration.md"
 
 _BUILT_IN = {name: ENGINES.get(name) or brought_section(name) or EngineSection for name in BACKENDS}
 _OWN: Mapping[str, type[EngineSection]] = {
@@ -108,7 +109,7 @@ _FACTS: Mapping[str, Mapping[str, str]] = {
         "pytorch": "static: `pytorch.batch_size`, padded to the longest prompt",
         "vllm": "the engine's own, from all requests or `vllm.batch_size` at once",
         "llamacpp": "one request after the other",
-        "openai": "the server's own, from `openai.concurrency` requests at once",
+        "openai": "the server's own, from the requests that `load` sends",
     },
     "beam search": {
         "pytorch": "`pytorch.num_beams`",
@@ -179,9 +180,9 @@ A result lists what weakens its numbers: `warnings[].code` is one of the codes b
 what to do about it. The list is closed. This page is made by `python docs/generate.py`.
 
 Those that say so also set `energy.valid` to false and are listed in `energy.reasons`, since they make the
-joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-above` refuses
-to judge by them. All others leave the energy valid: they widen it, name the state that it holds for, or say
-what could not be checked.
+joules wrong by an unknown amount. The numbers stay in the file, and `llem compare --fail-on-regression`
+refuses to judge by them. All others leave the energy valid: they widen it, name the state that it holds for,
+or say what could not be checked.
 
 A field that a driver does not give is unknown, which is not the same as nothing found. What is unknown of a
 device is listed in `notes`; an unknown list of processes raises `cannot_exclude_foreign_processes`.
@@ -215,44 +216,8 @@ def _rows() -> Iterator[Sequence[str]]:
 
 
 def _options(section: type[Section]) -> Iterator[str]:
-    schema: Mapping[str, Any] = section.model_json_schema()
-    rows = _option_rows(schema["properties"], schema.get("$defs", {}), within="")
+    rows = [[f"`{one.name}`", one.values, one.default or "–", one.about] for one in keys_of(section)]
     return _table(["option", "values", "default", "what it is"], rows)
-
-
-def _option_rows(
-    properties: Mapping[str, Any], defined: Mapping[str, Any], *, within: str
-) -> Iterator[Sequence[str]]:
-    for name, facts in properties.items():
-        yield [f"`{within}{name}`", _values(facts), _default(facts), facts.get("description", "")]
-        for part in facts.get("anyOf", []):
-            inner = defined.get(part.get("$ref", "").rpartition("/")[2], {})
-            yield from _option_rows(inner.get("properties", {}), defined, within=f"{within}{name}.")
-
-
-def _values(facts: Mapping[str, Any]) -> str:
-    """What a field takes, in words, from its JSON Schema."""
-    if "anyOf" in facts:
-        return " or ".join(_values(one) for one in facts["anyOf"] if one.get("type") != "null")
-    if "enum" in facts:
-        return ", ".join(facts["enum"])
-    if "const" in facts:
-        return str(facts["const"])
-    if "exclusiveMinimum" in facts:
-        return f"{facts['type']} above {facts['exclusiveMinimum']}"
-    if "minimum" in facts:
-        return f"{facts['type']} from {facts['minimum']}"
-    words = {"boolean": "true, false", "object": "names with values", "string": "text", "array": "a list"}
-    # What has no type is a section of its own.
-    kind = facts.get("type", "the options below")
-    return words.get(kind, str(kind))
-
-
-def _default(facts: Mapping[str, Any]) -> str:
-    default = facts.get("default")
-    if default is None or default == {}:
-        return "–"
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> Iterator[str]:
@@ -274,6 +239,49 @@ def _warning(code: WarningCode, remedy: str) -> str:
     if code in INVALIDATING:
         parts.append("With it the energy is not valid.")
     return "\n" + "\n\n".join([*parts, f"What to do: {remedy}."]) + "\n"
+
+
+_CONFIGURATION = """# Configuration
+
+After this page you can write an experiment or a study file, and find out why a value is what it is.
+
+```console
+$ llem init                            # writes a first file that fits this machine
+$ llem config keys temperature         # finds a key: what it takes, its default, what it is for
+$ llem config validate experiment.yaml # every error at once, with its line
+$ llem config show experiment.yaml     # each value, and where it comes from
+```
+
+A value comes from the first of these that gives it: a flag or `--set KEY=VALUE`, the file, a variable of
+the environment (`LLEM_` and the key in capitals, with `__` for each dot: `LLEM_PASSES__SECONDS=10`), the
+user's own `config.yaml` (on Linux in `~/.config/llenergymeasure`), the preset, the default.
+
+A file that begins with the line below is completed and checked by editors that read JSON Schema, such as
+VS Code with its YAML extension. `llem init` writes that line, `llem config schema` prints the schema, and
+with `--study` or `--result` that of studies or of results.
+
+```yaml
+# yaml-language-server: $schema=experiment.schema.json
+```
+
+In Python `ExperimentConfig(preset="rigorous", ...)` holds just what it is given, and `preset` is a label.
+To apply a preset as a file does, with what is given on top, pass a mapping:
+`run_experiment({"model": "gpt2", "preset": "rigorous"})`, or `load_experiment_config` with `cli_overrides`.
+
+The options of each engine are listed with [the engines](../guides/engines.md), the keys of a study with
+[studies](../guides/studies.md). This page is made by `python docs/generate.py`.
+
+"""
+
+
+def configuration_page() -> str:
+    engines = tuple(f"{name}." for name in (*BACKENDS, *APART))
+    rows = [
+        [f"`{one.name}`", one.values, one.default or "–", one.about]
+        for one in all_keys()
+        if not one.name.startswith(engines)
+    ]
+    return _CONFIGURATION + "\n".join(_table(["key", "values", "default", "what it is"], rows)) + "\n"
 
 
 _MODELS = """# Models
@@ -335,3 +343,4 @@ if __name__ == "__main__":
     MODELS_PAGE.write_text(models_page(), encoding="utf-8")
     ENGINES_PAGE.write_text(with_tables(ENGINES_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     WARNINGS_PAGE.write_text(warnings_page(), encoding="utf-8")
+    CONFIGURATION_PAGE.write_text(configuration_page(), encoding="utf-8")

@@ -29,7 +29,7 @@ def install(directory: Path, requirements: Mapping[str, str] = REQUIREMENTS) -> 
 def _install(venv: Path, name: str, requirement: str) -> Peer:
     python = venv / "bin" / "python"
     make = [sys.executable, "-m", "venv", str(venv)]
-    fill = [str(python), "-m", "pip", "install", "--quiet", requirement]
+    fill = [str(python), "-m", "pip", "install", "--quiet", *requirement.split()]
     for step in (fill,) if python.exists() else (make, fill):
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -5,9 +5,9 @@ python -m benchmarks.coverage [RUNS]
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
-import sys
 from collections.abc import Callable, Sequence
 from statistics import fmean, stdev
 
@@ -112,4 +112,6 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("runs", nargs="?", type=int, default=10_000, help="experiments of each kind")
+    main(parser.parse_args().runs)

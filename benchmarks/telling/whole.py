@@ -29,13 +29,13 @@ def print_pairs(count: int) -> None:
 
 def called_different(seed: int, *, change: float) -> bool:
     draw = random.Random(seed)
-    a, b = (_experiment(ACTIVE_W * factor, draw.randrange(2**32)) for factor in (1.0, 1 + change))
+    a, b = (experiment(ACTIVE_W * factor, draw.randrange(2**32)) for factor in (1.0, 1 + change))
     # The seed that makes the scatter makes the prompts too, which are equally long.
     energy = compare(a, b, allow=["workload"]).ratios[0]
     return energy.verdict in ("higher", "lower")
 
 
-def _experiment(active_w: float, seed: int) -> ExperimentResult:
+def experiment(active_w: float, seed: int) -> ExperimentResult:
     """`quick` with short passes."""
     config = ExperimentConfig.model_validate(
         {

@@ -293,9 +293,9 @@ def _performance() -> Performance:
     no_peak = "no peak figure is known for this device"
     operations = 2.0 * 134_515_008 * (PROMPT_TOKENS + OUTPUT_TOKENS)
     return Performance(
-        output_tokens_per_second=_around(OUTPUT_TOKENS / duration_s, "tokens/s"),
-        total_tokens_per_second=_around((OUTPUT_TOKENS + PROMPT_TOKENS) / duration_s, "tokens/s"),
-        requests_per_second=_around(REQUESTS / duration_s, "requests/s"),
+        output_tokens_per_second=_around(OUTPUT_TOKENS / duration_s, "token/s"),
+        total_tokens_per_second=_around((OUTPUT_TOKENS + PROMPT_TOKENS) / duration_s, "token/s"),
+        requests_per_second=_around(REQUESTS / duration_s, "request/s"),
         ttft_s=_percentiles(0.08),
         tpot_s=_percentiles(0.017),
         e2e_s=_percentiles(0.62),

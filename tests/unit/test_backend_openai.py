@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from stub_process import stub_server, told
 
 from llenergymeasure.backends import load_backend
 from llenergymeasure.backends.openai import OpenaiBackend
+from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.launch import command_of
 from llenergymeasure.backends.openai.place import listeners
 from llenergymeasure.backends.openai.section import LaunchConfig
@@ -36,11 +39,27 @@ from llenergymeasure.simulation.server import TEXTS
 pytest.importorskip("aiohttp", reason="the extra openai is not installed")
 
 MODEL = "random:llama-3.2-1b"
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["content", "text", "delta", "usage", "finish_reason"]), inner)
+    ),
+    max_leaves=6,
+)
 
 
 def config(url: str, /, **changes: Any) -> ExperimentConfig:
-    own = {"base_url": url, "concurrency": 4, **changes.pop("openai", {})}
-    fields = {"model": MODEL, "backend": "openai", "n": 8, "max_output_tokens": 4, "openai": own}
+    own = {"base_url": url, **changes.pop("openai", {})}
+    load = {"concurrency": 4, "finite": True}
+    fields = {
+        "model": MODEL,
+        "backend": "openai",
+        "n": 8,
+        "max_output_tokens": 4,
+        "openai": own,
+        "load": load,
+    }
     return ExperimentConfig.model_validate(fields | changes)
 
 
@@ -55,18 +74,18 @@ def opened(url: str, /, **changes: Any) -> Iterator[OpenaiSession]:
 
 
 def completions(session: OpenaiSession, requests: list[Request] | None = None) -> tuple[Completion, ...]:
-    return session.generate(requests or asked(), Position()).completions
+    return tuple(session.generate(requests or asked(), Position()).completions)
 
 
 def accounted(session: OpenaiSession) -> dict[str, int]:
-    counts: Any = session.facts().arguments["requests"]
-    assert counts["sent"] == counts["answered"] + counts["failed"] + counts["cancelled"]
-    return dict(counts)
+    counts = session.account()
+    assert counts.sent == counts.answered + counts.failed + counts.cancelled
+    return asdict(counts)
 
 
 def test_it_is_an_engine_like_the_others() -> None:
     assert isinstance(load_backend("openai"), OpenaiBackend)
-    assert config("http://h:1", openai={"concurrency": 3}).batch_size == 3
+    assert config("http://h:1", load={"concurrency": 3}).batch_size == 3
 
 
 def test_times_and_counts_are_those_of_the_server() -> None:
@@ -88,7 +107,7 @@ def test_times_and_counts_are_those_of_the_server() -> None:
 
 
 def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_asked_for() -> None:
-    with stub_server(first_s=0.1) as url, opened(url, openai={"concurrency": 3}) as session:
+    with stub_server(first_s=0.1) as url, opened(url, load={"concurrency": 3, "finite": True}) as session:
         done = completions(session, asked(9))
     steps = sorted([(one.t_sent_ns, 1) for one in done] + [(one.t_end_ns, -1) for one in done])
     assert max(accumulate(step for _, step in steps)) == 3
@@ -111,6 +130,9 @@ def test_a_closed_loop_keeps_as_many_requests_on_their_way_as_asked_for() -> Non
         {"reasoning": 2, "reasoning_key": "reasoning"},
         {"strict": True},
         {"takes_ids": False},
+        {"headers_after_s": 0.05},
+        {"splits": True, "crlf": True, "comments": True},
+        {"cache_block": 1, "usage": "every"},
     ],
     ids=str,
 )
@@ -164,7 +186,10 @@ def test_a_server_that_ends_early_or_runs_on_shows_in_the_counts() -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_refused_request_counts_as_failed_and_is_not_sent_again(status: int) -> None:
     # the first of the nine is the one that finds out the form
-    with stub_server(refuse_every=3, refuse_status=status) as url, opened(url) as session:
+    with (
+        stub_server(refuse_every=3, refuse_status=status, retry_after_s=7) as url,
+        opened(url) as session,
+    ):
         done = completions(session)
         seen, counts = accounted(session), told(url)["counts"]
     failed = [one for one in done if one.finish == "error"]
@@ -271,6 +296,26 @@ def test_what_a_server_would_not_heed_is_refused(changes: dict[str, Any], said: 
     assert said in str(OpenaiBackend().why_refused(config("http://h:1", **changes)))
 
 
+def test_what_launched_the_listener_is_metered_with_it_and_a_shell_is_not() -> None:
+    launcher = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
+    words = [sys.executable, "-m", "llenergymeasure.simulation.server"]
+    for command, is_launcher in (
+        ([sys.executable, "-c", launcher, *words], True),
+        (["sh", "-c", '"$@"; true', "x", *words], False),
+    ):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
+        assert process.stdout is not None
+        try:
+            pids, why = listeners(process.stdout.readline().strip())
+            assert why is None
+            assert (pids == (process.pid,)) is is_launcher
+            assert len(pids) == 1
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+
+
 def test_the_server_s_processes_are_found_or_it_is_said_why_not() -> None:
     with stub_server() as url, opened(url) as session:
         facts = session.facts()
@@ -281,6 +326,77 @@ def test_the_server_s_processes_are_found_or_it_is_said_why_not() -> None:
     assert pids == ()
     assert "192.0.2.7" in str(why)
     assert listeners(url)[1] is not None
+
+
+def test_an_answer_that_does_not_stream_has_its_counts_and_no_time_of_a_first_token() -> None:
+    with stub_server(streams=False) as url, opened(url, openai={"api": "chat"}) as session:
+        done = completions(session, asked(2, tokens=6))
+    assert [(one.output_tokens, one.finish, one.t_first_ns) for one in done] == [(6, "length", None)] * 2
+
+
+async def posted(url: str, **fields: object) -> Reply:
+    body = {"model": "stub", "prompt": [1, 2], "max_tokens": 4, "stream": True} | fields
+    async with Client(url, key=None, request_timeout_s=20) as client:
+        return await client.post("/completions", json.dumps(body).encode())
+
+
+def test_each_piece_has_the_time_at_which_it_was_read() -> None:
+    with stub_server(first_s=0.05, each_s=0.02) as url:
+        reply = asyncio.run(posted(url))
+        (served,) = told(url)["requests"]
+    assert tuple(reply.texts) == TEXTS
+    assert reply.first_ns == reply.chunk_ns[0]
+    assert reply.sent_ns <= served["arrived_ns"]
+    for sent_ns, read_ns in zip(served["sent_ns"], reply.chunk_ns, strict=True):
+        assert sent_ns <= read_ns
+    # what a server writes at once comes at once
+    with stub_server(events_per_write=4) as url:
+        reply = asyncio.run(posted(url))
+    assert len(set(reply.chunk_ns)) == 1
+    assert len(reply.chunk_ns) == 4
+
+
+class LookedAt(Reply):
+    """Notes how long after the time of a chunk it was looked at."""
+
+    def take(self, data: bytes, t_ns: int) -> None:
+        waits_ns.append(time.monotonic_ns() - t_ns)
+        super().take(data, t_ns)
+
+
+waits_ns: list[int] = []
+
+
+def test_a_busy_client_says_when_it_sent_and_read_and_not_when_it_got_round_to_it() -> None:
+    busy_s = 0.005
+
+    async def posted_amid_work(url: str) -> Reply:
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            time.sleep(busy_s)
+            loop.call_soon(work)
+
+        body = json.dumps({"model": "stub", "prompt": [1], "max_tokens": 4, "stream": True}).encode()
+        async with Client(url, key=None, request_timeout_s=20) as client:
+            await client.post("/completions", body)
+            work()
+            waits_ns.clear()
+            return await client.post("/completions", body, LookedAt(0))
+
+    with stub_server(first_s=0.05, each_s=0.02) as url:
+        reply = asyncio.run(posted_amid_work(url))
+    assert len(reply.chunk_ns) == 4
+    # between a read and what is done with it all other work of the loop has its turn
+    assert min(waits_ns[:4]) >= 0.9e9 * busy_s
+    assert reply.sent_ns > 0
+
+
+def test_a_refusal_keeps_its_status_and_when_the_server_wants_to_be_asked_again() -> None:
+    with stub_server(refuse_every=1, refuse_status=429, retry_after_s=7) as url:
+        reply = asyncio.run(posted(url))
+    assert reply.status == 429
+    assert "Retry-After: 7" in str(reply.failure)
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))), max_size=5), st.data())
@@ -306,8 +422,39 @@ def test_an_error_is_read_in_any_of_its_forms(content: object, said: str) -> Non
     assert message_of(content) == said
 
 
+@given(json_values)
+def test_no_event_ends_more_than_its_request(event: object) -> None:
+    reply = Reply(1)
+    for data in (event, {"choices": event}, {"choices": [event]}, {"choices": [{"delta": event}]}):
+        reply.take(json.dumps(data).encode(), 5)
+    reply.close(7)
+    assert len(reply.texts) == len(reply.chunk_ns)
+    assert all(isinstance(text, str) for text in reply.texts)
+
+
+def test_a_piece_is_counted_once_whatever_its_names() -> None:
+    reply = Reply(1)
+    for delta in (
+        {"reasoning": "a", "reasoning_content": "a"},
+        {"reasoning_content": "b", "content": "c"},
+        {"role": "assistant", "content": ""},
+        {"content": None},
+    ):
+        reply.take(json.dumps({"choices": [{"delta": delta}]}).encode(), 2)
+    assert sorted("".join(reply.texts)) == ["a", "b", "c"]
+    assert reply.chunk_ns == [2, 2]
+    assert reply.answer == "c"
+
+
+def test_what_a_server_sends_apart_as_reasoning_is_counted_and_is_not_the_answer() -> None:
+    with stub_server(reasoning=2) as url, opened(url, openai={"api": "chat"}) as session:
+        done = session.generate(asked(2), Position())
+    assert done.texts == ("".join(TEXTS[2:4]),) * 2
+    assert [one.output_tokens for one in done.completions] == [4, 4]
+
+
 def test_garbage_in_a_stream_fails_the_request() -> None:
-    for data in (b"{", b"[]", b'{"error": {"message": "m"}}'):
+    for data in (b"{", b"[]", b"\xff", b'{"error": {"message": "m"}}', b'{"choices": [null]}'):
         reply = Reply(1)
         reply.take(data, 5)
         assert (reply.failure is not None, reply.end_ns) == (True, 5)
@@ -332,7 +479,7 @@ def llem(url: str, folder: Path, *more: str) -> list[str]:
         "--set",
         "max_output_tokens=8",
     ]
-    return [*base, "--set", "openai.concurrency=4", "--output", str(folder), "--json", *more]
+    return [*base, "--set", "load={concurrency: 4, finite: true}", "--output", str(folder), "--json", *more]
 
 
 def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
@@ -341,7 +488,7 @@ def test_a_run_counts_what_the_server_counts(tmp_path: Path) -> None:
         counts = told(url)["counts"]
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    asked_for = result["session"]["arguments"]["requests"]
+    asked_for = result["session"]["requests"]
     assert asked_for["sent"] == counts["received"]
     assert asked_for["answered"] == counts["answered"]
     assert asked_for["failed"] == counts["refused"] > 0

@@ -56,6 +56,15 @@ BROKEN = {
 }
 
 
+def test_a_json_file_is_json(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    file.write_text('{"model": "gpt2",\n "n": 4}')
+    assert load_experiment_config(file).n == 4
+    file.write_text('{"model": "gpt2",\n "n": 4,}')
+    with pytest.raises(ConfigError, match="line 2: not JSON"):
+        load_experiment_config(file)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))

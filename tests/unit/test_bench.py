@@ -28,7 +28,7 @@ class BentSession(SimulatedSession):
         self._bend = bend
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        return Generation(self._bend(super().generate(requests, observe).completions))
+        return Generation(self._bend(tuple(super().generate(requests, observe).completions)))
 
 
 class BentBackend(SimulatedBackend):
@@ -257,7 +257,7 @@ def test_each_batch_of_the_warm_up_is_announced_with_what_the_last_one_took() ->
     heard: list[tuple[int, float | None]] = []
     with bench(lambda done: done, simulated={"batch_size": 2, "scatter": 0.0}) as whole:
         whole.open()
-        warm_up = whole.warm_up(lambda number, last_s: heard.append((number, last_s)))
+        warm_up = whole.warm_up(lambda began: heard.append((began.number, began.last_s)))
     assert [number for number, _ in heard] == list(range(1, len(warm_up.batch_s) + 2))
     assert heard[0][1] is None
     assert [last_s for _, last_s in heard[2:]] == list(warm_up.batch_s[:-1])

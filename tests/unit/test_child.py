@@ -240,7 +240,7 @@ def test_a_worker_that_never_reports_is_ended_at_the_timeout(tmp_path: Path) -> 
     [
         ("worker.protocol.Edge = worker.protocol.Rest", "where Edge was due"),
         ("worker.protocol.Rest = worker.protocol.Edge", "where Rest was due"),
-        ("worker.protocol.PROTOCOL_VERSION = 1", "speaks protocol 1, not 3"),
+        ("worker.protocol.PROTOCOL_VERSION = 1", "speaks protocol 1, not 4"),
     ],
 )
 def test_a_worker_that_speaks_out_of_turn_is_ended(tmp_path: Path, change: str, says: str) -> None:

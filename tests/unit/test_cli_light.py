@@ -77,7 +77,6 @@ def test_a_dry_run_of_a_known_shape_needs_no_engine() -> None:
         "pydantic",
         "llenergymeasure.config.models",
         "numpy",
-        "pyarrow",
     ],
 )
 def test_ctrl_c_during_an_import_is_one_line(module: str) -> None:
@@ -112,12 +111,12 @@ def test_ctrl_c_at_any_time_is_one_line(after_ms: int) -> None:
         time.sleep(after_ms / 1000)
         child.send_signal(signal.SIGINT)
         _, said = child.communicate(timeout=60)
-    if child.returncode == 130:
-        assert said == "Interrupted\n"
+    if said == "Interrupted\n":
+        assert child.returncode == 130
     else:
         # Before the first line of llem Python ends it, and after the last one there is nothing to end.
-        assert child.returncode in {0, 1, -signal.SIGINT}
-        assert "in main\n" not in said
+        assert child.returncode in {0, 1, 130, -signal.SIGINT}
+        assert "llenergymeasure" not in said
 
 
 def test_an_ignored_ctrl_c_stays_ignored() -> None:

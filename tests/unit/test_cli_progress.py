@@ -47,6 +47,24 @@ def test_a_line_fits_the_terminal_and_keeps_what_runs(width: int) -> None:
     assert text.startswith("warm") or "warming up" in text
 
 
+def test_which_pass_runs_is_by_its_time_and_never_beyond_the_last() -> None:
+    block = Shown("3 passes of prefill", total=15.0, passes=3)
+    shown = [at(block, seconds).partition(" of prefill")[0] for seconds in (0.0, 4.9, 5.1, 14.9, 15.5)]
+    assert shown == [f"≈ pass {n} of 3" for n in (1, 1, 2, 3, 3)]
+    assert at(Shown("1 pass", total=5.0, passes=1), 1.0).startswith("1 pass [")
+
+
+def test_what_is_known_now_is_asked_each_time_and_the_power_is_the_last_to_go() -> None:
+    watts = iter(range(400, 500))
+    live = Shown("loading", run=2, runs=3, live=lambda: f"{next(watts)} W, ± 4 % so far", left_s=9.0)
+    assert at(live, 1.0).endswith("400 W, ± 4 % so far, 8 s left")
+    assert at(live, 1.0).endswith("401 W, ± 4 % so far, 8 s left")
+    narrow = at(live, 1.0, width=55)
+    assert "402 W" in narrow
+    assert "±" not in narrow
+    assert at(Shown("loading", live=lambda: None), 1.0) == "loading, 1 s so far"
+
+
 class Clock:
     def __init__(self) -> None:
         self.s = 100.0

@@ -40,7 +40,7 @@ def test_energy_that_is_not_valid_says_so_first_and_shows_no_interval(
         assert number in rows[label]
         assert "not valid" in rows[label]
     assert "(60.0 W)" in rows["Idle power, bare"]
-    assert "51.2 ± 1.0 tokens/s" in shown
+    assert "51.2 ± 1.0 token/s" in shown
 
 
 def test_the_details_of_energy_that_is_not_valid_show_no_interval_either(

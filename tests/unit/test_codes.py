@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from recordings import at, made, seen_by
@@ -25,6 +25,8 @@ from llenergymeasure.records import (
     CalibratedBy,
     FailedRun,
     MeasurementWarning,
+    RequestCounts,
+    ServerCounts,
     SessionFacts,
     Throttling,
     Trace,
@@ -124,6 +126,26 @@ def silences(first: float, second: float) -> Make:
 def lost(outcome: Literal["failed", "interrupted"]) -> Make:
     """A second run that gave no measurement."""
     return lambda _: metrics([measured(device())], failed=[FailedRun(2, "Ctrl-C", outcome)])
+
+
+def on_hosts(*names: str) -> Make:
+    """A run on each."""
+    one = measured(device())
+    return lambda _: metrics(
+        [
+            replace(one, index=number, environment=replace(one.environment, hostname=name))
+            for number, name in enumerate(names, start=1)
+        ]
+    )
+
+
+def served(**server: int) -> Make:
+    """A run whose client sent 200 requests, of so many prompts as it has."""
+    one = measured(device())
+    client = RequestCounts(200, 200, 0, 0, prompt_tokens=10_000, output_tokens=4_000)
+    counts: dict[str, Any] = {"requests": 200, "prompt_tokens": 10_000, "output_tokens": 4_000, **server}
+    facts = replace(one.facts, requests=client, counted=ServerCounts(1, "any", **counts))
+    return lambda _: metrics([replace(one, facts=facts)])
 
 
 def throttled(policy: int, start_s: int, end_s: int) -> tuple[float, Script]:
@@ -257,6 +279,12 @@ CASES: dict[WarningCode, Case] = {
     "window_open": Case(own(left_open={"x": 1}), own()),
     "command_failed": Case(own(kind="command", exit_code=3), own(kind="command", exit_code=0)),
     "calibration_old": Case(calibrated("2024-12-01"), calibrated("2025-02-01")),
+    "places_differ": Case(on_hosts("node1", "node2"), on_hosts("node1", "node1")),
+    "server_shared": Case(served(requests=250), served(requests=202)),
+    "prompts_cached": Case(
+        served(cache_lookup_tokens=10_000, cache_hit_tokens=9_000),
+        served(cache_lookup_tokens=10_000, cache_hit_tokens=90),
+    ),
     "drift": Case(over_passes(100, 98, 96, 94.1, 92), over_passes(100, 98, 101, 98, 100)),
 }
 
@@ -326,15 +354,8 @@ def test_a_client_is_late_beyond_what_a_timer_is(late_s: float, *, told: bool) -
     assert ("schedule_lag" in codes(virtual_result(bend=late_by(late_s), **FAST))) == told
 
 
-def test_a_lag_is_weighed_against_the_time_to_a_first_token() -> None:
-    slow = {"prefill_s_per_token": 0.02}  # 16 tokens: 0.32 s
-    within = virtual_result(bend=late_by(0.015), simulated=slow, **FAST)
-    beyond = virtual_result(bend=late_by(0.025), simulated=slow, **FAST)
-    assert "schedule_lag" not in codes(within)
-    assert "schedule_lag" in codes(beyond)
-
-
-def test_one_late_request_in_fifty_is_no_lag_of_the_client() -> None:
+@pytest.mark.parametrize(("n", "told"), [(50, True), (200, False)])
+def test_a_client_lags_where_one_request_in_a_hundred_is_late(n: int, *, told: bool) -> None:
     late = late_by(1.0)
-    result = virtual_result(bend=lambda done: late(done) if done.index == 0 else done, **{**FAST, "n": 50})
-    assert "schedule_lag" not in codes(result)
+    result = virtual_result(bend=lambda done: late(done) if done.index == 0 else done, **{**FAST, "n": n})
+    assert ("schedule_lag" in codes(result)) == told

@@ -20,15 +20,16 @@ from llenergymeasure.analysis.compare import (
     ENERGY,
     SINGLE_PROCESS,
     WITHHELD,
+    Comparison,
     Figure,
     Ratio,
     compare,
     errors_cancel,
     judge,
     ratio,
-    regression,
 )
 from llenergymeasure.analysis.differences import KEYS, Key, Setting, differences, settings
+from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.cli import app
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.exceptions import ConfigError, ResultError
@@ -75,8 +76,8 @@ def with_runs(whole: ExperimentResult, costs: Sequence[float | None]) -> Experim
     return whole.model_copy(update={"runs": runs})
 
 
-def warned(whole: ExperimentResult, *codes: WarningCode) -> ExperimentResult:
-    found = tuple(MeasurementWarning.of(code, f"seen: {code}") for code in codes)
+def warned(whole: ExperimentResult, *codes: WarningCode, said: str = "seen") -> ExperimentResult:
+    found = tuple(MeasurementWarning.of(code, f"{said}: {code}") for code in codes)
     return whole.model_copy(update={"warnings": (*whole.warnings, *found)})
 
 
@@ -622,6 +623,11 @@ def test_energy_that_is_not_valid_has_a_ratio_without_an_interval() -> None:
 # The regression gate
 
 
+def regression(comparison: Comparison, percent: float) -> str | None:
+    found = regressions(comparison, limit_of(f"per_output_token>{percent}%"))
+    return found[0] if found else None
+
+
 @pytest.mark.parametrize(
     ("factor", "percent", "worse"),
     [(1.2, 5.0, True), (1.2, 19.0, False), (1.06, 5.0, False), (0.5, 0.0, False)],
@@ -669,6 +675,11 @@ def stored(whole: ExperimentResult, folder: Path) -> str:
 def run(tmp_path: Path, a: ExperimentResult, b: ExperimentResult, *options: str) -> Any:
     paths = stored(a, tmp_path / "a"), stored(b, tmp_path / "b")
     return CliRunner().invoke(app, ["compare", *paths, *options])
+
+
+def test_the_command_takes_several_names_with_commas(tmp_path: Path) -> None:
+    other = later(on_gpu(driver="575.51").model_copy(update={"workload_hash": "b" * 64}))
+    assert run(tmp_path, result(), other, "--allow", "workload,driver").exit_code == 0
 
 
 def test_the_command_prints_both_and_what_b_does(tmp_path: Path) -> None:
@@ -727,15 +738,21 @@ def test_the_command_gives_one_json_object(tmp_path: Path) -> None:
 
 def test_a_regression_ends_with_four_and_prints_all_the_same(tmp_path: Path) -> None:
     a, b = stored(costing(1.0), tmp_path / "a"), stored(costing(1.2), tmp_path / "b")
-    worse = CliRunner().invoke(app, ["compare", a, b, "--fail-above", "5"])
-    better = CliRunner().invoke(app, ["compare", b, a, "--fail-above", "5"])
+    worse = CliRunner().invoke(app, ["compare", a, b, "--fail-on-regression", "per_output_token>5%"])
+    better = CliRunner().invoke(app, ["compare", b, a, "--fail-on-regression", "per_output_token>5%"])
     assert (worse.exit_code, better.exit_code) == (4, 0)
     assert "Energy per output token" in worse.stdout
-    assert "Regression: B uses 20.0 % more" in worse.stderr
+    assert "B is 20.0 % higher" in worse.stderr
 
 
 def test_single_processes_end_the_gate_with_two_and_a_way_out(tmp_path: Path) -> None:
-    done = run(tmp_path, with_runs(costing(1.0), [2.0]), with_runs(costing(1.2), [2.4]), "--fail-above", "5")
+    done = run(
+        tmp_path,
+        with_runs(costing(1.0), [2.0]),
+        with_runs(costing(1.2), [2.4]),
+        "--fail-on-regression",
+        "per_output_token>5%",
+    )
     assert done.exit_code == 2
     assert "another run may differ by more" in done.stdout
     assert "--allow single_process" in done.stderr

@@ -46,7 +46,7 @@ def test_a_name_of_another_form_is_refused_with_the_form(text: str) -> None:
 def test_without_the_package_the_extra_is_named() -> None:
     with pytest.raises(PreFlightError) as caught:
         load_prompts(config("hf:openai/gsm8k"))
-    assert "llenergymeasure[datasets]" in str(caught.value.hint)
+    assert "[datasets]" in str(caught.value.hint)
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,9 +19,11 @@ from llenergymeasure.cli import app
 from llenergymeasure.cli._examination import examination_lines
 from llenergymeasure.doctor.examine import Examination, examine
 from llenergymeasure.doctor.load import MatrixLoad
+from llenergymeasure.doctor.now import hub_now
+from llenergymeasure.doctor.verdicts import verdicts
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.results.summary import columns
-from llenergymeasure.simulation.device import SimulatedNvml
+from llenergymeasure.simulation.device import SimulatedNvml, SimulatedProcess
 from llenergymeasure.simulation.nvml_names import Code
 
 
@@ -119,6 +123,74 @@ def test_what_a_binding_raises_ends_no_examination(tmp_path: Path) -> None:
     assert whys["estimate"] is None
 
 
+class Slowed(SimulatedNvml):
+    """A board that a power cap holds back, without persistence, with somebody else on it."""
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: object) -> int:  # noqa: N802  the binding's name
+        return 0x4 | 0x1
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: object, clock: int) -> int:  # noqa: N802  the same
+        return 1980
+
+    def nvmlDeviceGetPersistenceMode(self, handle: object) -> int:  # noqa: N802  the same
+        return 0
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[SimulatedProcess]:  # noqa: N802  the same
+        return [SimulatedProcess(os.getpid(), 0)]
+
+
+def test_what_weakens_a_board_now_is_named_with_the_way_out(tmp_path: Path) -> None:
+    found = examine(nvml=Slowed(time, idle_w=60.0), rapl_root=tmp_path)
+    (now,) = found.gpus_now
+    assert (now.max_clock_mhz, now.power_w, now.slowed_by) == (1980, 60.0, ("power cap",))
+    assert now.users is not None
+    assert now.users[0].split()[0] == str(os.getpid())
+    (board,) = [one for one in verdicts(found) if one.topic == "GPUs"]
+    assert board.state == "limited"
+    assert "nvidia-smi -i 0 -pm 1" in (board.way_out or "")
+    assert "power limit" in (board.way_out or "")
+    (well,) = [one for one in verdicts(examine(nvml=SimulatedNvml(time, idle_w=60.0))) if one.topic == "GPUs"]
+    assert (well.state, well.way_out) == ("ok", None)
+
+
+@pytest.mark.parametrize(
+    ("container", "virtual", "meter", "way"),
+    [
+        ("docker", None, "nvml", "--gpus all"),
+        ("docker", None, "amd", "--device /dev/kfd"),
+        ("docker", None, "rapl", "systempaths=unconfined"),
+        ("docker", "KVM", "rapl", "host of a virtual machine"),
+        (None, None, "rapl", "modprobe"),
+    ],
+)
+def test_a_meter_without_a_device_says_what_would_show_it(
+    container: str | None, virtual: str | None, meter: str, way: str, tmp_path: Path
+) -> None:
+    found = examine(nvml=SimulatedNvml(time, idle_w=60.0, uuids=()), rapl_root=tmp_path)
+    here = replace(found.environment, container=container, virtualization=virtual)
+    told = {one.name: one for one in verdicts(replace(found, environment=here)) if one.topic == "Meters"}
+    assert told[meter].state == "missing"
+    assert way in (told[meter].way_out or "")
+
+
+def test_where_only_power_is_modelled_it_is_still_read_several_times_a_second(tmp_path: Path) -> None:
+    found = examine(nvml=SimulatedNvml(time, idle_w=60.0, uuids=()), rapl_root=tmp_path)
+    assert [meter.name for meter in found.meters if meter.why_not is None] == ["estimate"]
+    # CPU time and memory, every 0.33 s.
+    assert found.recorder.values_per_s == pytest.approx(2 / 0.33)
+    assert 0 < (found.recorder.core_share or 0.0) < 0.1
+
+
+def test_a_hub_that_does_not_answer_costs_half_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        found = hub_now(within_s=0.2)
+    assert found.why_not is not None
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in (hub_now(within_s=0.2).why_not or "")
+
+
 def test_every_backend_is_named_with_what_it_lacks(found: Examination) -> None:
     backends = {one.name: one.why_not for one in found.backends}
     assert backends["simulated"] is None
@@ -139,6 +211,9 @@ def test_the_command_gives_one_json_object() -> None:
     assert "gpu:GPU-simulated-0" in value["measured"]
     assert value["gpus"][0]["uuid"] == "GPU-simulated-0"
     assert {meter["name"] for meter in value["meters"]} >= {"nvml", "rapl", "estimate"}
+    topics = {verdict["topic"] for verdict in value["verdicts"]}
+    assert topics == {"Meters", "GPUs", "Host", "Backends", "Disk", "Hub"}
+    assert {verdict["state"] for verdict in value["verdicts"]} <= {"ok", "limited", "missing"}
 
 
 def test_an_examination_loads_no_engine() -> None:
@@ -220,7 +295,8 @@ def test_a_load_on_a_gpu_that_is_not_there_says_so() -> None:
 def test_lines_fit_the_terminal(found: Examination, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     whole = found.environment.os
-    lines = list(examination_lines(found))
+    styles = dict.fromkeys(range(0xFDD0, 0xFDD6))
+    lines = [line.translate(styles) for line in examination_lines(found)]
     assert whole.split()[0] in lines[0] + lines[1]
     # A path or a name that is longer than the terminal stays whole.
     assert [line for line in lines if len(line) > width and " " in line.strip()] == []

@@ -77,6 +77,12 @@ def test_nothing_to_divide_by_is_missing_with_a_reason() -> None:
     assert ratio_over_passes([1.0], [0], unit="J/token").value is None
 
 
+def test_where_one_pass_has_nothing_to_divide_by_the_ratio_of_sums_has_no_interval() -> None:
+    ratio = ratio_over_passes([2.0, 4.0, 6.0], [3, 0, 3], unit="J/request")
+    assert (ratio.value, ratio.low) == (2.0, None)
+    assert ratio.reason
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_estimate_refuses_what_is_not_finite(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):

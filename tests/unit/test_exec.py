@@ -19,8 +19,8 @@ from benchmarks.boards.scenario import Board
 from own_scripts import BOARD, codes, environ, truth_j
 from recordings import WHOLE, S, at, made, seen_by
 
-from llenergymeasure.analysis.compare import regression
 from llenergymeasure.analysis.compare_windows import compare_windows
+from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Domain, MeterChoice, Start, Window
@@ -244,8 +244,10 @@ def test_five_per_cent_more_work_is_told_apart_at_ten_runs_and_none_is_not() -> 
     energy, seconds, memory = compare_windows(a, b).ratios
     assert energy.ratio.value == pytest.approx(1.05, rel=0.005)
     assert (energy.verdict, seconds.verdict, memory.verdict) == ("higher", *["no difference shown"] * 2)
-    assert "more Energy per run than A" in (regression(compare_windows(a, b), 2.0) or "")
-    assert regression(compare_windows(a, b), 10.0) is None
+    found = compare_windows(a, b)
+    (worse,) = regressions(found, limit_of("energy_per_window>2%"))
+    assert worse.startswith("Energy per run")
+    assert regressions(found, limit_of("energy_per_window>10%")) == []
     same, *_ = compare_windows(a, command_result("c", 200.0)).ratios
     assert same.verdict == "no difference shown"
 

@@ -12,6 +12,7 @@ from example_result import PASS_S, PASSES, RUNS, example_result
 
 from llenergymeasure.cli._plan import as_json, plan_rows
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.measure.budget import Repeats, RunCost
 from llenergymeasure.measure.forecast import (
     GPU_SILENCES_S,
     RAPL_SILENCES_S,
@@ -56,6 +57,17 @@ def test_what_is_not_asked_for_is_no_step() -> None:
     assert list(seconds(forecast_at(config, PACE))) == ["load", "warm_up", "full", "after"]
     cooled = planned(baseline={"seconds": 1.0, "cooling_seconds": 60.0})
     assert next(iter(seconds(forecast_at(cooled, PACE)))) == "cooling"
+
+
+def test_windows_of_a_load_last_as_long_as_they_are_asked_for_and_have_no_prefill() -> None:
+    load = {"concurrency": 4}
+    stream = {"backend": "openai", "openai": {"base_url": "http://h:1"}, "passes": {"seconds": 7.0}}
+    plan = seconds(forecast_at(planned(load=load, **stream), PACE))
+    assert plan["full"] == 21.0
+    assert "prefill" not in plan
+    walked = seconds(forecast_at(planned(load=load | {"finite": True}, **stream), PACE))
+    assert walked["full"] == 24.0  # four walks of 2 s
+    assert walked["prefill"] == 7.0
 
 
 @pytest.mark.parametrize(
@@ -175,3 +187,31 @@ def test_python_m_is_llem() -> None:
         [sys.executable, "-m", "llenergymeasure", "--help"], capture_output=True, text=True, check=True
     )
     assert "Usage" in said.stdout
+
+
+def test_a_tracker_knows_power_and_interval_now_and_the_rate_while_passes_run() -> None:
+    heard: list[Any] = []
+    config = planned(max_output_tokens=16, repeats={"count": 3, "target": 0.02})
+    tell = Tracker(config, PACE, lambda description, **more: heard.append(more))
+    tell.begin_run(1, 3)
+    tell.enter("bare")
+    tell("idle, bare")
+    assert heard[-1]["live"]() == "until ± 2 %, at most 30 runs"
+    tell.watched(lambda: 412.3)
+    tell.known(0.0371)
+    assert heard[-1]["live"]() == "412 W, ± 3.7 % so far, target ± 2 %"
+    tell.measured(walk_s=0.5)
+    tell.enter("full")
+    tell("3 passes", passes=3)
+    assert heard[-1]["passes"] == 3
+    assert heard[-1]["live"]() == "412 W, ≈ 128 token/s, ± 3.7 % so far, target ± 2 %"
+
+
+def test_the_interval_so_far_is_that_of_the_runs_and_there_is_none_below_three() -> None:
+    repeats = Repeats(planned(repeats={"count": 5}), remark=lambda _: None, strict=False)
+    seen = []
+    for per_token in (1.0, 1.1, 0.9, None):
+        repeats.add(RunCost(passes=3, seconds=1.0, joules=1.0, per_token=per_token))
+        seen.append(repeats.half_width)
+    # 4.303, of two degrees of freedom, times 0.1 / sqrt(3); and nothing where a run has no cost.
+    assert seen == [None, None, pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3), None]

@@ -16,7 +16,7 @@ from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readable, used_gpus
-from llenergymeasure.measure.protocol import Ready
+from llenergymeasure.measure.protocol import Ready, WarmUpBatch
 from llenergymeasure.records import BlockKind, Generation, Pass, SessionFacts, WarmUp, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
@@ -32,7 +32,7 @@ class Recorded:
     def open(self) -> Ready:
         return Ready(Window(0, 1), self._facts, 0, "hash")
 
-    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
+    def warm_up(self, began: Callable[[WarmUpBatch], None] | None = None) -> WarmUp:
         return WarmUp(Window(1, 2), (), True)
 
     def run_block(

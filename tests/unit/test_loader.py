@@ -200,6 +200,7 @@ def test_environment_values_are_yaml_and_an_empty_one_counts_as_unset() -> None:
 
 def test_variables_that_describe_no_experiment_are_left_alone() -> None:
     environ = {"LLEM_CACHE_DIR": "/tmp", "LLEM_POWER_RECORDINGS": "x", "HOME": "/", "OTHER_MODEL": "y"}
+    environ["LLEM_METER_IPMI_PASSWORD"] = "for a meter alone"
     assert load({"model": "gpt2"}, environ=environ) == ExperimentConfig(model="gpt2")
 
 

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from llenergymeasure.cli import app
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import _same_values, is_free, known_keys, nearest, nearest_key, peer_keys
 from llenergymeasure.exceptions import PreFlightError
+from llenergymeasure.models.pasted import pasted_dataset
 from llenergymeasure.models.resolve import resolve
 
 
@@ -26,6 +29,9 @@ from llenergymeasure.models.resolve import resolve
         ("hf://org/name", "--model org/name"),
         ("https://huggingface.co/datasets/org/name", "--dataset hf:org/name"),
         ("https://example.com/model.gguf", "download it"),
+        ("s3://bucket/model", "copy it"),
+        ("ollama:llama3:8b", "ollama show llama3:8b --modelfile"),
+        ("llama3:8b", "ollama show llama3:8b --modelfile"),
         (r"C:\models\llama", "/mnt/c/models/llama"),
         ("D:/models/llama", "/mnt/d/models/llama"),
         (r"models\llama", "models/llama"),
@@ -41,6 +47,22 @@ def test_what_is_pasted_instead_of_a_model_s_name_gets_the_name(name: str, way_o
     assert way_out in hint
     assert hint.rstrip("/") == hint
     assert ("'v1.2'" in hint) == ("v1.2" in name)
+
+
+@pytest.mark.parametrize("kind", ["--model", "--dataset"])
+@pytest.mark.parametrize("host", ["huggingface.co/org/name", "example.com/file.jsonl"])
+def test_a_password_in_an_address_is_not_repeated(kind: str, host: str) -> None:
+    model = [] if kind == "--model" else ["-m", "gpt2"]
+    for more in ([], ["--dry-run"]):
+        done = CliRunner().invoke(app, ["run", *model, kind, f"https://me:hunter2@{host}", *more])
+        assert done.exit_code in {1, 2}
+        assert host in done.output
+        assert "hunter2" not in done.output
+
+
+def test_a_dataset_may_have_a_colon_in_its_name() -> None:
+    assert pasted_dataset("hf:squad") is None
+    assert pasted_dataset("hf:org/name:config:train") is None
 
 
 def test_a_folder_that_is_there_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,6 +289,6 @@ def test_a_broken_plug_in_costs_one_line_of_a_run_and_one_of_the_doctor(
     assert rest[0].startswith("hint: ")
     found = examine(rapl_root=tmp_path)
     assert {one.name: one.why_not for one in found.backends}["simulated"] is None
-    (line,) = [line for line in examination_lines(found) if line.startswith("  other ")]
+    (line,) = [line for line in examination_lines(found) if line.split()[1:2] == ["other"]]
     assert "no " in line
     assert "No module named 'nothing_of_that_name'" in line

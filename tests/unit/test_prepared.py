@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from caches import own_cache
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
@@ -26,7 +27,7 @@ print(prepared(ExperimentConfig.model_validate_json(sys.argv[1])).hash)
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Token ids of one experiment, as its first run leaves them."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = own_cache(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLEM_CACHE_DIR", str(folder))
         prepared(ExperimentConfig.model_validate(SMALL))
@@ -46,7 +47,7 @@ def config(**changes: object) -> ExperimentConfig:
 def test_what_can_not_be_prepared_is_refused_by_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("LLEM_CACHE_DIR", str(own_cache(tmp_path)))
     path = tmp_path / "two.jsonl"
     path.write_text('"one"\n"two"\n')
     asked = config(n=2, dataset={"name": str(path), "chat_template": "off"})

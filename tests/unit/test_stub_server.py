@@ -25,9 +25,9 @@ def send(url: str, body: dict[str, Any]) -> http.client.HTTPConnection:
     return connection
 
 
-def post(url: str, body: dict[str, Any], **headers: str) -> tuple[int, bytes]:
+def post(url: str, body: dict[str, Any], path: str = "/v1/completions", **headers: str) -> tuple[int, bytes]:
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)) as connection:
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        connection.request("POST", path, json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
 
@@ -39,7 +39,7 @@ def events(data: bytes) -> list[Any]:
 
 def written(behaviour: Behaviour, *, is_chat: bool = False, **changes: object) -> list[Any]:
     body = REQUEST | {"messages": [{"role": "user", "content": "hé"}]} | changes
-    steps = script(behaviour, asked(behaviour, body, number=1, is_chat=is_chat))
+    steps = script(behaviour, asked(behaviour, body, is_chat=is_chat))
     return events(b"".join(step.data for step in steps))
 
 
@@ -86,7 +86,7 @@ def test_every_form_of_chunks_is_one_answer_in_other_pieces() -> None:
 
 def test_a_split_write_ends_within_a_character() -> None:
     behaviour = Behaviour(splits=True)
-    steps = script(behaviour, asked(behaviour, REQUEST, number=1, is_chat=False))
+    steps = script(behaviour, asked(behaviour, REQUEST, is_chat=False))
     assert events(b"".join(step.data for step in steps))[-1] == "[DONE]"
     torn = [step for step in steps if b"text" in step.data and not step.data.endswith(b"\n")]
     with pytest.raises(UnicodeDecodeError):
@@ -102,7 +102,7 @@ def test_usage_comes_where_it_was_asked_for(usage: str, places: list[int]) -> No
 
 def test_lengths_are_heeded_unless_it_shall_not() -> None:
     def length(behaviour: Behaviour, **body: object) -> tuple[int, str]:
-        request = asked(behaviour, REQUEST | body, number=1, is_chat=False)
+        request = asked(behaviour, REQUEST | body, is_chat=False)
         return request.output_tokens, request.finish
 
     assert length(Behaviour(eos_after=2)) == (2, "stop")
@@ -167,11 +167,73 @@ def test_a_client_that_leaves_and_requests_that_queue_are_accounted_for() -> Non
     assert firsts[1] - firsts[0] >= 0.3e9
 
 
+def scraped(url: str) -> dict[str, float]:
+    """The counters of the stub by their names, without labels but the reason for the end."""
+    found: dict[str, float] = {}
+    with urlopen(f"{url}/metrics", timeout=10) as answer:
+        for line in answer.read().decode().splitlines():
+            name, _, rest = line.partition("{")
+            reason = rest.partition('finished_reason="')[2].partition('"')[0]
+            found[f"{name} {reason}".strip()] = float(line.rpartition(" ")[2])
+    return found
+
+
 def test_counters_are_those_of_what_was_sent() -> None:
-    with stub_server(model="m") as url:
-        post(url, REQUEST | {"model": "m"})
-        with urlopen(f"{url}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-    assert 'vllm:prompt_tokens_total{model_name="m"} 3.0' in lines
-    assert 'vllm:generation_tokens_total{model_name="m"} 4.0' in lines
-    assert 'vllm:request_success_total{model_name="m"} 1.0' in lines
+    with stub_server(model="m", cache_block=2, tokens_per_chunk=2, drafted=3) as url:
+        for prompt in ([1, 2, 3], [1, 2, 3, 4, 5]):
+            post(url, REQUEST | {"model": "m", "prompt": prompt})
+        assert scraped(url) == {
+            "vllm:prompt_tokens_total": 8,
+            "vllm:generation_tokens_total": 8,
+            "vllm:request_success_total length": 2,
+            "vllm:request_success_total abort": 0,
+            "vllm:request_success_total error": 0,
+            "vllm:prefix_cache_queries_total": 8,
+            "vllm:prefix_cache_hits_total": 2,
+            "vllm:spec_decode_num_drafts_total": 4,
+            "vllm:spec_decode_num_draft_tokens_total": 12,
+            "vllm:spec_decode_num_accepted_tokens_total": 4,
+        }
+    with stub_server(metrics="sglang:", break_after=1, cache_block=3) as url:
+        for _ in range(2):
+            with pytest.raises(http.client.IncompleteRead):
+                post(url, REQUEST)
+        assert scraped(url) == {
+            "sglang:prompt_tokens_total": 6,
+            "sglang:generation_tokens_total": 2,
+            "sglang:num_requests_total": 0,
+            "sglang:cached_tokens_total": 3,
+        }
+    with stub_server(metrics="none") as url, pytest.raises(HTTPError, match="404"):
+        scraped(url)
+
+
+def test_headers_come_late_and_a_refusal_says_when_to_come_again() -> None:
+    with stub_server(headers_after_s=0.1, refuse_every=2, refuse_status=503, retry_after_s=7) as url:
+        start_s = time.monotonic()
+        assert post(url, REQUEST)[0] == 200
+        assert time.monotonic() - start_s >= 0.1
+        with closing(send(url, REQUEST)) as connection:
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+
+
+def test_chat_says_what_each_object_is_or_clients_pass_over_its_content() -> None:
+    chat = {"model": "stub", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "stream": True}
+    with stub_server() as url:
+        lines = post(url, chat, "/v1/chat/completions")[1].decode().split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    with_content = [one for one in chunks if one["choices"] and one["choices"][0]["delta"].get("content")]
+    assert len(with_content) == 2
+    assert {one["object"] for one in with_content} == {"chat.completion.chunk"}
+    with stub_server(streams=False) as url:
+        whole = json.loads(post(url, chat, "/v1/chat/completions")[1])
+    assert whole["object"] == "chat.completion"
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "".join(TEXTS[:2])}
+
+
+def test_an_answer_that_does_not_stream_is_one_object() -> None:
+    with stub_server(streams=False) as url:
+        answer = json.loads(post(url, REQUEST)[1])
+    assert answer["choices"][0]["text"] == "".join(TEXTS)
+    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}

@@ -49,3 +49,39 @@ def test_among_equal_configurations_few_studies_show_a_lead(count: int) -> None:
         found = cheapest(candidates)
         shown += found is not None and bool(found.ahead)
     assert shown / studies <= 0.075
+
+
+def visited(label: str, costs: tuple[float, ...], *servers: str | None) -> Candidate:
+    return Candidate(label, costs, "m", tuple(enumerate(servers, start=1)))
+
+
+def test_loads_that_share_a_server_are_compared_within_it() -> None:
+    # Each server differs from the others by far more than the loads do.
+    low, high = (1.0, 3.0, 9.0), (1.11, 3.30, 9.91)
+    alone = cheapest([Candidate("8", low, "m"), Candidate("1", high, "m")])
+    assert alone is not None
+    assert (alone.ahead, alone.paired) == ((), ())
+    found = cheapest([visited("8", low, "a", "b", "c"), visited("1", high, "a", "b", "c")])
+    assert found is not None
+    assert (found.ahead, found.paired, found.servers) == (("1",), ("1",), 3)
+
+
+def test_a_repeat_that_two_servers_answered_is_no_pair() -> None:
+    found = cheapest(
+        [visited("8", (1.0, 1.01, 1.02), "a", "b", "c"), visited("1", (1.1, 1.11, 1.12), "a", "b", "d")]
+    )
+    assert found is not None
+    assert found.servers == 2
+    # Two pairs show nothing.
+    assert found.ahead == ()
+
+
+def test_repeats_on_one_server_are_one_replicate_against_another_server() -> None:
+    costs = (1.0, 1.001, 0.999)
+    theirs = tuple(2 * cost for cost in costs)
+    one_each = cheapest([visited("a", costs, "s", "s", "s"), visited("b", theirs, "t", "t", "t")])
+    assert one_each is not None
+    assert (one_each.ahead, one_each.open) == ((), ("b",))
+    both = cheapest([visited("a", costs, "s", "s", "s"), visited("b", theirs, "s", "s", "s")])
+    assert both is not None
+    assert (both.ahead, both.servers) == (("b",), 1)

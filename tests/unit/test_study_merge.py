@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
+from typer.testing import CliRunner
 from virtual_study import base, run_virtually
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.cli import app
 from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.report.page import report_of_study
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.study.merge import merge
@@ -122,3 +125,19 @@ def test_a_merged_study_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="without its ledger"):
         run_virtually(STUDY, tmp_path / "whole", how=How(resume=True))
     assert len(list((tmp_path / "whole").glob("*/runs/*"))) == 6
+
+
+def test_a_merged_study_has_its_report_and_is_whole_without_one(tmp_path: Path) -> None:
+    parts = [part(tmp_path / "a", "1"), part(tmp_path / "b", "2", "3")]
+    whole = tmp_path / "whole"
+    outcome = CliRunner().invoke(app, ["merge", *map(str, parts), "--output", str(whole)])
+    assert outcome.exit_code == 0, outcome.stderr
+    page = (whole / "report.html").read_text()
+    assert all(f"random_seed={seed}" in page for seed in (1, 2, 3))
+    # What makes a report fail, be it a bug, is remarked.
+    (whole / "report.html").unlink()
+    (whole / "report.html").mkdir()
+    remarks: list[str] = []
+    report_of_study(whole, remarks.append)
+    assert len(remarks) == 1
+    assert StudyResult.load(whole).finished

@@ -14,17 +14,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks.boards.scenario import Board, Scenario, write_scenario
 from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
 
+from llenergymeasure.analysis.cheapest import cheapest_lines
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.study import ledger
+from llenergymeasure.study.account import account
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed
 from llenergymeasure.study.run import How, Step
 from llenergymeasure.study.task import Task
 
+BOARDS = Path(__file__).parents[2] / "benchmarks/boards"
 SEEDS: list[JsonValue] = [1, 2, 3]
 SCATTERS: JsonValue = {"simulated.run_scatter": [0.0, 0.08]}
 
@@ -147,6 +151,78 @@ def test_a_run_that_is_mended_joins_the_result_of_its_experiment(tmp_path: Path)
     result = ExperimentResult.load(tmp_path / str(row.folder))
     assert [run.outcome for run in result.runs] == ["measured"] * 3
     assert result.origins["model"] == "study"
+
+
+def test_what_runs_remark_is_said_once(tmp_path: Path) -> None:
+    remarks: list[str] = []
+    executor = VirtualExecutor(remarks=("97.5 % were busy", "too warm"))
+    run_virtually(of(1, 2, count=2), tmp_path, executor=executor, remarks=remarks)
+    executor.remarks = ("12 % were busy",)
+    run_virtually(of(1, 2, 3), tmp_path / "other", executor=executor, remarks=remarks)
+    assert remarks == [
+        f"random_seed=1: {said}" for said in ("97.5 % were busy", "too warm", "12 % were busy")
+    ]
+
+
+def test_the_way_out_of_a_failure_is_said(tmp_path: Path) -> None:
+    study = {**of(1), "simulated": {"fault": {"kind": "oom", "at": "open"}}}
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(study))
+    done = llem("run", str(path), "--output", str(tmp_path / "out"))
+    assert done.returncode == 3
+    (line,) = [line for line in done.stderr.splitlines() if "(oom)" in line]
+    assert "lower the batch size" in line
+
+
+def test_runs_side_by_side_take_a_gpu_each(tmp_path: Path) -> None:
+    boards = tuple(Board(f"GPU-{number}", 50.0) for number in (1, 2))
+    write_scenario(tmp_path / "boards.json", Scenario(time.monotonic_ns(), boards))
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps({**of(1, 2, 3, parallel="per-gpu"), "name": "study"}))
+    done = llem(
+        *("run", str(path), "--output", str(tmp_path)),
+        PYTHONPATH=os.pathsep.join([str(BOARDS / "pynvml"), os.environ.get("PYTHONPATH", "")]),
+        LLEM_SIMULATED_NVML=str(tmp_path / "boards.json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "neighbours warm each other" in done.stderr
+    rows = StudyResult.load(tmp_path / "study").rows
+    results = [ExperimentResult.load(tmp_path / "study" / str(row.folder)) for row in rows]
+    assert len(results) == 3
+    records = [one for one in ledger.read(tmp_path / "study") if isinstance(one, Begun | Done)]
+    # Two begin before the first ends, and the third waits for a GPU that is free again.
+    assert [type(one) for one in records[:3]] == [Begun, Begun, Done]
+    at_once = 0
+    for one in records:
+        at_once += 1 if isinstance(one, Begun) else -1
+        assert at_once <= 2
+
+
+def llem(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llenergymeasure", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environ,
+    )
+
+
+def test_experiments_from_unlike_places_are_labelled_and_not_compared(tmp_path: Path) -> None:
+    study = of(1, 2, count=3)
+    same = run_virtually(study, tmp_path)
+    assert {row.place for row in same.rows} == {None}
+    path = tmp_path / str(same.rows[1].folder) / "result.json"
+    stored = json.loads(path.read_text())
+    stored["runs"][1]["place"] = "elsewhere"
+    path.write_text(json.dumps(stored))
+    here, apart = account(planned(study), tmp_path).rows
+    assert here.place is not None
+    assert apart.place == f"{here.place} + elsewhere"
+    assert apart.label == f"random_seed=2 ({apart.place})"
+    unlike = same.model_copy(update={"rows": (here, apart)})
+    assert any("not comparable" in line for line in cheapest_lines(unlike))
+    assert not any("not comparable" in line for line in cheapest_lines(same))
 
 
 def test_a_study_that_is_there_is_not_run_over(tmp_path: Path) -> None:
@@ -341,5 +417,5 @@ def test_the_study_file_says_what_the_study_gave(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="'9'"):
         StudyResult.load(tmp_path)
     path.write_text("{")
-    with pytest.raises(ResultError, match="not a study"):
+    with pytest.raises(ResultError, match="cut short"):
         StudyResult.load(path)

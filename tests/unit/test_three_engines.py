@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from caches import own_cache
 
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig, identity
@@ -44,14 +45,11 @@ def test_they_get_the_same_token_ids(
     experiments: dict[str, ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    converted = tmp_path / "converted"
-    converted.mkdir()
     for name, one in experiments.items():
-        # Ids of its own for each, or the first one's would be handed to all; the weights are converted once.
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "gguf").symlink_to(converted)
-        monkeypatch.setenv("LLEM_CACHE_DIR", str(tmp_path / name))
-        made.append(prepared(one))
+        # Ids of its own for each, or the first one's would be handed to all.
+        with monkeypatch.context() as patch:
+            patch.setenv("LLEM_CACHE_DIR", str(own_cache(tmp_path / name)))
+            made.append(prepared(one))
     assert {work.hash for work in made} == {TOKEN_IDS}
     assert {work.tokenizer_hash for work in made} == {made[0].tokenizer_hash}
     assert [request.prompt for request in made[0].workload.requests] == [

@@ -15,7 +15,7 @@ from own_scripts import BOARD, environ
 
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.look import looks
+from llenergymeasure.measure.look import PowerNow, looks
 from llenergymeasure.records import Domain, Quantity, Sample
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml
@@ -68,6 +68,27 @@ def test_a_counter_without_a_power_field_gives_watts_and_a_wrap_is_counted_and_a
     )
     assert [one.joules for (one,) in wraps] == [0, 5, 15, 25]
     assert [one.watts for (one,) in wraps] == [None, 5, 10, 10]
+
+
+def test_the_power_now_is_that_of_all_measured_domains_and_unknown_where_one_is() -> None:
+    def sample(domain: str, quantity: str, second: float, raw: int) -> Sample:
+        return Sample(domain, quantity, round(second * 1e9), round(second * 1e9), raw)
+
+    watts = Quantity("power_instant", "fake.power", "W", 1.0)
+    gpu = Domain("gpu:a", "gpu", (watts,))
+    module = Domain("module:a", "module", (watts,))
+    cpu = Domain("cpu:0", "cpu", (Quantity("energy", "fake", "J", 1.0),))
+    latest: dict[tuple[str, str], Sample] = {}
+    now = PowerNow([gpu, module, cpu], latest)
+    assert now() is None
+    latest["gpu:a", "power_instant"] = sample("gpu:a", "power_instant", 0, 300)
+    latest["module:a", "power_instant"] = sample("module:a", "power_instant", 0, 900)
+    latest["cpu:0", "energy"] = sample("cpu:0", "energy", 0, 10)
+    assert now() is None  # a counter read once shows no power
+    latest["cpu:0", "energy"] = sample("cpu:0", "energy", 2, 110)
+    assert now() == pytest.approx(350)
+    # Asked again before anything new was read, it is the same.
+    assert now() == pytest.approx(350)
 
 
 def test_a_meter_that_fails_says_why_and_is_looked_at_again() -> None:

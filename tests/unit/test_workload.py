@@ -237,7 +237,7 @@ class Talking:
     chat_template_hash: str | None = "t"
     chat_template_date: str | None = None
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         return bytes(ids).decode()
 
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:

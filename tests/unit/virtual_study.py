@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -54,6 +54,7 @@ class VirtualExecutor:
     fault: Fault = no_fault
     slots: int = 1
     where: str = "virtual time"
+    remarks: tuple[str, ...] = ()
     started: list[tuple[str, int]] = field(default_factory=list)
     _done: list[Ended] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ class VirtualExecutor:
                 write_ending(path, perform(task, run=VirtualRuns()))
                 (task.folder / RUNS / str(task.number)).rename(task.folder / "elsewhere")
             elif kind is None:
-                write_ending(path, perform(task, run=VirtualRuns()))
+                write_ending(path, replace(perform(task, run=VirtualRuns()), remarks=self.remarks))
             self._done.append(Ended(path, "its process was ended by SIGSEGV", timed_out=kind == "hang"))
 
     def ended(self) -> list[Ended]:

@@ -15,27 +15,44 @@ ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What each run of one configuration cost; `comparable` are those whose systematic errors cancel."""
+    """What each run of one configuration cost; `comparable` are those whose systematic errors cancel.
+
+    `visits` say for each run in which repeat it was made, and by which server, None where that was its own.
+    """
 
     label: str
     costs: tuple[float, ...]
     comparable: str
+    visits: tuple[tuple[int, str | None], ...] = ()
+
+    @property
+    def replicates(self) -> tuple[float, ...]:
+        """One cost for each server that several runs shared, and for each run that had its own."""
+        shared: dict[object, list[float]] = {}
+        for at, cost in enumerate(self.costs):
+            server = self.visits[at][1] if self.visits else None
+            shared.setdefault(at if server is None else server, []).append(cost)
+        return tuple(fmean(each) for each in shared.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Cheapest:
     """`ahead` are the labels that it is shown to be cheaper than, `open` those where no difference is shown,
-    `incomparable` those whose systematic errors do not cancel.
+    `incomparable` those whose systematic errors do not cancel. `paired` are the ones that were compared
+    within the servers that both were visited on, which were so many.
     """
 
     label: str
     ahead: tuple[str, ...]
     open: tuple[str, ...]
     incomparable: tuple[str, ...]
+    paired: tuple[str, ...] = ()
+    servers: int = 0
 
 
 def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
-    """The one of the lowest mean cost against each other, by Welch's t of the logarithms' difference.
+    """The one of the lowest mean cost against each other, by Welch's t of the logarithms' difference; by the
+    paired t where both were visited on the same servers, whose own differences then cancel.
 
     The chance of one false lead among all is at most 5 % (Holm 1979, over all pairs: which one is the lowest
     is known from the same data). Fewer than three runs on a side show nothing. None where fewer than two have
@@ -46,7 +63,14 @@ def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
         return None
     best, *others = sorted(known, key=lambda one: fmean(one.costs))
     alike = [one for one in others if one.comparable == best.comparable]
-    chances = sorted(((_chance(best.costs, one.costs), one.label) for one in alike), key=lambda part: part[0])
+    pairs_of = {one.label: _pairs(best, one) for one in alike}
+    chances = sorted(
+        (
+            (_paired(found) if (found := pairs_of[one.label]) else _welch(best, one), one.label)
+            for one in alike
+        ),
+        key=lambda part: part[0],
+    )
     pairs = len(known) * (len(known) - 1) // 2
     ahead: list[str] = []
     for number, (chance, label) in enumerate(chances):
@@ -58,11 +82,34 @@ def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
         tuple(ahead),
         tuple(one.label for one in alike if one.label not in ahead),
         tuple(one.label for one in others if one.comparable != best.comparable),
+        tuple(label for label, found in pairs_of.items() if found),
+        len({server for found in pairs_of.values() for server, _ in found}),
     )
 
 
-def _chance(low: Sequence[float], high: Sequence[float]) -> float:
+def _pairs(low: Candidate, high: Candidate) -> list[tuple[str, float]]:
+    """The logarithm of high / low in each repeat in which one server answered both, and that server."""
+    known = dict(zip(low.visits, low.costs, strict=False))
+    return [
+        (server, math.log(cost / known[number, server]))
+        for (number, server), cost in zip(high.visits, high.costs, strict=False)
+        if server is not None and (number, server) in known and min(cost, known[number, server]) > 0
+    ]
+
+
+def _paired(pairs: Sequence[tuple[str, float]]) -> float:
+    """The two-sided chance of so large a mean where there is no difference."""
+    apart = [log for _, log in pairs]
+    if len(apart) < 3:
+        return 1.0
+    if (error := stdev(apart) / math.sqrt(len(apart))) == 0:
+        return 0.0 if abs(fmean(apart)) > 1e-9 else 1.0
+    return 2 * t_tail(abs(fmean(apart)) / error, len(apart) - 1)
+
+
+def _welch(below: Candidate, above: Candidate) -> float:
     """The two-sided chance of so large a ratio where there is no difference."""
+    low, high = below.replicates, above.replicates
     if min(len(low), len(high)) < 3:
         return 1.0
     parts = [(stdev(side) ** 2 / len(side) / fmean(side) ** 2, len(side) - 1) for side in (low, high)]
@@ -71,13 +118,13 @@ def _chance(low: Sequence[float], high: Sequence[float]) -> float:
     if whole == 0:
         return 0.0 if apart > 1e-9 else 1.0
     degrees = whole**2 / sum(part**2 / count for part, count in parts)
-    return 2 * t_tail(apart / math.sqrt(whole), degrees)
+    return 2 * t_tail(abs(apart) / math.sqrt(whole), degrees)
 
 
 def cheapest_lines(study: StudyResult) -> Iterator[str]:
     """Which experiment takes the fewest joules per output token, and over which others that is shown."""
     candidates = [
-        Candidate(row.label, tuple(costs), _kin(row))
+        Candidate(row.label, tuple(costs), _kin(row), tuple(zip(row.numbers, row.servers, strict=False)))
         for row in study.rows
         if row.valid and len(costs := _costs(row)) == row.runs > 0
     ]
@@ -89,6 +136,12 @@ def cheapest_lines(study: StudyResult) -> Iterator[str]:
         yield f"  shown to be fewer than those of {_some(found.ahead)} (95 % for all together, Holm)"
     if found.open:
         yield f"  no difference shown to {_some(found.open)}"
+    if found.paired:
+        where = "another start of it may differ by more"
+        if found.servers > 1:
+            where = f"{found.servers} servers, each visited with all loads"
+        within = "within one server" if found.servers == 1 else "by server"
+        yield f"  paired {within} ({where}): {_some(found.paired)}"
     if found.incomparable:
         yield f"  not comparable, as systematic errors differ there: {_some(found.incomparable)}"
 

@@ -15,6 +15,7 @@ INVALIDATING: frozenset[WarningCode] = frozenset(
         "recorder_gap",
         "foreign_gpu_process",
         "suspended",
+        "server_shared",
     }
 )
 
@@ -60,9 +61,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "the length of its record.",
     "requests_failed": "A server refused requests or broke off in the middle of an answer. They are counted, "
     "never sent again; their joules are in the total, and latencies are those of the answered ones.",
-    "schedule_lag": "The client did not keep up with the load plan: one request in twenty was sent later "
-    "than planned by more than 5 ms and more than 5 % of the median time to a first token. Latencies count "
-    "from the planned time and include that delay.",
+    "schedule_lag": "The client did not keep up with the load: one request in a hundred was sent more than "
+    "5 ms after it was due. Latencies count from when it was due and include that delay.",
     "recorder_gap": "A meter returned nothing for a while during a pass: it blocked, or the recorder was not "
     "scheduled.",
     "swap_active": "Memory was swapped in or out during the run.",
@@ -86,6 +86,12 @@ MEANINGS: Mapping[WarningCode, str] = {
     "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
     "calibration_old": "The calibration of the board was more than a year old when the run began. Sensors "
     "age, and a new driver may read them otherwise.",
+    "places_differ": "The runs were made on several hosts or boards. Each has a sensor with an error of its "
+    "own, so that runs scatter by more than the work does.",
+    "server_shared": "The server answered more requests than this experiment sent, by over 1 %. What others "
+    "asked of it is in its joules and in its times.",
+    "prompts_cached": "Prompts were sent again and again, and over 1 % of their tokens came from the "
+    "server's prefix cache. Prefill cost less than it does for prompts that the server has not seen.",
     "passes_correlated": "Passes that follow one another resemble each other, so that their scatter "
     "understates the uncertainty.",
 }

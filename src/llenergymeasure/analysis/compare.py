@@ -17,20 +17,30 @@ from llenergymeasure.analysis.differences import (
     differences,
     settings,
 )
-from llenergymeasure.analysis.statistics import t_quantile
+from llenergymeasure.analysis.quality import accuracy_difference
+from llenergymeasure.analysis.statistics import anytime_quantile, t_quantile, two_sided
 from llenergymeasure.analysis.uncertainty import CALIBRATION
-from llenergymeasure.exceptions import ConfigError, ResultError
-from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
-from llenergymeasure.results.models import ExperimentResult, Term
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
+from llenergymeasure.results.models import ExperimentResult, Quality, RunPart, Term
 from llenergymeasure.results.summary import is_modelled
 
 Verdict: TypeAlias = Literal["higher", "lower", "no difference shown", "within systematic uncertainty"]
-MethodName: TypeAlias = Literal["welch_satterthwaite", "intervals", "within_process", "too_few_runs"]
+MethodName: TypeAlias = Literal[
+    "welch_satterthwaite",
+    "paired_blocks",
+    "sequential_blocks",
+    "intervals",
+    "within_process",
+    "too_few_runs",
+]
 
 ENERGY: FigureName = "energy_per_output_token"
 # Runs on each side from which a ratio gets an interval, and the key that makes do with fewer.
 REPLICATES = 3
 SINGLE_PROCESS = "single_process"
+ALPHA = 0.05
+ROUNDING = 1e-9
 NORMAL = 1.959963984540054
 
 # What each figure is called, and the field of a run's own figures that holds it.
@@ -70,7 +80,9 @@ class Figure:
     `processes` counts the measured runs, which a result of version 0.8 has without figures. `resolution` and
     `common` are relative standard uncertainties: the scatter of the runs contains the first, and the second
     is the same in every run and does not cancel in a ratio. `offset` is how far the value may be off,
-    relative to it, by an error that both sides share in watts and not in proportion.
+    relative to it, by an error that both sides share in watts and not in proportion. `blocks` names for each
+    run the block in which it took turns with one of the other side, None where it is in none; runs of one
+    block are compared with each other.
     """
 
     estimate: Estimate
@@ -79,6 +91,7 @@ class Figure:
     resolution: float = 0.0
     common: float = 0.0
     offset: tuple[float, float] = (0.0, 0.0)
+    blocks: tuple[str | None, ...] = ()
 
     @property
     def replicates(self) -> int:
@@ -90,8 +103,10 @@ class Method:
     """How the interval of a ratio came about: `degrees` of freedom, None where they are unlimited or unknown,
     and how many runs of A and of B it is from.
 
-    `intervals` propagates the intervals of both figures, where the runs of one side have no figures of their
-    own; `within_process` does so where single processes were allowed. `too_few_runs` gives none.
+    `paired_blocks` compares the runs of each block; `sequential_blocks` too, and its interval holds although
+    somebody looked after each block and stopped. `intervals` propagates the intervals of both figures, where
+    the runs of one side have no figures of their own; `within_process` does so where single processes were
+    allowed. `too_few_runs` gives none.
     """
 
     name: MethodName
@@ -101,11 +116,14 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One figure of both, and B / A. `verdict` is what the interval of the ratio shows about B, None where
-    there is no interval; `withheld` says why it was withheld.
+    """One figure of both, and B / A. `name` is a `FigureName`, or a column of `llem export` where another
+    tool measured it. `verdict` is what the interval of the ratio shows about B, None where there is none;
+    `withheld` says why it was withheld. `chance` is that of so large a ratio where there is no difference
+    (two-sided), None where it is not known. `difference` is B − A of a share, which the verdict is then about
+    in place of the ratio.
     """
 
-    name: FigureName
+    name: str
     label: str
     a: Estimate
     b: Estimate
@@ -113,6 +131,17 @@ class Ratio:
     method: Method | None
     verdict: Verdict | None
     withheld: tuple[str, ...]
+    chance: float | None = None
+    difference: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What is not compared, and why. `absent`: there was never anything to compare it with."""
+
+    name: str
+    reason: str
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +159,9 @@ class Comparison:
     """`allowed` are the differences that were accepted, `settings` what the ratios are about.
 
     `cancels` says whether the systematic errors of the energies cancel, None where one has no energy.
+    `family` is among how many comparisons this is one: the intervals of all hold together with 95 %.
+    `one_server`: a single start of a server answered all runs of both. `left_out` are figures that one side
+    alone has.
     """
 
     a: Side
@@ -138,12 +170,25 @@ class Comparison:
     settings: tuple[Setting, ...]
     cancels: bool | None
     ratios: tuple[Ratio, ...]
+    family: int = 1
+    one_server: bool = False
+    left_out: tuple[LeftOut, ...] = ()
 
 
-def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] = ()) -> Comparison:
+def compare(
+    a: ExperimentResult,
+    b: ExperimentResult,
+    *,
+    allow: Collection[str] = (),
+    family: int = 1,
+    sequential: bool = False,
+) -> Comparison:
     """B against A, figure by figure.
 
-    `allow` holds keys of `KEYS`, and `single_process` to judge by intervals within single processes.
+    `allow` holds keys of `KEYS`, and `single_process` to judge by intervals within single processes. Each
+    interval leaves out the truth with a chance of 5 % / `family` at most. `sequential`: the runs of equal
+    numbers are blocks, and somebody looked after each of them.
+
     ConfigError where A and B are the same result, and where they differ in something that is not in `allow`;
     it names each difference.
     """
@@ -157,14 +202,27 @@ def compare(a: ExperimentResult, b: ExperimentResult, *, allow: Collection[str] 
         allowed=found,
         settings=settings(a, b),
         cancels=cancels,
-        ratios=tuple(_ratios(a, b, cancels=bool(cancels), single=SINGLE_PROCESS in allow)),
+        ratios=tuple(
+            _ratios(
+                a,
+                b,
+                cancels=bool(cancels),
+                single=SINGLE_PROCESS in allow,
+                alpha=ALPHA / family,
+                sequential=sequential,
+            )
+        ),
+        family=family,
+        one_server=_is_one_server(a, b),
     )
 
 
 def refuse_differences(
-    a: tuple[str, Start], b: tuple[str, Start], found: Sequence[Difference], allow: Collection[str]
+    a: tuple[str, object], b: tuple[str, object], found: Sequence[Difference], allow: Collection[str]
 ) -> None:
-    """ConfigError where A and B (their ids and starts) are one, and for differences that are not allowed."""
+    """ConfigError where A and B (their ids, and starts or tools) are one, and for differences that are not
+    allowed.
+    """
     keys = (*KEYS, SINGLE_PROCESS)
     if unknown := sorted(set(allow) - set(keys)):
         raise ConfigError(
@@ -208,8 +266,8 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     return same and (named or hosts[0] == hosts[1]) and (not is_modelled(a.energy) or work[0] == work[1])
 
 
-def judge(
-    name: FigureName,
+def judge(  # noqa: PLR0913  each is a fact of its own
+    name: str,
     label: str,
     a: Figure,
     b: Figure,
@@ -217,12 +275,15 @@ def judge(
     cancels: bool,
     single: bool = False,
     withheld: tuple[str, ...] = (),
+    alpha: float = ALPHA,
+    sequential: bool = False,
 ) -> Ratio:
     """B / A of one figure: with an interval and a verdict where both have three runs and nothing is withheld.
 
-    `single` accepts fewer runs, and then takes the intervals of the estimates.
+    `single` accepts fewer runs, and then takes the intervals of the estimates. The interval leaves out the
+    truth with a chance of `alpha`.
     """
-    found, method = ratio(a.estimate, b.estimate, cancels=cancels), None
+    found, method, chance = ratio(a.estimate, b.estimate, cancels=cancels), None, None
     if cancels and found.value is not None:
         found = _with_offset(found, found.value, a.offset, b.offset)
     counts = (a.replicates, b.replicates)
@@ -234,12 +295,17 @@ def judge(
         method = Method("too_few_runs", None, counts)
     if withheld:
         found = Estimate(found.value, "1", systematic=found.systematic, reason="; ".join(withheld))
+    elif found.value is not None and (len(pairs := _in_blocks(a, b)) >= REPLICATES or sequential):
+        found, degrees, chance = _paired(found, pairs, a, b, alpha=alpha, sequential=sequential)
+        method = Method("sequential_blocks" if sequential else "paired_blocks", degrees, counts)
     elif found.value is not None and not few and a.runs and b.runs:
-        found, degrees = _welch(found, found.value, a, b)
+        found, degrees, chance = _welch(found, found.value, a, b, alpha=alpha)
         method = Method("welch_satterthwaite", degrees, counts)
-    elif found.low is not None:
+    elif found.value is not None and found.low is not None and found.high is not None:
+        found, chance = _of_intervals(found, alpha, degrees=max(2, min(counts) - 1))
         method = Method("within_process" if few else "intervals", None, counts)
-    return Ratio(name, label, a.estimate, b.estimate, found, method, _verdict(found), withheld)
+    verdict = _verdict(found)
+    return Ratio(name, label, a.estimate, b.estimate, found, method, verdict, withheld, chance)
 
 
 def ratio(a: Estimate, b: Estimate, *, cancels: bool = False) -> Estimate:
@@ -282,8 +348,10 @@ def _with_offset(found: Estimate, value: float, a: tuple[float, float], b: tuple
     return replace(found, systematic=(min(*ends, value), max(*ends, value)))
 
 
-def _welch(found: Estimate, value: float, a: Figure, b: Figure) -> tuple[Estimate, float | None]:
-    """The ratio with its interval over runs, and the degrees of freedom.
+def _welch(
+    found: Estimate, value: float, a: Figure, b: Figure, *, alpha: float
+) -> tuple[Estimate, float | None, float]:
+    """The ratio with its interval over runs, the degrees of freedom, and the chance of it.
 
     The relative variances of both means add in a ratio: u² = Σ s² / (n · mean²). What is common to all runs
     adds its own, with unlimited degrees. The degrees of u are those of Welch and Satterthwaite,
@@ -298,54 +366,88 @@ def _welch(found: Estimate, value: float, a: Figure, b: Figure) -> tuple[Estimat
     whole = sum(variance + side.common**2 for variance, side in variances)
     spent = sum(variance**2 / (len(side.runs) - 1) for variance, side in variances)
     degrees = whole**2 / spent if spent else math.inf
-    reach = math.exp(t_quantile(0.975, degrees) * math.sqrt(whole))
+    return _bounded(found, value, math.sqrt(whole), degrees, t_quantile(1 - alpha / 2, degrees))
+
+
+def _bounded(
+    found: Estimate, value: float, width: float, degrees: float, quantile: float
+) -> tuple[Estimate, float | None, float]:
+    reach, apart = math.exp(min(quantile * width, 700.0)) if width else 1.0, abs(math.log(value))
     bounded = Estimate(value, "1", value / reach, value * reach, found.systematic)
-    return bounded, degrees if math.isfinite(degrees) else None
+    # Equal figures differ by rounding.
+    chance = two_sided(apart / width, degrees) if width else float(apart <= ROUNDING)
+    return bounded, degrees if math.isfinite(degrees) else None, chance
 
 
-def regression(comparison: Comparison, percent: float) -> str | None:
-    """In one sentence that B uses over `percent` more joules per output token, beyond the interval and the
-    systematic range, or None.
+def _in_blocks(a: Figure, b: Figure) -> list[tuple[float, float]]:
+    """What A and B gave in each block that both have."""
+    of_b = dict(zip(b.blocks, b.runs, strict=False))
+    return [
+        (one, of_b[block])
+        for block, one in zip(a.blocks, a.runs, strict=False)
+        if block is not None and block in of_b and min(one, of_b[block]) > 0
+    ]
 
-    ConfigError where there are too few runs to judge, ResultError where it can't be judged for another
-    reason.
+
+def _paired(
+    found: Estimate,
+    pairs: Sequence[tuple[float, float]],
+    a: Figure,
+    b: Figure,
+    *,
+    alpha: float,
+    sequential: bool,
+) -> tuple[Estimate, float | None, float | None]:
+    """The ratio over blocks: the mean of ln(B / A) of each, with its scatter over them. What lasts longer
+    than a block, such as a room that warms up, is the same on both sides of it and cancels.
+
+    `sequential`: the interval holds at every look (`anytime_quantile`), and its chance is that at this one.
     """
-    # Joules stand first; of several windows each has its own.
-    judged = [one for one in comparison.ratios if one.name == comparison.ratios[0].name]
-    return next((found for one in judged if (found := _regression(one, percent)) is not None), None)
+    few = Estimate(found.value, "1", systematic=found.systematic, reason="too few blocks for an interval")
+    if len(pairs) < REPLICATES:
+        return few, None, None
+    logs = [math.log(of_b / of_a) for of_a, of_b in pairs]
+    count, value = len(logs), math.exp(fmean(logs))
+    # The resolution is that of the mean over all runs.
+    scatter = max(stdev(logs) ** 2 / count, a.resolution**2 + b.resolution**2)
+    whole = scatter + a.common**2 + b.common**2
+    degrees = (count - 1) * (whole / scatter) ** 2 if scatter else math.inf
+    quantile = anytime_quantile(alpha, count) if sequential else t_quantile(1 - alpha / 2, degrees)
+    if math.isinf(quantile):
+        return replace(few, value=value), degrees, None
+    return _bounded(found, value, math.sqrt(whole), degrees, quantile)
 
 
-def _regression(energy: Ratio, percent: float) -> str | None:
-    found = energy.ratio
-    low, _ = _ends(found)
-    if found.value is None or low is None:
-        message = f"a regression cannot be judged:\n  {found.reason}"
-        if energy.method is not None and energy.method.name == "too_few_runs":
-            hint = f"repeat both (--set repeats.count=3), or --allow {SINGLE_PROCESS}"
-            raise ConfigError(message, hint=hint)
-        raise ResultError(message)
-    if low <= 1 + percent / 100:
-        return None
-    what = energy.a.unit if energy.name == ENERGY else energy.label
-    return (
-        f"B uses {100 * (found.value - 1):.1f} % more {what} than A, "
-        f"at least {100 * (low - 1):.1f} %; {percent:g} % is allowed"
-    )
+def _of_intervals(found: Estimate, alpha: float, *, degrees: float) -> tuple[Estimate, float]:
+    """The same ratio with an interval of another chance than 5 %, and the chance of it. How many degrees of
+    freedom made both intervals is not stored: `degrees` are few, so that it is rather too wide.
+    """
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    wider = t_quantile(1 - alpha / 2, degrees) / t_quantile(1 - ALPHA / 2, degrees)
+    down, up = math.log(found.value / found.low), math.log(found.high / found.value)
+    width = (down if found.value > 1 else up) / t_quantile(1 - ALPHA / 2, degrees)
+    apart = abs(math.log(found.value))
+    chance = two_sided(apart / width, degrees) if width else float(apart <= ROUNDING)
+    if alpha == ALPHA:
+        return found, chance
+    ends = found.value * math.exp(-wider * down), found.value * math.exp(wider * up)
+    return Estimate(found.value, "1", *ends, found.systematic), chance
 
 
 def _verdict(found: Estimate) -> Verdict | None:
     if found.low is None or found.high is None:
         return None
-    # Equal figures differ by rounding.
-    if found.low <= 1 + 1e-9 and found.high >= 1 - 1e-9:
+    if found.low <= 1 + ROUNDING and found.high >= 1 - ROUNDING:
         return "no difference shown"
-    low, high = _ends(found)
+    low, high = ends(found)
     if low is not None and high is not None and low <= 1 <= high:
         return "within systematic uncertainty"
     return "higher" if found.low > 1 else "lower"
 
 
-def _ends(found: Estimate) -> tuple[float | None, float | None]:
+def ends(found: Estimate) -> tuple[float | None, float | None]:
     """The interval and the systematic range together: the root of both squares of logarithms on each side."""
     if found.systematic is None or not found.value or found.low is None or found.high is None:
         return found.low, found.high
@@ -370,18 +472,87 @@ def _side(result: ExperimentResult) -> Side:
     return Side(result.experiment_id, len(result.measured), is_modelled(result.energy), result.warnings)
 
 
-def _ratios(a: ExperimentResult, b: ExperimentResult, *, cancels: bool, single: bool) -> Iterator[Ratio]:
+def _ratios(
+    a: ExperimentResult,
+    b: ExperimentResult,
+    *,
+    cancels: bool,
+    single: bool,
+    alpha: float,
+    sequential: bool,
+) -> Iterator[Ratio]:
     for name, (label, _) in _ROWS.items():
-        withheld = (*_withheld("A", a, name), *_withheld("B", b, name))
-        of_a, of_b = _figure(a, name), _figure(b, name)
-        yield judge(name, label, of_a, of_b, cancels=cancels, single=single, withheld=withheld)
+        yield judge(
+            name,
+            label,
+            _figure(a, name, in_blocks=sequential),
+            _figure(b, name, in_blocks=sequential),
+            cancels=cancels,
+            single=single,
+            withheld=(*_withheld("A", a, name), *_withheld("B", b, name)),
+            alpha=alpha,
+            sequential=sequential,
+        )
     yield _peaks(a, b)
+    if a.quality is not None and b.quality is not None:
+        yield _accuracies(a.quality, b.quality, alpha=alpha)
+        costs = [one.energy.per_correct_answer for one in (a, b)]
+        figures = [
+            Figure(one or Estimate.missing("J/correct answer", "unknown"), processes=len(of.measured))
+            for one, of in zip(costs, (a, b), strict=True)
+        ]
+        yield judge(
+            "energy_per_correct_answer",
+            "Energy per correct answer",
+            *figures,
+            cancels=cancels,
+            single=single,
+            withheld=(
+                *_withheld("A", a, ENERGY),
+                *_withheld("B", b, ENERGY),
+                *_unlike_answers(a.quality, b.quality),
+            ),
+            alpha=alpha,
+        )
 
 
-def _figure(result: ExperimentResult, name: FigureName) -> Figure:
-    alone = [getattr(run.figures, _ROWS[name][1], None) for run in result.measured]
-    runs = tuple(value for value in alone if value is not None)
-    figure = Figure(compared_estimates(result)[name], runs, len(result.measured))
+def _accuracies(a: Quality, b: Quality, *, alpha: float) -> Ratio:
+    apart, chance = accuracy_difference(a, b, alpha=alpha)
+    withheld, verdict = tuple(_unlike_answers(a, b)), None
+    if apart.value is None or withheld:
+        chance = None
+        if apart.value is not None:
+            apart = Estimate(apart.value, "1", reason="; ".join(withheld))
+    elif apart.low is not None and apart.high is not None:
+        verdict = difference_verdict(apart.low, apart.high)
+    found = ratio(a.accuracy, b.accuracy)
+    if found.value is not None:
+        found = Estimate(found.value, "1", reason="the interval is that of the difference")
+    return Ratio(
+        "accuracy", "Accuracy", a.accuracy, b.accuracy, found, None, verdict, withheld, chance, apart
+    )
+
+
+def difference_verdict(low: float, high: float) -> Verdict:
+    return "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
+
+
+def _unlike_answers(a: Quality, b: Quality) -> Iterator[str]:
+    """Why a difference of accuracies would be one of something else too."""
+    yield from (
+        f"answers of {name} are cut or padded" for name, one in (("A", a), ("B", b)) if one.cut_or_padded
+    )
+    matchers = [", ".join(one.matcher for one in side.matchers) for side in (a, b)]
+    if matchers[0] != matchers[1]:
+        yield f"judged by other matchers: {matchers[0]} against {matchers[1]}"
+
+
+def _figure(result: ExperimentResult, name: FigureName, *, in_blocks: bool) -> Figure:
+    alone = [(getattr(run.figures, _ROWS[name][1], None), run) for run in result.measured]
+    known = [(value, run) for value, run in alone if value is not None]
+    blocks = tuple(_block(run, in_turns=in_blocks) for _, run in known)
+    runs = tuple(value for value, _ in known)
+    figure = Figure(compared_estimates(result)[name], runs, len(result.measured), blocks=blocks)
     budget, value = result.energy.uncertainty, figure.estimate.value
     if name != ENERGY or budget is None or not value:
         return figure
@@ -398,6 +569,21 @@ def _figure(result: ExperimentResult, name: FigureName) -> Figure:
         common=combined([term for term in terms if term.common]),
         offset=(sum(low - value for low, _ in ends) / value, sum(high - value for _, high in ends) / value),
     )
+
+
+def _block(run: RunPart, *, in_turns: bool) -> str | None:
+    """In which block a run belongs with one of another result: its number, where the two ran in turns or one
+    server answered both.
+    """
+    if in_turns:
+        return str(run.index)
+    return None if run.server is None else f"{run.index} {run.server}"
+
+
+def _is_one_server(*results: ExperimentResult) -> bool:
+    """Whether a single start of a server answered all runs, so that they say nothing of the next start."""
+    servers = {run.server for one in results for run in one.measured}
+    return len(servers) == 1 and None not in servers
 
 
 def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:

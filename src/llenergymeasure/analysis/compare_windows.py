@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.compare import (
+    ALPHA,
     NORMAL,
     SINGLE_PROCESS,
     Comparison,
@@ -22,7 +24,9 @@ from llenergymeasure.results.windows import NamedWindows, WindowsResult
 _MODELLED = frozenset({"modelled", "mixed"})
 
 
-def compare_windows(a: WindowsResult, b: WindowsResult, *, allow: Collection[str] = ()) -> Comparison:
+def compare_windows(
+    a: WindowsResult, b: WindowsResult, *, allow: Collection[str] = (), family: int = 1
+) -> Comparison:
     """B against A: the runs of two commands, or windows of the same name and kind.
 
     ConfigError as `compare` has it, and where the two have no window in common.
@@ -37,10 +41,11 @@ def compare_windows(a: WindowsResult, b: WindowsResult, *, allow: Collection[str
         raise ConfigError(f"no window is in both: A has {names[0]}; B has {names[1]}")
     known = all(one.energy.value is not None for pair in pairs for one in pair)
     cancels = _errors_cancel(a, b) if known else None
+    judged = partial(judge, single=SINGLE_PROCESS in allow, alpha=ALPHA / family)
     ratios = [
         one
         for first, second in pairs
-        for one in _ratios(a, b, first, second, cancels=bool(cancels), single=SINGLE_PROCESS in allow)
+        for one in _ratios(a, b, first, second, cancels=bool(cancels), judge=judged)
     ]
     return Comparison(
         a=_side(a),
@@ -49,6 +54,7 @@ def compare_windows(a: WindowsResult, b: WindowsResult, *, allow: Collection[str
         settings=(),
         cancels=cancels,
         ratios=tuple(ratios),
+        family=family,
     )
 
 
@@ -93,7 +99,7 @@ def _ratios(
     second: NamedWindows,
     *,
     cancels: bool,
-    single: bool,
+    judge: Callable[..., Ratio],
 ) -> Iterator[Ratio]:
     each, of = ("run", "") if a.kind == "command" else ("window", f"{first.name}: ")
     withheld = tuple(
@@ -107,7 +113,6 @@ def _ratios(
         f"{of}Energy per {each}".capitalize() if not of else f"{of}energy per {each}",
         *(_energy(side, one) for side, one in ((a, first), (b, second))),
         cancels=cancels,
-        single=single,
         withheld=withheld,
     )
     yield judge(
@@ -122,7 +127,6 @@ def _ratios(
             for side, one in ((a, first), (b, second))
         ),
         cancels=True,
-        single=single,
     )
     if first.per_output_token.value is not None and second.per_output_token.value is not None:
         yield judge(
@@ -130,7 +134,6 @@ def _ratios(
             "Energy per output token" if not of else f"{of}energy per output token",
             *(_per_token(side, one) for side, one in ((a, first), (b, second))),
             cancels=cancels,
-            single=single,
             withheld=withheld,
         )
     if a.kind == "command":
@@ -146,7 +149,6 @@ def _ratios(
                 for one in (first, second)
             ),
             cancels=True,
-            single=single,
         )
 
 

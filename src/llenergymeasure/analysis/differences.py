@@ -33,6 +33,8 @@ FigureName: TypeAlias = Literal[
     "ttft_s",
     "tpot_s",
     "peak_bytes",
+    "accuracy",
+    "energy_per_correct_answer",
     "energy_per_window",
     "seconds_per_window",
 ]
@@ -82,7 +84,7 @@ def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
     sizes.
     """
     same_engine = a.config.backend == b.config.backend
-    of_a, of_b = (_configured(result, options=same_engine) for result in (a, b))
+    of_a, of_b = (configured(result, options=same_engine) for result in (a, b))
     names = dict.fromkeys((*of_a, *of_b))
     found = [
         Setting(name, of_a.get(name), of_b.get(name)) for name in names if of_a.get(name) != of_b.get(name)
@@ -95,7 +97,7 @@ def settings(a: ExperimentResult, b: ExperimentResult) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def _configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
+def configured(result: ExperimentResult, *, options: bool) -> dict[str, JsonValue]:
     config = result.config
     engines = {*ENGINES, *(config.model_extra or {})}
     asked = config.model_dump(mode="json", exclude=_MEASURING if options else _MEASURING | engines)
@@ -149,7 +151,7 @@ def _identical(result: ExperimentResult) -> dict[Key, str]:
     """What must be the same to the letter."""
     tokens, energy = result.tokens, result.energy
     config = result.config
-    asked = f"{config.n} of {config.dataset.name}, seed {config.random_seed} (token ids unknown)"
+    asked = f"{config.n} of {config.prompts_from}, seed {config.random_seed} (token ids unknown)"
     measured = {"counter": "measured", "sampled": "measured", None: "not known"}
     return {
         "simulated": "simulated" if result.simulated else "a real run",

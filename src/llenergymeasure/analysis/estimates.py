@@ -48,9 +48,11 @@ def ratio_over_passes(
     holds it, so the larger of the two is stated and not their sum. `common` is what errs the same way in
     all of them, which no scatter shows: it is added.
     """
-    if not denominators or min(denominators) <= 0:
-        return Estimate.missing(unit, "there is a run or pass with nothing to divide by")
+    if not denominators or sum(denominators) <= 0:
+        return Estimate.missing(unit, "there is nothing to divide by")
     value = sum(numerators) / sum(denominators)
+    if min(denominators) <= 0:
+        return Estimate(value, unit, reason="a run or pass has nothing to divide by, and no ratio of its own")
     ratios = [top / bottom for top, bottom in zip(numerators, denominators, strict=True)]
     chance = relative_half_width(ratios, first_stage=first_stage) if fmean(ratios) else None
     if chance is None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import ratio_over_passes
+from llenergymeasure.analysis.goodput import good_requests, why_no_goodput
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.lead_in import leads_in
 from llenergymeasure.analysis.net import net_of_idle
@@ -22,13 +23,16 @@ from llenergymeasure.analysis.replicates import (
     seconds,
     total_tokens,
 )
-from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy
+from llenergymeasure.analysis.run_energy import NO_SOURCE, RunEnergy, of_boundary
+from llenergymeasure.analysis.server import server_part, server_warnings
 from llenergymeasure.analysis.statistics import stein_count, t_half_width
 from llenergymeasure.analysis.uncertainty import uncertainty
+from llenergymeasure.config.load import SloConfig
+from llenergymeasure.energy.boundary import NESTED
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
 from llenergymeasure.records import Domain, EnergyReading, Estimate, Window
-from llenergymeasure.results.models import Energy, HostEnergy, IdlePower, Lack, Replicates
+from llenergymeasure.results.models import Boundary, Energy, HostEnergy, IdlePower, Lack, Replicates
 
 # What the result says one would take where no target was asked for.
 USUAL_TARGET = 0.02
@@ -40,12 +44,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
     """Over all runs that were measured. Every run reads the same domains."""
     measurements = [one.measurement for one in energies]
     config, leads = measurements[0].config, lead_in(energies)
-    blocks = [block for one in energies for block in one.of("full")]
-    span = Window(blocks[0].block.window.start_ns, blocks[-1].block.window.end_ns)
-    readings = tuple(
-        reading(domain.name, span, [block.spent[domain.name] for block in blocks])
-        for domain in energies[0].domains
-    )
+    readings = _readings(energies)
     gross = total_joules(energies)
     groups = replicates(measurements, leads=leads)
     spent = joules(energies, leads=leads)
@@ -63,6 +62,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         per_output_token=per_token,
         per_total_token=_per(energies, gross, spent, total_tokens(groups), unit="J/token"),
         per_request=_per(energies, gross, spent, requests(groups), unit="J/request"),
+        per_good_request=_per_good_request(energies, gross, spent, groups),
         prefill=phases.prefill,
         decode=phases.decode,
         idle=_idle(energies),
@@ -70,12 +70,80 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         readings=readings,
         hosts=tuple(_by_host(energies)),
         lacks=tuple(Lack(domain=name, reason=why) for name, why in energies[0].lacks.items()),
+        boundaries=_boundaries(energies, leads=leads),
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
         repeats_for_2_percent=_repeats_for(USUAL_TARGET, spent, groups, runs=len(energies)),
         uncertainty=uncertainty(
             energies, gross, per_token, _costs(spent, groups), first_stage=_first_stage(energies)
         ),
     )
+
+
+def _readings(energies: Sequence[RunEnergy]) -> tuple[EnergyReading, ...]:
+    blocks = [block for one in energies for block in one.of("full")]
+    span = Window(blocks[0].block.window.start_ns, blocks[-1].block.window.end_ns)
+    return tuple(
+        reading(domain.name, span, [block.spent[domain.name] for block in blocks])
+        for domain in energies[0].domains
+    )
+
+
+def _boundaries(energies: Sequence[RunEnergy], *, leads: int) -> tuple[Boundary, ...]:
+    """Each boundary that every run has read, from the inside out; nothing where that is only one."""
+    found: dict[frozenset[str], list[RunEnergy]] = {}
+    for name in NESTED:
+        runs = [of_boundary(one, name) for one in energies]
+        (domains, *others) = {frozenset(domain.name for domain in one.domains) for one in runs}
+        if domains and not others:
+            found.setdefault(domains, runs)
+    if len(found) < 2:
+        return ()
+    gpus = next((runs for runs in found.values() if {one.kind for one in runs[0].domains} == {"gpu"}), None)
+    return tuple(_within(runs, None if runs is gpus else gpus, leads=leads) for runs in found.values())
+
+
+def _within(runs: Sequence[RunEnergy], gpus: Sequence[RunEnergy] | None, *, leads: int) -> Boundary:
+    readings, gross, spent = _readings(runs), total_joules(runs), joules(runs, leads=leads)
+    counts = output_tokens(replicates([one.measurement for one in runs], leads=leads))
+    return Boundary(
+        boundary=_boundary(readings, runs[0].domains, runs[0].lacks) or "",
+        method=_method(readings),
+        valid=gross.value is not None
+        and not any(flag in INVALIDATING for part in readings for flag in part.flags),
+        total=gross,
+        per_output_token=_per(runs, gross, spent, counts, unit="J/token"),
+        to_gpu=None if gpus is None else _ratio(runs, gpus),
+        readings=readings,
+    )
+
+
+def _ratio(runs: Sequence[RunEnergy], gpus: Sequence[RunEnergy]) -> Estimate:
+    """Energy within one boundary over that of the GPUs, of the same windows.
+
+    What both sensors leave open is independent, but for what errs the same way in every window; the scatter
+    between three runs or more is another run's, of which the larger counts. Their gains do not cancel.
+    """
+    whole, inner = total_joules(runs), total_joules(gpus)
+    if whole.value is None or inner.value is None:
+        return Estimate.missing("×", (whole.reason if whole.value is None else inner.reason) or "")
+    if inner.value <= 0:
+        return Estimate.missing("×", "the GPUs took no energy")
+    ratio = whole.value / inner.value
+    (own, own_common), (theirs, theirs_common) = (
+        _left_open(runs, whole.value),
+        _left_open(gpus, inner.value),
+    )
+    parts = [(one.joules or 0.0, other.joules or 0.0) for one, other in zip(runs, gpus, strict=True)]
+    chance = 0.0
+    if len(parts) >= 3 and all(other > 0 for _, other in parts):
+        chance = t_half_width([one / other for one, other in parts]) / ratio if ratio else 0.0
+    half = abs(ratio) * (max(chance, math.hypot(own, theirs)) + own_common + theirs_common)
+    bounds, inner_bounds = whole.systematic, inner.systematic or (inner.value, inner.value)
+    systematic = None
+    if (bounds or inner.systematic) and inner_bounds[0] > 0:
+        low, high = bounds or (whole.value, whole.value)
+        systematic = low / inner_bounds[1], high / inner_bounds[0]
+    return Estimate.around(ratio, "×", half, systematic)
 
 
 def _boundary(
@@ -106,7 +174,11 @@ def _by_host(energies: Sequence[RunEnergy]) -> Iterator[HostEnergy]:
 
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:
-    """How many passes at the start of each run only lead in to the others: 0 or 1."""
+    """How many passes at the start of each run only lead in to the others: 0 or 1. Before the first window of
+    a running load there was no silence that could have changed anything.
+    """
+    if energies[0].measurement.config.is_stream:
+        return 0
     unsure = max((one.ends_apart for one in energies), default=0.0)
     return int(leads_in([one.costs for one in energies], at_least=unsure))
 
@@ -161,6 +233,19 @@ def _per(
         return ratio
     low, high = (ratio.value * end / gross.value for end in gross.systematic)
     return Estimate(ratio.value, unit, ratio.low, ratio.high, (min(low, high), max(low, high)), ratio.reason)
+
+
+def _per_good_request(
+    energies: Sequence[RunEnergy], gross: Estimate, spent: Sequence[float] | None, groups: Groups
+) -> Estimate | None:
+    """All joules, those of the other requests among them, per request that kept the objectives."""
+    config = energies[0].measurement.config
+    if config.slo == SloConfig():
+        return None
+    good = good_requests(groups, config)
+    if why := why_no_goodput(groups, config) or (None if any(good) else "no request kept every objective"):
+        return Estimate.missing("J/request", why)
+    return _per(energies, gross, spent, good, unit="J/request")
 
 
 def _first_stage(energies: Sequence[RunEnergy]) -> int | None:
@@ -235,4 +320,7 @@ def _reasons(
         seen = one.measurement
         found = (*seen.warnings, *device_warnings(seen.trace, one.domains, seen.passes))
         reasons += [f"{warning.code}: {warning.message}" for warning in found if warning.code in INVALIDATING]
+    measurements = [one.measurement for one in energies]
+    asked = server_warnings(server_part(measurements), measurements)
+    reasons += [f"{warning.code}: {warning.message}" for warning in asked if warning.code in INVALIDATING]
     return tuple(dict.fromkeys(reasons))

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from llenergymeasure.analysis.estimates import too_few
 from llenergymeasure.analysis.replicates import Groups
 from llenergymeasure.analysis.statistics import t_half_width
-from llenergymeasure.records import Completion, Estimate, MeasurementWarning, Pass
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.records import Completion, Estimate, Measurement, MeasurementWarning
+from llenergymeasure.records.running import GAP_BINS
 from llenergymeasure.results.models import Percentiles
 
 NEEDED = {99.0: 100}
-# Latencies count from when a request was due, so that they include the client's own delay. A twentieth of
-# the shortest latency that is reported is where it begins to show in p95.
-LAG_SHARE = 0.05
-# An event loop on a machine that works wakes up a few milliseconds late, and no plan is finer than that.
+# An event loop on a machine that works wakes up a few milliseconds late, and no load is finer than that.
 TIMER_S = 0.005
 
 
-def ttft_s(done: Completion) -> float | None:
-    """From the start of its batch to its first token."""
-    return None if done.t_first_ns is None else (done.t_first_ns - done.t_sent_ns) / 1e9
+def has_due_times(config: ExperimentConfig) -> bool:
+    """Whether requests were due at times of their own, from which latencies count: they include what a
+    request waited for the client. Else they count from when it was sent (its batch, where that is static).
+    """
+    return config.load is not None and config.load.arrivals != "closed"
 
 
-def e2e_s(done: Completion) -> float | None:
-    """From the start of its batch to its last token."""
-    return (done.t_end_ns - done.t_sent_ns) / 1e9
+def ttft_s(done: Completion, *, from_due: bool = False) -> float | None:
+    """To its first token."""
+    return None if done.t_first_ns is None else (done.t_first_ns - _origin_ns(done, from_due)) / 1e9
+
+
+def e2e_s(done: Completion, *, from_due: bool = False) -> float | None:
+    """To its last token."""
+    return (done.t_end_ns - _origin_ns(done, from_due)) / 1e9
+
+
+def _origin_ns(done: Completion, from_due: bool) -> int:
+    return done.t_scheduled_ns if from_due else done.t_sent_ns
 
 
 def tpot_s(done: Completion) -> float | None:
@@ -58,27 +72,70 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
     )
 
 
-def lag_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
-    """Whether the client kept up with the load plan: p95 of `t_sent - t_scheduled` is at most a twentieth of
-    the median time from there to the first token (to the last, where no first is known), or 5 ms. Static
-    batches are due when they are sent, and never lag.
+def chunk_gaps(groups: Groups) -> Percentiles:
+    """Of the time from one chunk of an answer to the next, in the windows of a running load. Each is known to
+    half a bin of its histogram, 0.2 %.
     """
-    done = [one for each in passes for one in each.generation.answered]
-    if not done:
+    by_pass = [Counter[int]() for _ in groups]
+    for gaps, group in zip(by_pass, groups, strict=True):
+        for one in group:
+            gaps.update(dict(one.served.gaps) if one.served is not None else {})
+    by_pass = [gaps for gaps in by_pass if gaps]
+    everything = sum(by_pass, Counter[int]())
+    count = everything.total()
+    if not count:
+        none = Estimate.missing("s", "no answer came in several chunks")
+        return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
+
+    def at(q: float) -> Estimate:
+        if count < NEEDED.get(q, 1):
+            return Estimate.missing("s", f"p{q:g} needs {NEEDED[q]} gaps, there are {count}")
+        return _over_passes(_of_histogram(everything, q), [_of_histogram(gaps, q) for gaps in by_pass])
+
+    mean = _over_passes(_mean_of(everything), [_mean_of(gaps) for gaps in by_pass])
+    return Percentiles(mean=mean, p50=at(50.0), p90=at(90.0), p95=at(95.0), p99=at(99.0), count=count)
+
+
+def _gap_s(number: int) -> float:
+    """The middle of that bin."""
+    return math.exp((number + 0.5) / GAP_BINS) / 1e9
+
+
+def _of_histogram(gaps: Counter[int], q: float) -> float:
+    """By linear interpolation between order statistics, each in the middle of its bin."""
+    numbers = sorted(gaps)
+    last = list(accumulate(gaps[number] for number in numbers))
+    rank = q / 100 * (last[-1] - 1)
+    below, above = (_gap_s(numbers[bisect_right(last, at)]) for at in (math.floor(rank), math.ceil(rank)))
+    return below + (rank - math.floor(rank)) * (above - below)
+
+
+def _mean_of(gaps: Counter[int]) -> float:
+    return math.fsum(count * _gap_s(number) for number, count in gaps.items()) / gaps.total()
+
+
+def schedule_lags_s(measurements: Sequence[Measurement]) -> tuple[float, float] | None:
+    """By how much requests were sent after they were due, p50 and p99; None of a closed loop, in which they
+    are due when they are sent.
+    """
+    load = measurements[0].config.load
+    if load is not None and load.arrivals == "closed":
+        return None
+    done = (one for run in measurements for each in run.passes for one in each.generation.completions)
+    lags_ns = np.fromiter((one.t_sent_ns - one.t_scheduled_ns for one in done), np.int64)
+    if not len(lags_ns):
+        return None
+    p50, p99 = np.percentile(lags_ns, [50.0, 99.0]) / 1e9
+    return float(p50), float(p99)
+
+
+def lag_warnings(measurements: Sequence[Measurement]) -> list[MeasurementWarning]:
+    """Whether the client kept up with the load."""
+    lags = schedule_lags_s(measurements)
+    if lags is None or lags[1] <= TIMER_S:
         return []
-    lag_s = float(np.percentile([one.t_sent_ns - one.t_scheduled_ns for one in done], 95.0)) / 1e9
-    ends = [one.t_end_ns if one.t_first_ns is None else one.t_first_ns for one in done]
-    due = [one.t_scheduled_ns for one in done]
-    typical_s = float(np.median(np.subtract(ends, due))) / 1e9
-    if lag_s <= max(TIMER_S, LAG_SHARE * typical_s):
-        return []
-    return [
-        MeasurementWarning.of(
-            "schedule_lag",
-            f"one request in twenty was sent {lag_s * 1e3:.3g} ms or more after it was due; "
-            f"a first token takes {typical_s * 1e3:.3g} ms",
-        )
-    ]
+    said = f"one request in a hundred was sent {lags[1] * 1e3:.3g} ms or more after it was due"
+    return [MeasurementWarning.of("schedule_lag", said)]
 
 
 def _percentile(everything: Sequence[float], by_pass: Sequence[Sequence[float]], q: float) -> Estimate:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from functools import partial, reduce
+from typing import Any
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
+from llenergymeasure.analysis.goodput import goodput
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
-from llenergymeasure.analysis.latency import e2e_s, percentiles, tpot_s, ttft_s
+from llenergymeasure.analysis.latency import (
+    chunk_gaps,
+    e2e_s,
+    has_due_times,
+    percentiles,
+    schedule_lags_s,
+    tpot_s,
+    ttft_s,
+)
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
+from llenergymeasure.analysis.quality import per_correct_answer, quality
 from llenergymeasure.analysis.replicates import (
     Groups,
     output_tokens,
@@ -20,17 +31,20 @@ from llenergymeasure.analysis.replicates import (
     total_tokens,
 )
 from llenergymeasure.analysis.run_energy import RunEnergy, alike, run_energy
+from llenergymeasure.analysis.server import server_part
 from llenergymeasure.analysis.tokens import tokens
 from llenergymeasure.analysis.utilisation import flops, mbu, mfu
 from llenergymeasure.analysis.validity import warnings
 from llenergymeasure.config.models import config_hash
 from llenergymeasure.records import Estimate, FailedRun, Measurement, Throttling
 from llenergymeasure.results.models import (
+    Energy,
     ExperimentResult,
     IdlePower,
     Memory,
     OverheadPart,
     PassWindow,
+    Percentiles,
     Performance,
     RunEnergyPart,
     RunFigures,
@@ -39,6 +53,8 @@ from llenergymeasure.results.models import (
 )
 
 NO_FIRST = "no first-token times"
+# Some characters take two tokens, whose first comes without text.
+UNLIKE = 0.02
 
 
 def metrics(measurements: Sequence[Measurement], *, failed: Sequence[FailedRun] = ()) -> ExperimentResult:
@@ -54,7 +70,10 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
     measurements = [one.measurement for one in energies]
     first = measurements[0]
     leads = lead_in(energies)
-    counted_tokens, joules = tokens(measurements), energy(energies)
+    counted_tokens, joules, judged = tokens(measurements), energy(energies), quality(measurements)
+    if judged is not None:
+        cost = per_correct_answer(joules.per_request, judged.accuracy)
+        joules = joules.model_copy(update={"per_correct_answer": cost})
     runs = [_run(one, leads=leads) for one in energies]
     runs += [RunPart(index=one.index, outcome=one.outcome, reason=one.message) for one in failed]
     return ExperimentResult(
@@ -72,6 +91,8 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         energy=joules,
         performance=_performance(measurements, leads=leads),
         memory=_memory(measurements),
+        server=server_part(measurements),
+        quality=judged,
         devices=device_states(energies),
         throttling=_throttling(measurements),
         dataset=first.dataset,
@@ -79,11 +100,11 @@ def experiment_result(energies: Sequence[RunEnergy], *, failed: Sequence[FailedR
         footprint=footprint(first.config.footprint, joules),
         warnings=warnings(energies, joules, counted_tokens, leads=leads, failed=failed),
         overhead=_overhead(measurements),
-        notes=tuple(dict.fromkeys(_notes(energies, leads=leads))),
+        notes=tuple(dict.fromkeys(_notes(energies, joules, leads=leads))),
     )
 
 
-def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
+def _notes(energies: Sequence[RunEnergy], joules: Energy, *, leads: int) -> Iterator[str]:
     for one in energies:
         yield from one.measurement.notes
     first = energies[0]
@@ -91,10 +112,16 @@ def _notes(energies: Sequence[RunEnergy], *, leads: int) -> Iterator[str]:
         yield from (f"prompts: {note}" for note in first.measurement.dataset.notes())
     if (date := first.measurement.facts.chat_template_date) is not None:
         yield f"the chat template uses the date, which is fixed at {date}"
+    shown = {part.domain for one in joules.boundaries for part in one.readings}
     for domain in first.measurement.trace.domains:
-        if domain not in first.domains and domain.name not in first.lacks:
+        if domain not in first.domains and domain.name not in {*first.lacks, *shown}:
             yield f"{domain.name} was recorded and not counted"
     yield from unknown_states(energies)
+    if first.measurement.config.is_stream:
+        yield (
+            "passes are windows of a running load, with no silence around them: joules are read between the "
+            "steps of each sensor, and the interval holds what may hide at both ends"
+        )
     if leads:
         yield "the first pass of each run differs from the others: it is left out of the figures per token"
     if said := regimes(energies):
@@ -109,12 +136,18 @@ def _throttling(measurements: Sequence[Measurement]) -> Throttling | None:
 
 def _overhead(measurements: Sequence[Measurement]) -> OverheadPart:
     """Sums over the runs."""
+    served = [(each.served, each.window) for one in measurements for each in one.passes]
+    used_s = [one.client_cpu_s for one, _ in served if one is not None]
+    lags = schedule_lags_s(measurements) if has_due_times(measurements[0].config) else None
     return OverheadPart(
         recorder_cpu_s=sum(one.overhead.recorder_cpu_s for one in measurements),
         recorder_samples=sum(one.overhead.recorder_samples for one in measurements),
         setup_s=sum(one.overhead.setup_s for one in measurements),
         load_s=sum(one.load.duration_s for one in measurements),
         warmup_s=sum(one.warm_up.window.duration_s for one in measurements),
+        client_cpu_share=sum(used_s) / sum(window.duration_s for _, window in served) if used_s else None,
+        schedule_lag_p50_s=None if lags is None else lags[0],
+        schedule_lag_p99_s=None if lags is None else lags[1],
     )
 
 
@@ -139,6 +172,8 @@ def _run(one: RunEnergy, *, leads: int) -> RunPart:
         index=seen.index,
         outcome="measured",
         started_at=seen.started,
+        place=one.place,
+        server=seen.facts.server,
         window=_window(seen, leads=leads),
         steady=seen.warm_up.steady,
         tokens=tokens([seen]),
@@ -158,12 +193,13 @@ def _figures(one: RunEnergy, *, leads: int) -> RunFigures:
     (written,), (lasted_s,) = output_tokens(group), seconds(group)
     shares = one.shares
     cost = sum(shares[leads:]) / written if shares is not None and written else None
+    from_due = has_due_times(one.measurement.config)
     return RunFigures(
         energy_per_output_token_j=cost,
         output_tokens_per_second=written / lasted_s if written and lasted_s > 0 else None,
-        ttft_p50_s=percentiles(group, ttft_s, NO_FIRST).p50.value,
+        ttft_p50_s=percentiles(group, partial(ttft_s, from_due=from_due), NO_FIRST).p50.value,
         tpot_p50_s=percentiles(group, tpot_s, NO_FIRST).p50.value,
-        e2e_p50_s=percentiles(group, e2e_s, NO_FIRST).p50.value,
+        e2e_p50_s=percentiles(group, partial(e2e_s, from_due=from_due), NO_FIRST).p50.value,
     )
 
 
@@ -182,7 +218,8 @@ def _window(seen: Measurement, *, leads: int) -> RunWindow:
 
 def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performance:
     groups = replicates(measurements, leads=leads)
-    done = [one for group in groups for each in group for one in each.generation.completions]
+    done = (one for group in groups for each in group for one in each.generation.completions)
+    from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 
     def rate(counts: Sequence[int], unit: str) -> Estimate:
@@ -192,10 +229,40 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         output_tokens_per_second=rate(output_tokens(groups), "token/s"),
         total_tokens_per_second=rate(total_tokens(groups), "token/s"),
         requests_per_second=rate(requests(groups), "request/s"),
-        ttft_s=percentiles(groups, ttft_s, NO_FIRST),
+        goodput_per_s=goodput(groups, measurements[0].config),
+        throughput_window="steady" if measurements[0].config.is_stream else "full",
+        latencies_from="due" if from_due else "sent",
+        ttft_s=percentiles(groups, partial(ttft_s, from_due=from_due), NO_FIRST),
         tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
-        e2e_s=percentiles(groups, e2e_s, "no request ended"),
+        e2e_s=percentiles(groups, partial(e2e_s, from_due=from_due), "no request ended"),
+        **_amid_load(groups),
         flops=flops(measurements),
         mfu=mfu(measurements),
         mbu=mbu(measurements),
     )
+
+
+def _amid_load(groups: Groups) -> dict[str, Any]:
+    """What only a running load shows. The time between tokens is that between chunks where each carries one:
+    the last token of an answer may be the end of the sequence, which has no text.
+    """
+    passes = [one for group in groups for one in group if one.served is not None]
+    served = [one.served for one in passes if one.served is not None]
+    if not served:
+        return {}
+    gaps = chunk_gaps(groups)
+    chunks, ended = sum(one.chunks for one in served), sum(len(one.generation.completions) for one in passes)
+    tokens = sum(one.output_tokens for one in served)
+    is_bundled = chunks < (1 - UNLIKE) * (tokens - ended)
+    bundled = Estimate.missing("s", f"bundled: {tokens:,} tokens came in {chunks:,} chunks")
+    none = Percentiles(mean=bundled, p50=bundled, p90=bundled, p95=bundled, p99=bundled, count=0)
+    lasted_s = sum(one.window.duration_s for one in passes)
+    waited_s = sum(
+        one.window.duration_s * load.in_flight_mean for one, load in zip(passes, served, strict=True)
+    )
+    return {
+        "itl_s": none if is_bundled else gaps,
+        "chunk_s": gaps if is_bundled else None,
+        "in_flight_mean": waited_s / lasted_s,
+        "in_flight_most": max(one.in_flight_most for one in served),
+    }

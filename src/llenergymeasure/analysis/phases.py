@@ -112,12 +112,9 @@ def regimes(energies: Sequence[RunEnergy]) -> str | None:
 
 def _why_none(energies: Sequence[RunEnergy]) -> str | None:
     config = energies[0].measurement.config
-    if config.max_output_tokens == 1:
-        return "every request has one output token: prefill is all there is (see energy per request)"
-    if not all(one.of("prefill") for one in energies):
-        if config.passes.prefill:
-            return "no prefill passes were run"
-        return "no prefill passes were asked for: passes.prefill is 0"
+    # Those of earlier versions were run where they say nothing.
+    if config.why_no_prefill is not None or not all(one.of("prefill") for one in energies):
+        return config.why_no_prefill or "no prefill passes were run"
     if not energies[0].domains:
         return energies[0].why_none
     if reasons := [reason for one in energies for reason in one.reasons]:

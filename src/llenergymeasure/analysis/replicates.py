@@ -31,17 +31,15 @@ def joules(energies: Sequence[RunEnergy], *, leads: int = 0) -> list[float] | No
 
 
 def output_tokens(groups: Groups) -> list[int]:
-    return [sum(one.generation.output_tokens for one in group) for group in groups]
+    return [sum(one.output_tokens for one in group) for group in groups]
 
 
 def total_tokens(groups: Groups) -> list[int]:
-    return [
-        sum(one.generation.prompt_tokens + one.generation.output_tokens for one in group) for group in groups
-    ]
+    return [sum(one.prompt_tokens + one.output_tokens for one in group) for group in groups]
 
 
 def requests(groups: Groups) -> list[int]:
-    return [sum(len(one.generation.answered) for one in group) for group in groups]
+    return [sum(1 for one in group for _ in one.generation.answered) for group in groups]
 
 
 def seconds(groups: Groups) -> list[float]:

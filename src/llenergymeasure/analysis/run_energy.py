@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llenergymeasure.analysis.estimates import total
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
@@ -84,6 +85,11 @@ class RunEnergy:
         return [part for block in self.of(kind) for part in block.spent.values()]
 
     @property
+    def place(self) -> str:
+        """Whose sensors were read: the host, and the GPUs that were used."""
+        return " ".join((self.measurement.environment.hostname, *sorted(self.measurement.facts.gpu_uuids)))
+
+    @property
     def ends_apart(self) -> float:
         return max((block.ends_apart for block in self.of("full")), default=0.0)
 
@@ -110,7 +116,7 @@ class RunEnergy:
         energy can be known; None where nothing was produced.
         """
         passes = self.measurement.passes
-        tokens = sum(one.generation.output_tokens for one in passes)
+        tokens = sum(one.output_tokens for one in passes)
         spent = self.joules
         if spent is None:
             spent = sum(one.window.duration_s for one in passes)
@@ -139,6 +145,15 @@ def _used(measurement: Measurement) -> set[str]:
     """The domains that the engine's GPUs are or are part of."""
     used = {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
     return used | {one.name for one in measurement.trace.domains if one.host and one.own_name in used}
+
+
+def of_boundary(one: RunEnergy, boundary: str) -> RunEnergy:
+    """The same run within another boundary than that which was asked for."""
+    seen = one.measurement
+    domains = counted_domains(seen.trace.domains, seen.config, seen.facts, boundary=boundary)
+    if {domain.name for domain in domains} - one.lacks.keys() == {domain.name for domain in one.domains}:
+        return one
+    return _energy_without(seen, one.lacks, boundary)
 
 
 def run_energy(measurement: Measurement) -> RunEnergy:
@@ -173,11 +188,13 @@ def _lost(whole: RunEnergy) -> Mapping[str, str]:
     return {name: why for name, why in failed.items() if name not in _used(whole.measurement)}
 
 
-def _energy_without(measurement: Measurement, lacks: Mapping[str, str]) -> RunEnergy:
-    trace, idle = measurement.trace, measurement.idle
+def _energy_without(
+    measurement: Measurement, lacks: Mapping[str, str], boundary: str | None = None
+) -> RunEnergy:
+    trace, idle, facts = measurement.trace, measurement.idle, measurement.facts
     domains = tuple(
         domain
-        for domain in counted_domains(trace.domains, measurement.config, measurement.facts)
+        for domain in counted_domains(trace.domains, measurement.config, facts, boundary=boundary)
         if domain.name not in lacks
     )
     why_none = why_no_source(measurement, domains)
@@ -214,32 +231,35 @@ def block_joules(trace: Trace, domains: Sequence[Domain], block: Block) -> Block
 def _spent(trace: Trace, domain: Domain, block: Block) -> Spent:
     windows, whole = [one.window for one in block.passes], block.window
     if domain.model is None and (block.before is None or block.after is None):
-        # As in results of version 0.8, where each pass is a block of its own.
-        spent = window_energy(trace, domain.name, whole)
-        return replace(spent, shares=() if spent.joules is None else (spent.joules,))
+        # Windows of a running load, or as in results of version 0.8, where each pass is a block of its own.
+        return window_energy(trace, domain.name, *windows)
     before = block.before or Window(whole.start_ns, whole.start_ns)
     after = block.after or Window(whole.end_ns, whole.end_ns)
     return block_energy(trace, domain.name, before=before, passes=windows, after=after)
 
 
 def counted_domains(
-    domains: Sequence[Domain], config: ExperimentConfig, facts: SessionFacts
+    domains: Sequence[Domain],
+    config: ExperimentConfig,
+    facts: SessionFacts,
+    *,
+    boundary: str | None = None,
 ) -> tuple[Domain, ...]:
-    """The domains that make up the run's energy: GPUs that the session used, or those asked for; packages
-    and memory of this host; a model of power only where nothing is measured, since the two never mix. A
-    module holds its GPU, the CPU and the memory beside it: it counts where its GPU is not read, and then
-    the host's packages do not. Where the work is on another host only GPUs that were asked for count here.
-    On other hosts that are recorded everything counts in this way, of their GPUs those that the session names
-    if it names any.
+    """The domains within `boundary` (None: the one asked for). Of its parts these make up the run's energy:
+    GPUs that the session used, or those asked for; packages and memory of this host; a model of power only
+    where nothing is measured, since the two never mix. A module holds its GPU, the CPU and the memory beside
+    it: it counts where its GPU is not read, and then the host's packages do not. Where the work is on another
+    host only GPUs that were asked for count here. On other hosts that are recorded everything counts in this
+    way, of their GPUs those that the session names if it names any.
     """
-    asked = config.energy.gpus != "auto"
+    asked, boundary = config.energy.gpus != "auto", boundary or config.energy.boundary
     if facts.why_unmetered is not None:
         domains = [one for one in domains if one.host or (one.kind in {"gpu", "module"} and asked)]
-    return chosen_domains(domains, facts.gpu_uuids, asked=asked)
+    return chosen_domains(domains, facts.gpu_uuids, asked=asked, boundary=boundary)
 
 
 def chosen_domains(
-    domains: Sequence[Domain], gpu_uuids: Collection[str], *, asked: bool
+    domains: Sequence[Domain], gpu_uuids: Collection[str], *, asked: bool, boundary: str = "auto"
 ) -> tuple[Domain, ...]:
     """The same where `gpu_uuids` were used, or all GPUs that were read are `asked` for."""
     used = {f"gpu:{uuid}" for uuid in gpu_uuids}
@@ -251,11 +271,7 @@ def chosen_domains(
         or domain.own_name in used
         or (asked if domain.host is None else domain.host not in known)
     ]
-    measured = tuple(domain for domain in counted if domain.model is None)
-    for host in {domain.host for domain in measured if domain.kind == "module"}:
-        has_gpu = any(domain.kind == "gpu" for domain in measured if domain.host == host)
-        measured = tuple(one for one in measured if one.host != host or (one.kind != "module") == has_gpu)
-    return measured or tuple(counted)
+    return within(counted, boundary)
 
 
 def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
@@ -266,6 +282,8 @@ def why_no_source(measurement: Measurement, domains: Sequence[Domain]) -> str:
     left = [domain.name for domain in measurement.trace.domains]
     if domains or not left:
         return NO_SOURCE
+    if config.boundary != "auto":
+        return f"energy.boundary is {config.boundary}, and only {', '.join(left)} can be read"
     refused = ", though energy.require_measured is true" if config.require_measured else ""
     others = (
         "where the CPU can't be read, allow a model of it: --set energy.require_measured=false"
@@ -291,12 +309,13 @@ def pass_costs(trace: Trace, domains: Sequence[Domain], blocks: Sequence[Block])
 
 def _per_token(joules: Sequence[float] | None, passes: Sequence[Pass]) -> list[float]:
     spent = joules or [one.window.duration_s for one in passes]
-    return [cost / max(one.generation.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
+    return [cost / max(one.output_tokens, 1) for cost, one in zip(spent, passes, strict=True)]
 
 
 def idle_watts(trace: Trace, window: Window) -> float | None:
-    """Mean power of all domains that are measured; None where there is none or one cannot be determined."""
-    parts = [idle_power(trace, window, domain.name) for domain in trace.domains if domain.model is None]
+    """Mean power of what is measured, nothing twice; None where that is nothing or cannot be determined."""
+    measured = [domain for domain in within(trace.domains) if domain.model is None]
+    parts = [idle_power(trace, window, domain.name) for domain in measured]
     return total(parts, unit="W", why_none=NO_SOURCE).value
 
 

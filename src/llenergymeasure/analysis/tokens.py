@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from llenergymeasure.analysis.server import DISPUTED, WARNED, apart, is_disputed, server_part
 from llenergymeasure.records import Completion, Measurement, MeasurementWarning, Pass
 from llenergymeasure.results.models import Tokens
-
-WARNED, DISPUTED = 0.01, 0.05
 
 
 def tokens(measurements: Sequence[Measurement]) -> Tokens:
     """Sums over the passes of all runs: the engine's counts, and llem's own where every request has one."""
     passes = [one for measurement in measurements for one in measurement.passes]
-    everything = [done for one in passes for done in one.generation.completions]
-    done = [one for one in everything if one.finish != "error"]
+    requests = sum(len(one.generation.completions) for one in passes)
+    answered = sum(1 for _ in _answered(passes))
     measurement = measurements[0]
     wanted, most = measurement.output_lengths, measurement.config.max_output_tokens
     read, written = (
-        sum(one.prompt_tokens for one in everything),
-        sum(one.output_tokens for one in everything),
+        sum(one.prompt_tokens for one in passes),
+        sum(one.output_tokens for one in passes),
     )
     natural = measurement.config.output_length == "natural"
     return Tokens(
         input=read,
         output=written,
         total=read + written,
-        requests=len(done),
-        failed=len(everything) - len(done),
+        requests=answered,
+        failed=requests - answered,
         pinned_ok=None
-        if natural
-        else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in done),
-        disputed=any(_apart(*counts) > DISPUTED for counts in _counted_twice(done).values()),
-        local_input=_sum_of_all([one.local_prompt_tokens for one in done]),
-        local_output=_sum_of_all([one.local_output_tokens for one in done]),
+        if natural or not answered
+        else all(one.output_tokens == (wanted[one.index] if wanted else most) for one in _answered(passes)),
+        disputed=any(apart(*counts) > DISPUTED for counts in _counted_twice(passes).values())
+        or is_disputed(server_part(measurements)),
+        local_input=_local(measurement, passes, "local_prompt_tokens"),
+        local_output=_local(measurement, passes, "local_output_tokens"),
         cut_prompts=measurement.cut_prompts,
     )
 
@@ -44,34 +44,31 @@ def token_warnings(passes: Sequence[Pass]) -> list[MeasurementWarning]:
         MeasurementWarning.of(
             "tokens_disputed",
             f"{what} tokens: the engine counts {engine:,} and the tokenizer {local:,}, "
-            f"{100 * _apart(engine, local):.3g} % apart; the engine's count is used",
+            f"{100 * apart(engine, local):.3g} % apart; the engine's count is used",
         )
-        for what, (engine, local) in _counted_twice(
-            [done for one in passes for done in one.generation.answered]
-        ).items()
-        if _apart(engine, local) > WARNED
+        for what, (engine, local) in _counted_twice(passes).items()
+        if apart(engine, local) > WARNED
     ]
 
 
-def _counted_twice(done: Sequence[Completion]) -> dict[str, tuple[int, int]]:
+def _answered(passes: Sequence[Pass]) -> Iterator[Completion]:
+    return (done for one in passes for done in one.generation.answered)
+
+
+def _counted_twice(passes: Sequence[Pass]) -> dict[str, tuple[int, int]]:
     """The engine's sum and the tokenizer's over the requests that have both."""
-    read = [
-        (one.prompt_tokens, one.local_prompt_tokens) for one in done if one.local_prompt_tokens is not None
-    ]
-    written = [
-        (one.output_tokens, one.local_output_tokens) for one in done if one.local_output_tokens is not None
-    ]
-    return {
-        what: (sum(engine for engine, _ in both), sum(local for _, local in both))
-        for what, both in (("prompt", read), ("output", written))
-    }
+    read = written = local_read = local_written = 0
+    for one in _answered(passes):
+        if one.local_prompt_tokens is not None:
+            read, local_read = read + one.prompt_tokens, local_read + one.local_prompt_tokens
+        if one.local_output_tokens is not None:
+            written, local_written = written + one.output_tokens, local_written + one.local_output_tokens
+    return {"prompt": (read, local_read), "output": (written, local_written)}
 
 
-def _apart(engine: int, local: int) -> float:
-    """How far two counts are apart, relative to the larger one; 0 where both are 0."""
-    return abs(engine - local) / max(engine, local, 1)
-
-
-def _sum_of_all(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
+def _local(measurement: Measurement, passes: Sequence[Pass], name: str) -> int | None:
+    """The sum where all have one. Requests that reach over the edges of windows add up to something else than
+    the windows do.
+    """
+    counts = [] if measurement.config.is_stream else [getattr(one, name) for one in _answered(passes)]
+    return sum(counts) if counts and None not in counts else None

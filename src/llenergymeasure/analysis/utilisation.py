@@ -12,6 +12,9 @@ from llenergymeasure.models.formulas import ELEMENT_BYTES, decode_cache_bytes, d
 from llenergymeasure.records import Architecture, Completion, Estimate, Measurement, Pass
 from llenergymeasure.results.models import Flops
 
+OVER_EDGES = (
+    "requests of a running load reach over the edges of its windows: how much of each fell in is not known"
+)
 FLOPS_METHOD = "architecture formula: 2 per multiply-add, full square in prefill, padding not counted"
 STEPS_UNKNOWN = "continuous batching: how many steps read the weights is not reported"
 # The first tokens of a static batch are reported one after another, within this share of its time.
@@ -24,7 +27,7 @@ def flops(measurements: Sequence[Measurement]) -> Flops:
     produced.
     """
     measurement = measurements[0]
-    shape, more = measurement.architecture, measurement.engine.why_other_work
+    shape, more = measurement.architecture, _why_other_work(measurement)
     if shape is None or more is not None:
         return Flops(prefill=None, decode=None, total=None, method=None, reason=more or NO_SHAPE)
     done = [one for run in measurements for each in run.passes for one in each.generation.completions]
@@ -37,7 +40,7 @@ def mfu(measurements: Sequence[Measurement]) -> Estimate:
     """Operations done over those that the devices could have done at most in the passes' time."""
     measurement = measurements[0]
     shape, peaks = measurement.architecture, _peaks(measurement)
-    if more := measurement.engine.why_other_work:
+    if more := _why_other_work(measurement):
         return Estimate.missing("1", more)
     if shape is None or not peaks:
         return Estimate.missing("1", NO_SHAPE if shape is None else _no_peak(measurement))
@@ -60,7 +63,7 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     measurement, groups = measurements[0], replicates(measurements)
     shape, peaks = measurement.architecture, _peaks(measurement)
     weights = measurement.facts.weights_bytes
-    if more := measurement.engine.why_other_work:
+    if more := _why_other_work(measurement):
         return Estimate.missing("1", more)
     if shape is None or weights is None or shape.is_mixture:
         reason = "which experts a batch reads is not known" if shape and shape.is_mixture else NO_SHAPE
@@ -81,6 +84,10 @@ def mbu(measurements: Sequence[Measurement]) -> Estimate:
     if not any(moved):
         return Estimate.missing("1", "no token was generated in decode")
     return ratio_over_passes(moved, could, unit="1")
+
+
+def _why_other_work(measurement: Measurement) -> str | None:
+    return OVER_EDGES if measurement.config.is_stream else measurement.engine.why_other_work
 
 
 def _method(measurement: Measurement) -> str:

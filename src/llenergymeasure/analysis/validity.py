@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import pairwise
 from typing import get_args
 
 from llenergymeasure.analysis.codes import MEANINGS
 from llenergymeasure.analysis.estimates import total
 from llenergymeasure.analysis.health import device_warnings
-from llenergymeasure.analysis.latency import lag_warnings
+from llenergymeasure.analysis.latency import has_due_times, lag_warnings
 from llenergymeasure.analysis.run_energy import RunEnergy
+from llenergymeasure.analysis.server import server_part, server_warnings
 from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, drift
 from llenergymeasure.analysis.tokens import token_warnings
 from llenergymeasure.energy.joules.idle import idle_power
-from llenergymeasure.records import FailedRun, Measurement, MeasurementWarning, WarningCode, Window
+from llenergymeasure.records import FailedRun, Measurement, MeasurementWarning, Pass, WarningCode, Window
 from llenergymeasure.results.models import Energy, Tokens
 
 CODES: tuple[WarningCode, ...] = get_args(WarningCode)
@@ -34,7 +37,8 @@ def warnings(
         *(MeasurementWarning.of("domain_missing", f"{one.domain}: {one.reason}") for one in energy.lacks),
         *_of_experiment(energies, energy, tokens, failed=failed),
         *token_warnings(passes),
-        *lag_warnings(passes),
+        *server_warnings(server_part(measurements), measurements),
+        *lag_warnings(measurements),
         *_over_passes(energies, leads=leads),
     ]
     return tuple(dict.fromkeys(found))
@@ -144,10 +148,34 @@ def _falls(one: RunEnergy) -> bool:
 
 
 def _not_steady(seen: Measurement) -> list[MeasurementWarning]:
-    if seen.warm_up.steady:
-        return []
+    found = []
     count = len(seen.warm_up.batch_s)
-    return [MeasurementWarning.of("not_steady", f"times had not settled after {count} warm-up batches")]
+    if seen.config.is_stream and has_due_times(seen.config) and _is_outrun(seen.passes):
+        grown = seen.passes[-1].served, seen.passes[0].served
+        last, first = (0.0 if one is None else one.in_flight_mean for one in grown)
+        found.append(
+            f"requests arrive faster than they are answered: {first:.3g} were on their way in the first "
+            f"window, {last:.3g} in the last"
+        )
+    if not seen.warm_up.steady:
+        found.append(
+            f"the load had not settled within the warm-up of {seen.warm_up.window.duration_s:.3g} s"
+            if seen.config.is_stream
+            else f"times had not settled after {count} warm-up batches"
+        )
+    return [MeasurementWarning.of("not_steady", message) for message in found]
+
+
+def _is_outrun(passes: Sequence[Pass]) -> bool:
+    """Whether the number of requests on their way grows from window to window, by more than random arrivals
+    make it (3 standard deviations of a Poisson number), and by a fiftieth of those that were sent.
+    """
+    served = [(one.served, len(one.generation.completions)) for one in passes]
+    known = [(one, ended) for one, ended in served if one is not None]
+    grows = all(left.in_flight_mean < right.in_flight_mean for (left, _), (right, _) in pairwise(known))
+    sent, ended = sum(one.sent for one, _ in known), sum(count for _, count in known)
+    usual = math.sqrt(min(one.in_flight_mean for one, _ in known) + 1)
+    return grows and sent - ended > max(0.02 * sent, 3 * usual)
 
 
 def _of_experiment(
@@ -163,6 +191,10 @@ def _of_experiment(
         )
         if passes == 1:
             yield MeasurementWarning.of("single_pass", "one pass in one run: scatter cannot be determined")
+    if len(places := dict.fromkeys(one.place for one in energies)) > 1:
+        yield MeasurementWarning.of(
+            "places_differ", f"the runs read the sensors of {len(places)} places: {', '.join(places)}"
+        )
     target = config.repeats.target if config.repeats.count > 1 else config.passes.target
     ended = [one for one in failed if one.outcome == "interrupted"]
     for one in ended:
@@ -214,8 +246,11 @@ def _over_passes(energies: Sequence[RunEnergy], *, leads: int) -> list[Measureme
 
 def _costs(one: RunEnergy, *, leads: int) -> list[float]:
     """Of each pass per output token. Where a counter's lag is not known the first and the last pass have
-    some of each other's joules, and say nothing of how passes differ.
+    some of what was before and after the block, and say nothing of how passes differ. Amid a running load
+    that was the same.
     """
+    if one.measurement.config.is_stream:
+        return one.costs
     shared = [block for block in one.of("full") if len(block.block.passes) > 1]
     parts = [part for block in shared for part in block.spent.values()]
     unclear = any(part.method == "counter" and part.lag_s is None for part in parts)

@@ -11,18 +11,32 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import engines, plugins
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError
 from llenergymeasure.host.machine import threads
 from llenergymeasure.models.resolve import ResolvedModel, weights_path
 from llenergymeasure.models.shapes import hf_config
-from llenergymeasure.records import Clock, Completion, FinishReason, Generation, Request, SessionFacts
+from llenergymeasure.records import (
+    Clock,
+    Completion,
+    FinishReason,
+    Generation,
+    Request,
+    RequestCounts,
+    Served,
+    SessionFacts,
+)
+
+if TYPE_CHECKING:
+    # It brings numpy, which a plan does not need.
+    from llenergymeasure.workload.arrivals import Arrival
 
 _THREADS_EACH = 16
 
@@ -78,8 +92,65 @@ class Session(Protocol):
         """Forget the peak memory so far."""
 
 
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """What a load has done since it began, at monotonic `t_ns`: the `chunks` of output that came, the
+    requests that `ended`, and the request-nanoseconds that others waited (`in_flight_ns`: 4 users for 1 s are
+    4e9).
+    """
+
+    t_ns: int
+    chunks: int
+    ended: int
+    in_flight_ns: int
+
+
+class Load(Protocol):
+    """A stream of requests to an engine, that goes on by itself until it is drained or its context is left.
+
+    Whatever waits raises BackendError where the stream has broken.
+    """
+
+    def so_far(self) -> SoFar: ...
+
+    def cut(self, edges_ns: Sequence[int]) -> None:
+        """Windows begin and end at these moments, which are still to come."""
+
+    def wait(self, until_ns: int) -> None: ...
+
+    def drain(self) -> None:
+        """Send nothing more, wait for the answers, and cancel what does not come."""
+
+    def windows(self) -> Sequence[tuple[Generation, Served]]:
+        """What was served in each of them, once it is drained; the CPU time of the client is left at 0."""
+
+
+class LoadedSession(Session, Protocol):
+    """A session that can be put under a load."""
+
+    def serve(self, arrivals: Iterator[Arrival], observe: Observer) -> AbstractContextManager[Load]:
+        """The stream begins at once; leaving the context cancels what is still on its way."""
+
+    def account(self) -> RequestCounts:
+        """What became of all requests so far; needs no answer of the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A model that is up for several runs: the options of the engine that each of them has instead of its
+    own, and a question for why it has ended, None while it has not.
+    """
+
+    options: Mapping[str, JsonValue]
+    why_ended: Callable[[], BackendError | None]
+
+
 class Backend(Protocol):
-    """An engine. A class attribute `section` is the kind of `EngineSection` that `config.options` holds."""
+    """An engine. A class attribute `section` is the kind of `EngineSection` that `config.options` holds.
+
+    One whose traits have `standing_beside` also has `standing(config)`, a context manager that brings the
+    model up, yields it as `Standing`, and ends it with all its processes.
+    """
 
     def why_unavailable(self) -> str | None:
         """One sentence with the way out, or None when it can run; imports nothing heavy."""
@@ -89,6 +160,13 @@ class Backend(Protocol):
 
     def open(self, config: ExperimentConfig) -> AbstractContextManager[Session]:
         """Load the model; leaving the context frees it. BackendError where it can't be loaded."""
+
+
+class StandingBackend(Backend, Protocol):
+    """An engine whose model can outlive a run."""
+
+    def standing(self, config: ExperimentConfig) -> AbstractContextManager[Standing]:
+        """Bring the model up for runs of `config` and of those that differ in `standing_beside` options."""
 
 
 _METHODS = [name for name in vars(Backend) if not name.startswith("_")]
@@ -243,7 +321,7 @@ def why_missing(backend: str, *modules: str, use: str = "") -> str | None:
     missing = " and ".join(name for name in modules if find_spec(name) is None)
     if not missing:
         return None
-    return f"the {backend} backend needs {missing}{use}: run pip install 'llenergymeasure[{backend}]'"
+    return f"the {backend} backend needs {missing}{use}: run {install(backend)}"
 
 
 def is_out_of_memory(error: object) -> bool:

@@ -7,10 +7,17 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from llenergymeasure import __version__
 from llenergymeasure.cli import _commands
+from llenergymeasure.cli._color import with_color
+from llenergymeasure.cli._help import help_end
+
+
+class _Command(TyperCommand):
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help_end(ctx.command_path))
 
 
 class _Group(TyperGroup):
@@ -21,11 +28,25 @@ class _Group(TyperGroup):
             option.default = False
         return option
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Alone it shows what can be typed, which is no mistake."""
+        return super().parse_args(ctx, args if args or ctx.resilient_parsing else ["--help"])
 
-app = typer.Typer(
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(help_end(ctx.command_path))
+
+
+class _App(typer.Typer):
+    """Every command of it ends its help with examples, and takes --color."""
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        register = super().command(name, cls=_Command, **more)
+        return lambda function: register(with_color(function))
+
+
+app = _App(
     name="llem",
     cls=_Group,
-    no_args_is_help=True,
     # Typer's options for shell completion load pydantic: where a command is named it goes without.
     add_completion="_LLEM_COMPLETE" in os.environ or sys.argv[1:2] == [] or sys.argv[1].startswith("-"),
     rich_markup_mode=None,
@@ -57,8 +78,30 @@ app.command(name="watch", help="Show what this machine draws now")(_commands.wat
 app.command(name="record", help="Record windows of any program, marked by lines on stdin")(_commands.record)
 app.command(name="doctor", help="Show what this machine can measure")(_commands.doctor)
 app.command(name="calibrate", help="Calibrate a GPU's sensor against a reference")(_commands.calibrate)
+app.command(name="selfcheck", help="Check how fast and true llem's client of servers is here")(
+    _commands.selfcheck
+)
 app.command(name="list", help="List the results and studies in a directory")(_commands.list_)
 app.command(name="show", help="Show a stored result, its uncertainty budget, or a study")(_commands.show)
-app.command(name="compare", help="Compare two results, B against A")(_commands.compare)
+app.command(name="compare", help="Compare results or studies, B against A")(_commands.compare)
+app.command(name="report", help="Make one page of results or a study")(_commands.report)
+app.command(name="export", help="Write results as CSV, Parquet, JSON lines, LaTeX or what others read")(
+    _commands.export
+)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
 app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)
+app.command(name="init", help="Write a first experiment that fits this machine")(_commands.init)
+
+config = _App(cls=_Group, rich_markup_mode=None)
+app.add_typer(config, name="config", help="Show, check and explain configurations")
+config.command(name="show", help="Show each value and where it comes from")(_commands.config_show)
+config.command(name="validate", help="Check files: every error at once")(_commands.config_validate)
+config.command(name="schema", help="Print the JSON Schema that editors read")(_commands.config_schema)
+config.command(name="keys", help="List every key: type, default, meaning")(_commands.config_keys)
+
+
+def keep_only(name: str = "") -> None:
+    """Only the command of that name, where there is one: to build the options of all others takes time."""
+    if named := [command for command in app.registered_commands if command.name == name]:
+        app.registered_commands[:] = named
+        app.registered_groups.clear()

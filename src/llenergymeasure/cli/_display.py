@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING
 
 from llenergymeasure.cli import _plan
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._streams import WIDTH, filled, print_json, print_lines, room, say, strong, talk
+from llenergymeasure.cli._streams import (
+    WIDTH,
+    bad,
+    doubtful,
+    filled,
+    print_json,
+    print_lines,
+    room,
+    say,
+    strong,
+    talk,
+)
 from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
-from llenergymeasure.records import MeasurementWarning
+from llenergymeasure.models.pasted import masked
+from llenergymeasure.records import DatasetFacts, MeasurementWarning
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.models import ExperimentResult
@@ -52,7 +64,7 @@ def print_experiment_header(config: ExperimentConfig) -> None:
         said("output_dir", "results to {}"),
     )
     for parts in (what, work):
-        talk(", ".join(filter(None, parts)))
+        talk(masked(", ".join(filter(None, parts))))
 
 
 def print_result_summary(result: ExperimentResult) -> None:
@@ -79,7 +91,7 @@ def print_windows_summary(result: WindowsResult) -> None:
 def _warning_lines(warnings: Iterable[MeasurementWarning]) -> Iterator[str]:
     for warning in warnings:
         first, *more = filled(f"Warning: {warning.message} ({warning.code})")
-        yield from ("", strong(first), *map(strong, more), *filled(f"→ {warning.remedy}", indent="  "))
+        yield from ("", doubtful(first), *map(doubtful, more), *filled(f"→ {warning.remedy}", indent="  "))
 
 
 def print_result_details(result: ExperimentResult) -> None:
@@ -98,7 +110,7 @@ def print_dry_run(
     as_json: bool = False,
 ) -> None:
     """What a run would do, on stdout; ConfigError where the dataset has too few prompts for it."""
-    load_prompts(config)
+    prompts = load_prompts(config).facts
     refused = _refused(config)
     plan = _plan.forecast_here(config, gpu=gpu_vram_gb is not None)
     if as_json:
@@ -118,17 +130,22 @@ def print_dry_run(
         *_configuration(config, origins),
         "",
         strong("Plan"),
-        *chain(*row_lines(_plan.plan_rows(config, plan))),
+        *chain(*row_lines([*_plan.plan_rows(config, plan), *_prompts(config, prompts)])),
         "",
         *([] if vram.model is None else [strong("Model"), *_model(vram.model), ""]),
         strong("Memory"),
         *_memory(vram, gpu_vram_gb if config.engine.uses_gpus is not False else None),
         "",
-        *(strong(f"This run would be refused: {reason}") for reason in refused),
+        *(bad(f"This run would be refused: {reason}") for reason in refused),
         *([""] if refused else []),
         "Nothing was loaded or measured.",
     ]
     print_lines(lines)
+
+
+def _prompts(config: ExperimentConfig, facts: DatasetFacts) -> Iterator[Row]:
+    if notes := list(facts.notes()):
+        yield Row("prompts", f"{facts.prompts} of {config.prompts_from}", "; ".join(notes))
 
 
 def _refused(config: ExperimentConfig) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ import typer
 from pydantic import ValidationError
 
 from llenergymeasure.cli._interrupt import interruptible
-from llenergymeasure.cli._streams import filled, printable, room, say
-from llenergymeasure.config.suggest import RENAMED, nearest, nearest_key
+from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
+from llenergymeasure.config.suggest import RENAMED, known_keys, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
 
 
@@ -28,7 +28,7 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
 
     Further lines of a message are indented, so that none of them passes for a hint or another error.
     """
-    lines = [_indented(f"{type(error).__name__}: {error}".rstrip(": "))]
+    lines = [_indented(f"{type(error).__name__}: {error}".rstrip(": ")), *getattr(error, "__notes__", ())]
     failure = error.failure if isinstance(error, ExperimentError) else None
     if isinstance(error, LLEMError) and error.hint:
         lines.append(_indented(f"hint: {error.hint}"))
@@ -43,10 +43,19 @@ def format_error(error: BaseException, *, verbose: bool = False) -> str:
 
 def format_validation_error(error: ValidationError) -> str:
     """`Config validation failed (n errors):`, then a line per error with its path."""
+    lines = validation_lines(error)
+    return "\n".join([f"Config validation failed ({errors(len(lines))}):", *(f"  {line}" for line in lines)])
+
+
+def validation_lines(error: ValidationError) -> list[str]:
+    """A line for each value that is not allowed, with where it comes from."""
     places = dict(note.split(": ", 1) for note in getattr(error, "__notes__", ()))
     lines = dict.fromkeys(_placed(details, places) for details in error.errors(include_url=False))
-    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
-    return "\n".join([f"Config validation failed ({count}):", *(f"  {printable(line)}" for line in lines)])
+    return [printable(line) for line in lines]
+
+
+def errors(count: int) -> str:
+    return "1 error" if count == 1 else f"{count} errors"
 
 
 def format_bug(error: BaseException, *, verbose: bool = False) -> str:
@@ -103,8 +112,13 @@ def _line(details: Mapping[str, Any]) -> str:
             return f"{path} is now {RENAMED[path]}"
         meant = nearest_key(path)
         return f"{path}: unknown key" + (f". Did you mean: {meant}?" if meant else "")
+    if kind == "model_type":
+        inside = next((f", such as {key}" for key in known_keys() if key.startswith(f"{path}.")), "")
+        kind, said = "missing", f"is a section, and takes no single value; give one of its keys{inside}"
+    else:
+        said = "required, but not given"
     if kind == "missing":
-        return f"{path}: required, but not given"
+        return f"{path}: {said}"
     message = (
         "should not be empty (is a variable of the command unset?)"
         if given == ""
@@ -152,8 +166,8 @@ def reported(
             _end(explain_validation(error), 2)
         except LLEMError as error:
             _end(explain(error, verbose=verbose), error.exit_code)
-        except KeyboardInterrupt:
-            _end("Interrupted", 130)
+        except KeyboardInterrupt as error:
+            _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
             short = _why_short(error)
             _end(short or format_bug(error, verbose=verbose), 1)
@@ -161,7 +175,15 @@ def reported(
             _end(format_bug(error, verbose=verbose), 1)
 
 
-def _end(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
+def say_filled(text: str) -> None:
+    """Lines of an error on stderr, each broken where the terminal ends."""
+    for number, line in enumerate(text.splitlines()):
+        head, colon, rest = line.partition(": ")
+        if colon and (number == 0 or head == "hint"):
+            line = f"{bad(head) if number == 0 else strong(head)}: {rest}"  # noqa: PLW2901  the line as shown
         say("\n".join(filled(line, hang="  ", width=room(sys.stderr))))
+
+
+def _end(text: str, code: int) -> NoReturn:
+    say_filled(text)
     raise typer.Exit(code)

@@ -34,6 +34,17 @@ class Shown:
     runs: int | None = None
     left_s: float | None = None
     note: str | None = None
+    passes: int | None = None
+    live: Callable[[], str | None] | None = None
+
+    def at(self, elapsed: float) -> str:
+        """The description `elapsed` seconds into it. A block says nothing until its passes are over, so that
+        which of them runs is by their expected time.
+        """
+        if self.passes is None or self.passes < 2 or not self.total:
+            return self.description
+        done = min(self.passes, int(elapsed / self.total * self.passes) + 1)
+        return self.description.replace(f"{self.passes} passes", f"≈ pass {done} of {self.passes}")
 
 
 def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
@@ -58,11 +69,14 @@ def line(shown: Shown, elapsed: float, *, since: float, width: int) -> str:
         left = f"{about(round(max(0.0, shown.left_s - spent)))} left"
     run, step = _place(shown)
     where = ", ".join(filter(None, (run, step)))
-    note = shown.note or ""
+    live = (shown.live() if shown.live is not None else None) or ""
+    notes, note = ", ".join(filter(None, (shown.note, live))), shown.note or live.partition(", ")[0]
+    what = shown.at(elapsed)
     for parts in (
-        (where, shown.description, bar, times, note, left),
-        (where, shown.description, "", times, note, left),
-        (where, shown.description, "", times, note, ""),
+        (where, what, bar, times, notes, left),
+        (where, what, "", times, notes, left),
+        (where, what, "", times, note, left),
+        (where, what, "", times, note, ""),
         (where, shown.description, "", times, "", ""),
         (run, shown.description, "", times, "", ""),
         ("", shown.description, "", times, "", left),

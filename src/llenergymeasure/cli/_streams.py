@@ -10,17 +10,27 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from llenergymeasure.cli._color import is_colored, is_linked
 from llenergymeasure.exceptions import ResultError
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
 # For a terminal that has no such signs.
-_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x"}
-# Around what is bold until it is known where it goes: code points that Unicode keeps for such inner use.
-_BOLD, _PLAIN = "\ufdd0", "\ufdd1"
+_STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x", "✓": "+", "✗": "-"}
+# Around what has a style until it is known where it goes: code points that Unicode keeps for such inner use.
+_STYLES = {
+    "\ufdd0": "\x1b[1m",
+    "\ufdd1": "\x1b[0m",
+    "\ufdd2": "\x1b[31m",
+    "\ufdd3": "\x1b[33m",
+    "\ufdd4": "\x1b[32m",
+    "\ufdd5": "\x1b[2m",
+}
+_BOLD, _PLAIN, _RED, _YELLOW, _GREEN, _DIM = _STYLES
 _SPACES = "\u00a0\u202f"
 WIDTH = 100
 UNBROKEN = 10_000
@@ -79,11 +89,40 @@ def strong(text: str) -> str:
     return f"{_BOLD}{text}{_PLAIN}"
 
 
+def bad(text: str) -> str:
+    """For an error or what is not there: bold and red."""
+    return f"{_BOLD}{_RED}{text}{_PLAIN}"
+
+
+def doubtful(text: str) -> str:
+    """For a warning or what is there in part: bold and yellow."""
+    return f"{_BOLD}{_YELLOW}{text}{_PLAIN}"
+
+
+def good(text: str) -> str:
+    """Green."""
+    return f"{_GREEN}{text}{_PLAIN}"
+
+
+def faint(text: str) -> str:
+    """For what is seldom looked at."""
+    return f"{_DIM}{text}{_PLAIN}"
+
+
+def say_saved(path: Path) -> None:
+    """Where something was written: a link, where the terminal makes links."""
+    text = printable(f"Saved: {path}")
+    if sys.stderr is not None and is_linked(sys.stderr):
+        text = f"Saved: \x1b]8;;{path.absolute().as_uri()}\x1b\\{printable(str(path))}\x1b]8;;\x1b\\"
+    with suppress(OSError):
+        _write(text, sys.stderr)
+
+
 def printable(text: str, *, keep: str = "") -> str:
     """With control characters and what reorders text escaped: a file, a result or an engine may hold some."""
     if text.isprintable():
         return text
-    kept = keep + _SPACES + _BOLD + _PLAIN
+    kept = keep + _SPACES + "".join(_STYLES)
     return "".join(
         sign if sign.isprintable() or sign in kept else sign.encode("unicode_escape").decode()
         for sign in text
@@ -112,9 +151,9 @@ def _write(text: str, stream: TextIO | None) -> None:
     """A stream that was closed before the program began is None, and nobody reads it."""
     if stream is None:
         return
-    on_terminal = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    text = text.replace(_BOLD, "\x1b[1m" if on_terminal else "")
-    text = text.replace(_PLAIN, "\x1b[0m" if on_terminal else "")
+    colored = is_colored(stream)
+    for mark, escape in _STYLES.items():
+        text = text.replace(mark, escape if colored else "")
     encoding = stream.encoding or "utf-8"
     for sign, stand_in in _STAND_INS.items():
         if sign.encode(encoding, "ignore") == b"":

@@ -14,6 +14,7 @@ from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
 from llenergymeasure.doctor.characterise import Characterised, characterise_gpus, characterise_simulated
 from llenergymeasure.doctor.examine import Examination, examine, simulated_driver
+from llenergymeasure.doctor.verdicts import Verdict, verdicts
 
 
 def doctor(*, characterise: bool, simulated: bool, as_json: bool, verbose: bool) -> None:
@@ -29,7 +30,8 @@ def _examine(*, simulated: bool, as_json: bool) -> None:
     with reader_may_leave():
         if as_json:
             value: dict[str, JsonValue] = TypeAdapter(Examination).dump_python(found, mode="json")
-            print_json({**value, "measured": list(found.measured), "usable": found.usable})
+            told: JsonValue = TypeAdapter(tuple[Verdict, ...]).dump_python(verdicts(found), mode="json")
+            print_json({**value, "measured": list(found.measured), "usable": found.usable, "verdicts": told})
         else:
             print_lines(examination_lines(found))
     if not found.usable:

@@ -17,7 +17,7 @@ from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.cli._display import print_windows_summary
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say, say_saved
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.command import Wanted, measure_commands
 from llenergymeasure.records import MeterChoice
@@ -57,10 +57,10 @@ def execute(  # noqa: PLR0913  as the command line has them
         silent = quiet or sys.stderr is None or not sys.stderr.isatty()
         with (
             tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
-            following(bar) as progress,
+            following(bar, quiet=quiet) as progress,
         ):
-            results = measure_commands(wanted, progress, lambda folder: say(f"Saved: {folder}"))
-        if tokens is not None:
+            results = measure_commands(wanted, progress, lambda folder: None if quiet else say_saved(folder))
+        if tokens is not None and not quiet:
             _tell_no_tokens(tokens, results)
         comparison = compare_windows(*results) if versus is not None else None
         with reader_may_leave():

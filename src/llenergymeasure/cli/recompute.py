@@ -14,7 +14,15 @@ from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.windows import windows_result
 from llenergymeasure.cli._display import print_result_summary, print_windows_summary
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say, talk
+from llenergymeasure.cli._streams import (
+    filled,
+    print_json,
+    print_lines,
+    reader_may_leave,
+    say,
+    say_saved,
+    talk,
+)
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import left_behind, read_recording
@@ -22,6 +30,7 @@ from llenergymeasure.measure.record import finish
 from llenergymeasure.measure.replay import read_measurements, read_unsaved
 from llenergymeasure.records import FailedRun
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.find import find
 from llenergymeasure.results.folder import RUNS, holds_runs, parts, whole_runs
 from llenergymeasure.results.store import (
     REQUESTS_FILE,
@@ -54,8 +63,11 @@ METHODS = {
 }
 
 
-def recompute(result: Path, *, save: bool, as_json: bool, verbose: bool) -> None:
+def recompute(
+    named: Path, *, save: bool, as_json: bool, verbose: bool, directory: Path | None = None
+) -> None:
     with reported(verbose=verbose):
+        result = find(named, directory)
         folder = result.parent if result.name == RESULT_FILE else result
         if folder.is_dir() and holds_runs(folder) and not (folder / RESULT_FILE).exists():
             _compute(folder, save=save, as_json=as_json)
@@ -90,7 +102,7 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
     if save and not whole:
         raise ResultError(f"nothing was saved: {folder} has no whole run", hint="leave out --save to see it")
     if save:
-        say(f"Saved: {save_in(folder, anew)}")
+        say_saved(save_in(folder, anew))
     elif whole:
         say(f"To write it: llem recompute --save {folder}")
     with reader_may_leave():
@@ -104,7 +116,7 @@ def _compute_windows(folder: Path, *, save: bool, as_json: bool) -> None:
     """From what a recorder left that was killed."""
     if save:
         anew, saved = finish(folder, keep=True)
-        say(f"Saved: {saved}")
+        say_saved(saved or folder)
     else:
         anew = windows_result(read_recording(folder))
         say(f"{folder} has no result.json; to write it: llem recompute --save {folder}")

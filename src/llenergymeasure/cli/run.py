@@ -12,7 +12,7 @@ import typer
 from pydantic import JsonValue, ValidationError
 from tqdm import tqdm
 
-from llenergymeasure import run_experiment
+from llenergymeasure.api import run_experiment
 from llenergymeasure.cli._display import (
     print_dry_run,
     print_experiment_header,
@@ -21,7 +21,7 @@ from llenergymeasure.cli._display import (
 )
 from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following, remark
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say, say_saved
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     load_experiment_config,
@@ -129,7 +129,7 @@ def _measure(config: ExperimentConfig, how: How) -> None:
                 config,
                 origins=config.origins,
                 progress=progress,
-                remark=partial(remark, bar),
+                remark=None if how.quiet else partial(remark, bar),
                 strict=how.strict,
             )
         except ResultError as error:
@@ -138,8 +138,9 @@ def _measure(config: ExperimentConfig, how: How) -> None:
                 _show(error.result, how)
             raise
 
-    if config.output_dir is not None:
-        say(f"Saved: {result.save(config.output_dir)}")
+    saved = None if config.output_dir is None else result.save(config.output_dir)
+    if saved is not None and not how.quiet:
+        say_saved(saved)
     elif not how.quiet:
         say("Not saved; to keep the result and its trace: --output results")
     _show(result, how)

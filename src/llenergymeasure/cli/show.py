@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 
+from pydantic import JsonValue, TypeAdapter
+
+from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.cli import study
 from llenergymeasure.cli._display import (
     print_result_details,
@@ -14,15 +20,18 @@ from llenergymeasure.cli._display import (
     print_windows_summary,
 )
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._layout import fitting
-from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._layout import fitting, row_lines
+from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.records.figures import amount, percent, plain, scale_for, span, two_figures
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.budget import combine_terms, halves
+from llenergymeasure.results.find import find, is_study
 from llenergymeasure.results.models import Energy, Term, Uncertainty
-from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.study import StudyResult
+from llenergymeasure.results.summary import MISSING, Row, is_modelled
 from llenergymeasure.results.windows import WindowsResult, load_any
 
 NOTES = (
@@ -34,31 +43,96 @@ NOTES = (
 )
 
 
-def show(
-    result: Path, *, uncertainty: bool, as_json: bool, form: str | None, sort: str | None, verbose: bool
+def show(  # noqa: PLR0913  the options of the command
+    named: Path,
+    *,
+    directory: Path | None,
+    field: str | None,
+    uncertainty: bool,
+    as_json: bool,
+    form: str | None,
+    sort: str | None,
+    holds: str | None,
+    verbose: bool,
 ) -> None:
     with reported(verbose=verbose):
-        if study.is_study_folder(result):
-            study.show_stored(result, form="json" if as_json else form, sort=sort)
+        result = find(named, directory)
+        if field is not None:
+            if uncertainty or any(one is not None for one in (form, sort, holds)):
+                raise ConfigError(
+                    "--field prints one value, and goes with none of --uncertainty, --format, --sort, --holds"
+                )
+            _show_field(result, field)
             return
-        if form is not None or sort is not None:
+        if is_study(result):
+            study.show_stored(result, form="json" if as_json else form, sort=sort, holds=holds)
+            return
+        if any(one is not None for one in (form, sort, holds)):
             raise ConfigError(
-                "--format and --sort are for the table of a study", hint=f"{result} is one result"
+                "--format, --sort and --holds are for the table of a study", hint=f"{result} is one result"
             )
-        stored = load_any(result)
-        if isinstance(stored, WindowsResult):
-            _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
-            return
-        budget = _budget(stored, result) if uncertainty else None
-        if verbose and not uncertainty:
-            print_result_details(stored)
-        with reader_may_leave():
-            if as_json:
-                print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
-            elif budget is None:
-                print_result_summary(stored)
-            else:
-                print_lines(budget_lines(stored.energy, budget))
+        _show_result(result, uncertainty=uncertainty, as_json=as_json, verbose=verbose)
+
+
+def _show_result(result: Path, *, uncertainty: bool, as_json: bool, verbose: bool) -> None:
+    stored, *others = read_any(result)
+    if isinstance(stored, Imported):
+        if uncertainty:
+            raise ResultError(f"{result} has no uncertainty budget: it is of {stored.tool}")
+        _show_imported([stored, *(one for one in others if isinstance(one, Imported))], as_json=as_json)
+        return
+    if isinstance(stored, WindowsResult):
+        _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
+        return
+    budget = _budget(stored, result) if uncertainty else None
+    if verbose and not uncertainty:
+        print_result_details(stored)
+    with reader_may_leave():
+        if as_json:
+            print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
+        elif budget is None:
+            print_result_summary(stored)
+        else:
+            print_lines(budget_lines(stored.energy, budget))
+
+
+def _show_field(path: Path, key: str) -> None:
+    """The value alone: a text as it is, all else as JSON. Where it is null the reason goes to stderr."""
+    stored = StudyResult.load(path) if is_study(path) else load_any(path)
+    whole = stored.as_json()
+    steps = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    value: JsonValue = whole
+    above: JsonValue = None
+    for step in steps:
+        above = value
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise ResultError(f"{path} has no field {key}", hint=_near_fields(whole, key))
+    if value is None and isinstance(above, dict) and isinstance(why := above.get("reason"), str):
+        say(f"{key} is null: {why}")
+    with reader_may_leave():
+        if isinstance(value, dict | list):
+            print_json(value)
+        else:
+            print_lines([value if isinstance(value, str) else json.dumps(value)])
+
+
+def _near_fields(whole: dict[str, JsonValue], key: str) -> str:
+    """The fields most like it: by the whole path, then by the last word."""
+    known: dict[str, None] = {}
+    for leaf, _ in leaves(whole, lists=True, empty=True):
+        parts = re.sub(r"\[(\d+)\]", r".\1", leaf).split(".")
+        known |= dict.fromkeys(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    last = key.rpartition(".")[2]
+    near = [one for one in known if one.rpartition(".")[2] == last and not re.search(r"\.\d+\.", one)]
+    near += get_close_matches(key, known, n=3, cutoff=0.6)
+    near += get_close_matches(last, known, n=3, cutoff=0.6)
+    if near:
+        return f"did you mean {', '.join(list(dict.fromkeys(near))[:5])}?"
+    return f"the result has {', '.join(whole)}"
 
 
 def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_json: bool) -> None:
@@ -72,6 +146,21 @@ def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_js
             print_json(stored.as_json())
         else:
             print_windows_summary(stored)
+
+
+def _show_imported(found: Sequence[Imported], *, as_json: bool) -> None:
+    """What another tool measured, in llem's metrics, and what of it has no such meaning."""
+    with reader_may_leave():
+        if as_json:
+            value: JsonValue = TypeAdapter(list[Imported]).dump_python(list(found), mode="json")
+            print_json(value)
+            return
+        for one in found:
+            facts = (f"{key}: {value}" for key, value in one.row().items() if value not in {None, one.name})
+            print_lines([one.name, *filled("; ".join(facts), indent="  "), ""])
+            rows = [Row(name, amount(estimate)) for name, estimate in one.metrics.items()]
+            rows += [Row(name, MISSING, why) for name, why in one.left_out.items()]
+            print_lines([*chain(*row_lines(rows)), ""])
 
 
 def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:

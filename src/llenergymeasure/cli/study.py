@@ -17,6 +17,7 @@ from pydantic import JsonValue
 from tqdm import tqdm
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.analysis.holding import Holding, holding, holding_lines
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._progress import remark
 from llenergymeasure.cli._streams import (
@@ -26,19 +27,22 @@ from llenergymeasure.cli._streams import (
     printable,
     reader_may_leave,
     room,
+    say_saved,
     talk,
 )
 from llenergymeasure.cli._vram import get_gpu_vram_gb
+from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records.figures import about, plain
 from llenergymeasure.results.history import earlier_results
-from llenergymeasure.results.study import SORTS, STUDY_FILE, StudyResult, in_order
-from llenergymeasure.results.study_table import Format, account, labelled, marks, table
+from llenergymeasure.results.study import SORTS, StudyResult, StudyRow, in_order
+from llenergymeasure.results.study_table import Format, account, labelled, marks, searches, table
 from llenergymeasure.results.summary import columns
 from llenergymeasure.study import start
 from llenergymeasure.study.plan import Plan
 from llenergymeasure.study.preview import preview
 from llenergymeasure.study.run import How, Step
+from llenergymeasure.study.visits import visit_groups
 
 
 class Shown(Protocol):
@@ -78,32 +82,36 @@ def run(
     with _following(quiet=how.quiet) as (tell, remark):
         result = start.run(plan, folder, how=on, tell=tell, remark=remark)
     if not how.quiet:
-        talk(f"Saved: {folder}")
+        say_saved(folder)
     show(result, form="json" if how.as_json else "text", sort=None)
     incomplete = not result.finished and not on.only
     if result.failed or incomplete or any(gap.kind == "invalid" for gap in result.left_out):
         raise typer.Exit(3)
 
 
-def show(study: StudyResult, *, form: Format, sort: str | None) -> None:
-    """The table of a study, and what is missing of it."""
-    rows = in_order(study.rows, sort)
+def show(study: StudyResult, *, form: Format, sort: str | None, holds: str | None = None) -> None:
+    """The table of a study, and what is missing of it; of those alone that hold an accuracy where one is
+    asked for.
+    """
+    held = None if holds is None else holding(study, holds)
+    rows = in_order(study.rows if held is None else held.rows, sort)
     with reader_may_leave():
         if form == "json":
             print_json(study.model_copy(update={"rows": rows}).as_json())
         elif form == "text":
-            print_lines(text_lines(study, sort=sort))
+            print_lines(text_lines(study, rows, held))
         else:
             print_lines(table(study, form, rows).splitlines())
 
 
-def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
+def text_lines(study: StudyResult, rows: Sequence[StudyRow], held: Holding | None) -> Iterator[str]:
     done = sum(row.outcome == "done" for row in study.rows)
     head = f"{study.name or study.identity[:12]}: {done} of {len(study.rows)} experiments done"
     yield from filled(f"{head} · simulated: no model ran, no sensor was read" if study.simulated else head)
     yield ""
-    yield from _narrowed(labelled(study, in_order(study.rows, sort)))
-    notes = [*marks(study), *cheapest_lines(study), *account(study)]
+    yield from _narrowed(labelled(study, rows))
+    found = cheapest_lines(study) if held is None else holding_lines(study, held)
+    notes = [*marks(study), *searches(study), *found, *account(study)]
     if notes:
         yield ""
     for note in notes:
@@ -111,7 +119,7 @@ def text_lines(study: StudyResult, *, sort: str | None) -> Iterator[str]:
 
 
 # What is left out first where the table is wider than the terminal.
-_LEAST_NEEDED = ("memory", "TPOT", "TTFT")
+_LEAST_NEEDED = ("memory", "sent late (p99)", "ITL", "TPOT", "per request", "TTFT", "requests")
 
 
 def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -141,8 +149,8 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
     history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())
     gpu_gb = get_gpu_vram_gb()
     found = preview(plan, history, gpu=gpu_gb is not None)
-    seconds = sum(one.seconds for one in found)
-    joules = [one.joules for one in found]
+    seconds = sum(one.tried * one.seconds for one in found)
+    joules = [None if one.joules is None else one.tried * one.joules for one in found]
     known = [one for one in joules if one is not None]
     if as_json:
         with reader_may_leave():
@@ -177,12 +185,18 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
         rows.append([one.experiment.label, f"{one.runs}", size, f"about {about(one.seconds)}", energy])
     with reader_may_leave():
         print_lines(
-            _preview_lines(plan, rows, seconds=seconds, joules=known if len(known) == len(joules) else [])
+            _preview_lines(
+                plan,
+                rows,
+                runs=round(sum(one.tried * one.runs for one in found)),
+                seconds=seconds,
+                joules=known if len(known) == len(joules) else [],
+            )
         )
 
 
 def _preview_lines(
-    plan: Plan, rows: Sequence[Sequence[str]], *, seconds: float, joules: Sequence[float]
+    plan: Plan, rows: Sequence[Sequence[str]], *, runs: int, seconds: float, joules: Sequence[float]
 ) -> Iterator[str]:
     for lines in fitting(rows):
         yield from lines
@@ -193,12 +207,23 @@ def _preview_lines(
     for gap in plan.left_out:
         word = "excluded" if gap.kind == "excluded" else "not valid"
         yield from filled(f"{gap.label}: {word}: {gap.reason}")
-    runs = sum(int(row[1]) for row in rows[1:])
+    searches = plan.searches
+    count = len(plan.experiments)
+    for name, tried in searches.items():
+        assert plan.search is not None, "experiments of a search"
+        probes = most_probes(len(tried))
+        count -= len(tried) - probes
+        over = f"{plan.search.over} ({name})" if name else plan.search.over
+        between = f", then up to {probes - 2} in between" if probes > 2 else ""
+        yield from filled(f"search over {over}: the lowest and the highest value{between}")
     how = plan.execution
     where = "on this host" if how.executor == "local" else f"through {how.executor}"
     energy = f", ≈ {plain(sum(joules), 'J')}" if joules else ""
+    if how.executor == "local" and how.parallel == "none" and visit_groups(plan.experiments):
+        yield from filled("a server is started for each repeat, which visits its loads in a new order")
+    most = "at most " if searches else ""
     yield from filled(
-        f"{_count(len(plan.experiments), 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
+        f"{most}{_count(count, 'experiment')}, {_count(runs, 'run')} in {how.order} order {where}: "
         f"about {about(seconds)}{energy}"
     )
     yield "Nothing was loaded or measured."
@@ -230,14 +255,14 @@ def _following(*, quiet: bool) -> Iterator[tuple[Callable[[Step], None], Callabl
                 tqdm.write(printable(f"{step.label}, repeat {step.repeat}: {step.said}"), file=sys.stderr)
             bar.set_description_str(printable(text)[: width - 1])
 
-        yield tell, partial(remark, bar)
+        yield tell, _unheard if quiet else partial(remark, bar)
 
 
-def is_study_folder(path: Path) -> bool:
-    return (path / STUDY_FILE).exists() or (path.name == STUDY_FILE and path.exists())
+def _unheard(text: str) -> None:
+    pass
 
 
-def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:
+def show_stored(path: Path, *, form: str | None, sort: str | None, holds: str | None) -> None:
     """The table of a stored study. ConfigError for a format or an order that does not exist."""
     form = form or "text"
     if form not in get_args(Format):
@@ -245,4 +270,4 @@ def show_stored(path: Path, *, form: str | None, sort: str | None) -> None:
     if sort is not None and sort not in SORTS:
         raise ConfigError(f"--sort {sort}: one of {', '.join(SORTS)}")
     chosen: Format = next(one for one in get_args(Format) if one == form)
-    show(StudyResult.load(path), form=chosen, sort=sort)
+    show(StudyResult.load(path), form=chosen, sort=sort, holds=holds)

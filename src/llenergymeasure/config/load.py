@@ -18,7 +18,14 @@ _NEEDS = {
     "ramp": ("rate", "end_rate", "ramp_s"),
     "trace": ("trace",),
 }
-_TAKES = {"closed": ("concurrency", "think_s"), "gamma": ("burstiness",), "trace": ("speed",)}
+_TAKES = {
+    "closed": ("concurrency", "think_s"),
+    "constant": ("think_s",),
+    "poisson": ("think_s",),
+    "gamma": ("burstiness", "think_s"),
+    "ramp": ("think_s",),
+    "trace": ("speed",),
+}
 
 
 class LoadConfig(Section):
@@ -31,27 +38,45 @@ class LoadConfig(Section):
     )
     concurrency: Positive = Field(default=1, description="closed: users, with one request on its way each")
     rate: AboveZero | None = Field(
-        default=None, description="requests per second; of a ramp those at its start"
+        default=None,
+        description="requests per second, of conversations first turns; of a ramp those at its start",
     )
     end_rate: AboveZero | None = Field(default=None, description="ramp: requests per second at its end")
     ramp_s: PositiveSeconds | None = Field(default=None, description="ramp: how long the rate changes")
     burstiness: AboveZero = Field(
         default=1.0,
+        # Gaps of less are almost all 0.
+        ge=0.01,
         description="gamma: shape of the gaps between requests; 1 is poisson, less comes in bursts",
     )
     trace: Path | None = Field(
         default=None,
-        description="trace: file of times and lengths: JSON lines or CSV, of llem, Mooncake or Azure",
+        description="trace: file of times and lengths, of which the first n records are used: JSON lines or "
+        "CSV, of llem, Mooncake or Azure",
     )
     speed: AboveZero = Field(default=1.0, description="trace: how many times faster than recorded")
     think_s: NotNegative = Field(
-        default=0.0, description="closed: seconds between an answer and the user's next request"
+        default=0.0,
+        description="seconds between an answer and the user's next request, or the conversation's next turn",
     )
     finite: bool = Field(
         default=False,
         description="each pass sends its requests and waits for every answer, between two silences, "
         "rather than being a window of a running load",
     )
+
+    @property
+    def in_words(self) -> str:
+        """`closed, 8 users` or `poisson, 2.5 requests/s`."""
+        match self.arrivals:
+            case "closed":
+                return f"closed, {self.concurrency} user{'' if self.concurrency == 1 else 's'}"
+            case "ramp":
+                return f"ramp, {self.rate:g} to {self.end_rate:g} requests/s"
+            case "trace":
+                faster = "" if self.speed == 1 else f", {self.speed:g} times as fast"
+                return f"trace {self.trace}{faster}"
+        return f"{self.arrivals}, {self.rate:g} requests/s"
 
     @model_validator(mode="after")
     def _fits_arrivals(self) -> LoadConfig:

@@ -17,7 +17,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.engines import brought_section, why_absent
+from llenergymeasure.config.engines import backend_names, brought_section, why_absent
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, why_not_in_force
 from llenergymeasure.config.presets import PRESET_VALUES
@@ -35,11 +35,13 @@ from llenergymeasure.exceptions import ConfigError, LLEMError
 
 PREFIX = "LLEM_"
 # variables of that prefix that steer llem itself and describe no experiment
+# Where meters find their devices, and credentials that no configuration may hold; plug-ins add their own.
+OF_METERS = "LLEM_METER_"
 RESERVED = frozenset({"LLEM_CACHE_DIR", "LLEM_LOCK_DIR", "LLEM_POWER_RECORDINGS", "LLEM_SIMULATED_NVML"})
 MAX_DOTS = 8
 BATCH_SIZE = "--batch-size"  # an override whose key depends on the backend
 _FREE: FieldInfo = FieldInfo(annotation=dict, default_factory=dict)
-STUDY_KEYS = frozenset({"sweep", "experiments"})
+STUDY_KEYS = frozenset({"sweep", "experiments", "search"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +122,62 @@ def read_sources(
 
     ConfigError names every key that does not exist.
     """
+    sources, unknown = read_known(
+        path, cli_overrides, content=content, origin=origin, environ=environ, user_config=user_config
+    )
+    if unknown:
+        head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
+        raise ConfigError(head + "\n  ".join(unknown))
+    return sources
+
+
+def problems(path: Path) -> Iterator[ConfigError | ValidationError]:
+    """Everything that is wrong with an experiment file, beside what the environment and the user's own
+    configuration say: what can't be read, every unknown key, every value that is not allowed.
+    """
+    try:
+        sources, unknown = read_known(path)
+        yield from (ConfigError(f"unknown key: {one}") for one in unknown)
+        try:
+            resolve(sources)
+        except ValidationError as error:
+            yield error
+            # What values together make wrong comes to light only once each of them is allowed.
+            backend = _chosen(sources.file, "backend")
+            if backend in backend_names() and all(details["loc"] for details in error.errors()):
+                _refuse_other_engines(sources.file, str(backend), path)
+    except ConfigError as error:
+        yield error
+
+
+def read_known(
+    path: str | Path | None,
+    cli_overrides: Mapping[str, JsonValue] | None = None,
+    *,
+    content: Mapping[str, JsonValue] | None = None,
+    origin: str = "study",
+    environ: Mapping[str, str] | None = None,
+    user_config: Path | None = None,
+) -> tuple[Sources, tuple[str, ...]]:
+    """The sources without the keys that do not exist, and what to say of each of those."""
     unknown: list[_Unknown] = []
     user = user_config or user_config_path("llenergymeasure") / "config.yaml"
     flags = dict(cli_overrides or {})
     batch_size = flags.pop(BATCH_SIZE, None)
     of_user = _layer(yaml.read_mapping(user), f"user config {user}", unknown) if user.exists() else {}
     of_environment = _from_environment(os.environ if environ is None else environ, unknown)
-    if content is not None:
-        file = _layer(content, origin if path is None else f"file {path}", unknown)
+    if content is not None and path is None:
+        file = _layer(content, origin, unknown)
     else:
-        file = {} if path is None else _from_file(Path(path), unknown)
+        file = {} if path is None else _from_file(Path(path), unknown, content)
     sources = Sources(
         (of_user, of_environment),
         file,
         _layer(flags, "flag", unknown),
         batch_size,
-        Path(path) if path is not None and content is None else None,
+        None if path is None else Path(path),
     )
-    if unknown:
-        head = "unknown key: " if len(unknown) == 1 else f"{len(unknown)} unknown keys:\n  "
-        raise ConfigError(head + "\n  ".join(map(str, unknown)))
-    return sources
+    return sources, tuple(map(str, unknown))
 
 
 def resolve(
@@ -175,7 +212,7 @@ def resolve(
         for key, origin in _places(error, said, sources.path):
             error.add_note(f"{key}: {origin}")
         raise
-    _refuse_other_engines(said, config.backend)
+    _refuse_other_engines(said, config.backend, sources.path)
     return config.with_origins(_origins(said, config.backend))
 
 
@@ -200,8 +237,23 @@ def parse_assignments(pairs: Sequence[str]) -> dict[str, JsonValue]:
     return values
 
 
-def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
-    content, name = yaml.read_mapping(path), yaml.named(path)
+def _from_file(path: Path, unknown: list[_Unknown], content: Mapping[str, JsonValue] | None = None) -> _Layer:
+    """What the file says, or `content`, which is what a study makes of it."""
+    name = yaml.named(path)
+    if content is None:
+        content = _experiment_in(path, name)
+    known = len(unknown)
+    layer = _layer(content, _file_origin(path), unknown)
+    if len(unknown) > known:
+        lines = yaml.key_lines(path)
+        unknown[known:] = [
+            replace(one, origin=_with_line(one.key, one.origin, lines)) for one in unknown[known:]
+        ]
+    return layer
+
+
+def _experiment_in(path: Path, name: str) -> Mapping[str, JsonValue]:
+    content = yaml.read_mapping(path)
     if not content:
         raise ConfigError(
             f"{name} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
@@ -212,14 +264,7 @@ def _from_file(path: Path, unknown: list[_Unknown]) -> _Layer:
             "this version runs single experiments only",
             hint="give one experiment per file, with `model:` at its top level",
         )
-    known = len(unknown)
-    layer = _layer(content, _file_origin(path), unknown)
-    if len(unknown) > known:
-        lines = yaml.key_lines(path)
-        unknown[known:] = [
-            replace(one, origin=_with_line(one.key, one.origin, lines)) for one in unknown[known:]
-        ]
-    return layer
+    return content
 
 
 def _file_origin(path: Path) -> str:
@@ -237,9 +282,17 @@ def _places(error: ValidationError, said: _Layer, path: str | Path | None) -> It
     lines = {} if path is None else yaml.key_lines(Path(path))
     for details in error.errors(include_url=False, include_context=False):
         key = ".".join(map(str, details["loc"]))
-        leaf = next((said[name] for name in (key, f"{key}.name", *_parents(key)) if name in said), None)
+        # What two values together make wrong has no place of its own; the message begins with one of them.
+        meant = key or details["msg"].removeprefix("Value error, ").partition(" ")[0]
+        near = (
+            meant,
+            f"{meant}.name",
+            *_parents(meant),
+            *(one for one in said if one.startswith(f"{meant}.")),
+        )
+        leaf = next((said[name] for name in near if name in said), None)
         if leaf is not None:
-            yield key, _with_line(key, leaf.origin, lines if leaf.origin == of_file else {})
+            yield key, _with_line(meant, leaf.origin, lines if leaf.origin == of_file else {})
 
 
 def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _Layer:
@@ -247,6 +300,8 @@ def _from_environment(environ: Mapping[str, str], unknown: list[_Unknown]) -> _L
     for name in sorted(environ):
         # an empty variable counts as unset, as everywhere
         if not name.startswith(PREFIX) or name in RESERVED or not environ[name]:
+            continue
+        if name.startswith(OF_METERS):
             continue
         key = name.removeprefix(PREFIX).lower().replace("__", ".")
         if first_unknown(key) is not None:
@@ -334,11 +389,13 @@ def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
     return {**flags, target: _Leaf(size, "flag")}
 
 
-def _refuse_other_engines(said: _Layer, backend: str) -> None:
+def _refuse_other_engines(said: _Layer, backend: str, path: Path | None) -> None:
     """ConfigError for an option of an engine that does not run, though it be that engine's default."""
-    for key in said:
+    for key, leaf in said.items():
         if _of_other_engine(key, backend):
-            raise ConfigError(why_not_in_force(key.partition(".")[0], backend))
+            lines = yaml.key_lines(path) if path is not None and leaf.origin == _file_origin(path) else {}
+            place = f" ({_with_line(key, leaf.origin, lines)})"
+            raise ConfigError(why_not_in_force(key.partition(".")[0], backend) + place)
 
 
 def _unflatten(values: Mapping[str, JsonValue], where: str = "configuration") -> dict[str, JsonValue]:

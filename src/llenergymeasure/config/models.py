@@ -35,6 +35,7 @@ from llenergymeasure.config.engines import (
     Traits,
     backend_names,
     brought_options,
+    brought_section,
     why_absent,
 )
 from llenergymeasure.config.engines.llamacpp import LlamacppConfig
@@ -59,7 +60,18 @@ SCHEMA_VERSION = "2"
 
 # Fields outside the engines' sections that not every engine takes.
 TAKEN_BY_SOME = frozenset({"lora", "load", "passthrough_kwargs"})
-BUILTIN_METERS = ("auto", "nvml", "amd", "rapl", "apple", "estimate")
+BUILTIN_METERS = (
+    "auto",
+    "nvml",
+    "amd",
+    "rapl",
+    "apple",
+    "hwmon",
+    "battery",
+    "ipmi",
+    "redfish",
+    "estimate",
+)
 
 
 def _known_name(name: str, builtin: Collection[str], *, group: plugins.Group, info: ValidationInfo) -> str:
@@ -83,7 +95,7 @@ class DatasetConfig(Section):
         default="mixed",
         min_length=1,
         description="mixed, synthetic, ai-energy-score, the path of a JSON file, "
-        "or hf:<name>[:<config>][:<split>][:<column>]",
+        "hf:<name>[:<config>][:<split>][:<column>], or lm-eval:<task>",
     )
     column: str | None = Field(
         default=None,
@@ -94,6 +106,24 @@ class DatasetConfig(Section):
         default=False, description="refuse records without a prompt rather than skip and count them"
     )
     prompt_tokens: Positive = Field(default=128, description="length of every synthetic prompt, in tokens")
+    turns: Literal["one", "all"] = Field(
+        default="one",
+        description="one: a prompt from each record; all: of a conversation one for each answer that it "
+        "awaits, which holds the turns and the recorded answers before it",
+    )
+    answer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="key that holds the reference answer; by default answer, answers or answerKey",
+    )
+    matcher: Literal["auto", "exact", "number", "choice", "regex", "none"] = Field(
+        default="auto",
+        description="how answers are judged: auto by the kind of the reference, and then only where "
+        "output_length is natural; none judges nothing",
+    )
+    keep_answers: bool = Field(
+        default=False, description="keep the text of judged answers in events.jsonl of each run"
+    )
     chat_template: Literal["auto", "off"] = Field(
         default="auto", description="auto wraps text prompts in the model's chat template where it has one"
     )
@@ -107,9 +137,15 @@ class DecoderConfig(Section):
     """How the next token is chosen. The default is greedy: the same work in every pass."""
 
     temperature: float = Field(default=0.0, ge=0, le=10, description="0 is greedy")
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0, description="0 switches it off")
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample among the likeliest tokens of this total probability"
+    )
+    top_k: int = Field(
+        default=0, ge=0, description="sample among so many of the likeliest tokens; 0 switches it off"
+    )
+    repetition_penalty: float = Field(
+        default=1.0, gt=0, description="above 1 makes tokens that occurred less likely"
+    )
 
 
 class WarmupConfig(Section):
@@ -119,16 +155,18 @@ class WarmupConfig(Section):
     variation: float = Field(
         default=0.05, gt=0, description="largest coefficient of variation that counts as steady"
     )
-    min_batches: int = Field(default=3, ge=0)
-    max_seconds: PositiveSeconds = 30.0
+    min_batches: int = Field(default=3, ge=0, description="batches at least")
+    max_seconds: PositiveSeconds = Field(
+        default=30.0, description="no batch begins after this long, steady or not"
+    )
 
 
 class BudgetConfig(Section):
     """Where measuring stops although the interval is still wide; counted over all repeats."""
 
-    passes: Positive = 90
-    seconds: PositiveSeconds = 120.0
-    joules: AboveZero | None = None
+    passes: Positive = Field(default=90, description="passes at most")
+    seconds: PositiveSeconds = Field(default=120.0, description="seconds of passes at most")
+    joules: AboveZero | None = Field(default=None, description="joules at most; no limit when absent")
 
 
 class PassesConfig(Section):
@@ -213,11 +251,16 @@ class EnergyConfig(Section):
     meter: str = Field(
         default="auto",
         min_length=1,
-        description="auto, nvml, amd, rapl, apple, estimate, or a plug-in's name",
+        description=f"{', '.join(BUILTIN_METERS)}, or a plug-in's name",
     )
     gpus: Literal["auto", "all"] | tuple[str, ...] = Field(
         default="auto",
         description="auto: those the engine uses; all; or a list of UUIDs, their beginnings or indices",
+    )
+    boundary: Literal["auto", "gpu", "gpu+cpu+dram", "host", "wall"] = Field(
+        default="auto",
+        description="what the figures take in: auto is the sum of all parts that are read, else the host; "
+        "what else was read is shown beside",
     )
     require_measured: bool = Field(
         default=False, description="refuse to run where energy could only be modelled"
@@ -261,7 +304,9 @@ class FootprintConfig(Section):
         description="country (ISO 3166 alpha-3), by codecarbon's table if installed",
     )
     pue: float = Field(default=1.0, ge=1, le=5, description="power usage effectiveness of the building")
-    price_per_kwh: NotNegative | None = None
+    price_per_kwh: NotNegative | None = Field(
+        default=None, description="price of a kWh; no cost is derived when absent"
+    )
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$", description="of price_per_kwh (ISO 4217)")
 
     @model_validator(mode="after")
@@ -285,18 +330,26 @@ def _engine_name(name: str, info: ValidationInfo) -> str:
 
 
 class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a frozen model
-    """One experiment: one model on one backend with one workload."""
+    """One experiment: one model on one backend with one workload.
+
+    It holds the values that it is given: where it is made in Python, `preset` is a label. A file, flags, and
+    a mapping that `run_experiment` is given have the preset's values below theirs.
+    """
 
     model: str = Field(
         min_length=1, max_length=1024, description="hub id, directory, GGUF file, alias or random:<shape>"
     )
-    backend: str = Field(default=next(iter(BACKENDS)), min_length=1)
-    n: Positive = Field(default=100, description="number of prompts")
+    backend: str = Field(default=next(iter(BACKENDS)), min_length=1, description="engine that runs the model")
+    n: Positive = Field(
+        default=100, description="number of prompts; each turn of a conversation is one; of a trace at most"
+    )
     dataset: Annotated[DatasetConfig, BeforeValidator(_named_dataset)] = Field(default_factory=DatasetConfig)
-    precision: Precision = "bf16"
-    random_seed: int = Field(default=42, ge=0, lt=2**32)
+    precision: Precision = Field(default="bf16", description="number format of the weights in memory")
+    random_seed: int = Field(
+        default=42, ge=0, lt=2**32, description="of sampled tokens, synthetic prompts and random weights"
+    )
     max_input_tokens: Positive = Field(default=512, description="longer prompts are cut to this many tokens")
-    max_output_tokens: Positive = 128
+    max_output_tokens: Positive = Field(default=128, description="output tokens of a request at most")
     output_length: Literal["exact", "natural"] = Field(
         default="exact",
         description="exact: every request produces max_output_tokens, or the length that its record names; "
@@ -314,7 +367,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     baseline: BaselineConfig = Field(default_factory=BaselineConfig)
     energy: EnergyConfig = Field(default_factory=EnergyConfig)
     footprint: FootprintConfig = Field(default_factory=FootprintConfig)
-    preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = "quick"
+    preset: Literal["smoke", "quick", "rigorous", "ai-energy-score", "mlperf-power"] = Field(
+        default="quick", description="defaults of how long a run takes, in a file and on the command line"
+    )
     timeout_s: PositiveSeconds = Field(default=3600.0, description="a run is ended after this long")
     runner: RunnerConfig = Field(default_factory=RunnerConfig)
     pytorch: PytorchConfig = Field(default_factory=PytorchConfig)
@@ -327,7 +382,9 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     passthrough_kwargs: Arguments = Field(
         default_factory=dict, description="further arguments of transformers' from_pretrained, by their names"
     )
-    output_dir: Path | None = None
+    output_dir: Path | None = Field(
+        default=None, description="directory that results are stored in; nothing is kept when absent"
+    )
     _brought: EngineSection | None = PrivateAttr(None)
 
     # What has no field is the section of an engine that brings its own: the options that are not defaults.
@@ -401,7 +458,8 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
                 raise ValueError(why_not_in_force(name, self.backend))
         for name in sorted(TAKEN_BY_SOME):
             if getattr(self, name) and name not in self.engine.takes:
-                takers = [other for other, engine in ENGINES.items() if name in engine().traits.takes]
+                sections = {other: brought_section(other) or EngineSection for other in BACKENDS}
+                takers = [other for other, engine in sections.items() if name in engine().traits.takes]
                 raise ValueError(
                     f"{name} is given, but the backend {self.backend} takes none; remove it, "
                     f"or choose --backend {' or '.join(takers)}"
@@ -442,8 +500,21 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
         return self
 
     @model_validator(mode="after")
+    def _fits_load(self) -> ExperimentConfig:
+        if self.is_stream and self.passes.target is not None:
+            raise ValueError(
+                "passes.target asks for a second block of passes, and the windows of a running load are one; "
+                "remove it, and set passes.count, or repeats.target"
+            )
+        if self.load is not None and self.load.finite and self.load.concurrency > self.n:
+            raise ValueError(
+                f"load.concurrency {self.load.concurrency} is larger than n {self.n}; lower it or raise n"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batch_fits(self) -> ExperimentConfig:
-        if self.batch_size > self.n:
+        if self.load is None and self.batch_size > self.n:
             own = self.engine
             if own.replicas > 1:
                 raise ValueError(
@@ -455,6 +526,25 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
                 "lower the batch size or raise n"
             )
         return self
+
+    @model_validator(mode="after")
+    def _load_fits_prompts(self) -> ExperimentConfig:
+        load = self.load
+        if load is not None and load.trace is not None and self.dataset != DatasetConfig():
+            raise ValueError("load.trace has requests of its own; remove dataset, or choose other arrivals")
+        is_closed = load is None or load.arrivals == "closed"
+        if load is not None and load.think_s and not is_closed and self.dataset.turns == "one":
+            raise ValueError(
+                f"load.think_s has no use with arrivals {load.arrivals} and prompts of one turn; "
+                "remove it, or set dataset.turns to all"
+            )
+        return self
+
+    @property
+    def prompts_from(self) -> str:
+        """What names the prompts: the trace of the load, else the dataset."""
+        trace = None if self.load is None else self.load.trace
+        return self.dataset.name if trace is None else str(trace)
 
     @property
     def options(self) -> EngineSection:
@@ -479,9 +569,29 @@ class ExperimentConfig(Section):  # noqa: PLW1641  pydantic makes the hash of a 
     def batch_size(self) -> int:
         """Requests handed to the engine at once.
 
-        Engines that form their own batches are handed all `n`, unless a batch size is given.
+        Engines that form their own batches are handed all `n`, unless a batch size is given. Of a load they
+        are the users of a closed loop; by due times there may be any number.
         """
+        if self.load is not None:
+            return self.load.concurrency if self.load.arrivals == "closed" else self.n
         return self.engine.batch_size or self.n
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether passes are windows of a running load, rather than walks between two silences."""
+        return self.load is not None and not self.load.finite
+
+    @property
+    def why_no_prefill(self) -> str | None:
+        """Why no prefill passes are run; None where they are."""
+        load = self.load
+        if self.max_output_tokens == 1:
+            return "every request has one output token: prefill is all there is (see energy per request)"
+        if self.is_stream:
+            return "under a running load prefill and decode of different requests overlap"
+        if load is not None and (load.arrivals != "closed" or load.think_s):
+            return "requests come at times of their own, and a pass of prefill would mostly wait for them"
+        return None if self.passes.prefill else "no prefill passes were asked for: passes.prefill is 0"
 
 
 # The engines whose sections are fields, for editors and type checkers; others bring theirs with the backend.

@@ -12,7 +12,9 @@ from llenergymeasure.config.section import Section
 class RunnerConfig(Section):
     """Where the process that runs the model lives: on this host as it is, or in a container on it."""
 
-    kind: Literal["local", "container"] = "local"
+    kind: Literal["local", "container"] = Field(
+        default="local", description="local: this host as it is; container: an image on it"
+    )
     image: str | None = Field(
         default=None, description="image of the container, which holds the engine and the same llem as here"
     )

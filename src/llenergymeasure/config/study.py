@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ from pydantic import Field, JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.axes import Axis, Settings, axes, check_key, points, settings, size
-from llenergymeasure.config.section import NotNegative, Positive, PositiveSeconds, Section
-from llenergymeasure.config.suggest import nearest
+from llenergymeasure.config.section import AboveZero, NotNegative, Positive, PositiveSeconds, Section
+from llenergymeasure.config.suggest import keys_beside, nearest
 from llenergymeasure.exceptions import ConfigError
 
-# Keys of a study file that are no keys of an experiment. One of the first two makes a file a study.
-STUDY_KEYS = ("sweep", "experiments")
+# Keys of a study file that are no keys of an experiment. One of the first makes a file a study.
+STUDY_KEYS = ("sweep", "experiments", "search")
 OTHER_KEYS = ("base", "name", "exclude", "when", "execution")
 MAX_POINTS = 10_000
 
@@ -82,6 +83,41 @@ class Execution(Section):
     ray: RayConfig = Field(default_factory=RayConfig)
 
 
+class Search(Section):
+    """For the highest load at which answers still meet the objectives of `slo`, by halving."""
+
+    over: str = Field(description="key of the load, such as load.rate")
+    min: AboveZero = Field(description="the lowest value that is tried, and the first")
+    max: AboveZero = Field(description="the highest one, and the second")
+    share: float = Field(
+        default=0.99, gt=0, le=1, description="of the requests of every repeat that meet all objectives"
+    )
+    tolerance: float = Field(
+        default=0.05, ge=0.001, lt=1, description="between the highest value that meets and the next, at most"
+    )
+
+    def values(self) -> list[JsonValue]:
+        """The values that may be tried, in rising order: equally spaced on a log scale, whole where the key
+        wants whole ones.
+        """
+        whole = _is_whole(self.over)
+        steps = math.ceil(math.log(self.max / self.min) / math.log1p(self.tolerance))
+        spaced = [self.min * (self.max / self.min) ** (at / max(1, steps)) for at in range(steps + 1)]
+        if whole:
+            return list(dict.fromkeys(round(one) for one in spaced))
+        return list(dict.fromkeys(float(f"{one:.4g}") for one in spaced))
+
+
+def _is_whole(key: str) -> bool:
+    field = keys_beside(key.partition(".")[0]).get(key)
+    return field is not None and field.annotation is int
+
+
+def most_probes(count: int) -> int:
+    """Of a search among so many values."""
+    return min(count, 2 + math.ceil(math.log2(max(1, count - 1))))
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """Keys that one experiment sets on top of the base. `swept` ones leave out what their engine does not
@@ -95,7 +131,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """A study file as it stands, before any experiment is validated."""
+    """A study file as it stands, before any experiment is validated. A search is the last of the axes."""
 
     path: Path | None
     name: str | None
@@ -105,6 +141,7 @@ class StudyFile:
     exclude: tuple[Condition, ...]
     when: Mapping[str, Condition]
     execution: Execution
+    search: Search | None = None
 
     @property
     def size(self) -> int:
@@ -158,15 +195,23 @@ def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) ->
     name = own.get("name")
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"{where}: name is not a text: {name!r}")
+    search = _search(own.get("search"), where)
+    found = axes(sweep, where=f"{where}: sweep") if isinstance(sweep, dict) else ()
+    if search is not None:
+        if any(search.over in choice for axis in found for choice in axis.choices):
+            raise ConfigError(f"{where}: {search.over} is swept, and searched for")
+        values = tuple({search.over: value} for value in search.values())
+        found = (*found, Axis(f"search over {search.over}", values))
     study = StudyFile(
         path=path,
         name=name,
         base=_base(own.get("base"), path, {key: content[key] for key in content if key not in own}),
-        axes=axes(sweep, where=f"{where}: sweep") if isinstance(sweep, dict) else (),
+        axes=found,
         listed=tuple(_listed(own.get("experiments"), where)),
         exclude=tuple(_conditions(own.get("exclude"), where=f"{where}: exclude")),
         when=_when(own.get("when"), where=f"{where}: when"),
         execution=execution,
+        search=search,
     )
     if not study.size:
         raise ConfigError(
@@ -223,6 +268,23 @@ def _base(name: JsonValue, path: Path | None, inline: dict[str, JsonValue]) -> d
 
 def _flat(content: dict[str, JsonValue], where: str) -> Settings:
     return settings(content, where=where) if content else {}
+
+
+def _search(given: JsonValue, where: str) -> Search | None:
+    if given is None:
+        return None
+    try:
+        search = Search.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{where}: {'.'.join(['search', *map(str, first['loc'])])}: {first['msg']}",
+            hint="such as search: {over: load.rate, min: 1, max: 64}",
+        ) from error
+    check_key(search.over, where=f"{where}: search")
+    if search.min >= search.max:
+        raise ConfigError(f"{where}: search.min {search.min:g} is not below search.max {search.max:g}")
+    return search
 
 
 def _execution(given: JsonValue, where: str) -> Execution:

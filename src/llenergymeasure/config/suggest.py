@@ -19,6 +19,7 @@ RENAMED = {
     "cycles.count": "repeats.count",
     "cycles.target": "repeats.target",
     "passes.minimum": "passes.count",
+    "openai.concurrency": "load.concurrency",
 }
 
 # what transformers, vLLM, llama.cpp, optimum-benchmark and lm-eval call these, by the last word of the key
@@ -46,6 +47,9 @@ _PEERS = {
     **dict.fromkeys(("warmup_runs", "warmup_steps", "num_iters_warmup"), "warmup.min_batches"),
     **dict.fromkeys(("iterations", "num_iters", "repetitions", "num_runs"), "repeats.count"),
     **dict.fromkeys(("duration", "benchmark_duration"), "passes.seconds"),
+    **dict.fromkeys(("request_rate", "qps", "arrival_rate"), "load.rate"),
+    **dict.fromkeys(("max_concurrency", "num_users", "users"), "load.concurrency"),
+    **dict.fromkeys(("goodput", "request_goodput"), "slo"),
 }
 _SAME_VALUES = {
     "float16": "fp16",
@@ -78,6 +82,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     by_lower = {option.lower(): option for option in options}
     if close := get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6):
         return by_lower[close[0]]
+    by_word = {word: option for option in reversed(options) for word in option.lower().split("_")}
+    if len(name) > 3 and (close := get_close_matches(name.lower(), by_word, n=1, cutoff=0.75)):
+        return by_word[close[0]]
     within = [option for option in options if len(name) > 2 and name.lower() in option.lower()]
     return min(within, key=len, default=None)
 

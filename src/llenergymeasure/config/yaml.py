@@ -6,6 +6,7 @@ object, no key is repeated, and what anchors expand to is counted before anythin
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import stat
@@ -103,6 +104,8 @@ def parse(text: str, *, where: str) -> JsonValue:
 def read_mapping(path: Path) -> dict[str, JsonValue]:
     """The mapping that the file holds, {} when it holds nothing; ConfigError says what is wrong with it."""
     text = _read_text(path)
+    if path.suffix == ".json":
+        _require_json(text, named(path))
     value = parse(text, where=named(path))
     if value is None:
         return {}
@@ -115,17 +118,31 @@ def read_mapping(path: Path) -> dict[str, JsonValue]:
     return value
 
 
+def _require_json(text: str, name: str) -> None:
+    """YAML would let more pass, such as a comma too many, that no other reader of JSON takes."""
+    try:
+        json.loads(text)
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ConfigError(f"{name}{line}: not JSON: {what}", hint="YAML goes by the name .yaml") from error
+
+
 def key_lines(path: Path) -> dict[str, int]:
-    """The line of each dotted key in a file that `read_mapping` reads."""
+    """The line of each dotted key in a file that `read_mapping` reads; items of a list go by their index."""
     root = yaml.compose(_read_text(path), Loader=_CoreLoader)
     return dict(_lines(root, "")) if root is not None else {}
 
 
 def _lines(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int]]:
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        name = f"{prefix}{key.value}"
-        yield name, key.start_mark.line + 1
-        yield from _lines(value, f"{name}.")
+    if isinstance(node, yaml.MappingNode):
+        named = [(str(key.value), key, value) for key, value in node.value]
+    else:
+        items = node.value if isinstance(node, yaml.SequenceNode) else ()
+        named = [(str(number), item, item) for number, item in enumerate(items)]
+    for name, at, value in named:
+        yield f"{prefix}{name}", at.start_mark.line + 1
+        yield from _lines(value, f"{prefix}{name}.")
 
 
 def named(path: Path) -> str:

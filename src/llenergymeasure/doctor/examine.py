@@ -6,8 +6,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from llenergymeasure.config import plugins
 from llenergymeasure.config.engines import BACKENDS, backend_names, brought_options
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.config.places import cache_dir
+from llenergymeasure.doctor.now import GpuNow, HubReport, governor, gpus_now, hub_now
 from llenergymeasure.energy import METERS, Meter
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.selection import choose_meters, meter_names
@@ -31,7 +33,10 @@ from llenergymeasure.records import Clock, Domain, Environment, GpuFacts
 from llenergymeasure.simulation.device import SimulatedNvml
 
 READS = 20
+_READING_S = 1.0
 RECORDED_S = 0.3
+# A network that answers does so in less; a longer wait would be most of what this takes.
+HUB_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,14 @@ class RecorderReport:
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
-    """A folder that llem uses, and the room where it is or would be made; None is unknown."""
+    """A folder that llem uses, and the room where it is or would be made; None is unknown. `variable` of the
+    environment moves it.
+    """
 
     use: str
     path: str
     free_bytes: int | None
+    variable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,9 @@ class Examination:
     recorder: RecorderReport
     clock: ClockReport
     disks: tuple[DiskReport, ...]
+    gpus_now: tuple[GpuNow, ...] = ()
+    governor: str | None = None
+    hub: HubReport | None = None
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -112,13 +123,24 @@ def examine(*, nvml: Any = None, rapl_root: Path | None = None, clock: Clock = t
 
     `nvml` and `rapl_root` replace the driver's binding and the kernel's powercap tree.
     """
-    gpus = gpu_facts(nvml)
-    reports, usable = [], []
+    # The hub may take its time while all else is looked at.
+    with ThreadPoolExecutor(max_workers=1) as aside:
+        hub = aside.submit(hub_now, within_s=HUB_S)
+        gpus = gpu_facts(nvml)
+        found = _examined(gpus, nvml=nvml, rapl_root=rapl_root, clock=clock)
+        return replace(found, hub=hub.result(), gpus_now=gpus_now(nvml), governor=governor())
+
+
+def _examined(gpus: tuple[GpuFacts, ...], *, nvml: Any, rapl_root: Path | None, clock: Clock) -> Examination:
+    reports: list[MeterReport] = []
+    usable: list[tuple[MeterReport, Meter]] = []
     for name in meter_names():
         report, meter = _meter(name, nvml=nvml, rapl_root=rapl_root, clock=clock)
+        # A run would record only the first of two that see the same, such as the host.
+        names = {domain.name for domain in report.domains}
+        if meter is not None and not names & {domain.name for one in reports for domain in one.domains}:
+            usable.append((report, meter))
         reports.append(report)
-        if meter is not None:
-            usable.append(meter)
     return Examination(
         environment=environment(gpus),
         gpus=gpus,
@@ -152,7 +174,9 @@ def _meter(name: str, *, nvml: Any, rapl_root: Path | None, clock: Clock) -> tup
         )
         (meter,) = selection.meters
         with meter:
-            times = [_timed(meter) for _ in range(READS)]
+            times = [_timed(meter)]
+            while len(times) < READS and sum(times) < _READING_S:
+                times.append(_timed(meter))
             return MeterReport(name, None, tuple(meter.domains()), median(times), selection.notes), meter
 
     try:
@@ -188,29 +212,41 @@ def _why_not(name: str) -> str | None:
     return None if why is None else str(why)
 
 
-def _recorder(meters: Sequence[Meter]) -> RecorderReport:
-    """What recording costs here beside a model that runs, found out by recording."""
-    if not meters:
+def _recorder(usable: Sequence[tuple[MeterReport, Meter]]) -> RecorderReport:
+    """What recording costs here beside a model that runs, found out by recording; what is read less often
+    than that lasts is known by its period.
+    """
+    if not usable:
         return RecorderReport(None, None, "no meter can be read")
+    share, values, quick = 0.0, 0.0, []
+    for report, meter in usable:
+        period_s = getattr(meter, "period_s", None) or 0.0
+        if period_s < RECORDED_S:
+            quick.append(meter)
+        else:
+            share += (report.read_s or 0.0) / period_s
+            values += sum(len(domain.quantities) for domain in report.domains) / period_s
+    if not quick:
+        return RecorderReport(share, values)
     try:
-        with Recorder(meters, clock=time, directory=None) as recorder:
+        with Recorder(quick, clock=time, directory=None) as recorder:
             before_s, before, start = recorder.cpu_s, recorder.samples, time.monotonic()
             time.sleep(RECORDED_S)
             spent_s, read = recorder.cpu_s - before_s, recorder.samples - before
             seconds = time.monotonic() - start
     except LLEMError as error:
         return RecorderReport(None, None, error.message)
-    return RecorderReport(spent_s / seconds, read / seconds)
+    return RecorderReport(share + spent_s / seconds, values + read / seconds)
 
 
 def _disks() -> Iterator[DiskReport]:
-    for use, folder in (
+    for use, variable, folder in (
         # tempfile would find it out by writing there.
-        ("temporary files of runs", Path(os.environ.get("TMPDIR") or "/tmp")),  # noqa: S108  only looked at
-        ("models of the hub", hub_cache()),
-        ("converted models", cache_dir()),
+        ("temporary files of runs", "TMPDIR", Path(os.environ.get("TMPDIR") or "/tmp")),  # noqa: S108  only looked at
+        ("models of the hub", "HF_HOME", hub_cache()),
+        ("converted models", "LLEM_CACHE_DIR", cache_dir()),
     ):
-        yield DiskReport(use, str(folder), _free_bytes(folder))
+        yield DiskReport(use, str(folder), _free_bytes(folder), variable)
 
 
 def _free_bytes(folder: Path) -> int | None:

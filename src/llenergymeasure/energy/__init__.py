@@ -13,6 +13,10 @@ METERS = {
     "amd": "llenergymeasure.energy.meters.amd:AmdMeter",
     "rapl": "llenergymeasure.energy.meters.rapl:RaplMeter",
     "apple": "llenergymeasure.energy.meters.apple:AppleMeter",
+    "hwmon": "llenergymeasure.energy.meters.hwmon:HwmonMeter",
+    "battery": "llenergymeasure.energy.meters.battery:BatteryMeter",
+    "ipmi": "llenergymeasure.energy.meters.ipmi:IpmiMeter",
+    "redfish": "llenergymeasure.energy.meters.redfish:RedfishMeter",
     "estimate": "llenergymeasure.energy.meters.estimate:EstimateMeter",
 }
 

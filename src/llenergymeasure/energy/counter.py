@@ -20,13 +20,15 @@ _LATE_S = 0.1
 
 # What no domain of a kind draws. Sockets: twice the highest thermal design power that there is, 500 W (Intel
 # ARK, Xeon 6980P; AMD, EPYC 9965). Boards: twice 1.4 kW (NVIDIA, B300), modules: twice 2.7 kW (GB200).
-# CPU time (`host`): what this many processors use.
+# CPU time (`host`): what this many processors use. A machine and its socket: a server of eight such boards.
 MOST_W: Mapping[DomainKind, float] = {
     "cpu": 1_000.0,
     "dram": 1_000.0,
     "gpu": 3_000.0,
     "module": 6_000.0,
-    "host": 10_000.0,
+    "host": 30_000.0,
+    "wall": 30_000.0,
+    "part": 6_000.0,
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llenergymeasure.analysis.statistics import stein_count
+from llenergymeasure.analysis.statistics import relative_half_width, stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import BlockKind, WarmUp
@@ -108,6 +108,12 @@ class Repeats:
                 self._turn = replace(self._turn, runs=min(wanted, asked.max))
 
     @property
+    def half_width(self) -> float | None:
+        """Of the interval of the cost per output token over the runs so far, relative; None below three."""
+        costs = [one.per_token for one in self._measured if one.per_token is not None]
+        return relative_half_width(costs) if len(costs) == len(self._measured) else None
+
+    @property
     def _measured(self) -> list[RunCost]:
         return [one for one in self._costs if one is not None]
 
@@ -118,6 +124,8 @@ def walks_in_pass(config: ExperimentConfig, walk_s: float) -> int:
 
 
 def pass_seconds(config: ExperimentConfig, walk_s: float) -> float:
+    if config.is_stream:
+        return config.passes.seconds
     return max(config.passes.seconds, walks_in_pass(config, walk_s) * walk_s)
 
 
@@ -152,12 +160,13 @@ def why_too_few(config: ExperimentConfig, warm_up: WarmUp) -> tuple[str, str] | 
     if units >= ENOUGH or asked < ENOUGH:
         return None
     what = "passes" if single else "repeats"
+    a_pass = "a window of the load" if config.is_stream else f"a pass over the {config.n} prompts"
     message = (
-        f"a pass over the {config.n} prompts takes about {pass_s:.3g} s, so that the budget of "
+        f"{a_pass} takes about {pass_s:.3g} s, so that the budget of "
         f"{budget.seconds:g} s and {budget.passes} passes leaves {units} of the {ENOUGH} {what} that an "
         "interval needs"
     )
-    return message, _what_fits(config, warm_up) or "raise passes.budget"
+    return message, _what_fits(config, warm_up) or f"raise passes.budget.passes to {ENOUGH}"
 
 
 def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:
@@ -167,6 +176,9 @@ def _what_fits(config: ExperimentConfig, warm_up: WarmUp) -> str | None:
         return None
     share_s, walk_s = budget.seconds / ENOUGH, warm_up.walk_s or least_s
     longer = f"passes.budget.seconds={math.ceil(ENOUGH * expected_pass_s(config, warm_up))}"
+
+    if config.is_stream:
+        return f"passes.seconds={share_s:.3g} would fit, or {longer}" if share_s >= SHORTEST_S else longer
 
     def fits(part: float) -> bool:
         """Whether whole walks of that part of today's work make a pass that the share holds."""

@@ -29,7 +29,16 @@ from llenergymeasure.measure.launch import (
     signal_group,
 )
 from llenergymeasure.measure.scratch import EVENTS_NAME
-from llenergymeasure.records import BlockKind, FailureKind, Pass, RunFailure, SessionFacts, Stage, WarmUp
+from llenergymeasure.records import (
+    BlockKind,
+    FailureKind,
+    Pass,
+    RequestCounts,
+    RunFailure,
+    SessionFacts,
+    Stage,
+    WarmUp,
+)
 
 HELLO_S = 60.0
 CANCEL_S = 10.0
@@ -70,15 +79,21 @@ class ChildWorker:
         self._launch = launch
         self._pid: int | None = None
         self._beside: tuple[int, ...] = ()
+        self._account: RequestCounts | None = None
         self._stack = ExitStack()
         self._stack.callback(self._events.close)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """No process of the worker's session is alive after this, and none is left unreaped."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """No process of the worker's session is alive after this, and none is left unreaped. An error notes
+        what became of the requests that were sent to a server.
+        """
         self._stack.close()
+        account = self._last_account()
+        if error is not None and account is not None:
+            error.add_note(str(account))
 
     def pids(self) -> tuple[int, ...]:
         """The worker's process, once there is one; its tree hangs below it. Beside it those that do its work.
@@ -94,12 +109,12 @@ class ChildWorker:
         self._beside = ready.facts.pids
         return ready
 
-    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
+    def warm_up(self, began: Callable[[protocol.WarmUpBatch], None] | None = None) -> WarmUp:
         self._stage = "warmup"
         self._send(protocol.StartWarmUp())
         while isinstance(message := self._receive(None), protocol.WarmUpBatch):
             if began is not None:
-                began(message.number, message.last_s)
+                began(message)
         return self._wanted(message, protocol.Warm).warm_up
 
     def run_block(
@@ -182,6 +197,16 @@ class ChildWorker:
             )
         self._pid = hello.pid
 
+    def _last_account(self) -> RequestCounts | None:
+        """Of a worker that said why it failed, or was cancelled before anybody listened to that."""
+        while self._account is None and not self._inbox.empty():
+            line = self._inbox.get()
+            if line is not None and isinstance(
+                said := protocol.MESSAGES.validate_json(line), protocol.Failed
+            ):
+                self._account = said.requests
+        return self._account
+
     def _send(self, command: protocol.Command) -> None:
         line = protocol.encode_command(command)
         self._events.write("parent", line)
@@ -196,6 +221,7 @@ class ChildWorker:
 
     def _wanted(self, message: protocol.Message, wanted: type[Answer]) -> Answer:
         if isinstance(message, protocol.Failed):
+            self._account = message.requests
             raise self._failed(message.failure)
         if not isinstance(message, wanted):
             raise self._error("error", f"the worker said {message!r} where {wanted.__name__} was due")

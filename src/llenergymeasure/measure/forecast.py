@@ -21,6 +21,8 @@ StepName: TypeAlias = Literal["cooling", "bare", "load", "loaded", "warm_up", "f
 # at each edge until a GPU's counter has stepped often enough; RAPL steps every millisecond.
 GPU_SILENCES_S = 2 * 0.4 + 0.15 + 2 * 0.5
 RAPL_SILENCES_S = 2 * 0.1
+# Where a slow meter of the host leads: twice its memory and lag on each side.
+_SLOW_SILENCES_S = {"ipmi": 160.0, "redfish": 160.0, "battery": 32.0}
 # A sensor that averages forgets the work before an idle window.
 REST_S = 1.0
 # Two looks at the power, which is the least that cooling takes.
@@ -134,6 +136,10 @@ class Tracker:
         self._run, self._runs = 1, forecast_at(config, pace).runs
         self._begun: list[StepName] = []
         self._since = now()
+        target, most = config.repeats.target, config.repeats.max
+        self._known = None if target is None else f"until ± {target * 100:.2g} %, at most {most} runs"
+        self._watts: Callable[[], float | None] = lambda: None
+        self._tokens_per_s: float | None = None
 
     def begin_run(self, run: int, runs: int) -> None:
         self._run, self._runs, self._since = run, runs, self._now()
@@ -149,8 +155,28 @@ class Tracker:
     def measured(self, *, walk_s: float | None = None, load_s: float | None = None) -> None:
         if walk_s is not None:
             self._pace = self._pace.with_walk(walk_s)
+            if walk_s > 0 and self._config.output_length == "exact":
+                self._tokens_per_s = self._config.n * self._config.max_output_tokens / walk_s
         if load_s is not None:
             self._pace = replace(self._pace, load_s=load_s)
+
+    def watched(self, watts: Callable[[], float | None]) -> None:
+        """`watts` gives the power now, whenever it is asked."""
+        self._watts = watts
+
+    def known(self, half_width: float | None) -> None:
+        """How well the cost is known after the runs so far, relative."""
+        target = self._config.repeats.target
+        if half_width is not None:
+            wanted = "" if target is None else f", target ± {target * 100:.2g} %"
+            self._known = f"± {half_width * 100:.2g} % so far{wanted}"
+
+    def _live(self) -> str | None:
+        """What is known at this moment; the rate is that of the warm-up, and only while passes run."""
+        watts, passing = self._watts(), self._begun[-1:] == ["full"]
+        rate = f"≈ {self._tokens_per_s:.3g} token/s" if passing and self._tokens_per_s else None
+        parts = (None if watts is None else f"{watts:.3g} W", rate, self._known)
+        return ", ".join(filter(None, parts)) or None
 
     def __call__(
         self,
@@ -159,6 +185,7 @@ class Tracker:
         done: float | None = None,
         total: float | None = None,
         note: str | None = None,
+        passes: int | None = None,
         **_: object,
     ) -> None:
         plan = self._forecast()
@@ -173,6 +200,8 @@ class Tracker:
             runs=self._runs,
             left_s=plan.left_s(run=self._run, begun=self._begun, done_s=self._now() - self._since),
             note=note,
+            passes=passes,
+            live=self._live,
         )
 
     def _forecast(self) -> Forecast:
@@ -189,10 +218,17 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
     yield Step("load", load_s, load_s)
     if idle:
         yield Step("loaded", REST_S + idle, REST_S + idle)
-    agree = f"until {warmup.window} batches agree within {warmup.variation * 100:.3g} %"
+    alike = "stretches of the load" if config.is_stream else "batches"
+    agree = f"until {warmup.window} {alike} agree within {warmup.variation * 100:.3g} %"
     yield Step("warm_up", pace.warm_up_s, max(pace.warm_up_s, warmup.max_seconds), agree)
-    yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
-    if count := config.passes.prefill:
+    if config.is_stream:
+        seconds = passes * config.passes.seconds
+        windows = f"{passes} window{'s'[: passes != 1]} of {config.passes.seconds:g} s"
+        yield Step("full", seconds, seconds, f"{windows} of the running load, which then drains")
+    else:
+        yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
+    if config.why_no_prefill is None:
+        count = config.passes.prefill
         block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)
         yield replace(block, note=f"{block.note}, one output token each")
     after_s = CLOSE_S + (REST_S + idle if idle else 0.0)
@@ -242,6 +278,8 @@ def _pace_of(result: ExperimentResult, config: ExperimentConfig) -> Pace | None:
 
 def _silences_s(meters: AbstractSet[str]) -> float:
     """The longest that one of them needs; a modelled figure needs none."""
+    if slow := [_SLOW_SILENCES_S[meter] for meter in meters if meter in _SLOW_SILENCES_S]:
+        return max(slow)
     if meters & {"nvml", "amd", "amdsmi"}:
         return GPU_SILENCES_S
     return RAPL_SILENCES_S if "rapl" in meters else 0.0
@@ -265,12 +303,13 @@ def _guess(config: ExperimentConfig, *, gpu: bool) -> Pace:
         first_s = asked.prefill_s_per_token * config.dataset.prompt_tokens * config.batch_size
     batch_s = first_s + config.max_output_tokens * step_s
     needed = max(config.warmup.min_batches, config.warmup.window) + 2
+    unit_s = max(0.5, 2 * batch_s) if config.is_stream else batch_s
     meter = config.energy.meter
     meters = {"nvml"} if meter == "auto" and (gpu or simulated) else {meter}
     return Pace(
         setup_s=2.0,
         load_s=load_s,
-        warm_up_s=min(needed * batch_s, config.warmup.max_seconds + batch_s),
+        warm_up_s=min(needed * unit_s, config.warmup.max_seconds + batch_s),
         walk_s=batches * batch_s,
         prefill_walk_s=batches * first_s,
         silences_s=_silences_s(meters),

@@ -25,7 +25,7 @@ from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, War
 
 if TYPE_CHECKING:
     from llenergymeasure.measure.harness import Worker
-    from llenergymeasure.measure.protocol import Ready
+    from llenergymeasure.measure.protocol import Ready, WarmUpBatch
 
 T = TypeVar("T")
 ANSWER_S = 10.0
@@ -96,7 +96,7 @@ class PlacedWorker:
         self.claim(facts.gpu_uuids)
         return replace(ready, facts=facts)
 
-    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp:
+    def warm_up(self, began: Callable[[WarmUpBatch], None] | None = None) -> WarmUp:
         return self.worker.warm_up(began)
 
     def run_block(

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from llenergymeasure.analysis.statistics import stein_count
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.budget import Turn, expected_pass_s, passes_that_fit
-from llenergymeasure.measure.protocol import Ready
+from llenergymeasure.measure.protocol import Ready, WarmUpBatch
 from llenergymeasure.records import (
     Block,
     BlockKind,
@@ -45,7 +45,7 @@ class Worker(Protocol):
 
     def open(self) -> Ready: ...
 
-    def warm_up(self, began: Callable[[int, float | None], None] | None = None) -> WarmUp: ...
+    def warm_up(self, began: Callable[[WarmUpBatch], None] | None = None) -> WarmUp: ...
 
     def run_block(
         self,
@@ -137,10 +137,11 @@ def _warm_up(config: ExperimentConfig, rig: Rig) -> WarmUp:
     _begin(rig, "warm_up", "warming up", total=cap_s)
     start_ns = rig.clock.monotonic_ns()
 
-    def began(number: int, last_s: float | None) -> None:
-        last = "" if last_s is None else f", last took {last_s:.2g} s"
+    def began(batch: WarmUpBatch) -> None:
+        last = "" if batch.last_s is None else f", last took {batch.last_s:.2g} s"
         done_s = (rig.clock.monotonic_ns() - start_ns) / 1e9
-        rig.progress("warming up", done=done_s, total=cap_s, note=f"batch {number}{last}")
+        note = batch.note or f"batch {batch.number}{last}"
+        rig.progress("warming up", done=done_s, total=cap_s, note=note)
 
     return rig.worker.warm_up(began)
 
@@ -152,7 +153,10 @@ def _blocks(
     second full block with what the scatter of the first asks for (Stein's two stages).
     """
     count = passes_that_fit(config, warm_up, turn)
-    wants_prefill = config.passes.prefill > 0 and config.max_output_tokens > 1
+    if config.is_stream:
+        yield _windows(config, rig, count)
+        return
+    wants_prefill = config.why_no_prefill is None
     if wants_prefill and turn.number % 2 == 0:
         yield _block(config, rig, "prefill", config.passes.prefill, warm_up=warm_up)
     full = _block(config, rig, "full", count, warm_up=warm_up)
@@ -176,7 +180,8 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
     def before() -> None:
         silences.append(_silence(rig))
         rig.enter(kind)
-        rig.progress(what, total=round(passes * expected_pass_s(config, warm_up, kind), 1))
+        total_s = round(passes * expected_pass_s(config, warm_up, kind), 1)
+        rig.progress(what, total=total_s, passes=passes)
         rig.recorder.edge()
 
     def after() -> None:
@@ -185,6 +190,23 @@ def _block(config: ExperimentConfig, rig: Rig, kind: BlockKind, passes: int, *, 
 
     done = rig.worker.run_block(kind, passes, before=before, edge=rig.recorder.edge, after=after)
     return Block(kind, silences[0], done, silences[1])
+
+
+def _windows(config: ExperimentConfig, rig: Rig, count: int) -> Block:
+    """Passes that are cut from a running load, which drains once the last is over."""
+    length_s = config.passes.seconds
+    rig.enter("full")
+
+    def before() -> None:
+        rig.progress(f"{count} window{'s'[: count != 1]} of the load", total=round(count * length_s, 1))
+        rig.recorder.edge()
+
+    def after() -> None:
+        rig.enter("rest")
+        rig.progress("waiting for the last answers")
+
+    done = rig.worker.run_block("full", count, before=before, edge=rig.recorder.edge, after=after)
+    return Block("full", None, done, None)
 
 
 def _silence(rig: Rig) -> Window | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -84,6 +84,30 @@ def looks(meters: Sequence[Meter], *, clock: Clock, every_s: float) -> Iterator[
             yield tuple(_look(domain, seen, reasons.get(domain.name)) for domain in domains)
             due_ns += round(every_s * 1e9)
             clock.sleep(max(0.0, (due_ns - clock.monotonic_ns()) / 1e9))
+
+
+class PowerNow:
+    """Watts of all that is recorded together, from what a recorder has read `latest`; the measured domains,
+    where there are any, without a module that holds a GPU that is one of them.
+    """
+
+    def __init__(self, domains: Sequence[Domain], latest: Mapping[tuple[str, str], Sample]) -> None:
+        measured = [domain for domain in domains if domain.model is None and domain.kind != "module"]
+        self._domains = measured or list(domains)
+        self._latest, self._seen = latest, dict[tuple[str, str], _Seen]()
+
+    def __call__(self) -> float | None:
+        """None where one of them is not known yet."""
+        latest = list(self._latest.items())
+        for domain in self._domains:
+            for quantity in domain.quantities:
+                for sample in (sample for key, sample in latest if key == (domain.name, quantity.name)):
+                    seen = self._seen.setdefault((domain.name, quantity.name), _Seen(quantity, sample))
+                    if not seen.points or sample.t_after_ns > seen.last.t_after_ns:
+                        seen.add(sample)
+        watts = [_look(domain, self._seen, None).watts for domain in self._domains]
+        known = [each for each in watts if each is not None]
+        return sum(known) if known and len(known) == len(watts) else None
 
 
 def _read(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.harness import Phase
-from llenergymeasure.measure.hosts import with_hosts
+from llenergymeasure.measure.hosts import HostMeter, with_hosts
 from llenergymeasure.records import Clock
 from llenergymeasure.simulation.device import SimulatedNvml
+
+if TYPE_CHECKING:
+    # It brings the protocol, which what only asks for meters does not need.
+    from llenergymeasure.measure.harness import Phase
 
 # More than any block has passes; what is left of them is cut off at its end.
 _LEVELS = 512
@@ -58,6 +63,10 @@ def meters_for(
     EnergyError where they can't see what `config.energy` asks for.
     """
     energy = config.energy
+    if energy.hosts and device is None:
+        # The work may be on other hosts alone: then theirs have to read what was asked for.
+        anything = energy.model_copy(update={"boundary": "auto"})
+        config = config.model_copy(update={"energy": anything})
     try:
         chosen = _meters_here(config, processes=processes, device=device)
     except EnergyError:
@@ -67,8 +76,24 @@ def meters_for(
         found = with_hosts(Selection((), "measured", ()), energy.hosts, must_answer=hosts_must_answer)
         if not found.meters or not isinstance(energy.gpus, str):
             raise
-        return found
-    return with_hosts(chosen, energy.hosts, must_answer=hosts_must_answer)
+    else:
+        found = with_hosts(chosen, energy.hosts, must_answer=hosts_must_answer)
+    # The GPU of a simulated device is read in any case, and its domain is not known here.
+    if energy.hosts and (device is None or energy.boundary not in {"auto", "gpu"}):
+        _require_boundary(found, energy.boundary)
+    return found
+
+
+def _require_boundary(chosen: Selection, boundary: str) -> None:
+    """EnergyError where neither all hosts together nor the other hosts read it."""
+    hosts = [one for meter in chosen.meters if isinstance(meter, HostMeter) for one in meter.domains()]
+    if boundary == "auto" or within([*chosen.domains, *hosts], boundary) or within(hosts, boundary):
+        return
+    seen = ", ".join(domain.name for domain in (*chosen.domains, *hosts)) or "nothing"
+    raise EnergyError(
+        f"energy.boundary is {boundary}, which the hosts do not read ({seen} is read)",
+        hint="llem doctor on each host shows what its meters need; or --set energy.boundary=auto",
+    )
 
 
 def _meters_here(
@@ -81,7 +106,14 @@ def _meters_here(
             f"the simulated backend has a device of its own; the meter {config.energy.meter!r} can't see it",
             hint="leave the meter at auto",
         )
-    meter = NvmlMeter(device.nvml, gpus=config.energy.gpus, processes=processes)
+    if (boundary := config.energy.boundary) not in {"auto", "gpu"}:
+        raise EnergyError(
+            f"the simulated device is a GPU alone: energy.boundary={boundary} can't be read of it",
+            hint="leave energy.boundary at auto",
+        )
+    # CUDA_VISIBLE_DEVICES is about the GPUs of this host.
+    gpus = "all" if config.energy.gpus == "auto" else config.energy.gpus
+    meter = NvmlMeter(device.nvml, gpus=gpus, processes=processes)
     with meter:
         # Its domains are left out: they are this process's own, and no other run can disturb them.
         return Selection(meters=(meter,), method="measured", refused=())

@@ -213,10 +213,26 @@ def _why_too_long(config: ExperimentConfig, model: ResolvedModel) -> str | None:
     tokens = config.max_tokens
     if model.context is None or tokens <= model.context:
         return None
+    if config.load is not None and config.load.trace is not None:
+        return _why_record_too_long(config, model.context)
     return (
         f"max_input_tokens {config.max_input_tokens} and max_output_tokens {config.max_output_tokens} are "
         f"more than the {model.context} tokens of {config.model}'s context: lower one of them (prompts are "
         "cut to max_input_tokens, and the result says how many were)"
+    )
+
+
+def _why_record_too_long(config: ExperimentConfig, context: int) -> str | None:
+    """By the longest request of a trace: each has lengths of its own, and the limits only hold them."""
+    wanted, prompt = max(
+        (((one.length or 0) + (one.output_tokens or 0), one) for one in load_prompts(config).prompts),
+        key=lambda pair: pair[0],
+    )
+    if wanted <= context:
+        return None
+    return (
+        f"{prompt.id} of {config.prompts_from} has {prompt.length} input and {prompt.output_tokens} output "
+        f"tokens, more than the {context} tokens of {config.model}'s context: remove that record"
     )
 
 

@@ -11,9 +11,18 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.records import BlockKind, DatasetFacts, Pass, RunFailure, SessionFacts, WarmUp, Window
+from llenergymeasure.records import (
+    BlockKind,
+    DatasetFacts,
+    Pass,
+    RequestCounts,
+    RunFailure,
+    SessionFacts,
+    WarmUp,
+    Window,
+)
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +103,13 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class WarmUpBatch:
-    """Batch `number` of the warm-up begins; the one before it took `last_s`."""
+    """Batch `number` of the warm-up begins; the one before it took `last_s`. Of a running load `note` says
+    what it does instead.
+    """
 
     number: int
     last_s: float | None
+    note: str | None = None
     say: Literal["warm_up_batch"] = "warm_up_batch"
 
 
@@ -143,7 +155,10 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
+    """`requests` is what became of all that were sent to a server."""
+
     failure: RunFailure
+    requests: RequestCounts | None = None
     say: Literal["failed"] = "failed"
 
 

@@ -87,12 +87,14 @@ def repeat(
             except LLEMError as error:
                 if not measured:
                     raise
-                failed.append(FailedRun(turn.number, error.message))
-                remark(f"run {turn.number} failed: {error.message}")
+                said = _with_notes(error.message, error)
+                failed.append(FailedRun(turn.number, said))
+                remark(f"run {turn.number} failed: {said}")
                 repeats.add(None)
                 continue
             measured.append(one)
             repeats.add(RunCost.of(one))
+            tracker.known(repeats.half_width)
         tell("computing")
         yield Finished(tuple(measured), tuple(failed), folder, ended_by)
 
@@ -121,4 +123,9 @@ def _named(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         names = {128 + one: one.name for one in signal.Signals}
         return next((name for code, name in names.items() if code == error.code), f"exit code {error.code}")
-    return "Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error)
+    return _with_notes("Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error), error)
+
+
+def _with_notes(said: str, error: BaseException) -> str:
+    """With what became of its requests, where there was a server."""
+    return "; ".join([said, *getattr(error, "__notes__", ())])

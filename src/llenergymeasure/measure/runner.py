@@ -27,6 +27,7 @@ from llenergymeasure.measure.gpus import PlacedWorker, gpu_facts, require_readab
 from llenergymeasure.measure.harness import Observations, Phase, Rig, conduct
 from llenergymeasure.measure.launch import Launch, local
 from llenergymeasure.measure.lock import DomainLocks, run_domains
+from llenergymeasure.measure.look import PowerNow
 from llenergymeasure.measure.meters import FollowedDevice, meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
@@ -52,7 +53,8 @@ _NO_TRACE = Trace((), {})
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run of an experiment: its turn, the folder for its files, one for what goes with the run, and what
-    it shares with the others.
+    it shares with the others. `asked` is what the user asked for, where the run is told more: which server
+    stands for it.
     """
 
     experiment: str
@@ -62,6 +64,7 @@ class Job:
     temporary: Path
     locks: DomainLocks
     tell: Tracker
+    asked: ExperimentConfig | None = None
 
 
 Run: TypeAlias = Callable[[ExperimentConfig, Job], Measurement]
@@ -127,14 +130,17 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         if config.runner.kind == "local":
             check_prompts(config)
         here = environment(gpus)
-        with Recorder(cleared.meters.meters, clock=time, directory=directory) as recorder:
+        with Recorder(
+            cleared.meters.meters, clock=time, directory=directory, boundary=config.energy.boundary
+        ) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
+            tell.watched(PowerNow(recorder.domains, recorder.latest))
 
             def measured(seen: Observations, trace: Trace) -> Measurement:
                 return Measurement(
                     experiment_id=job.experiment,
                     index=job.turn.number,
-                    config=config,
+                    config=job.asked or config,
                     origins=job.origins,
                     started=started,
                     environment=here,

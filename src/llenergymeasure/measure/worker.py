@@ -73,7 +73,7 @@ def main() -> int:
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
             with suppress(OSError):  # the log may be on a disk that is full; the parent is still informed
                 traceback.print_exc()
-            channel.say(protocol.Failed(_failure(error, position)))
+            channel.say(protocol.Failed(_failure(error, position), bench.stop()))
             return 1
     return 0
 
@@ -84,7 +84,7 @@ def _serve(channel: Channel, bench: Bench) -> None:
     while True:
         match channel.hear():
             case protocol.StartWarmUp():
-                warm_up = bench.warm_up(lambda *batch: channel.say(protocol.WarmUpBatch(*batch)))
+                warm_up = bench.warm_up(channel.say)
                 channel.say(protocol.Warm(warm_up))
             case protocol.StartBlock() as asked:
                 channel.say(_block(bench, channel, asked))

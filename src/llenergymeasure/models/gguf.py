@@ -24,6 +24,7 @@ from math import prod
 from pathlib import Path
 from typing import Literal
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.weights import check_weights, read_json_object
@@ -95,9 +96,9 @@ class _Cursor:
         inner, count = self.whole("<I"), self.whole("<Q")
         if inner == _STRING:
             # There are hundreds of thousands of them in a vocabulary.
-            at, end = self.at, len(self.data)
+            data, length, at, end = self.data, _LENGTH.unpack_from, self.at, len(self.data)
             for _ in range(count):
-                at += 8 + _LENGTH.unpack_from(self.data, at)[0]
+                at += 8 + length(data, at)[0]
                 if at > end:
                     raise struct.error("past the end")
             self.at = at
@@ -281,7 +282,7 @@ def _convert(source: Path, target: Path, only: str | None) -> None:
                 lacking = last.startswith(("ImportError", "ModuleNotFoundError"))
                 raise PreFlightError(
                     f"converting {source} failed (exit {status}): {last}",
-                    hint="pip install 'llenergymeasure[pytorch]'"
+                    hint=install("pytorch")
                     if lacking
                     else "convert it to a directory of safetensors yourself and name that",
                 )

@@ -10,8 +10,6 @@ import json
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,7 +61,7 @@ def fetch_json(hub_id: str, revision: str, file: str, *, timeout_s: float = 5.0)
     Gives up after `timeout_s` whatever the network does. PreFlightError says why there is none.
     """
     answers: list[Mapping[str, object] | PreFlightError] = []
-    url = f"{_endpoint()}/{hub_id}/resolve/{revision}/{file}"
+    url = f"{endpoint()}/{hub_id}/resolve/{revision}/{file}"
     # A look-up of the host's name obeys no timeout, hence the thread.
     thread = threading.Thread(target=lambda: answers.append(_get(url, timeout_s)), daemon=True)
     thread.start()
@@ -86,13 +84,46 @@ def why_out_of_reach(hub_id: str, *, timeout_s: float = 5.0) -> str | None:
 
 
 def _may_be_gated(error: PreFlightError) -> bool:
-    cause = error.__cause__
-    if not isinstance(cause, urllib.error.HTTPError) or cause.code not in {401, 403}:
+    if getattr(error.__cause__, "code", None) not in {401, 403}:
         return False
+    return has_token()
+
+
+def has_token() -> bool:
+    """Whether gated models can be asked for."""
     return bool(os.environ.get("HF_TOKEN")) or (_home() / "token").is_file()
 
 
+def why_unreachable(timeout_s: float) -> str | None:
+    """Why the hub itself does not answer; None where it does, whatever it says. Never takes longer."""
+    if is_offline():
+        return "HF_HUB_OFFLINE is set"
+    answers: list[str | None] = []
+    thread = threading.Thread(target=lambda: answers.append(_why_silent(timeout_s)), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answers[0] if answers else f"no answer within {timeout_s:g} s"
+
+
+def _why_silent(timeout_s: float) -> str | None:
+    import urllib.error
+    import urllib.request
+
+    try:
+        request = urllib.request.Request(endpoint(), method="HEAD")  # noqa: S310  the scheme is the endpoint's
+        urllib.request.urlopen(request, timeout=timeout_s).close()  # noqa: S310  the same
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+    return None
+
+
 def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
+    # It brings TLS and half of the library of email, for what is seldom asked.
+    import urllib.error
+    import urllib.request
+
     error: PreFlightError
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310  the scheme is the endpoint's
@@ -112,7 +143,7 @@ def _get(url: str, timeout_s: float) -> Mapping[str, object] | PreFlightError:
     return value if isinstance(value, dict) else PreFlightError(f"{url}: no JSON object")
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     return endpoint.rstrip("/")
 
@@ -126,3 +157,12 @@ def hub_cache() -> Path:
     """Where models of the hub lie on this disk; it may not exist."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     return Path(named).expanduser() if named else _home() / "hub"
+
+
+def cached_ids() -> list[str]:
+    """The models that are in the hub's cache, in whole or in part."""
+    try:
+        names = sorted(one.name for one in hub_cache().iterdir() if one.name.startswith("models--"))
+    except OSError:
+        return []
+    return [name.removeprefix("models--").replace("--", "/", 1) for name in names]

@@ -9,6 +9,7 @@ from pathlib import Path
 _PAGE = re.compile(
     r"(?:https?://(?:www\.)?|(?:www\.)?)(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<path>[^?#\s]+)(?:[?#]\S*)?|hf:/*(?P<short>.+)"
 )
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,14 @@ class Pasted:
     way_out: str
 
 
+def masked(text: str) -> str:
+    """Without the name and password that an address may hold: a message is seen, and stored, by others."""
+    return _CREDENTIALS.sub("…@", text)
+
+
 def pasted_model(text: str) -> Pasted | None:
     """None where `text` may well be a model's name."""
-    if page := _PAGE.fullmatch(text):
+    if page := _PAGE.fullmatch(_CREDENTIALS.sub("", text)):
         kind, hub_id, more = _parts(page)
         if kind == "datasets":
             return Pasted("is a dataset on the hub", f"as one it is --dataset hf:{hub_id}")
@@ -32,12 +38,15 @@ def pasted_model(text: str) -> Pasted | None:
             else ""
         )
         return Pasted(what, f"--model {hub_id}{revision}")
+    if (tag := re.fullmatch(r"ollama[:/]+(.+)|([\w.-]+:[\w.-]+)", text)) and not exists(text):
+        way_out = f"name its GGUF file, after FROM in: ollama show {tag[1] or tag[2]} --modelfile"
+        return Pasted("looks like a name of Ollama's", way_out)
     return _elsewhere(text)
 
 
 def pasted_dataset(text: str) -> Pasted | None:
     """None where `text` may well be a dataset's name."""
-    page = _PAGE.fullmatch(text)
+    page = _PAGE.fullmatch(_CREDENTIALS.sub("", text))
     if page and (page["path"] or text.startswith("hf://")):
         kind, hub_id, more = _parts(page)
         if kind != "datasets":
@@ -59,8 +68,10 @@ def _parts(page: re.Match[str]) -> tuple[str, str, list[str]]:
 
 def _elsewhere(text: str) -> Pasted | None:
     found = None
-    if re.match(r"[a-z]+://", text):
+    if re.match(r"https?://", text):
         found = Pasted("is a web address", "download it first, and name the file")
+    elif address := re.match(r"([a-z][a-z0-9+.-]*)://", text):
+        found = Pasted(f"is an address of {address[1]}", "copy it to this disk first, and name the directory")
     elif drive := re.match(r"([A-Za-z]):[\\/]+(.*)", text):
         rest = drive[2].replace("\\", "/")
         found = Pasted("is a path of Windows", f"in WSL it is /mnt/{drive[1].lower()}/{rest}")

@@ -21,7 +21,7 @@ from llenergymeasure.models.architecture import (
     text_config,
 )
 from llenergymeasure.models.gguf import converted, read_gguf
-from llenergymeasure.models.pasted import pasted_model
+from llenergymeasure.models.pasted import masked, pasted_model
 from llenergymeasure.models.shapes import HUB_SHAPES, SHAPES
 from llenergymeasure.models.weights import StoredWeights, check_weights, read_json_object
 from llenergymeasure.records import Architecture
@@ -70,7 +70,7 @@ def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
     if model.startswith(_RANDOM):
         return _random(model)
     if (pasted := pasted_model(model)) is not None:
-        raise PreFlightError(f"model {model!r} {pasted.reason}", hint=pasted.way_out)
+        raise PreFlightError(f"model {masked(model)!r} {pasted.reason}", hint=pasted.way_out)
     try:
         path = Path(model).expanduser()
         if path.is_dir() and ((path / "config.json").is_file() or not _on_hub(model)):
@@ -80,7 +80,10 @@ def resolve(model: str, *, revision: str | None = None) -> ResolvedModel:
     except (OSError, RuntimeError) as error:  # a name too long, a folder that is closed, a ~user unknown
         raise PreFlightError(f"model {model!r} can't be looked up: {error}") from error
     if model.startswith(("/", ".", "~")) or path.suffix == ".gguf":
-        raise PreFlightError(f"model {model!r}: no such file or directory")
+        raise PreFlightError(
+            f"model {model!r}: no such file or directory",
+            hint="check the path; a model on the hub is org/name, a small one to begin with smollm2-135m",
+        )
     if not hub.is_hub_id(model):
         raise PreFlightError(
             f"model {model!r} is neither a file, a directory nor a hub id such as org/name",
@@ -182,7 +185,7 @@ def _random(model: str) -> ResolvedModel:
         return _configured(ResolvedModel(model, "random", path, None, None, None), path)
     if wanted and (pasted := pasted_model(wanted)) is not None:
         way_out = pasted.way_out.replace("--model ", f"--model {_RANDOM}")
-        raise PreFlightError(f"shape {wanted!r} {pasted.reason}", hint=way_out)
+        raise PreFlightError(f"shape {masked(wanted)!r} {pasted.reason}", hint=way_out)
     near = difflib.get_close_matches(wanted.lower(), SHAPES, n=3, cutoff=0.5)
     if near:
         which = f"did you mean {' or '.join(near)}? docs/reference/models.md lists all {len(SHAPES)}"

@@ -18,6 +18,8 @@ from llenergymeasure.records.architecture import (
     Recurrence,
 )
 from llenergymeasure.records.clocks import HostClock, RoundTrip
+from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
+from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
 from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
@@ -40,13 +42,12 @@ from llenergymeasure.records.measuring import (
 from llenergymeasure.records.running import (
     Block,
     BlockKind,
-    Completion,
-    FinishReason,
     Generation,
     Idle,
     Pass,
     Progress,
     Request,
+    Served,
     SessionFacts,
     WarmUp,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "CalibratedBy",
     "Clock",
     "Completion",
+    "Completions",
     "DatasetFacts",
     "Domain",
     "DomainKind",
@@ -101,10 +103,13 @@ __all__ = [
     "RecordingKind",
     "Recurrence",
     "Request",
+    "RequestCounts",
     "RoundTrip",
     "RunFailure",
     "Sample",
     "Series",
+    "Served",
+    "ServerCounts",
     "SessionFacts",
     "SkippedRecords",
     "Stage",
@@ -112,6 +117,7 @@ __all__ = [
     "Throttling",
     "Trace",
     "Unit",
+    "Verdict",
     "WarmUp",
     "WarningCode",
     "Window",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Integers: TypeAlias = NDArray[np.int64]
 
-DomainKind: TypeAlias = Literal["gpu", "module", "cpu", "dram", "host"]
+DomainKind: TypeAlias = Literal["gpu", "module", "cpu", "dram", "host", "wall", "part"]
 Method: TypeAlias = Literal["counter", "sampled", "modelled"]
 Unit: TypeAlias = Literal["J", "W", "s", "bytes", "Hz", "degC", "count"]
 
@@ -137,7 +137,9 @@ class CalibratedBy:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What a meter sees: `gpu:<uuid>`, `module:<uuid>`, `cpu:<package>`, `dram:<package>` or `host`.
+    """What a meter sees: `gpu:<uuid>`, `module:<uuid>`, `cpu:<package>`, `dram:<package>`, `host` (the whole
+    machine behind its power supply or battery, or a model of its processor), `wall` (what the socket gives),
+    or `part:<name>`, which is recorded and never counted.
 
     `resolution_j` is the smallest step of its energy counter where it has one. `systematic_gain` and
     `systematic_offset_w` bound the sensor's own error (true = gain × read + offset); None when calibrated:

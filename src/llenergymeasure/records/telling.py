@@ -46,6 +46,9 @@ WarningCode: TypeAlias = Literal[
     "recorder_lost",
     "command_failed",
     "calibration_old",
+    "places_differ",
+    "server_shared",
+    "prompts_cached",
 ]
 
 REMEDIES: Mapping[WarningCode, str] = {
@@ -71,8 +74,10 @@ REMEDIES: Mapping[WarningCode, str] = {
     "mig_shared": "the whole GPU is measured: keep the other instances idle",
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
-    "target_not_met": "raise repeats.max or passes.budget, or accept the wider interval",
-    "single_pass": "raise passes.count or passes.budget, or make a walk over the prompts shorter: a lower -n",
+    "target_not_met": "raise repeats.max, passes.budget.seconds or passes.budget.passes, or accept the wider "
+    "interval",
+    "single_pass": "raise passes.count or passes.budget.seconds, or make a walk over the prompts shorter: a "
+    "lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
     "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
     "requests_failed": "send fewer requests at once, or look into the server's log",
@@ -93,6 +98,10 @@ REMEDIES: Mapping[WarningCode, str] = {
     "recorder_lost": "find out why it ended (dmesg shows a lack of memory), and measure again",
     "command_failed": "fix the command, or read its figures as those of a command that failed",
     "calibration_old": "calibrate the board again: llem calibrate",
+    "places_differ": "make all repeats in one place: name one node for the executor, or one GPU",
+    "server_shared": "keep other clients away from the server while it is measured",
+    "prompts_cached": "start the server without its prefix cache (vLLM: --no-enable-prefix-caching, SGLang: "
+    "--disable-radix-cache), or name more prompts than are sent: -n",
 }
 
 

@@ -1,14 +1,13 @@
 """What a result file holds, key by key.
 
 History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
-it; the uncertainty budget; `cycles`, the cross-check by regression and `itl_s`, which never had a value, are
-gone.
+it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -19,6 +18,7 @@ from llenergymeasure.records import (
     Environment,
     Estimate,
     MeasurementWarning,
+    RequestCounts,
     SessionFacts,
     Start,
     Throttling,
@@ -77,6 +77,31 @@ class Tokens(Part):
     local_input: Count | None = None
     local_output: Count | None = None
     cut_prompts: Count | None = None
+
+
+class ServerPart(Part):
+    """What the server itself counted, from before the first request of a run until its last answer: warm-up
+    and what was between the passes included. Sums over all runs; None with the `reason` where it does not.
+
+    `client` is what llem's client counted in the same time. `other_requests` are those that the server
+    answered beyond the client's. `cache_hit_share` is of the prompt tokens that were looked for in the prefix
+    cache; `acceptance_length` the mean tokens of a step of speculative decoding, one more than were accepted.
+    """
+
+    engine: str | None
+    prompt_tokens: Count | None
+    output_tokens: Count | None
+    requests: Count | None
+    cache_lookup_tokens: Count | None
+    cache_hit_tokens: Count | None
+    cache_hit_share: float | None
+    drafts: Count | None
+    draft_tokens: Count | None
+    accepted_tokens: Count | None
+    acceptance_length: float | None
+    other_requests: Count | None
+    client: RequestCounts
+    reason: str | None = None
 
 
 class IdlePower(Part):
@@ -156,11 +181,28 @@ class HostEnergy(Part):
     total: Estimate
 
 
+class Boundary(Part):
+    """What the same passes took within one boundary. Boundaries hold each other: they are never added.
+
+    `to_gpu` is this boundary's energy over that of the GPUs, in the same windows; None where they are read by
+    nothing, or are this boundary. `valid` is whether no flag of a reading forbids to rely on it.
+    """
+
+    boundary: str
+    method: Literal["counter", "sampled", "modelled", "mixed"] | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    to_gpu: Estimate | None = None
+    readings: tuple[EnergyReading, ...]
+
+
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
-    costs. `hosts` is empty where all is of the host that llem runs on. `replicates` is the unit whose scatter
-    makes the interval of the figures per token, and how many there are; `repeats_for_2_percent` how many runs
-    ± 2 % of joules per output token would take.
+    costs. `boundary` is the one that was asked for; `boundaries` has each that was read, where that are
+    several. `hosts` is empty where all is of the host that llem runs on. `replicates` is the unit whose
+    scatter makes the interval of the figures per token, and how many there are; `repeats_for_2_percent` how
+    many runs ± 2 % of joules per output token would take.
     """
 
     boundary: str | None
@@ -173,6 +215,11 @@ class Energy(Part):
     per_output_token: Estimate
     per_total_token: Estimate
     per_request: Estimate
+    per_good_request: Estimate | None = Field(
+        default=None,
+        description="all joules per request that kept every objective of slo, where there are any",
+    )
+    per_correct_answer: Estimate | None = None
     prefill: Estimate
     decode: Estimate
     idle: IdlePower
@@ -180,6 +227,7 @@ class Energy(Part):
     readings: tuple[EnergyReading, ...]
     lacks: tuple[Lack, ...] = ()
     hosts: tuple[HostEnergy, ...] = ()
+    boundaries: tuple[Boundary, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None
     uncertainty: Uncertainty | None = None
@@ -211,13 +259,49 @@ class Performance(Part):
     output_tokens_per_second: Estimate
     total_tokens_per_second: Estimate
     requests_per_second: Estimate
+    goodput_per_s: Estimate | None = Field(
+        default=None, description="requests that kept every objective of slo, where there are any"
+    )
     throughput_window: Literal["full", "steady"] = "full"
+    latencies_from: Literal["sent", "due"] = "sent"
     ttft_s: Percentiles
     tpot_s: Percentiles
     e2e_s: Percentiles
+    itl_s: Percentiles | None = Field(
+        default=None, description="between tokens of an answer, of a running load whose chunks carry one each"
+    )
+    chunk_s: Percentiles | None = Field(
+        default=None, description="between chunks of an answer, where they carry several tokens"
+    )
+    in_flight_mean: float | None = Field(default=None, description="requests on their way, of a running load")
+    in_flight_most: Count | None = None
     flops: Flops
     mfu: Estimate
     mbu: Estimate
+
+
+class MatcherCount(Part):
+    """Answers that were judged by one matcher, and how many of them were right."""
+
+    matcher: str
+    judged: Count
+    correct: Count
+
+
+class Quality(Part):
+    """How many answers were right, of prompts with a reference answer.
+
+    `judged` answers were given to `prompts` prompts; `accuracy` is over prompts, with Wilson's interval.
+    `cut_or_padded`: every answer had the same length (output_length exact), and is not what the model would
+    have said.
+    """
+
+    accuracy: Estimate
+    prompts: Count
+    judged: Count
+    correct: Count
+    matchers: tuple[MatcherCount, ...]
+    cut_or_padded: bool
 
 
 class Footprint(Part):
@@ -254,11 +338,18 @@ class DeviceState(Part):
 
 
 class OverheadPart(Part):
+    """`client_cpu_share` is what the client of a running load took of one processor, `schedule_lag_…` by how
+    much it sent requests later than they were due.
+    """
+
     recorder_cpu_s: float
     recorder_samples: int
     setup_s: float
     load_s: float
     warmup_s: float
+    client_cpu_share: float | None = None
+    schedule_lag_p50_s: float | None = None
+    schedule_lag_p99_s: float | None = None
 
 
 class RunFigures(Part):
@@ -281,12 +372,16 @@ class RunEnergyPart(Part):
 
 
 class RunPart(Part):
-    """One run: a process of its own. `outcome` says whether it was measured; `reason` why not."""
+    """One run: a process of its own. `outcome` says whether it was measured; `reason` why not. `place` is the
+    host with the GPUs that were used. `server` answered, where it may have answered other runs too.
+    """
 
     index: Annotated[int, Field(ge=1)]
     outcome: Literal["measured", "failed", "interrupted"]
     reason: str | None = None
     started_at: Start | None = None
+    place: str | None = None
+    server: str | None = None
     window: RunWindow | None = None
     steady: bool | None = None
     tokens: Tokens | None = None
@@ -317,6 +412,10 @@ class ExperimentResult(Part):
     energy: Energy
     performance: Performance
     memory: Memory
+    server: ServerPart | None = Field(default=None, description="a server's own counters beside the client's")
+    quality: Quality | None = Field(
+        default=None, description="only of prompts with a reference answer that was judged"
+    )
     footprint: Footprint | None = Field(default=None, description="only where it was asked for")
     devices: tuple[DeviceState, ...] = Field(default=(), description="the GPUs whose energy counts")
     throttling: Throttling | None = Field(
@@ -362,6 +461,16 @@ class ExperimentResult(Part):
         """The object in the file."""
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
+
+    def to_frame(self) -> Any:
+        """One row with the columns of `llem export`, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results import rows
+        from llenergymeasure.results.frames import frame
+
+        return frame(rows.wide(*one) for one in rows.parts(self))
 
     def __repr__(self) -> str:
         return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"

@@ -6,27 +6,32 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version as installed
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
 from llenergymeasure.results.folder import PART, RUNS, holds_runs, made, sync_folder, unwritable
-from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult
+from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult, Part
 from llenergymeasure.results.upgrade import result_1_to_2
 
+Stored = TypeVar("Stored", bound=Part)
 RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OF_PASS = ("block", "kind", "pass")
 _COLUMNS = (
     *("block", "kind", "pass", "walk", "index", "batch", "prompt_tokens", "output_tokens"),
     *("local_prompt_tokens", "local_output_tokens", "t_scheduled_ns", "t_sent_ns", "t_first_ns", "t_end_ns"),
@@ -99,35 +104,80 @@ def untraced(result: ExperimentResult) -> ExperimentResult:
 def load(path: Path) -> ExperimentResult:
     """Read a `result.json` or the folder that holds one; ResultError names the file and what is wrong."""
     file, text = read_text(path)
-    data = parse(text, file)
+    return from_data(parse(text, file), text, file)
+
+
+def from_data(data: object, text: str, file: Path) -> ExperimentResult:
+    """The result in a file that was read and parsed; ResultError as `load` has it."""
     if not isinstance(data, dict) or "schema_version" not in data:
         raise ResultError(f"{file} is not a result of llem: it has no schema_version", hint=WHAT_TO_GIVE)
     if data.get("kind", "inference") != "inference":
         raise ResultError(f"{file} is a result of windows or a command, not of a model's run")
-    version = data["schema_version"]
-    if version == "1":
+    if data["schema_version"] == "1":
         try:
             text = json.dumps(result_1_to_2(data))
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultError(
                 f"{file} does not fit schema 1: {error} is missing or of another kind", hint=CHANGED
             ) from error
-    elif version != RESULT_SCHEMA_VERSION:
-        newer = isinstance(version, str) and version.isdecimal() and int(version) > int(RESULT_SCHEMA_VERSION)
-        written = "was written by a newer llem" if newer else "has a schema that llem never wrote"
-        raise ResultError(
-            f"{file} {written}: schema_version {version!r}, this llem reads up to {RESULT_SCHEMA_VERSION!r}",
-            hint="pip install --upgrade llenergymeasure" if newer else WHAT_TO_GIVE,
-        )
+    else:
+        check_version(data, file, newest=RESULT_SCHEMA_VERSION)
+    return validated(ExperimentResult, text, file, data)
+
+
+def check_version(data: Mapping[str, Any], file: Path, *, newest: str) -> None:
+    """ResultError where the file is of another schema than the newest that this llem reads."""
+    version = data.get("schema_version")
+    if version == newest:
+        return
+    newer = isinstance(version, str) and version.isdecimal() and int(version) > int(newest)
+    written = "was written by a newer llem" if newer else "has a schema that llem never wrote"
+    raise ResultError(
+        f"{file} {written}: schema_version {version!r}, this llem reads up to {newest!r}",
+        hint=_install(_writer(data)) if newer else WHAT_TO_GIVE,
+    )
+
+
+def validated(model: type[Stored], text: str, file: Path, data: Mapping[str, Any]) -> Stored:
+    """The value that the text of a file holds. ResultError where it does not fit: it was changed, or a newer
+    llem wrote it, which the file itself says.
+    """
     try:
-        return ExperimentResult.model_validate_json(text, strict=True, context={"stored": True})
+        return model.model_validate_json(text, strict=True, context={"stored": True})
     except ValidationError as error:
         shown = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:3]]
         more = f" (and {error.error_count() - 3} more)" if error.error_count() > len(shown) else ""
+        writer = _writer(data)
+        newer = writer is not None and _numbers(writer) > _numbers(own_version())
+        who = f" of this llem v{own_version()}; llem v{writer} wrote it" if newer else ""
         raise ResultError(
-            f"{file} does not fit schema {RESULT_SCHEMA_VERSION}: {'; '.join(shown)}{more}",
-            hint=CHANGED,
+            f"{file} does not fit schema {model.model_fields['schema_version'].default}{who}: "
+            f"{'; '.join(shown)}{more}",
+            hint=_install(writer) if newer else CHANGED,
         ) from error
+
+
+def own_version() -> str:
+    return installed("llenergymeasure")
+
+
+def _writer(data: Mapping[str, Any]) -> str | None:
+    """The version of llem that wrote a file, where it says so in the form of one."""
+    facts = data.get("environment")
+    version = facts.get("llem") if isinstance(facts, dict) else data.get("llem")
+    return version if isinstance(version, str) and _numbers(version) else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """To compare versions by; empty where it begins with no number."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _install(version: str | None) -> str:
+    if version is None:
+        return "pip install --upgrade llenergymeasure"
+    return f"pip install 'llenergymeasure>={'.'.join(map(str, _numbers(version)))}'"
 
 
 def write_requests(path: Path, blocks: Sequence[Block]) -> None:
@@ -161,16 +211,25 @@ def why_requests_differ(path: Path, blocks: Sequence[Block]) -> str | None:
 def _requests(blocks: Sequence[Block]) -> pa.Table:
     import pyarrow as pa
 
-    rows = [
-        {"block": number, "kind": block.kind, "pass": at, **asdict(one)}
+    passes = [
+        (number, block.kind, at, each.generation.completions)
         for number, block in enumerate(blocks)
         for at, each in enumerate(block.passes)
-        for one in each.generation.completions
     ]
+    lengths = [len(done) for *_, done in passes]
+
+    def column(name: str) -> Iterator[object]:
+        if name in _OF_PASS:
+            for each, length in zip(passes, lengths, strict=True):
+                yield from repeat(each[_OF_PASS.index(name)], length)
+            return
+        for *_, done in passes:
+            yield from map(attrgetter(name), done)
+
     types: dict[str, pa.DataType] = {"kind": pa.string(), "finish": pa.string()}
     types |= {name: pa.int64() for name in _COLUMNS if name.endswith("_ns")}
     return pa.table(
-        {name: pa.array([row[name] for row in rows], types.get(name, pa.int32())) for name in _COLUMNS}
+        {name: pa.array(column(name), types.get(name, pa.int32()), size=sum(lengths)) for name in _COLUMNS}
     )
 
 

@@ -5,19 +5,20 @@ History of the schema: 1, the first.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
+from llenergymeasure.results import store
 from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
-from llenergymeasure.results.summary import is_modelled
+from llenergymeasure.results.store import RESULT_FILE
 
 STUDY_FILE = "study.json"
 STUDY_SCHEMA_VERSION = "1"
@@ -37,7 +38,11 @@ class StudyFailure(Part):
 class StudyRow(Part):
     """One experiment. `varied` are the settings in which the experiments differ; `folder` holds its
     result.json, relative to the study's folder. `partial`: some of its repeats are missing. `place` is where
-    it was measured, in a study that was joined from unlike places.
+    it was measured, in a study whose experiments were measured in unlike places.
+
+    `figures` are what each run gave alone; `numbers` are those runs, and `servers` which server answered
+    each, where that is known. Requests per second, joules per request and what follows are of experiments
+    with a load. `good` is the share of each run's requests that met the objectives of a search.
     """
 
     label: str
@@ -59,10 +64,39 @@ class StudyRow(Part):
     ttft_s: Estimate | None = None
     tpot_s: Estimate | None = None
     peak_bytes: int | None = None
+    accuracy: Estimate | None = None
+    energy_per_correct_answer: Estimate | None = None
+    load: str | None = None
+    requests_per_second: Estimate | None = None
+    goodput_per_s: Estimate | None = None
+    energy_per_good_request: Estimate | None = None
+    itl_s: Estimate | None = None
+    schedule_lag_p99_s: float | None = None
     modelled: bool = False
     valid: bool = True
     warnings: tuple[WarningCode, ...] = ()
-    figures: tuple[RunFigures, ...] = Field(default=(), description="what each run gave alone")
+    figures: tuple[RunFigures, ...] = ()
+    numbers: tuple[Count, ...] = ()
+    servers: tuple[str | None, ...] = ()
+    good: tuple[float | None, ...] = ()
+
+
+class StudySearch(Part):
+    """The highest value of `over` at which `share` of the requests of every repeat met the objectives, in
+    seconds: `met`, None where the lowest one that was tried did not. `not_met` is the next one above, None
+    where the highest met. `label` is what differs from other searches; a search that is not `finished` lies
+    between the two. `servers` answered the runs, as far as that is known.
+    """
+
+    label: str
+    over: str
+    share: float
+    objectives: dict[str, float]
+    met: float | None
+    not_met: float | None
+    probes: Count
+    finished: bool
+    servers: Count = 0
 
 
 class StudyGap(Part):
@@ -78,6 +112,7 @@ class StudyResult(Part):
 
     schema_version: Literal["1"] = "1"
     kind: Literal["study"] = "study"
+    llem: str | None = Field(default=None, description="the version that wrote it")
     name: str | None
     identity: str
     finished: bool
@@ -87,6 +122,7 @@ class StudyResult(Part):
     executor: str
     rows: tuple[StudyRow, ...]
     left_out: tuple[StudyGap, ...]
+    searches: tuple[StudySearch, ...] = ()
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:
@@ -101,21 +137,11 @@ class StudyResult(Part):
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ResultError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            version = json.loads(text).get("schema_version")
-        except (ValueError, AttributeError) as error:
-            raise ResultError(f"{file} is not a study's result") from error
-        if version != STUDY_SCHEMA_VERSION:
-            raise ResultError(
-                f"{file} has study schema {version!r}; this llem reads {STUDY_SCHEMA_VERSION!r}",
-                hint="pip install --upgrade llenergymeasure",
-            )
-        try:
-            return cls.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ResultError(f"{file} does not fit study schema 1: {where}: {first['msg']}") from error
+        data = store.parse(text, file)
+        if not isinstance(data, dict) or "schema_version" not in data:
+            raise ResultError(f"{file} is not a study's result")
+        store.check_version(data, file, newest=STUDY_SCHEMA_VERSION)
+        return store.validated(cls, text, file, data)
 
     def write(self, folder: Path) -> Path:
         """`study.json` in the study's folder, whole or as it was. ResultError where it can't be written."""
@@ -139,6 +165,16 @@ class StudyResult(Part):
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
 
+    def to_frame(self) -> Any:
+        """A row an experiment, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results.frames import frame
+        from llenergymeasure.results.rows import study_rows
+
+        return frame(study_rows(self))
+
     def __repr__(self) -> str:
         return f"<StudyResult {self.name or self.identity[:12]}: {len(self.rows)} experiments>"
 
@@ -147,10 +183,104 @@ class StudyResult(Part):
 
         return as_text(self)
 
+    def _repr_html_(self) -> str:
+        from llenergymeasure.results.study_table import as_html
 
-def row_of(result: ExperimentResult) -> dict[str, object]:
+        return as_html(self)
+
+
+class _Read(BaseModel):
+    """A part of a result, without what a table has no use for: whole results take minutes where there are
+    thousands.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+
+class _Asked(_Read):
+    load: LoadConfig | None = None
+
+
+class _Late(_Read):
+    schedule_lag_p99_s: float | None = None
+
+
+class _Cost(_Read):
+    method: str | None
+    valid: bool
+    total: Estimate
+    per_output_token: Estimate
+    per_request: Estimate
+    per_good_request: Estimate | None = None
+    per_correct_answer: Estimate | None = None
+    prefill: Estimate
+    decode: Estimate
+
+
+class _Quality(_Read):
+    accuracy: Estimate
+
+
+class _Latency(_Read):
+    p50: Estimate
+
+
+class _Speed(_Read):
+    output_tokens_per_second: Estimate
+    requests_per_second: Estimate
+    goodput_per_s: Estimate | None = None
+    ttft_s: _Latency
+    tpot_s: _Latency
+    itl_s: _Latency | None = None
+
+
+class _Peak(_Read):
+    peak_bytes: int | None
+
+
+class _Run(_Read):
+    index: int
+    outcome: str
+    place: str | None = None
+    server: str | None = None
+    figures: RunFigures | None = None
+
+
+class _Code(_Read):
+    code: WarningCode
+
+
+class ResultHead(_Read):
+    """What a row needs of a `result.json`."""
+
+    schema_version: Literal["2"]
+    simulated: bool
+    config: _Asked
+    overhead: _Late
+    runs: tuple[_Run, ...]
+    energy: _Cost
+    performance: _Speed
+    quality: _Quality | None = None
+    memory: _Peak
+    warnings: tuple[_Code, ...]
+
+    @property
+    def measured(self) -> list[_Run]:
+        return [run for run in self.runs if run.outcome == "measured"]
+
+    @classmethod
+    def read(cls, folder: Path) -> ResultHead | None:
+        """None where the folder has no result that this version wrote."""
+        try:
+            return cls.model_validate_json((folder / RESULT_FILE).read_bytes(), strict=True)
+        except (OSError, ValidationError):
+            return None
+
+
+def row_of(result: ResultHead | ExperimentResult) -> dict[str, object]:
     """The figures of a row."""
     energy, speed = result.energy, result.performance
+    alone = [(run, run.figures) for run in result.measured if run.figures is not None]
     return {
         "runs": len(result.measured),
         "energy_per_output_token": energy.per_output_token,
@@ -162,10 +292,28 @@ def row_of(result: ExperimentResult) -> dict[str, object]:
         "ttft_s": speed.ttft_s.p50,
         "tpot_s": speed.tpot_s.p50,
         "peak_bytes": result.memory.peak_bytes,
-        "modelled": is_modelled(energy),
+        "accuracy": None if result.quality is None else result.quality.accuracy,
+        "energy_per_correct_answer": energy.per_correct_answer,
+        **({} if result.config.load is None else _under_load(result, result.config.load)),
+        "modelled": energy.method in {"modelled", "mixed"},
         "valid": energy.valid,
         "warnings": tuple(dict.fromkeys(one.code for one in result.warnings)),
-        "figures": tuple(run.figures for run in result.measured if run.figures is not None),
+        "place": " + ".join(sorted({run.place for run in result.measured if run.place is not None})) or None,
+        "figures": tuple(figures for _, figures in alone),
+        "numbers": tuple(run.index for run, _ in alone),
+        "servers": tuple(run.server for run, _ in alone),
+    }
+
+
+def _under_load(result: ResultHead | ExperimentResult, load: LoadConfig) -> dict[str, object]:
+    speed = result.performance
+    return {
+        "load": load.in_words,
+        "requests_per_second": speed.requests_per_second,
+        "goodput_per_s": speed.goodput_per_s,
+        "energy_per_good_request": result.energy.per_good_request,
+        "itl_s": None if speed.itl_s is None else speed.itl_s.p50,
+        "schedule_lag_p99_s": result.overhead.schedule_lag_p99_s,
     }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from html import escape
 from typing import Literal, TypeAlias
 
 from pydantic import JsonValue
@@ -16,7 +19,11 @@ from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.summary import MISSING, columns
 
 Format: TypeAlias = Literal["text", "markdown", "csv", "latex", "json"]
-HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", "runs", "warnings")
+SIMULATED = " · simulated: no model ran, no sensor was read"
+_OF_LOADS = ("requests", "per request", "goodput", "per good request", "ITL", "sent late (p99)")
+# Of a load, of a search, and where answers were judged.
+_SOMETIMES = (*_OF_LOADS, "good", "accuracy", "energy per correct answer")
+HEADS = ("energy per token", "throughput", "TTFT", "TPOT", "memory", *_SOMETIMES, "runs", "warnings")
 # Warnings that do not say that something is wrong with the numbers of a row.
 _QUIET: frozenset[WarningCode] = frozenset({"energy_modelled"})
 _LATEX = str.maketrans(
@@ -26,23 +33,47 @@ _LATEX = str.maketrans(
 
 
 def as_text(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> str:
-    return "\n".join([*columns(labelled(study, rows)), *marks(study), *account(study)])
+    return "\n".join([*columns(labelled(study, rows)), *marks(study), *searches(study), *account(study)])
+
+
+def as_html(study: StudyResult) -> str:
+    """The table with what its marks mean, for a notebook."""
+    head, *body = labelled(study)
+    rows = [
+        "".join(f"<{tag} style='text-align:left'>{escape(cell)}</{tag}>" for cell in cells_)
+        for tag, cells_ in (("th", head), *(("td", cells_) for cells_ in body))
+    ]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (*marks(study), *searches(study), *account(study)))
+    caption = escape(f"{study.name or 'study'}{SIMULATED if study.simulated else ''}")
+    return (
+        f"<table><caption>{caption}</caption><thead><tr>{rows[0]}</tr></thead>"
+        f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows[1:])}</tbody></table>{notes}"
+    )
 
 
 def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment, named by its label; columns that hold nothing are left out."""
     shown = study.rows if rows is None else rows
     codes = _codes(study)
-    table_ = [["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)]
-    kept = [at for at in range(len(table_[0])) if any(row[at] not in {"", MISSING} for row in table_[1:])]
-    return [[row[at] for at in kept] for row in table_]
+    return _without([["experiment", *HEADS], *(_cells(row, ["experiment"], codes) for row in shown)], HEADS)
 
 
 def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
     """The head and a row per experiment: what differs, then its figures."""
     keys, codes = varied(study), _codes(study)
     shown = study.rows if rows is None else rows
-    return [[*(_last(key, keys) for key in keys), *HEADS], *(_cells(row, keys, codes) for row in shown)]
+    head = [*(_last(key, keys) for key in keys), *HEADS]
+    return _without([head, *(_cells(row, keys, codes) for row in shown)], _SOMETIMES)
+
+
+def _without(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> list[list[str]]:
+    """Without those columns of `heads` that hold nothing."""
+    kept = [
+        at
+        for at, head in enumerate(rows[0])
+        if head not in heads or any(row[at] not in {"", MISSING} for row in rows[1:])
+    ]
+    return [[row[at] for at in kept] for row in rows]
 
 
 def varied(study: StudyResult) -> list[str]:
@@ -57,6 +88,25 @@ def marks(study: StudyResult) -> Iterator[str]:
         yield "≈  energy is estimated by a model of power, not measured"
     for number, code in enumerate(_codes(study), 1):
         yield f"[{number}]  {code}"
+
+
+def searches(study: StudyResult) -> Iterator[str]:
+    """What each search found."""
+    for one in study.searches:
+        name = f"{one.over} ({one.label})" if one.label else one.over
+        wanted = ", ".join(f"{key} ≤ {plain(limit, 's')}" for key, limit in one.objectives.items())
+        rule = f"{_percent(one.share)} of the requests of every repeat keep {wanted}"
+        low = MISSING if one.met is None else f"{one.met:g}"
+        high = MISSING if one.not_met is None else f"{one.not_met:g}"
+        found = f"highest {name} that meets the objectives: {low}; {high} does not"
+        if not one.finished:
+            found = f"{name}: the search has not ended; so far {low} meets the objectives and {high} does not"
+        elif one.met is None:
+            found = f"{name}: even the lowest, {high}, does not meet the objectives"
+        elif one.not_met is None:
+            found = f"{name}: even the highest, {low}, meets the objectives"
+        server = "; within one server: another start of it may differ" if one.servers == 1 else ""
+        yield f"{found} ({rule}; {one.probes} values tried{server})"
 
 
 def account(study: StudyResult) -> Iterator[str]:
@@ -85,20 +135,32 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
     if form == "csv":
         return _csv(study, study.rows if rows is None else rows)
     head, *body = cells(study, rows)
-    notes = [*marks(study), *account(study)]
+    notes = [*marks(study), *searches(study), *account(study)]
     if form == "markdown":
-        lines = ["| " + " | ".join(map(_markdown, cells_)) + " |" for cells_ in (head, *body)]
-        lines.insert(1, "|" + "---|" * len(head))
-        return "\n".join([*lines, "", *(f"- {_markdown(note)}" for note in notes)]).rstrip()
-    rows_ = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
-    rows_.insert(1, r"\midrule")
-    spec = "l" * len(varied(study)) + "r" * (len(head) - len(varied(study)) - 1) + "l"
+        lines = markdown_table([list(map(markdown_text, cells_)) for cells_ in (head, *body)])
+        return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes)]).rstrip()
+    return latex_table(head, body, notes=notes, left=len(varied(study)))
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Of cells that are safe as they are."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    yield from (head, "|" + "---|" * len(rows[0]), *body)
+
+
+def latex_table(
+    head: Sequence[str], body: Sequence[Sequence[str]], *, notes: Sequence[str] = (), left: int = 1
+) -> str:
+    """A table of the package booktabs; the first `left` columns and the last hold text."""
+    rows = [" & ".join(map(_latex, cells_)) + r" \\" for cells_ in (head, *body)]
+    rows.insert(1, r"\midrule")
+    spec = "l" * left + "r" * (len(head) - left - 1) + "l"
     return "\n".join(
         [
             *(f"% {note}" for note in notes),
             rf"\begin{{tabular}}{{{spec}}}",
             r"\toprule",
-            *rows_,
+            *rows,
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -111,27 +173,60 @@ def _codes(study: StudyResult) -> list[WarningCode]:
 
 
 def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
-    of = [row.label] if keys == ["experiment"] else [_setting(row.varied.get(key)) for key in keys]
+    of = [row.label] if keys == ["experiment"] else [setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
-        return [*of, *("–",) * 5, f"0 of {row.planned}", row.outcome]
-    energy = amount(row.energy_per_output_token, modelled=row.modelled)
+        return [*of, *(MISSING,) * (len(HEADS) - 2), f"0 of {row.planned}", row.outcome]
     figures = [
-        energy if row.valid else f"({energy})",
+        _joules(row, row.energy_per_output_token),
         _amount(row.output_tokens_per_second),
         _amount(row.ttft_s),
         _amount(row.tpot_s),
-        "–" if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        MISSING if row.peak_bytes is None else plain(row.peak_bytes, "B"),
+        _amount(row.requests_per_second),
+        _joules(row, row.energy_per_request)
+        if row.load is not None or any(map(_is_of_load, row.varied))
+        else MISSING,
+        _amount(row.goodput_per_s),
+        _joules(row, row.energy_per_good_request),
+        _amount(row.itl_s),
+        MISSING if row.schedule_lag_p99_s is None else plain(row.schedule_lag_p99_s, "s"),
+        _percent(min(good)) if (good := [one for one in row.good if one is not None]) else MISSING,
+        share(row.accuracy),
+        _joules(row, row.energy_per_correct_answer),
     ]
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
 
 
+def _is_of_load(key: str) -> bool:
+    return key.startswith("load.")
+
+
+def _percent(share: float) -> str:
+    """Rounded down: almost all is not all."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:g} %"
+
+
+def _joules(row: StudyRow, estimate: Estimate | None) -> str:
+    if estimate is None or estimate.value is None:
+        return MISSING
+    energy = amount(estimate, modelled=row.modelled)
+    return energy if row.valid else f"({energy})"
+
+
 def _amount(estimate: Estimate | None) -> str:
-    return "–" if estimate is None else amount(estimate)
+    return MISSING if estimate is None else amount(estimate)
 
 
-def _setting(value: JsonValue) -> str:
+def share(estimate: Estimate | None) -> str:
+    """`62 % [52 to 71]`: an interval that is not symmetric by its ends."""
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        return MISSING
+    return f"{100 * estimate.value:.3g} % [{100 * estimate.low:.3g} to {100 * estimate.high:.3g}]"
+
+
+def setting(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -140,7 +235,7 @@ def _last(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-_COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
+FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "energy_per_output_token_j": lambda row: row.energy_per_output_token,
     "energy_per_request_j": lambda row: row.energy_per_request,
     "prefill_j": lambda row: row.prefill,
@@ -149,6 +244,12 @@ _COLUMNS: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "output_tokens_per_second": lambda row: row.output_tokens_per_second,
     "ttft_s": lambda row: row.ttft_s,
     "tpot_s": lambda row: row.tpot_s,
+    "requests_per_second": lambda row: row.requests_per_second,
+    "goodput_per_s": lambda row: row.goodput_per_s,
+    "energy_per_good_request_j": lambda row: row.energy_per_good_request,
+    "itl_s": lambda row: row.itl_s,
+    "accuracy": lambda row: row.accuracy,
+    "energy_per_correct_answer_j": lambda row: row.energy_per_correct_answer,
 }
 
 
@@ -159,14 +260,14 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["label", *keys, "outcome", "runs", "modelled", "valid", "warnings", "peak_bytes"]
-        + [f"{name}{end}" for name in _COLUMNS for end in ends]
+        + [f"{name}{end}" for name in FIGURES for end in ends]
     )
     for row in rows:
         numbers: list[float | None] = []
-        for of in _COLUMNS.values():
+        for of in FIGURES.values():
             one = of(row) or Estimate.missing("1", "not measured")
             numbers += [one.value, one.low, one.high, *(one.systematic or (None, None))]
-        settings = [row.label if key == "experiment" else _setting(row.varied.get(key)) for key in keys]
+        settings = [row.label if key == "experiment" else setting(row.varied.get(key)) for key in keys]
         facts = [row.outcome, row.runs, row.modelled, row.valid, " ".join(row.warnings), row.peak_bytes]
         writer.writerow(
             [row.label, *settings, *facts, *("" if one is None else repr(one) for one in numbers)]
@@ -174,8 +275,11 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def _markdown(text: str) -> str:
-    return text.replace("|", r"\|")
+def markdown_text(text: str) -> str:
+    """Text that is shown as it is, whatever Markdown or HTML it holds."""
+    return re.sub(
+        r"[\\|`*]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(:\[])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text
+    )
 
 
 def _latex(text: str) -> str:

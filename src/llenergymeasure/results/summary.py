@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llenergymeasure.records import Estimate
+from llenergymeasure.records.dataset import counted
 from llenergymeasure.records.figures import amount, duration, led_by_range, plain, relative, span
-from llenergymeasure.results.models import Energy, ExperimentResult, Memory, Percentiles, RunPart
+from llenergymeasure.results.models import Boundary, Energy, ExperimentResult, Memory, Percentiles, RunPart
 
 WITHIN = "within this process"
 MISSING = "–"
@@ -92,16 +93,22 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     scatter = WITHIN if of_one_process(result) else "between runs"
     for reason in () if energy.valid else energy.reasons:
         yield Row("Energy is not valid", "", reason, strong=True)
-    costs = (
+    costs = [
         ("Energy per output token", energy.per_output_token),
         ("Prefill, per prompt token", energy.prefill),
         ("Decode, per output token", energy.decode),
-    )
+    ]
+    if result.config.load is not None:
+        costs.append(("Energy per request", energy.per_request))
+    if energy.per_good_request is not None:
+        costs.append(("Energy per good request", energy.per_good_request))
     words = {"modelled": "estimated, not measured", "mixed": "in part estimated, not measured"}
     for label, cost in costs:
         first = cost is energy.per_output_token
-        said = words.get(energy.method or "") if first and cost.value is not None else None
+        said = words.get(energy.method or "", _alone(energy)) if first and cost.value is not None else None
         yield _cost_row(label, cost, energy, said=said, scatter=scatter, strong=first)
+    if energy.per_correct_answer is not None:
+        yield _cost_row("Energy per correct answer", energy.per_correct_answer, energy)
     yield _cost_row(f"Energy, net of {energy.net_of} idle", energy.net, energy)
     spinning = energy.idle.spinning
     if spinning is not None and (spinning.value or 0.0) >= VISIBLE_CORES:
@@ -118,6 +125,7 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
         where = ", ".join(part.hosts)
         label = f"  of it {part.role}" if part.role else f"  of it {where}"
         yield _cost_row(label, part.total, energy, said=where if part.role else None)
+    yield from _boundary_rows(energy)
     idle = [
         Row(f"Idle power, {name}", _joules(one, energy), gap=one.reason or "")
         for name, one in (
@@ -129,9 +137,39 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     yield from _folded(idle)
 
 
+def _alone(energy: Energy) -> str | None:
+    """What a figure leaves out that is of GPUs alone."""
+    is_alone = (energy.boundary or "").partition(" ")[0] == "gpu"
+    return "of the GPU alone, without the machine around it" if is_alone else None
+
+
+def _boundary_rows(energy: Energy) -> Iterator[Row]:
+    """The same work within the other boundaries that were read, and how much of it is the GPUs'."""
+    for one in energy.boundaries:
+        if one.boundary == energy.boundary:
+            continue
+        cost, ratio = one.per_output_token, one.to_gpu
+        value = amount(cost) if one.valid else f"({amount(cost)})" if cost.value is not None else MISSING
+        sources = ", ".join(sorted({reading.source for reading in one.readings}))
+        compared = None if ratio is None or ratio.value is None else f"{one.boundary} : gpu {amount(ratio)}"
+        note = _listed(compared, f"{one.method} by {sources}", _why_not_valid(one))
+        yield Row(f"  within {one.boundary}", value, note, gap=cost.reason or "")
+    leading = next((one for one in energy.boundaries if one.boundary == energy.boundary), None)
+    if leading is not None and leading.to_gpu is not None and leading.to_gpu.value is not None:
+        yield Row(f"  {leading.boundary} : gpu", amount(leading.to_gpu))
+
+
+def _why_not_valid(one: Boundary) -> str | None:
+    if one.valid or one.per_output_token.value is None:
+        return None
+    flags = dict.fromkeys(flag for reading in one.readings for flag in reading.flags)
+    return f"not valid: {', '.join(flags)}" if flags else "not valid"
+
+
 def legend(energy: Energy) -> Iterator[str]:
     """What the brackets hold, where any value has them."""
-    shown = (energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total)
+    shown = [energy.per_output_token, energy.prefill, energy.decode, energy.net, energy.total]
+    shown += [] if energy.per_good_request is None else [energy.per_good_request]
     if energy.valid and any(led_by_range(estimate) for estimate in shown):
         source = "a model of power, not a sensor" if is_modelled(energy) else "the sensor's systematic error"
         yield (
@@ -166,15 +204,28 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     for label, estimate in (
         ("Output throughput", speed.output_tokens_per_second),
         ("Request throughput", speed.requests_per_second),
+        ("Goodput", speed.goodput_per_s),
     ):
-        within = WITHIN if estimate.low is not None and of_one_process(result) else None
-        yield Row(label, amount(estimate), within or "", gap=estimate.reason or "")
+        if estimate is not None:
+            within = WITHIN if estimate.low is not None and of_one_process(result) else None
+            asked = _objectives(result) if estimate is speed.goodput_per_s else None
+            yield Row(label, amount(estimate), _listed(within, asked), gap=estimate.reason or "")
     for label, times in (
         ("Time to first token", speed.ttft_s),
         ("Time per output token", speed.tpot_s),
+        ("Time between tokens", speed.itl_s),
+        ("Time between chunks", speed.chunk_s),
         ("End to end", speed.e2e_s),
     ):
-        yield _latency_row(label, times)
+        if times is not None:
+            yield _latency_row(label, times)
+    if result.config.load is not None:
+        late = result.overhead.schedule_lag_p99_s
+        by = "" if late is None else f"99 % of the requests were sent at most {plain(late, 's')} late"
+        yield Row("Load", result.config.load.in_words, by)
+    if speed.in_flight_mean is not None:
+        most = f"on average, {speed.in_flight_most} at most"
+        yield Row("Requests on their way", f"{speed.in_flight_mean:.3g}", most)
     pinned = {True: "lengths pinned", False: "lengths not pinned", None: "natural lengths"}
     yield Row(
         "Tokens",
@@ -186,8 +237,11 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
             _cut(result),
         ),
     )
+    yield from _server_rows(result)
+    yield from _quality_rows(result)
     if result.dataset is not None and (notes := list(result.dataset.notes())):
-        yield Row("Prompts", f"{result.config.n} of {result.config.dataset.name}", _listed(*notes))
+        count = result.dataset.prompts or result.config.n
+        yield Row("Prompts", f"{count} of {result.config.prompts_from}", _listed(*notes))
     flops = speed.flops
     if flops.total is None:
         yield Row("Arithmetic", MISSING, gap=flops.reason or "")
@@ -197,6 +251,51 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         yield Row(label, amount(share), gap=share.reason or "")
     yield _memory_row(result.memory)
     yield Row("Steady", "yes" if result.steady else "no", "" if result.steady else "warm-up ended at its cap")
+
+
+def _server_rows(result: ExperimentResult) -> Iterator[Row]:
+    """What the server counted, from the first request to the last."""
+    server = result.server
+    if server is None:
+        return
+    mine, others = server.client, server.other_requests
+    if server.prompt_tokens is not None and server.output_tokens is not None:
+        alike = (server.prompt_tokens, server.output_tokens) == (mine.prompt_tokens, mine.output_tokens)
+        told = f"{mine.prompt_tokens:,} in, {mine.output_tokens:,} out"
+        yield Row(
+            "Server's own count",
+            f"{server.prompt_tokens:,} in, {server.output_tokens:,} out",
+            _listed(
+                "with the warm-up",
+                "its answers add up to the same" if alike else f"its answers add up to {told}",
+                f"{counted(others, 'request')} of other clients" if others else None,
+            ),
+        )
+    if server.cache_hit_share:
+        yield Row("Prefix cache", f"{100 * server.cache_hit_share:.3g} %", "of prompt tokens came from it")
+    if server.acceptance_length is not None:
+        accepted, drafted = server.accepted_tokens or 0, server.draft_tokens or 0
+        share = f"{100 * accepted / drafted:.3g} % of {drafted:,} drafted tokens accepted" if drafted else ""
+        yield Row("Speculative decoding", f"{server.acceptance_length:.3g} token/step", share)
+
+
+def _objectives(result: ExperimentResult) -> str:
+    stated = result.config.slo.model_dump(exclude_none=True)
+    return ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in stated.items())
+
+
+def _quality_rows(result: ExperimentResult) -> Iterator[Row]:
+    found = result.quality
+    if found is None:
+        return
+    by = ", ".join(f"{one.correct} of {one.judged} by {one.matcher}" for one in found.matchers)
+    cut = "answers cut or padded: output_length is exact" if found.cut_or_padded else ""
+    one = found.accuracy
+    if one.value is None or one.low is None or one.high is None:
+        yield Row("Accuracy", MISSING, gap=one.reason or "")
+        return
+    ends = f"{100 * one.low:.3g} to {100 * one.high:.3g} % (Wilson, {counted(found.prompts, 'prompt')})"
+    yield Row("Accuracy", f"{100 * one.value:.3g} %", _listed(ends, by, cut))
 
 
 def failures(result: ExperimentResult) -> list[str]:
@@ -213,7 +312,8 @@ def _run_rows(result: ExperimentResult) -> Iterator[Row]:
     measured, energy = result.measured, result.energy
     passes = sorted({len(run.window.passes) for run in measured if run.window is not None}) or [0]
     each = f"{passes[0]}" if passes[0] == passes[-1] else f"{passes[0]} to {passes[-1]}"
-    of = f"of {each} pass{'' if passes == [1] else 'es'}"
+    one, several = ("window", "windows") if result.config.is_stream else ("pass", "passes")
+    of = f"of {each} {one if passes == [1] else several}"
     runs = f"{len(measured)} runs {of}" if len(measured) != 1 else f"1 run {of}"
     wanted = energy.repeats_for_2_percent
     more = f"± 2 % would take about {wanted} repeats" if (wanted or 0) > len(measured) else None
@@ -263,6 +363,8 @@ def _missing(result: ExperimentResult) -> Iterator[tuple[str, str | None]]:
         yield "Arithmetic", speed.flops.reason
     if memory.peak_bytes is None:
         yield "Peak memory", memory.reason
+    if result.server is not None and result.server.reason is not None:
+        yield "Server's own count", result.server.reason
 
 
 def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
@@ -282,7 +384,7 @@ def _signs(energy: Energy, *, single: bool) -> Iterator[str]:
 
 def _run_table(runs: Sequence[RunPart]) -> Iterator[Sequence[str]]:
     """What each run alone gave."""
-    units = ("J/token", "tokens/s", "s", "s", "s")
+    units = ("J/token", "token/s", "s", "s", "s")
     yield "run", "energy", "throughput", "TTFT", "TPOT", "end to end", ""
     for run in runs:
         found = [None] * len(units) if run.figures is None else [value for _, value in run.figures]

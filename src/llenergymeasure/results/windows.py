@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import (
@@ -19,7 +19,14 @@ from llenergymeasure.records import (
     Start,
 )
 from llenergymeasure.results import store
-from llenergymeasure.results.models import Count, ExperimentId, ExperimentResult, OverheadPart, Part
+from llenergymeasure.results.models import (
+    RESULT_SCHEMA_VERSION,
+    Count,
+    ExperimentId,
+    ExperimentResult,
+    OverheadPart,
+    Part,
+)
 
 RECORDED = frozenset({"windows", "command"})
 
@@ -128,6 +135,16 @@ class WindowsResult(Part):
         data: dict[str, JsonValue] = self.model_dump(mode="json")
         return data
 
+    def to_frame(self) -> Any:
+        """A row a name of windows with the columns of `llem export`, as a data frame of pandas or polars.
+
+        ResultError where neither is installed.
+        """
+        from llenergymeasure.results import rows
+        from llenergymeasure.results.frames import frame
+
+        return frame(rows.wide(*one) for one in rows.parts(self))
+
     def __repr__(self) -> str:
         names = ", ".join(f"{one.name}: {one.energy_each}" for one in self.windows[:3])
         return f"<WindowsResult {self.experiment_id}: {names}>"
@@ -160,13 +177,12 @@ def write(result: WindowsResult, folder: Path) -> None:
 def load_any(path: Path) -> ExperimentResult | WindowsResult:
     """A result of any kind, from its file or folder. ResultError says what is wrong with it."""
     file, text = store.read_text(path)
-    data = store.parse(text, file)
+    return from_data(store.parse(text, file), text, file)
+
+
+def from_data(data: object, text: str, file: Path) -> ExperimentResult | WindowsResult:
+    """The result in a file that was read and parsed; ResultError as `load_any` has it."""
     if not isinstance(data, dict) or data.get("kind") not in RECORDED:
-        return ExperimentResult.load(path)
-    try:
-        return WindowsResult.model_validate_json(text, strict=True, context={"stored": True})
-    except ValidationError as error:
-        shown = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()[:3]]
-        raise ResultError(
-            f"{file} does not fit its schema: {'; '.join(shown)}", hint=store.CHANGED
-        ) from error
+        return store.from_data(data, text, file)
+    store.check_version(data, file, newest=RESULT_SCHEMA_VERSION)
+    return store.validated(WindowsResult, text, file, data)

@@ -15,6 +15,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Thread
 from typing import Any, Literal
 
 # The text of the n-th token: one to four bytes of UTF-8 for a character.
@@ -25,6 +27,7 @@ _KNOWN = {
         "prompt",
         "messages",
         "max_tokens",
+        "max_completion_tokens",
         "stream",
         "stream_options",
         "temperature",
@@ -50,6 +53,8 @@ class Behaviour:
     first_s: float = 0.0
     each_s: float = 0.0
     healthy_after_s: float | None = 0.0  # None for never
+    headers_after_s: float = 0.0  # of an answer, after its request
+    streams: bool = True  # else an answer is one JSON object, whatever was asked for
     slots: int | None = None  # requests at once; the others queue
     takes_ids: bool = True
     strict: bool = False  # fields that OpenAI does not know are a 422
@@ -62,7 +67,7 @@ class Behaviour:
     splits: bool = False  # every write in two, where possible within a character
     opens_with_role: bool = False
     empty_chunks: bool = False
-    comments: bool = False
+    comments: bool = False  # and the fields of an event that are not its data
     crlf: bool = False
     reasoning: int = 0  # so many tokens first, under `reasoning_key`
     reasoning_key: str = "reasoning_content"
@@ -70,21 +75,25 @@ class Behaviour:
     done: bool = True
     refuse_every: int | None = None
     refuse_status: int = 429
+    retry_after_s: int | None = None
     break_after: int | None = None
     break_how: Literal["event", "cut", "stall"] = "event"
     dies_at: int | None = None
+    metrics: Literal["vllm:", "sglang:", "none"] = "vllm:"  # what counters' names begin with
+    cache_block: int | None = None  # prompts are served from earlier ones in whole blocks of so many tokens
+    drafted: int = 0  # tokens that each chunk's draft holds; all tokens of a chunk but one were accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request for tokens, as far as the stub heeds it."""
 
-    number: int
     is_chat: bool
     prompt_tokens: int
     output_tokens: int
     finish: Literal["length", "stop"]
     wants_usage: bool
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +108,30 @@ class Step:
 
 @dataclass(slots=True)
 class Served:
-    """What became of a request for tokens; `sent_ns` holds when each write with a token was made."""
+    """What became of a request for tokens; `sent_ns` holds when each write with a token was begun."""
 
     number: int
     arrived_ns: int
     body: dict[str, Any]
+    ended_ns: int | None = None
     outcome: Literal["running", "answered", "refused", "broken", "cancelled"] = "running"
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     sent_ns: list[int] = field(default_factory=list)
 
 
-def asked(behaviour: Behaviour, body: dict[str, Any], *, number: int, is_chat: bool) -> Asked:
-    """How many tokens the request gets. A text has a token for each byte of UTF-8."""
+def prompt_of(body: dict[str, Any], *, is_chat: bool) -> Sequence[int]:
+    """Token ids. A text has a token for each byte of UTF-8."""
     if is_chat:
-        prompt_tokens = sum(len(str(message.get("content", "")).encode()) for message in body["messages"])
-    else:
-        prompt = body["prompt"]
-        prompt_tokens = len(prompt.encode()) if isinstance(prompt, str) else len(prompt)
-    limit = body.get("max_tokens", behaviour.own_length)
+        return "".join(str(message.get("content", "")) for message in body["messages"]).encode()
+    prompt = body["prompt"]
+    return prompt.encode() if isinstance(prompt, str) else list(prompt)
+
+
+def asked(behaviour: Behaviour, body: dict[str, Any], *, is_chat: bool, cached: int = 0) -> Asked:
+    """How many tokens the request gets; so many of its prompt are `cached`."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens", behaviour.own_length)
     if not behaviour.heeds_max_tokens:
         limit = behaviour.own_length
     end = behaviour.eos_after
@@ -125,17 +139,18 @@ def asked(behaviour: Behaviour, body: dict[str, Any], *, number: int, is_chat: b
         end = None
     ends_early = end is not None and end <= limit
     return Asked(
-        number=number,
         is_chat=is_chat,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=len(prompt_of(body, is_chat=is_chat)),
         output_tokens=end if ends_early and end is not None else limit,
         finish="stop" if ends_early else "length",
         wants_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        cached_tokens=cached,
     )
 
 
+@lru_cache(maxsize=256)
 def script(behaviour: Behaviour, request: Asked) -> list[Step]:
-    """All writes of an answer, in order."""
+    """All writes of an answer, in order. Those of a request like an earlier one are made already."""
     steps: list[Step] = []
     waiting: list[Step] = []
     for step in _events(behaviour, request):
@@ -150,7 +165,7 @@ def script(behaviour: Behaviour, request: Asked) -> list[Step]:
 
 def _events(behaviour: Behaviour, request: Asked) -> Iterator[Step]:
     if behaviour.comments:
-        yield Step(0.0, b": keep-alive\n\n")
+        yield Step(0.0, b": keep-alive\n\nevent: message\nid: 1\nretry: 100\n")
     if behaviour.opens_with_role and request.is_chat:
         yield Step(0.0, _event(behaviour, request, {"role": "assistant", "content": ""}))
     out, at_s = 0, behaviour.first_s
@@ -192,15 +207,24 @@ def _event(
         choice["delta"] = delta
     else:
         choice["text"] = "".join(map(str, delta.values()))
-    content: dict[str, Any] = {"id": f"stub-{request.number}", "model": behaviour.model, "choices": [choice]}
+    content: dict[str, Any] = {
+        "id": "stub",
+        "object": "chat.completion.chunk" if request.is_chat else "text_completion",
+        "created": 0,
+        "model": behaviour.model,
+        "choices": [choice],
+    }
     if behaviour.usage == "every" or (behaviour.usage == "last" and finish is not None):
         content["usage"] = _usage(request, out)
     return _line(behaviour, content)
 
 
-def _usage(request: Asked, out: int) -> dict[str, int]:
+def _usage(request: Asked, out: int) -> dict[str, Any]:
     read = request.prompt_tokens
-    return {"prompt_tokens": read, "completion_tokens": out, "total_tokens": read + out}
+    counts: dict[str, Any] = {"prompt_tokens": read, "completion_tokens": out, "total_tokens": read + out}
+    if request.cached_tokens:
+        counts["prompt_tokens_details"] = {"cached_tokens": request.cached_tokens}
+    return counts
 
 
 def _line(behaviour: Behaviour, content: dict[str, Any]) -> bytes:
@@ -224,6 +248,36 @@ def _split(step: Step) -> Iterator[Step]:
     yield Step(step.at_s + _REST_OF_A_SPLIT_S, step.data[at:], tokens=step.tokens, then=step.then)
 
 
+def metrics(behaviour: Behaviour, counts: Counter[str]) -> str:
+    """What it counted, under vLLM's names or SGLang's."""
+    labels = f'engine="0",model_name="{behaviour.model}"'
+    drafts = counts["token_chunks"] if behaviour.drafted else 0
+    tables: dict[str, dict[str, int]] = {
+        "vllm:": {
+            f"prompt_tokens_total{{{labels}}}": counts["prompt_tokens"],
+            f"generation_tokens_total{{{labels}}}": counts["generation_tokens"],
+            f'request_success_total{{finished_reason="length",{labels}}}': counts["answered"],
+            f'request_success_total{{finished_reason="abort",{labels}}}': counts["cancelled"],
+            f'request_success_total{{finished_reason="error",{labels}}}': counts["broken"],
+            f"prefix_cache_queries_total{{{labels}}}": counts["looked_up_tokens"],
+            f"prefix_cache_hits_total{{{labels}}}": counts["cached_tokens"],
+            f"spec_decode_num_drafts_total{{{labels}}}": drafts,
+            f"spec_decode_num_draft_tokens_total{{{labels}}}": drafts * behaviour.drafted,
+            f"spec_decode_num_accepted_tokens_total{{{labels}}}": counts["generation_tokens"] - drafts
+            if drafts
+            else 0,
+        },
+        "sglang:": {
+            f"prompt_tokens_total{{{labels}}}": counts["prompt_tokens"],
+            f"generation_tokens_total{{{labels}}}": counts["generation_tokens"],
+            f"num_requests_total{{{labels}}}": counts["answered"],
+            f'cached_tokens_total{{cache_source="device",{labels}}}': counts["cached_tokens"],
+        },
+    }
+    table = tables[behaviour.metrics]
+    return "".join(f"{behaviour.metrics}{name} {count}.0\n" for name, count in table.items())
+
+
 class Stub:
     """The server: its counts, and the requests that wait for a slot."""
 
@@ -234,6 +288,7 @@ class Stub:
         self.counts: Counter[str] = Counter()
         self.served: deque[Served] = deque(maxlen=_KEPT_REQUESTS)
         self.running = 0
+        self.cached: set[tuple[int, ...]] = set()
         self.queue: deque[_Connection] = deque()
 
     def is_healthy(self) -> bool:
@@ -246,7 +301,7 @@ class Stub:
             told = [
                 {
                     name: getattr(one, name)
-                    for name in ("number", "arrived_ns", "body", "outcome", "prompt_tokens")
+                    for name in ("number", "arrived_ns", "ended_ns", "body", "outcome", "prompt_tokens")
                 }
                 | {"output_tokens": one.output_tokens, "sent_ns": one.sent_ns}
                 for one in self.served
@@ -259,16 +314,23 @@ class Stub:
         if path == "/v1/models":
             models = {"object": "list", "data": [{"id": self.behaviour.model, "owned_by": "stub"}]}
             return 200, json.dumps(models).encode(), "application/json"
-        if path == "/metrics":
-            lines = [
-                f'vllm:{name}_tokens_total{{model_name="{self.behaviour.model}"}} '
-                f"{self.counts[f'{name}_tokens']}.0"
-                for name in ("prompt", "generation")
-            ]
-            name = f'vllm:request_success_total{{model_name="{self.behaviour.model}"}}'
-            lines.append(f"{name} {self.counts['answered']}.0")
-            return 200, ("\n".join(lines) + "\n").encode(), "text/plain"
+        if path == "/metrics" and self.behaviour.metrics != "none":
+            return 200, metrics(self.behaviour, self.counts).encode(), "text/plain"
         return 404, _error(f"no page {path}"), "application/json"
+
+    def look_up(self, prompt: Sequence[int]) -> int:
+        """How many tokens of the prompt an earlier one began with, in whole blocks; this one is then kept."""
+        block = self.behaviour.cache_block
+        if block is None:
+            return 0
+        found = 0
+        for end in range(block, len(prompt) + 1, block):
+            start = tuple(prompt[:end])
+            if start in self.cached:
+                found = end
+            self.cached.add(start)
+        self.counts["looked_up_tokens"] += len(prompt)
+        return found
 
     def why_refused(self, body: dict[str, Any], *, is_chat: bool) -> tuple[int, str] | None:
         own, prompt = self.behaviour, body.get("prompt")
@@ -276,7 +338,7 @@ class Stub:
         refusals = (
             (not self.is_healthy(), 503, "still loading"),
             (body.get("model") != own.model, 404, f"The model `{body.get('model')}` does not exist."),
-            (not body.get("stream"), 400, "the stub only streams"),
+            (not body.get("stream"), 400, "the stub wants to be asked for a stream"),
             (bool(unknown), 422, f"unexpected fields: {', '.join(unknown)}"),
             (
                 not is_chat and not own.takes_ids and not isinstance(prompt, str),
@@ -301,6 +363,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._served: Served | None = None
+        self._asked: Asked
         self._steps: list[Step] = []
         self._next = 0
         self._arrived_s = 0.0
@@ -347,13 +410,15 @@ class _Connection(asyncio.Protocol):
         served = Served(stub.counts["received"], time.monotonic_ns(), body)
         stub.served.append(served)
         if why := stub.why_refused(body, is_chat=is_chat):
-            served.outcome = "refused"
+            served.outcome, served.ended_ns = "refused", served.arrived_ns
             stub.counts["refused"] += 1
-            self._whole(why[0], _error(why[1]), "application/json")
+            self._whole(why[0], _error(why[1]), "application/json", stub.behaviour.retry_after_s)
             return
-        request = asked(stub.behaviour, body, number=served.number, is_chat=is_chat)
-        served.prompt_tokens = request.prompt_tokens
-        self._served, self._steps, self._next = served, script(stub.behaviour, request), 0
+        cached = stub.look_up(prompt_of(body, is_chat=is_chat))
+        request = asked(stub.behaviour, body, is_chat=is_chat, cached=cached)
+        served.prompt_tokens, served.cached_tokens = request.prompt_tokens, cached
+        self._served, self._asked = served, request
+        self._steps, self._next = script(stub.behaviour, request), 0
         if stub.behaviour.slots is None or stub.running < stub.behaviour.slots:
             self.start()
         else:
@@ -363,10 +428,36 @@ class _Connection(asyncio.Protocol):
         self._stub.running += 1
         self._holds_slot = True
         self._arrived_s = self._loop.time()
+        if self._stub.behaviour.headers_after_s:
+            self._loop.call_later(self._stub.behaviour.headers_after_s, self._open)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        if self._served is None:
+            return
+        if not self._stub.behaviour.streams:
+            self._answer_whole(self._served)
+            return
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         self._go_on()
+
+    def _answer_whole(self, served: Served) -> None:
+        texts = (TEXTS[k % len(TEXTS)] for k in range(self._asked.output_tokens))
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self._asked.finish}
+        text = "".join(texts)
+        choice |= (
+            {"message": {"role": "assistant", "content": text}} if self._asked.is_chat else {"text": text}
+        )
+        usage = _usage(self._asked, self._asked.output_tokens)
+        kind = "chat.completion" if self._asked.is_chat else "text_completion"
+        head = {"id": "stub", "object": kind, "created": 0, "model": self._stub.behaviour.model}
+        content = json.dumps({**head, "choices": [choice], "usage": usage}).encode()
+        self._count(served, self._asked.output_tokens)
+        self._close("answered")
+        self._whole(200, content, "application/json")
 
     def _go_on(self) -> None:
         """Write what is due."""
@@ -388,23 +479,32 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"0\r\n\r\n")
 
     def _write(self, step: Step, served: Served) -> None:
-        if step.data:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(step.data), step.data))
         if step.tokens:
             served.sent_ns.append(time.monotonic_ns())
-            served.output_tokens += step.tokens
+        if step.data and not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(step.data), step.data))
+        if step.tokens:
+            self._count(served, step.tokens)
             if served.number == self._stub.behaviour.dies_at:
                 sys.stderr.write("the stub dies as asked\n")
                 os._exit(9)
+
+    def _count(self, served: Served, tokens: int) -> None:
+        """Tokens as they go out, and the prompt's with the first of them, as engines count them."""
+        counts = self._stub.counts
+        if not served.output_tokens:
+            counts["prompt_tokens"] += served.prompt_tokens
+            counts["cached_tokens"] += served.cached_tokens
+        served.output_tokens += tokens
+        counts["generation_tokens"] += tokens
+        counts["token_chunks"] += 1
 
     def _close(self, outcome: Literal["answered", "broken", "cancelled"]) -> None:
         stub, served = self._stub, self._served
         assert served is not None
         self._served = None
-        served.outcome = outcome
+        served.outcome, served.ended_ns = outcome, time.monotonic_ns()
         stub.counts[outcome] += 1
-        stub.counts["prompt_tokens"] += served.prompt_tokens
-        stub.counts["generation_tokens"] += served.output_tokens
         if self._holds_slot:
             self._holds_slot = False
             stub.running -= 1
@@ -413,9 +513,10 @@ class _Connection(asyncio.Protocol):
         if stub.queue and (stub.behaviour.slots is None or stub.running < stub.behaviour.slots):
             stub.queue.popleft().start()
 
-    def _whole(self, status: int, content: bytes, kind: str) -> None:
-        head = f"HTTP/1.1 {status} Stub\r\ncontent-type: {kind}\r\ncontent-length: {len(content)}\r\n\r\n"
-        self._transport.write(head.encode() + content)
+    def _whole(self, status: int, content: bytes, kind: str, retry_after_s: int | None = None) -> None:
+        after = "" if retry_after_s is None else f"retry-after: {retry_after_s}\r\n"
+        head = f"HTTP/1.1 {status} Stub\r\ncontent-type: {kind}\r\n{after}content-length: {len(content)}"
+        self._transport.write(f"{head}\r\n\r\n".encode() + content)
 
 
 def _error(message: str) -> bytes:
@@ -433,9 +534,12 @@ async def serve(behaviour: Behaviour, *, port: int, key: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ends-with-stdin", action="store_true", help="so that it ends with its parent")
     parser.add_argument("--behaviour", default="{}", help="fields of Behaviour, as a JSON object")
     given = parser.parse_args()
     behaviour = Behaviour(**json.loads(given.behaviour))
+    if given.ends_with_stdin:
+        Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     try:
         asyncio.run(serve(behaviour, port=given.port, key=os.environ.get("STUB_API_KEY")))
     except KeyboardInterrupt:

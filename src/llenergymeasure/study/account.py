@@ -8,14 +8,24 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.exceptions import ResultError
-from llenergymeasure.results import ExperimentResult
-from llenergymeasure.results.store import RESULT_FILE
-from llenergymeasure.results.study import Outcome, StudyFailure, StudyGap, StudyResult, StudyRow, row_of
+from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.results.folder import RUNS
+from llenergymeasure.results.store import own_version
+from llenergymeasure.results.study import (
+    Outcome,
+    ResultHead,
+    StudyFailure,
+    StudyGap,
+    StudyResult,
+    StudyRow,
+    StudySearch,
+    row_of,
+)
 from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened, Record
 from llenergymeasure.study.plan import Plan
 from llenergymeasure.study.run import folder_name
+from llenergymeasure.study.search import bracket, good_share, next_probe
 
 
 def account(plan: Plan, folder: Path) -> StudyResult:
@@ -25,13 +35,18 @@ def account(plan: Plan, folder: Path) -> StudyResult:
     rows, simulated = [], False
     by_hash = _by_experiment(records)
     for one in plan.experiments:
+        if one.sought is not None and one.hash not in by_hash:
+            continue
         where = folder_name(one)
         facts: dict[str, object] = {"runs": 0}
         failures = tuple(_failures(by_hash.get(one.hash, ())))
-        result = _result(folder / where)
+        result = ResultHead.read(folder / where)
         if result is not None:
             facts = row_of(result)
             simulated = simulated or result.simulated
+        if result is not None and one.sought is not None:
+            numbers = [run.index for run in result.measured]
+            facts["good"] = tuple(good_share(folder / where / RUNS / str(number)) for number in numbers)
         planned = one.config.repeats.count
         done = isinstance(facts["runs"], int) and facts["runs"] >= planned and not failures
         begun = any(isinstance(record, Begun) for record in by_hash.get(one.hash, ()))
@@ -55,19 +70,58 @@ def account(plan: Plan, folder: Path) -> StudyResult:
                 }
             )
         )
+    if len({row.place for row in rows if row.folder is not None}) == 1:
+        rows = [row.model_copy(update={"place": None}) for row in rows]
+    rows = [
+        row if row.place is None else row.model_copy(update={"label": f"{row.label} ({row.place})"})
+        for row in rows
+    ]
+    searches = tuple(_searches(plan, rows))
     opened = [record for record in records if isinstance(record, Opened)]
     closed = [record for record in records if isinstance(record, Closed)]
     return StudyResult(
+        llem=own_version(),
         name=plan.name,
         identity=plan.identity,
-        finished=all(row.outcome != "pending" for row in rows),
+        finished=all(row.outcome != "pending" for row in rows) and all(one.finished for one in searches),
         simulated=simulated,
         started_at=opened[0].at if opened else "",
         ended_at=closed[-1].at if closed else None,
         executor=plan.execution.executor,
         rows=tuple(rows),
         left_out=tuple(StudyGap(label=gap.label, kind=gap.kind, reason=gap.reason) for gap in plan.left_out),
+        searches=searches,
     )
+
+
+def _searches(plan: Plan, rows: Sequence[StudyRow]) -> Iterator[StudySearch]:
+    by_hash = {row.hash: row for row in rows}
+    for label, tried in plan.searches.items():
+        assert plan.search is not None, "experiments of a search"
+        found = [by_hash.get(one.hash) for one in tried]
+        met = [None if row is None else _met(row, plan.search.share) for row in found]
+        low, high = bracket(met)
+        values = [one.sought[1] for one in tried if one.sought is not None]
+        servers = {server for row in found if row is not None for server in row.servers}
+        objectives = tried[0].config.slo.model_dump(exclude_none=True)
+        yield StudySearch(
+            label=label,
+            over=plan.search.over,
+            share=plan.search.share,
+            objectives=objectives,
+            met=None if low is None else values[low],
+            not_met=None if high is None else values[high],
+            probes=sum(one is not None for one in met),
+            finished=next_probe(met) is None,
+            servers=0 if None in servers else len(servers),
+        )
+
+
+def _met(row: StudyRow, share: float) -> bool | None:
+    if row.outcome == "pending":
+        return None
+    good = [one for one in row.good if one is not None]
+    return row.outcome == "done" and len(good) == row.runs and min(good, default=0.0) >= share
 
 
 def _by_experiment(records: Sequence[Record]) -> dict[str, list[Begun | Done | Failed]]:
@@ -91,18 +145,9 @@ def _failures(records: Sequence[Begun | Done | Failed]) -> Iterator[StudyFailure
             )
 
 
-def _result(folder: Path) -> ExperimentResult | None:
-    if not (folder / RESULT_FILE).exists():
-        return None
-    try:
-        return ExperimentResult.load(folder)
-    except ResultError:
-        return None
-
-
 def _varied(plan: Plan) -> Mapping[str, dict[str, JsonValue]]:
     """For each experiment the settings in which it differs from another."""
-    flat = {one.hash: dict(leaves(one.config.model_dump(mode="json"))) for one in plan.experiments}
+    flat = {one.hash: _settings(one.config) for one in plan.experiments}
     left_out = {"output_dir"}
     keys: dict[str, None] = {}
     first = next(iter(flat.values()), {})
@@ -111,3 +156,9 @@ def _varied(plan: Plan) -> Mapping[str, dict[str, JsonValue]]:
             key for key in first | each if first.get(key) != each.get(key) and key not in left_out
         )
     return {which: {key: each[key] for key in keys if key in each} for which, each in flat.items()}
+
+
+def _settings(config: ExperimentConfig) -> dict[str, JsonValue]:
+    """Every value in force; the options that a plug-in brings are dumped without their defaults."""
+    values = config.model_dump(mode="json") | {config.backend: config.options.model_dump(mode="json")}
+    return dict(leaves(values))

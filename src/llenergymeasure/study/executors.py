@@ -147,6 +147,9 @@ def executor_for(execution: Execution, folder: Path, *, gpus: Sequence[str] = ()
         return RayExecutor(execution.ray)
     if execution.parallel == "per-gpu":
         if not gpus:
-            raise ConfigError("execution.parallel is per-gpu, and this host has no GPU")
+            raise ConfigError(
+                "execution.parallel is per-gpu, and this host has no NVIDIA GPU",
+                hint="take it out: runs then follow one another",
+            )
         return LocalExecutor(gpus)
     return LocalExecutor()

@@ -51,9 +51,10 @@ def merge(folders: Sequence[Path], target: Path, *, accept_drift: bool) -> Study
             continue
         name = row.folder if not any(row.folder == one.folder for one in rows) else f"{row.folder}-{number}"
         shutil.copytree(folder / row.folder, target / name)
-        place = places[folder][row.hash] if len(found) > 1 else None
-        label = row.label if place is None else f"{row.label} ({place})"
-        rows.append(row.model_copy(update={"folder": name, "label": label, "place": place}))
+        rows.append(row.model_copy(update={"folder": name}))
+        if len(found) > 1:
+            place = places[folder][row.hash]
+            rows[-1] = rows[-1].model_copy(update={"label": f"{row.label} ({place})", "place": place})
     order = {row.hash: at for at, row in enumerate(first.rows)}
     rows.sort(key=lambda row: order.get(row.hash, len(order)))
     merged = first.model_copy(

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config.flat import leaves
+from llenergymeasure.config.load import SloConfig
 from llenergymeasure.config.models import ENGINES, ExperimentConfig, config_hash
-from llenergymeasure.config.study import Execution, Point, StudyFile, holds
+from llenergymeasure.config.study import Execution, Point, Search, StudyFile, holds
 from llenergymeasure.exceptions import ConfigError
 
 # The configuration that a point gives.
@@ -22,13 +23,15 @@ Resolve: TypeAlias = Callable[[Point], ExperimentConfig]
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """One experiment of a study. `label` is what differs from the others; `names` are all that it stands for,
-    where several points are the same experiment.
+    where several points are the same experiment. `sought` is the search that may try it, by what differs from
+    the other searches, and its value there.
     """
 
     config: ExperimentConfig
     hash: str
     label: str
     names: tuple[str, ...]
+    sought: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Plan:
     experiments: tuple[Experiment, ...]
     left_out: tuple[LeftOut, ...]
     execution: Execution
+    search: Search | None = None
+
+    @property
+    def searches(self) -> dict[str, list[Experiment]]:
+        """What each search may try, in rising order."""
+        found: dict[str, list[Experiment]] = {}
+        for one in self.experiments:
+            if one.sought is not None:
+                found.setdefault(one.sought[0], []).append(one)
+        return found
 
     @property
     def identity(self) -> str:
@@ -72,6 +85,7 @@ def make_plan(
     values |= dict(leaves(dict(study.base)))
     found: dict[str, Experiment] = {}
     left_out: list[LeftOut] = []
+    invalid: dict[str, list[LeftOut]] = {}
     label = _labels(study)
     for point in study.points():
         point = _in_force(point, study, values)  # noqa: PLW2901  the point without what does not apply
@@ -83,18 +97,37 @@ def make_plan(
         try:
             config = resolve(point)
         except (ConfigError, ValidationError) as error:
-            left_out.append(LeftOut(name, "invalid", describe(error)))
+            sought = _sought(study.search, point, label)
+            of = name if sought is None else f"search {sought[0]}"
+            invalid.setdefault(of, []).append(LeftOut(name, "invalid", describe(error)))
             continue
         name = label(_of_engine(point, config.backend))
         key = config_hash(config)
         before = found.get(key)
         names = (name,) if before is None else tuple(dict.fromkeys((*before.names, name)))
-        first = before or Experiment(adjust(config), key, name, ())
+        first = before or Experiment(adjust(config), key, name, (), _sought(study.search, point, label))
+        if first.sought is not None and config.slo == SloConfig():
+            raise ConfigError(
+                "a search needs objectives that answers have to meet, and slo is empty",
+                hint="such as slo: {ttft: 0.5, tpot: 0.05}, in seconds",
+            )
         found[key] = replace(first, names=names)
+    for gap, *more in invalid.values():
+        text = f"{gap.label} and {len(more)} more values" if more else gap.label
+        left_out.append(replace(gap, label=text))
     if not found:
         reasons = "\n  ".join(f"{one.label}: {one.reason}" for one in left_out[:5])
         raise ConfigError(f"no experiment of the study can run:\n  {reasons}")
-    return Plan(study.name, tuple(found.values()), tuple(dict.fromkeys(left_out)), study.execution)
+    return Plan(
+        study.name, tuple(found.values()), tuple(dict.fromkeys(left_out)), study.execution, study.search
+    )
+
+
+def _sought(search: Search | None, point: Point, label: Callable[[Point], str]) -> tuple[str, float] | None:
+    if search is None or not point.swept or search.over not in point.settings:
+        return None
+    kept = {key: value for key, value in point.settings.items() if key != search.over}
+    return label(replace(point, settings=kept)), float(str(point.settings[search.over]))
 
 
 def _in_force(point: Point, study: StudyFile, values: Mapping[str, JsonValue]) -> Point:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import LLEMError
 from llenergymeasure.measure.forecast import find_pace, forecast_at
 from llenergymeasure.models.vram import estimate_vram
@@ -14,7 +15,11 @@ from llenergymeasure.study.plan import Experiment, Plan
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One experiment: bytes of a run, seconds and joules of all its runs; None with the reason in `why`."""
+    """One experiment: bytes of a run, seconds and joules of all its runs; None with the reason in `why`.
+
+    A search has its lowest and its highest value; `tried` is the part of its experiments that will run at
+    most for each of the two.
+    """
 
     experiment: Experiment
     runs: int
@@ -22,13 +27,21 @@ class Preview:
     seconds: float
     joules: float | None
     why: str | None
+    tried: float = 1.0
 
 
 def preview(plan: Plan, history: Sequence[ExperimentResult], *, gpu: bool) -> list[Preview]:
     """From earlier results of this machine, newest first, where they are of the same model."""
     memory: dict[tuple[object, ...], tuple[int | None, str | None]] = {}
     found = []
+    ends = {
+        one.hash: most_probes(len(tried)) / 2
+        for tried in plan.searches.values()
+        for one in (tried[0], tried[-1])
+    }
     for one in plan.experiments:
+        if one.sought is not None and one.hash not in ends:
+            continue
         config = one.config
         alike = [
             result
@@ -53,7 +66,8 @@ def preview(plan: Plan, history: Sequence[ExperimentResult], *, gpu: bool) -> li
                 memory[key] = None, error.message
         size, why = memory[key]
         joules = _joules(one, alike, forecast.runs)
-        found.append(Preview(one, forecast.runs, size, forecast.seconds, joules, why))
+        part = ends.get(one.hash, 1.0)
+        found.append(Preview(one, forecast.runs, size, forecast.seconds, joules, why, part))
     return found
 
 

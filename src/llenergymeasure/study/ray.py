@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.study import RayConfig
 from llenergymeasure.exceptions import BackendError, ConfigError
 from llenergymeasure.results.folder import PART, RUNS, sync_folder
@@ -98,9 +99,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError(
-                "the ray executor needs Ray", hint="pip install 'llenergymeasure[ray]'"
-            ) from error
+            raise ConfigError("the ray executor needs Ray", hint=install("ray")) from error
         self._ray = ray
         if not ray.is_initialized():
             try:

@@ -8,12 +8,13 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from heapq import heappop, heappush
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from llenergymeasure.config.study import most_probes
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.measure.budget import Repeats, RunCost, Turn
 from llenergymeasure.records import FailedRun
@@ -25,6 +26,8 @@ from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
 from llenergymeasure.study.order import turns
 from llenergymeasure.study.plan import Experiment, Plan
+from llenergymeasure.study.search import good_share, next_probe
+from llenergymeasure.study.visits import Visits, visit_groups
 
 TASKS = "tasks"
 # What an executor gives a run beyond its own time limit, until it is taken for hung.
@@ -95,17 +98,21 @@ def run_plan(
     how: How,
     tell: Callable[[Step], None],
     remark: Callable[[str], None],
+    visits: bool = False,
 ) -> bool:
     """Make every run that is not made yet; whether the study came to its end.
 
-    Each experiment's folder gets its `result.json` once its last run is over. ResultError where the folder
-    holds another study, or this one and `how.resume` is not given.
+    With `visits` experiments that differ in their load alone share a server, which is started anew for each
+    repeat; the executor then makes one run at a time, on this host. Each experiment's folder gets its
+    `result.json` once its last run is over. ResultError where the folder holds another study, or this one and
+    `how.resume` is not given.
     """
     with ledger.opened(folder) as book:
-        study = _Study(plan, folder, book, tell=tell, remark=remark)
+        groups = visit_groups(plan.experiments) if visits else {}
+        study = _Study(plan, folder, book, Visits(groups, folder), tell=tell, remark=remark)
         study.take_up(how)
         try:
-            with executor:
+            with study.visits, executor:
                 finished = study.run(executor)
         except BaseException as error:
             book.append(Closed(f"ended by {type(error).__name__}"))
@@ -120,19 +127,26 @@ class _Study:
         plan: Plan,
         folder: Path,
         book: Ledger,
+        visits: Visits,
         *,
         tell: Callable[[Step], None],
         remark: Callable[[str], None],
     ) -> None:
         self._plan, self._folder, self._book, self._tell, self._remark = plan, folder, book, tell, remark
+        self.visits = visits
         self._tracks = [_track(one, folder, at, remark) for at, one in enumerate(plan.experiments)]
         # Whose turn it is, by the order of the plan; those that run are not in it.
-        self._due: list[tuple[int, int, _Track]] = []
+        self._due: list[tuple[int, int, int, int, _Track]] = []
         self._places: dict[int, list[int]] = {}
         self._by_hash = {one.experiment.hash: one for one in self._tracks}
         self._waiting: dict[Path, tuple[_Track, Turn]] = {}
         self._failed_in_a_row = 0
-        self._planned = sum(track.planned for track in self._tracks)
+        self._remarked: set[str] = set()
+        self._searches = {
+            name: [self._by_hash[one.hash] for one in found] for name, found in plan.searches.items()
+        }
+        self._planned = sum(one.planned for one in self._tracks if one.experiment.sought is None)
+        self._planned += sum(most_probes(len(found)) * found[0].planned for found in self._searches.values())
         self._over, self._made, self._began = 0, 0, time.monotonic()
 
     def take_up(self, how: How) -> None:
@@ -156,6 +170,8 @@ class _Study:
         elif how.resume:
             self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
         self._book.append(now)
+        if how.only and self._searches:
+            raise ConfigError("--only names experiments, and a search chooses its own")
         if how.only:
             self._keep_only(how.only)
 
@@ -188,35 +204,76 @@ class _Study:
         self._over = sum(len(one.measured) + len(one.failed) for one in self._tracks)
         self._began = time.monotonic()
         for track in self._tracks:
-            self._settle(track)
+            if track.experiment.sought is None or track.measured or track.failed:
+                self._settle(track)
+        for name in self._searches:
+            self._search_on(name)
         while True:
             free = executor.slots - len(self._waiting)
             due = self._next(free) if free > 0 and not self._is_broken() else []
             if not due and not self._waiting:
                 return not self._is_broken()
-            self._begin(executor, due)
-            for ended in executor.ended():
-                self._settle(self._end(ended))
+            for ended in [*self._begin(executor, due), *executor.ended()]:
+                track = self._end(ended)
+                self._settle(track)
+                if track.over and track.experiment.sought is not None:
+                    self._search_on(track.experiment.sought[0])
+
+    def _search_on(self, name: str) -> None:
+        """Have the search try its next value, if one is left."""
+        tracks = self._searches[name]
+        at = next_probe([self._met(track) for track in tracks])
+        if at is None:
+            tried = sum(track.over for track in tracks)
+            self._planned -= (most_probes(len(tracks)) - tried) * tracks[0].experiment.config.repeats.count
+        elif not (tracks[at].measured or tracks[at].failed):
+            self._settle(tracks[at])
+
+    def _met(self, track: _Track) -> bool | None:
+        """Whether every repeat met the objectives; None before the last is over."""
+        if not track.over:
+            return None
+        search = self._plan.search
+        assert search is not None, "a track of a search"
+        if track.failed or not track.measured:
+            return False
+        shares = [good_share(track.folder / RUNS / str(number)) for number in track.measured]
+        return all(share is not None and share >= search.share for share in shares)
 
     def _next(self, most: int) -> list[tuple[_Track, Turn]]:
         """The runs that come next, by the order of the plan."""
         found = [heappop(self._due)[-1] for _ in range(min(most, len(self._due)))]
         return [(track, turn) for track in found if (turn := track.repeats.next()) is not None]
 
-    def _place(self, track: _Track, turn: Turn) -> int:
-        """Where the experiment comes among the repeats of that number."""
+    def _place(self, track: _Track, turn: Turn) -> tuple[int, int, int]:
+        """When its turn is. Those that share a server are together, in a new order for each repeat."""
+        group = self.visits.group(track.experiment)
+        order = self._plan.execution.order
+        if order == "sequential":
+            at = track.place if group is None else group[0]
+        else:
+            at = min(self._among(turn, one) for one in group or (track.place,))
+        within = 0
+        if group is not None:
+            visited = turns("balanced", len(group), turn.number, seed=self._plan.identity)
+            within = visited.index(group.index(track.place))
+        return (at, turn.number, within) if order == "sequential" else (turn.number, at, within)
+
+    def _among(self, turn: Turn, place: int) -> int:
+        """Where an experiment comes among the repeats of that number."""
         if turn.number not in self._places:
             order, seed = self._plan.execution.order, self._plan.identity
             found = turns(order, len(self._tracks), turn.number, seed=seed)
             self._places[turn.number] = sorted(range(len(found)), key=found.__getitem__)
-        return self._places[turn.number][track.place]
+        return self._places[turn.number][place]
 
-    def _begin(self, executor: Executor, due: Sequence[tuple[_Track, Turn]]) -> None:
+    def _begin(self, executor: Executor, due: Sequence[tuple[_Track, Turn]]) -> list[Ended]:
+        """Start them; those whose server does not come up have ended."""
         if not due:
-            return
+            return []
         if self._plan.execution.gaps and self._made:
             time.sleep(self._plan.execution.gaps)
-        paths, limit_s = [], 0.0
+        paths, limit_s, ended = [], 0.0, []
         folder = self._folder / TASKS
         folder.mkdir(exist_ok=True)
         for track, turn in due:
@@ -225,6 +282,15 @@ class _Study:
             shutil.rmtree(track.folder / RUNS / str(turn.number), ignore_errors=True)
             # It does not hold this run; it is made again from all runs.
             (track.folder / RESULT_FILE).unlink(missing_ok=True)
+            self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
+            self._tell(self._step(track, turn, "begins"))
+            self._waiting[path] = (track, turn)
+            try:
+                by_url = self.visits.by_url(one, turn.number)
+            except LLEMError as error:
+                task.write_ending(path, task.ending_of(error))
+                ended.append(Ended(path, error.message))
+                continue
             task.write_task(
                 path,
                 task.Task(
@@ -236,20 +302,27 @@ class _Study:
                     turn.runs,
                     turn.passes,
                     turn.seconds,
+                    by_url,
                 ),
             )
-            self._book.append(Begun(one.hash, turn.number, track.attempt, executor.where))
-            self._tell(self._step(track, turn, "begins"))
-            self._waiting[path] = (track, turn)
             paths.append(path)
             limit_s = max(limit_s, one.config.timeout_s + MARGIN_S)
-        executor.start(paths, limit_s=limit_s)
+        if paths:
+            executor.start(paths, limit_s=limit_s)
+        return ended
 
     def _end(self, ended: Ended) -> _Track:
         track, turn = self._waiting.pop(ended.task)
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
+        if ending.cost is None:
+            gone = self.visits.why_ended()
+            if gone is not None:
+                ending = replace(ending, kind=gone.kind, message=f"{ending.message}: {gone.text}")
+            # It may hang, or still be at work on what nobody waits for.
+            self.visits.leave()
+        self._pass_on(track, ending.remarks)
         which, number = track.experiment.hash, turn.number
         run = track.folder / RUNS / str(number)
         if ending.cost is not None and run.is_dir():
@@ -263,8 +336,9 @@ class _Study:
         final = kind not in _RETRIED or track.attempt > self._plan.execution.retries
         record = Failed(which, number, track.attempt, kind, ending.message, final)
         self._book.append(record)
-        again = "" if final else "; it is tried again"
-        self._remark(f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}{again}")
+        again = "it is tried again" if not final else ending.hint
+        said = f"{track.experiment.label}: run {number} failed ({kind}): {ending.message}"
+        self._remark(f"{said}; {again}" if again else said)
         if final:
             self._failed_in_a_row, self._over = self._failed_in_a_row + 1, self._over + 1
             track.fail(record)
@@ -272,14 +346,19 @@ class _Study:
             track.attempt += 1
         return track
 
+    def _pass_on(self, track: _Track, remarks: Sequence[str]) -> None:
+        """What the runs remark, each remark once: another run has other figures for the same."""
+        for one in remarks:
+            if (gist := re.sub(r"[\d.]+", "#", one)) not in self._remarked:
+                self._remarked.add(gist)
+                self._remark(f"{track.experiment.label}: {one}")
+
     def _settle(self, track: _Track) -> None:
         """Have its next run wait for its turn, or pool the runs of an experiment whose last one is over."""
         if track.over:
             return
         if (turn := track.repeats.next()) is not None:
-            sequential = self._plan.execution.order == "sequential"
-            turn_at = (0, track.place) if sequential else (turn.number, self._place(track, turn))
-            heappush(self._due, (*turn_at, track))
+            heappush(self._due, (*self._place(track, turn), track.place, track))
             return
         track.over = True
         if track.measured:
@@ -387,7 +466,9 @@ def _track(experiment: Experiment, folder: Path, place: int, remark: Callable[[s
 
 def _planned(plan: Plan) -> tuple[Planned, ...]:
     return tuple(
-        Planned(one.hash, one.label, one.names, one.config.repeats.count) for one in plan.experiments
+        # A search may leave an experiment out.
+        Planned(one.hash, one.label, one.names, 0 if one.sought else one.config.repeats.count)
+        for one in plan.experiments
     )
 
 

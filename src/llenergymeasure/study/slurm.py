@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.study import SlurmConfig
 from llenergymeasure.exceptions import BackendError, ConfigError
 from llenergymeasure.study.executors import Ended
@@ -92,9 +93,7 @@ class SlurmExecutor:
         try:
             import submitit
         except ImportError as error:
-            raise ConfigError(
-                "the slurm executor needs submitit", hint="pip install 'llenergymeasure[slurm]'"
-            ) from error
+            raise ConfigError("the slurm executor needs submitit", hint=install("slurm")) from error
         asked = self._asked
         try:
             executor = submitit.SlurmExecutor(folder=self._folder / "slurm" / "%j")

@@ -20,6 +20,7 @@ from llenergymeasure.study.account import account
 from llenergymeasure.study.executors import executor_for
 from llenergymeasure.study.plan import Plan, make_plan
 from llenergymeasure.study.run import How, Step, run_plan
+from llenergymeasure.study.visits import visit_groups
 
 
 def planned(
@@ -83,19 +84,30 @@ def run(
     tell: Callable[[Step], None],
     remark: Callable[[str], None],
 ) -> StudyResult:
-    """Run what is not there yet, and write `study.json` whatever ends it."""
+    """Run what is not there yet, and write `study.json` and a report whatever ends it."""
     gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
     executor = executor_for(plan.execution, folder, gpus=gpus)
     if gpus:
         remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")
+    alone = plan.execution.executor == "local" and not gpus
+    if not alone and visit_groups(plan.experiments):
+        remark("Each run launches its own server: loads share one where runs take turns on this host")
     try:
-        run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark)
+        run_plan(plan, folder, executor=executor, how=how or How(), tell=tell, remark=remark, visits=alone)
     except (KeyboardInterrupt, SystemExit):
-        account(plan, folder).write(folder)
+        _conclude(plan, folder, remark)
         remark(f"Stopped; what was measured is in {folder}. To go on: the same command with --resume")
         raise
+    return _conclude(plan, folder, remark)
+
+
+def _conclude(plan: Plan, folder: Path, remark: Callable[[str], None]) -> StudyResult:
     result = account(plan, folder)
     result.write(folder)
+    # With numpy and pyarrow, which a dry run does without.
+    from llenergymeasure.report.page import report_of_study
+
+    report_of_study(folder, remark)
     return result
 
 

@@ -9,13 +9,23 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import (
+    ConfigError,
+    ExperimentError,
+    ExperimentTimeout,
+    LLEMError,
+    PreFlightError,
+)
 from llenergymeasure.measure.budget import RunCost
 from llenergymeasure.records import FailureKind
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run: its experiment and the folder of that, its number of how many, and the budget that is left."""
+    """A run: its experiment and the folder of that, its number of how many, and the budget that is left.
+
+    `by_url` is the configuration in force where a server stands for several runs.
+    """
 
     experiment: str
     folder: Path
@@ -25,17 +35,34 @@ class Task:
     runs: int
     passes: int
     seconds: float
+    by_url: ExperimentConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out."""
+    """`cost` of a run that was measured; else what kind of failure it was, in words, and the way out.
+
+    `remarks` are what a user should read of it.
+    """
 
     cost: RunCost | None = None
     seconds: float = 0.0
     kind: FailureKind | None = None
     message: str = ""
     hint: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def ending_of(error: LLEMError) -> Ending:
+    """How a run failed, in the terms of the policy of retries."""
+    kind: FailureKind = "error"
+    if isinstance(error, ExperimentTimeout):
+        kind = "timeout"
+    elif isinstance(error, ExperimentError) and error.failure is not None:
+        kind = error.failure.kind
+    elif isinstance(error, ConfigError | PreFlightError):
+        kind = "config"
+    return Ending(kind=kind, message=error.message, hint=error.hint)
 
 
 _TASK = TypeAdapter(Task)

@@ -5,41 +5,34 @@ Executors place it, recorder and worker together, on one node. It writes how it 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shutil
-import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from llenergymeasure.analysis.run_energy import run_energy
-from llenergymeasure.exceptions import (
-    ConfigError,
-    ExperimentError,
-    ExperimentTimeout,
-    LLEMError,
-    PreFlightError,
-)
+from llenergymeasure.exceptions import LLEMError
 from llenergymeasure.measure.budget import RunCost, Turn
 from llenergymeasure.measure.forecast import Tracker, find_pace
 from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.replay import is_readable
 from llenergymeasure.measure.runner import Job, Run, run
 from llenergymeasure.measure.scratch import scratch
-from llenergymeasure.records import FailureKind
 from llenergymeasure.results.folder import PART, RUNS, experiment_folder, run_folder
-from llenergymeasure.study.task import Ending, Task, read_task, write_ending
-
-_PR_SET_PDEATHSIG = 1
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from llenergymeasure.study.ends import end_on_signals, end_with_parent
+from llenergymeasure.study.task import Ending, Task, ending_of, read_task, write_ending
 
 
-def perform(task: Task, *, run: Run = run) -> Ending:
+def _unheard(_text: str) -> None:
+    pass
+
+
+def perform(task: Task, *, run: Run = run, remark: Callable[[str], None] = _unheard) -> Ending:
     """Make the run with `run`. Whatever ends it leaves nothing running."""
     began = time.monotonic()
-    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=_say)
+    turn = Turn(task.number, task.runs, task.passes, task.seconds, remark=remark)
     tracker = Tracker(task.config, find_pace(task.config), _no_progress)
     with (
         scratch() as temporary,
@@ -49,64 +42,32 @@ def perform(task: Task, *, run: Run = run) -> Ending:
         # What an earlier attempt left.
         shutil.rmtree(folder / RUNS / f"{task.number}{PART}", ignore_errors=True)
         with run_folder(folder, task.number, keep=is_readable) as part:
-            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker)
-            energy = run_energy(run(task.config, job))
+            job = Job(task.experiment, task.origins, turn, part, temporary, locks, tracker, task.config)
+            energy = run_energy(run(task.by_url or task.config, job))
     return Ending(RunCost.of(energy), seconds=time.monotonic() - began)
-
-
-def ending_of(error: LLEMError) -> Ending:
-    """How a run failed, in the terms of the policy of retries."""
-    kind: FailureKind = "error"
-    if isinstance(error, ExperimentTimeout):
-        kind = "timeout"
-    elif isinstance(error, ExperimentError) and error.failure is not None:
-        kind = error.failure.kind
-    elif isinstance(error, ConfigError | PreFlightError):
-        kind = "config"
-    return Ending(kind=kind, message=error.message, hint=error.hint)
 
 
 def main(path: Path, *, tied: bool) -> int:
     """The exit code: 0 for a run that was measured, 1 for one that failed. `tied` ends the run with the
     process that started this one.
     """
-    for number in _ENDING:
-        signal.signal(number, _stop)
+    end_on_signals()
     task = read_task(path)
     if tied:
-        _end_with_parent()
+        end_with_parent()
+    remarks: list[str] = []
     try:
-        ending = perform(task)
+        ending = perform(task, remark=remarks.append)
     except LLEMError as error:
         ending = ending_of(error)
     except MemoryError:
         ending = Ending(kind="oom", message="this process ran out of memory")
-    write_ending(path, ending)
+    write_ending(path, replace(ending, remarks=tuple(remarks)))
     return 0 if ending.kind is None else 1
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _no_progress(description: str, **_: object) -> None:
     pass
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM once the process that started this one is gone, however it went."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        raise SystemExit(128 + signal.SIGTERM)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    for one in _ENDING:
-        signal.signal(one, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Turn: TypeAlias = tuple[str, str]
+Matcher: TypeAlias = Literal["exact", "number", "choice", "regex", "lm-eval"]
 
 _IDS = ("id", "custom_id", "task_id", "question_id", "session_id", "uuid")
 _CONVERSATIONS = {"conversations": "ShareGPT", "conversation": "ShareGPT", "messages": "OpenAI messages"}
@@ -54,11 +55,22 @@ class UnknownFormatError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """How an answer is judged, and which ones are right: any of them will do."""
+
+    matcher: Matcher
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text, or the length of a synthetic prompt in tokens; the other one is None.
 
     `turns` are the (role, content) pairs for a chat template where the text is more than a turn of the user.
-    `output_tokens` is what the record itself asks for; None leaves it to the experiment.
+    `output_tokens` is what the record itself asks for; None leaves it to the experiment. `turn` is the place
+    in a conversation, from 1; the turn before it is the prompt before it. `blocks` of a synthetic prompt name
+    its runs of tokens, which are the same wherever the name is. `reference` is what the answer is judged by,
+    None where it is not.
     """
 
     id: str
@@ -66,15 +78,21 @@ class Prompt:
     length: int | None = None
     turns: tuple[Turn, ...] | None = None
     output_tokens: int | None = None
+    turn: int = 1
+    blocks: tuple[int, ...] | None = None
+    reference: Reference | None = None
 
 
-def read_record(record: object, number: int, *, column: str | None = None) -> tuple[str, Prompt]:
+def read_record(
+    record: object, number: int, *, column: str | None = None, every_turn: bool = False
+) -> tuple[str, tuple[Prompt, ...]]:
     """The format of a record and its prompt, taken from `column` where one is given.
 
-    OddRecordError where the format is known and there is no prompt in it; UnknownFormatError else.
+    With `every_turn` a conversation has one for each answer that it awaits, which holds all that was said
+    before it. OddRecordError where the format is known and there is no prompt in it; UnknownFormatError else.
     """
     if isinstance(record, str):
-        return "text", Prompt(str(number), _checked(record))
+        return "text", (Prompt(str(number), _checked(record)),)
     if isinstance(record, list) and record and all(isinstance(one, dict) for one in record):
         record = {"messages": record}
     if record is None or record == {}:
@@ -85,29 +103,38 @@ def read_record(record: object, number: int, *, column: str | None = None) -> tu
     body, batch = record.get("body"), None
     if isinstance(body, dict):
         record, batch = body, "OpenAI batch"
-    found, (text, length, turns) = _asked(record, column)
+    found, asked = _asked(record, column, every_turn)
     if batch is None and found == "prompt" and "output_tokens" in record:
         found = "vLLM custom"
-    return batch or found, Prompt(key, text, length, turns, _output_tokens(record))
+    wanted = _output_tokens(record)
+    return batch or found, tuple(
+        Prompt(f"{key}.{place}" if len(asked) > 1 else key, text, length, turns, wanted, place)
+        for place, (text, length, turns) in enumerate(asked, start=1)
+    )
 
 
 _Asked: TypeAlias = tuple[str | None, int | None, tuple[Turn, ...] | None]
 
 
-def _asked(record: Mapping[str, object], column: str | None) -> tuple[str, _Asked]:
+def _asked(record: Mapping[str, object], column: str | None, every_turn: bool) -> tuple[str, list[_Asked]]:
     if column is not None:
         if column not in record:
             raise UnknownFormatError(f"an object without {column}", _columns(record))
-        return column, _of_value(record[column])
+        return column, _of_value(record[column], every_turn)
     names = ("prompt", *_CONVERSATIONS, "turns", "texts", *_TEXTS)
     name = next((name for name in names if record.get(name) is not None), None)
     if name is None:
-        return "lengths", (None, _input_length(record, names), None)
+        return "lengths", [(None, _input_length(record, names), None)]
     value = record[name]
     match name:
         case "turns" if isinstance(value, list):
-            first = value[0] if value else ""
-            value = first.get("text") or first.get("texts") if isinstance(first, dict) else first
+            said = [one.get("text") or one.get("texts") if isinstance(one, dict) else one for one in value]
+            if every_turn and said:
+                # Questions alone: each awaits an answer, and none is recorded.
+                asked: list[dict[str, object]] = [{"content": text} for text in said]
+                ends = range(1, len(asked) + 1)
+                return "aiperf", [one for end in ends for one in _of_value(asked[:end], every_turn=False)]
+            value = (said or [""])[0]
         case "texts" if isinstance(value, list):
             contents = [one.get("contents") if isinstance(one, dict) else one for one in value]
             parts = [part for one in contents for part in (one if isinstance(one, list) else [one])]
@@ -117,24 +144,29 @@ def _asked(record: Mapping[str, object], column: str | None) -> tuple[str, _Aske
             value = f"{value}\n\n{more}" if isinstance(more, str) and more.strip() else value
         case "content":
             value = [record]
-    return _FORMATS.get(name, name), _of_value(value)
+    return _FORMATS.get(name, name), _of_value(value, every_turn)
 
 
-def _of_value(value: object) -> _Asked:
+def _of_value(value: object, every_turn: bool) -> list[_Asked]:
     if value is None:
         raise OddRecordError("the prompt is null")
     if isinstance(value, str):
-        return _checked(value), None, None
+        return [(_checked(value), None, None)]
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
-        turns = _conversation(value)
-        text = "\n\n".join(content for _, content in turns)
-        return text, None, None if len(turns) == 1 and turns[0][0] == "user" else turns
+        return [
+            (
+                "\n\n".join(content for _, content in turns),
+                None,
+                None if len(turns) == 1 and turns[0][0] == "user" else turns,
+            )
+            for turns in _conversations(value, every_turn)
+        ]
     raise OddRecordError("the prompt is not text")
 
 
-def _conversation(items: Sequence[Mapping[str, object]]) -> tuple[Turn, ...]:
+def _conversations(items: Sequence[Mapping[str, object]], every_turn: bool) -> list[tuple[Turn, ...]]:
     """What comes before an answer: of ShareGPT, as in its other readers, the first question alone; of
-    messages all up to the last one that is not an answer.
+    messages all up to the last one that is not an answer; or what comes before each answer.
     """
     if not items:
         raise OddRecordError("the conversation is empty")
@@ -144,14 +176,21 @@ def _conversation(items: Sequence[Mapping[str, object]]) -> tuple[Turn, ...]:
         raise OddRecordError("an answer comes first")
     if "user" not in spoken:
         raise OddRecordError("no turn is a user's")
-    if any("from" in item for item in items):
-        turns = turns[: [role for role, _ in turns].index("user") + 1]
+    first = [role for role, _ in turns].index("user") + 1
+    if not every_turn and any("from" in item for item in items):
+        turns = turns[:first]
     while turns[-1][0] == "assistant":
         turns.pop()
-    _checked(turns[-1][1])
+    ends = (
+        [end for end in range(first, len(turns)) if turns[end][0] == "assistant" != turns[end - 1][0]]
+        if every_turn
+        else []
+    )
     for _, content in turns:
         _check_unicode(content)
-    return tuple(turns)
+    for end in (ends := [*ends, len(turns)]):
+        _checked(turns[end - 1][1])
+    return [tuple(turns[:end]) for end in ends]
 
 
 def _turn(item: Mapping[str, object]) -> Turn:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from llenergymeasure.config.extras import install
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 
 PREFIX = "hf:"
@@ -46,7 +47,7 @@ def rows(asked: HubName) -> tuple[str, Iterator[dict[str, Any]]]:
     if find_spec("datasets") is None:
         raise PreFlightError(
             f"dataset {PREFIX}{asked.name} needs the package datasets",
-            hint="pip install 'llenergymeasure[datasets]'",
+            hint=install("datasets"),
         )
     import datasets
     from datasets import exceptions

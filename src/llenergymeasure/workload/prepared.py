@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import BackendError, ConfigError, LLEMError, PreFlightError
 from llenergymeasure.models.resolve import ResolvedModel
-from llenergymeasure.records import DatasetFacts, Request
-from llenergymeasure.workload.formats import Prompt
+from llenergymeasure.records import DatasetFacts
+from llenergymeasure.workload.formats import Prompt, Reference
 from llenergymeasure.workload.prompts import Dataset, load_prompts
 from llenergymeasure.workload.requests import (
     Workload,
@@ -37,20 +37,24 @@ from llenergymeasure.workload.tokenizer import (
 )
 
 # Part of the key: another way to make token ids needs another number.
-_SCHEMA = 2
+_SCHEMA = 3
 _REFUSED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The requests of a run, the hash of their token ids, and what made them."""
+    """The requests of a run with the prompt of each, the hash of their token ids, what made them, and what
+    judges their answers.
+    """
 
     workload: Workload
+    prompts: tuple[Prompt, ...]
     hash: str
     tokenizer_hash: str
     chat_template_hash: str | None
     chat_template_date: str | None
     dataset: DatasetFacts
+    references: tuple[Reference | None, ...] = ()
 
 
 def prepared(config: ExperimentConfig) -> Prepared:
@@ -71,8 +75,9 @@ def _prepared(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel |
         # A cache that can't be written costs the next run time, not this one its numbers.
         with suppress(OSError):
             _write(path, work)
-    check_ids(config, dataset.prompts, work.workload, rows=embedding_rows(model))
-    return work
+    check_ids(config, work.prompts, work.workload, rows=embedding_rows(model))
+    left_out = len(dataset.prompts) - len(work.prompts)
+    return replace(work, dataset=replace(dataset.facts, prompts=len(work.prompts), left_out=left_out))
 
 
 def check_prompts(config: ExperimentConfig) -> None:
@@ -132,11 +137,13 @@ def _made(config: ExperimentConfig, dataset: Dataset, model: ResolvedModel | Non
     is_chat = config.dataset.chat_template == "auto"
     return Prepared(
         workload,
+        tuple(dataset.prompts[place] for place in workload.places),
         workload_hash(workload.requests),
         tokenizer.hash,
         tokenizer.chat_template_hash,
         tokenizer.chat_template_date if is_chat else None,
         dataset.facts,
+        tuple(prompt.reference for prompt in dataset.prompts),
     )
 
 
@@ -148,7 +155,7 @@ def _key(config: ExperimentConfig, prompts: Sequence[Prompt], identity: str, row
         config.random_seed,
         config.max_input_tokens,
         config.dataset.chat_template,
-        [[prompt.id, prompt.text, prompt.length, prompt.turns] for prompt in prompts],
+        [[one.id, one.text, one.length, one.turns, one.turn, one.blocks] for one in prompts],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -157,18 +164,22 @@ def _read(path: Path, config: ExperimentConfig, dataset: Dataset) -> Prepared | 
     """What is kept there; None where there is nothing, or something damaged that is made again."""
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        requests: tuple[Request, ...] = as_requests(config, dataset.prompts, kept["prompts"])
+        places = tuple(map(int, kept["places"]))
+        prompts = tuple(dataset.prompts[place] for place in places)
+        requests = as_requests(config, prompts, kept["prompts"])
         if workload_hash(requests) != kept["hash"]:
             return None
         return Prepared(
-            Workload(requests, int(kept["cut"])),
+            Workload(requests, int(kept["cut"]), places),
+            prompts,
             kept["hash"],
             kept["tokenizer_hash"],
             kept["chat_template_hash"],
             kept["chat_template_date"],
             dataset.facts,
+            tuple(prompt.reference for prompt in dataset.prompts),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -181,6 +192,7 @@ def _write(path: Path | None, made: Prepared) -> None:
         "chat_template_hash": made.chat_template_hash,
         "chat_template_date": made.chat_template_date,
         "cut": made.workload.cut,
+        "places": made.workload.places,
         "prompts": [request.prompt for request in made.workload.requests],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,19 +10,29 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
 
 from llenergymeasure.config import plugins
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.hub import cached_snapshot
-from llenergymeasure.models.pasted import exists, pasted_dataset
+from llenergymeasure.models.pasted import exists, masked, pasted_dataset
 from llenergymeasure.records import DatasetFacts, SkippedRecords
 from llenergymeasure.records.dataset import counted
-from llenergymeasure.workload import hub
+from llenergymeasure.workload import evaluation, hub
+from llenergymeasure.workload.answers import reference_of
 from llenergymeasure.workload.files import opened
 from llenergymeasure.workload.foreign import JSON_FORMATS
-from llenergymeasure.workload.formats import OddRecordError, Prompt, UnknownFormatError, read_record
+from llenergymeasure.workload.formats import (
+    OddRecordError,
+    Prompt,
+    Reference,
+    UnknownFormatError,
+    read_record,
+)
+from llenergymeasure.workload.traces import read_trace
 
 BUILT_IN = ("ai-energy-score", "mixed", "synthetic")
 SCORE_ID = "EnergyStarAI/text_generation"
@@ -55,10 +65,14 @@ class Dataset:
 def load_prompts(config: ExperimentConfig) -> Dataset:
     """The `config.n` prompts of `config.dataset`, chosen and ordered by `config.random_seed`.
 
-    They are the first n of a seeded shuffle, so a larger n under the same seed begins with the same prompts.
+    They are the first n of a seeded shuffle, so a larger n under the same seed begins with the same prompts;
+    conversations stay whole in it, but for the last. Those of a trace are its first n, or all where it has
+    fewer.
     ConfigError when there is no such dataset, it is too small, or a file holds something else: it names the
     file and the place. PreFlightError where the hub can't be asked for one of its datasets.
     """
+    if config.load is not None and config.load.trace is not None:
+        return _trace(config, config.load.trace)
     found, facts = _all_prompts(config)
     if config.n > len(found):
         name, skipped = config.dataset.name, facts.skipped_count
@@ -70,27 +84,77 @@ def load_prompts(config: ExperimentConfig) -> Dataset:
         )
     # Synthetic ones are drawn by place, and have no order of their own.
     if config.dataset.name != "synthetic":
-        random.Random(config.random_seed).shuffle(found)  # noqa: S311  repeatable, not secret
+        starts = [place for place, prompt in enumerate(found) if prompt.turn == 1]
+        whole = [found[start:end] for start, end in pairwise([*starts, len(found)])]
+        random.Random(config.random_seed).shuffle(whole)  # noqa: S311  repeatable, not secret
+        found = list(chain.from_iterable(whole))
     chosen = tuple(found[: config.n])
     _check_lengths(config, chosen)
     own = sum(prompt.output_tokens is not None for prompt in chosen)
-    return Dataset(chosen, replace(facts, own_lengths=own))
+    count = sum(prompt.turn == 1 for prompt in chosen) if config.dataset.turns == "all" else None
+    judged = sum(prompt.reference is not None for prompt in chosen)
+    if not judged and (config.dataset.answer or config.dataset.matcher not in {"auto", "none"}):
+        raise ConfigError(
+            f"answers are to be judged, and no prompt of {config.dataset.name} has a reference answer",
+            hint="say which key holds it: --set dataset.answer=target",
+        )
+    told = replace(facts, own_lengths=own, conversations=count, prompts=len(chosen), references=judged)
+    return Dataset(chosen, told)
+
+
+def _trace(config: ExperimentConfig, path: Path) -> Dataset:
+    trace = read_trace(path, most=config.n)
+    for what, name in (("input", "max_input_tokens"), ("output", "max_output_tokens")):
+        most, record = max(
+            ((getattr(one, f"{what}_tokens"), one) for one in trace.records), key=lambda pair: pair[0]
+        )
+        if most > getattr(config, name):
+            raise ConfigError(
+                f"load.trace {path}, {record.place}: {most} {what} tokens, and {name} is "
+                f"{getattr(config, name)}",
+                hint=f"--set {name}={most} lets each request have its own length; n limits how many are used",
+            )
+    prompts = tuple(
+        Prompt(one.place, length=one.input_tokens, output_tokens=one.output_tokens, blocks=one.blocks)
+        for one in trace.records
+    )
+    facts = DatasetFacts(
+        str(path),
+        (f"{trace.form} trace",),
+        "line",
+        len(prompts),
+        own_lengths=len(prompts),
+        prompts=len(prompts),
+    )
+    return Dataset(prompts, facts)
+
+
+def _is_judged(config: ExperimentConfig) -> bool:
+    """With exact lengths answers are cut or padded: they are judged only where that was asked for."""
+    asked = config.dataset
+    if asked.matcher == "none":
+        return False
+    return config.output_length == "natural" or asked.answer is not None or asked.matcher != "auto"
+
+
+def _reference(config: ExperimentConfig, record: object) -> Reference | None:
+    asked = config.dataset.matcher
+    matcher = None if asked == "auto" or asked == "none" else asked  # noqa: PLR1714  mypy narrows this one
+    return reference_of(record, key=config.dataset.answer, matcher=matcher)
 
 
 def _all_prompts(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     name = config.dataset.name
-    if name == "synthetic":
-        return _synthetic(config), DatasetFacts("drawn from the vocabulary", (), "record", config.n)
-    if name == "mixed":
-        return _mixed()
-    if name == "ai-energy-score":
-        return _score(config)
+    if name in BUILT_IN:
+        return {"synthetic": _synthetic, "mixed": _mixed, "ai-energy-score": _score}[name](config)
     if (pasted := pasted_dataset(name)) is not None:
-        raise ConfigError(f"dataset {name!r} {pasted.reason}", hint=pasted.way_out)
+        raise ConfigError(f"dataset {masked(name)!r} {pasted.reason}", hint=pasted.way_out)
     if name.startswith(hub.PREFIX):
         asked = hub.parse_name(name)
         source, rows = hub.rows(asked)
         return _prompts(config, enumerate(rows, start=1), source=source, column=asked.column)
+    if name.startswith(evaluation.PREFIX):
+        return _of_task(config, name)
     if _is_file(name):
         path = Path(name).expanduser()
         with opened(path) as records:
@@ -117,7 +181,10 @@ def _prompts(
         count += 1
         where = f"dataset {name}, {unit} {number}"
         try:
-            kind, prompt = read_record(record, number, column=column)
+            kind, found = read_record(record, number, column=column, every_turn=config.dataset.turns == "all")
+            if _is_judged(config):
+                reference = _reference(config, record)
+                found = tuple(replace(one, reference=reference) for one in found)
         except OddRecordError as error:
             if config.dataset.strict:
                 raise ConfigError(
@@ -129,7 +196,7 @@ def _prompts(
             raise ConfigError(f"{where} is {error}: no known format", hint=_way_out(error)) from error
         else:
             formats[kind] += 1
-            prompts.append(prompt)
+            prompts.extend(found)
     if not count:
         raise ConfigError(f"dataset {name} is empty", hint=JSON_FORMATS)
     odd = tuple(
@@ -156,19 +223,27 @@ def _check_lengths(config: ExperimentConfig, prompts: Iterable[Prompt]) -> None:
         )
 
 
-def _synthetic(config: ExperimentConfig) -> list[Prompt]:
+def _of_task(config: ExperimentConfig, name: str) -> tuple[list[Prompt], DatasetFacts]:
+    prompts = evaluation.task_prompts(name)
+    if not _is_judged(config):
+        prompts = [replace(prompt, reference=None) for prompt in prompts]
+    return prompts, DatasetFacts(name, ("lm-eval",), "record", len(prompts))
+
+
+def _synthetic(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     length = config.dataset.prompt_tokens
     if length > config.max_input_tokens:
         raise ConfigError(
             f"dataset.prompt_tokens {length} is more than max_input_tokens {config.max_input_tokens}",
             hint="raise max_input_tokens, or lower dataset.prompt_tokens",
         )
-    return [Prompt(f"synthetic-{index}", length=length) for index in range(config.n)]
+    prompts = [Prompt(f"synthetic-{index}", length=length) for index in range(config.n)]
+    return prompts, DatasetFacts("drawn from the vocabulary", (), "record", config.n)
 
 
-def _mixed() -> tuple[list[Prompt], DatasetFacts]:
+def _mixed(_config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     with resources.as_file(resources.files(__package__) / "mixed.jsonl") as path, opened(path) as records:
-        prompts = [read_record(record, number)[1] for number, record in records.values]
+        prompts = [prompt for number, record in records.values for prompt in read_record(record, number)[1]]
     return prompts, DatasetFacts("built in", ("text",), "line", len(prompts))
 
 
@@ -185,11 +260,11 @@ def _score(config: ExperimentConfig) -> tuple[list[Prompt], DatasetFacts]:
     why = f"{SCORE_ID} is not in the hub cache"
     way = f"hf download --repo-type dataset {SCORE_ID}"
     if snapshot is not None:
-        why, way = "the package datasets is not installed", "pip install 'llenergymeasure[datasets]'"
+        why, way = "the package datasets is not installed", install("datasets")
     prompts = [
         replace(prompt, id=f"{prompt.id}-{number}", text=f"{manner}{prompt.text}")
         for number, manner in enumerate(_MANNERS, start=1)
-        for prompt in _mixed()[0]
+        for prompt in _mixed(config)[0]
     ]
     remark = f"prompts of llem's own making, not those of AI Energy Score: {why} ({way})"
     return prompts, DatasetFacts("made by llem", ("text",), "record", len(prompts), remark=remark)

@@ -6,20 +6,25 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.records import Request
 from llenergymeasure.workload.formats import Prompt
 from llenergymeasure.workload.tokenizer import ChatTemplateError, Tokenizer
+from llenergymeasure.workload.traces import BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`cut` counts the prompts that were longer than max_input_tokens and lost their end."""
+    """`cut` counts the prompts that were longer than max_input_tokens and lost their end. `places` are those
+    of the requests' prompts, from 0: the later turns of a conversation that would be cut are left out.
+    """
 
     requests: tuple[Request, ...]
     cut: int
+    places: tuple[int, ...]
 
 
 def build_requests(
@@ -28,21 +33,24 @@ def build_requests(
     """Token ids for every prompt, in order; made once, so that every engine and pass gets the same.
 
     A text keeps its first `max_input_tokens` tokens. A synthetic prompt is exactly as long as asked for,
-    drawn uniformly from the ordinary ids among the first `rows`, by seed and index alone. ConfigError when a
-    prompt has no tokens at all; PreFlightError where the chat template refuses it.
+    drawn uniformly from the ordinary ids among the first `rows`, by seed and index alone, or by seed and
+    name for each of its blocks. A turn that is longer than `max_input_tokens` ends its conversation unless it
+    is the first one: cut, it would not begin as the turn before it. ConfigError when a prompt has no tokens
+    at all; PreFlightError where the chat template refuses it.
     """
     ordinary = (
         [token for token in tokenizer.ordinary_ids if rows is None or token < rows]
         if any(prompt.text is None for prompt in prompts)
         else []
     )
-    ids: list[list[int]] = []
+    ids: dict[int, list[int]] = {}
     cut = 0
+    is_over = False
     for index, prompt in enumerate(prompts):
+        if prompt.turn > 1 and is_over:
+            continue
         if prompt.text is None:
-            # Seeding with a string and `choices` are the parts of `random` that keep their sequence.
-            source = random.Random(f"{config.random_seed}:{index}")  # noqa: S311  repeatable, not secret
-            tokens = source.choices(ordinary, k=prompt.length or 0)
+            tokens = _synthetic(config, index, prompt, ordinary)
         else:
             tokens = _encoded(config, prompt, prompt.text, tokenizer)
         if not tokens:
@@ -50,9 +58,25 @@ def build_requests(
                 f"prompt {prompt.id} of dataset {config.dataset.name} has no tokens",
                 hint="give it a text, or remove it",
             )
-        cut += len(tokens) > config.max_input_tokens
-        ids.append(tokens[: config.max_input_tokens])
-    return Workload(as_requests(config, prompts, ids), cut)
+        is_over = len(tokens) > config.max_input_tokens
+        if prompt.turn == 1 or not is_over:
+            cut += is_over
+            ids[index] = tokens[: config.max_input_tokens]
+    requests = as_requests(config, [prompts[place] for place in ids], list(ids.values()))
+    return Workload(requests, cut, tuple(ids))
+
+
+def _synthetic(config: ExperimentConfig, index: int, prompt: Prompt, ordinary: Sequence[int]) -> list[int]:
+    length = prompt.length or 0
+    if prompt.blocks is None:
+        return _drawn(f"{config.random_seed}:{index}", ordinary, length)
+    blocks = (_drawn(f"{config.random_seed}:block:{name}", ordinary, BLOCK_TOKENS) for name in prompt.blocks)
+    return list(chain.from_iterable(blocks))[:length]
+
+
+def _drawn(seed: str, ordinary: Sequence[int], count: int) -> list[int]:
+    # Seeding with a string and `choices` are the parts of `random` that keep their sequence.
+    return random.Random(seed).choices(ordinary, k=count)  # noqa: S311  repeatable, not secret
 
 
 def _encoded(config: ExperimentConfig, prompt: Prompt, text: str, tokenizer: Tokenizer) -> list[int]:
@@ -81,6 +105,7 @@ def as_requests(
             prompt=tuple(tokens),
             max_output_tokens=prompt.output_tokens or config.max_output_tokens,
             exact=config.output_length == "exact",
+            turn=prompt.turn,
         )
         for index, (prompt, tokens) in enumerate(zip(prompts, ids, strict=True))
     )

@@ -73,8 +73,8 @@ class Tokenizer(Protocol):
     def chat_template_date(self) -> str | None:
         """The date given to the template (ISO 8601); None where it asks for none."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids, special ones included."""
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        """The text of these ids, special ones included or left out."""
 
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:
         """The ids of `text`, or where there is a template those of the turns of `chat`, an answer awaited.
@@ -103,8 +103,9 @@ class ByteTokenizer:
     def hash(self) -> str:
         return _sha256(f"bytes modulo {self.vocab_size}")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(token % 256 for token in ids).decode(errors="replace")
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        kept = [token for token in ids if special or token not in self.special_ids]
+        return bytes(token % 256 for token in kept).decode(errors="replace")
 
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:  # noqa: ARG002  bytes have no template
         return [byte % self.vocab_size for byte in text.encode()]
@@ -123,8 +124,8 @@ class _Pretrained:
         added = {index for index, token in own.added_tokens_decoder.items() if token.special}
         return sorted(set(own.get_vocab().values()) - {*own.all_special_ids, *added})
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids)))
+    def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def encode(self, text: str, *, chat: Sequence[Turn] = ()) -> list[int]:
         if not chat or self.chat_template_hash is None:

@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llenergymeasure.backends import Refusal, why_context_too_short, why_missing, why_too_many_threads
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import PreFlightError
 from llenergymeasure.models.gguf import read_gguf
 from llenergymeasure.models.resolve import resolve
 
-INSTALL = "pip install 'llenergymeasure[llamacpp]'"
 QUANTISED = {"q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 
 # llama.cpp's `llama_ftype`, a file's `general.file_type`, as far as it is one of our precisions.
@@ -32,7 +32,10 @@ _GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "opencl", "sycl", "vulkan", "c
 
 def why_unavailable() -> str | None:
     if find_spec("llama_cpp") is None:
-        return f"the llamacpp backend needs llama-cpp-python: run {INSTALL} (it is compiled, for minutes)"
+        return (
+            f"the llamacpp backend needs llama-cpp-python: run {install('llamacpp')} "
+            "(it is compiled, for minutes)"
+        )
     return why_missing("llamacpp", "transformers", "gguf", use=" for token ids")
 
 

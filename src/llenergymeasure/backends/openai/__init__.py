@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from llenergymeasure.backends import Refusal, why_decided, why_missing
+from llenergymeasure.backends import Refusal, Standing, why_decided, why_missing
 from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.form import DECIDED
-from llenergymeasure.backends.openai.launch import launched, why_not_launched
+from llenergymeasure.backends.openai.launch import Launched, launched, why_not_launched
 from llenergymeasure.backends.openai.place import answers, facts_of
 from llenergymeasure.backends.openai.section import OpenaiSection
 from llenergymeasure.backends.openai.session import OpenaiSession
@@ -48,9 +48,10 @@ class OpenaiBackend:
                     f"take it out, and name it as this server does in openai.body, such as "
                     f"--set openai.body.{name}={getattr(decoder, name)}",
                 )
-        if options.api == "chat" and config.dataset.name == "synthetic":
+        is_trace = config.load is not None and config.load.trace is not None
+        if options.api == "chat" and (is_trace or config.dataset.name == "synthetic"):
             return Refusal(
-                "synthetic prompts are token ids, and the chat API takes messages",
+                "synthetic prompts and those of a trace are token ids, and the chat API takes messages",
                 "--set openai.api=completions, or another dataset",
             )
         if options.api == "chat" and config.dataset.chat_template == "off":
@@ -78,9 +79,31 @@ class OpenaiBackend:
             if server is not None and options.launch is not None:
                 runner.run(answers(client, server, within_s=options.launch.ready_timeout_s))
             facts = runner.run(facts_of(client, server))
-            session = OpenaiSession(config, options, client=client, runner=runner, facts=facts)
+            session = OpenaiSession(
+                config,
+                options,
+                client=client,
+                runner=runner,
+                facts=facts,
+                why_ended=None if server is None else server.why_ended,
+            )
             session.agree(requests)
             yield session
+
+    @contextmanager
+    def standing(self, config: ExperimentConfig) -> Iterator[Standing]:
+        """A launched server, once it answers; runs use it by its URL."""
+        options = _options(config)
+        assert options.launch is not None, "asked of those that are launched"
+        with launched(config, options.launch, options.base_url) as server:
+            asyncio.run(_up(server, options, options.launch.ready_timeout_s))
+            yield Standing({"base_url": server.base_url, "launch": None}, server.why_ended)
+
+
+async def _up(server: Launched, options: OpenaiSection, within_s: float) -> None:
+    key = os.environ.get(options.key_variable) or None
+    async with Client(server.base_url, key=key, request_timeout_s=options.request_timeout_s) as client:
+        await answers(client, server, within_s=within_s)
 
 
 def _options(config: ExperimentConfig) -> OpenaiSection:

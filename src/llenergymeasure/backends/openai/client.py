@@ -34,6 +34,7 @@ class Client:
         headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
+        self._stamped = _stamped()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_OPEN_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._timeout_s),
@@ -44,19 +45,20 @@ class Client:
     async def __aexit__(self, *error: object) -> None:
         await self._session.close()
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """The whole answer. A request that fails once it was sent is a reply that says why.
+    async def post(self, path: str, body: bytes, reply: Reply | None = None) -> Reply:
+        """The whole answer. A request that fails once it was sent is a reply that says why. It is `reply`
+        where that is given, which holds what has come until then.
 
         UnreachableError where it could not be sent.
         """
         import aiohttp
 
-        reply = Reply(time.monotonic_ns())
+        reply = reply or Reply(time.monotonic_ns())
         try:
-            async with self._session.post(self.api + path, data=body) as response:
+            async with self._session.post(self.api + path, data=self._stamped(body, reply)) as response:
                 if response.status != 200:
                     said = await response.text(errors="replace")
-                    self._refused(reply, response.status, said)
+                    self._refused(reply, response, said)
                     return reply
                 await _read(response, reply)
         except aiohttp.ClientConnectorError as error:
@@ -84,13 +86,15 @@ class Client:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from None
 
-    def _refused(self, reply: Reply, status: int, said: str) -> None:
+    def _refused(self, reply: Reply, response: Any, said: str) -> None:
         try:
             content: Any = json.loads(said)
         except ValueError:
             content = said
-        why = self.without_key(f"HTTP {status}: {message_of(content)}")
-        reply.fail(why, time.monotonic_ns(), status)
+        why = self.without_key(f"HTTP {response.status}: {message_of(content)}")
+        if (after := response.headers.get("Retry-After")) is not None:
+            why += f" (Retry-After: {after[:40]})"
+        reply.fail(why, time.monotonic_ns(), response.status)
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         import aiohttp
@@ -113,15 +117,61 @@ async def _read(response: Any, reply: Reply) -> None:
     if response.content_type == "application/json":
         # It does not stream: when its first token was there is not known.
         reply.take(await response.read(), time.monotonic_ns())
-        reply.first_ns = None
+        reply.chunk_ns.clear()
         reply.close(time.monotonic_ns())
         return
-    events = Events()
+    events, reads = Events(), _reads_of(response)
     while received := await response.content.readany():
-        t_ns = time.monotonic_ns()
+        t_ns = (reads and reads.t_ns) or time.monotonic_ns()
         for data in events.take(received):
             reply.take(data, t_ns)
     t_ns = time.monotonic_ns()
     for data in events.close():
         reply.take(data, t_ns)
     reply.close(t_ns)
+
+
+def _stamped() -> type[Any]:
+    """A body that notes in a reply when it is written, which is long after its request was made."""
+    from aiohttp.payload import BytesPayload
+
+    class Stamped(BytesPayload):  # type: ignore[misc]  # aiohttp is not there for mypy
+        def __init__(self, body: bytes, reply: Reply) -> None:
+            super().__init__(body)
+            self._reply = reply
+
+        async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+            self._reply.sent_ns = time.monotonic_ns()
+            await super().write_with_length(writer, content_length)
+
+    return Stamped
+
+
+class _Reads:
+    """Stands before a connection's own protocol, and notes when it was last read: the task that waits for the
+    data goes on only after those of all other connections that were read with it.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.t_ns = 0  # nothing since it stands there
+        self.eof_received = inner.eof_received
+        self.connection_lost = inner.connection_lost
+        self.pause_writing = inner.pause_writing
+        self.resume_writing = inner.resume_writing
+
+    def data_received(self, data: bytes) -> None:
+        self.t_ns = time.monotonic_ns()
+        self._inner.data_received(data)
+
+
+def _reads_of(response: Any) -> _Reads | None:
+    """Those of the connection; None where that was let go, because the whole answer is there."""
+    transport = None if response.connection is None else response.connection.transport
+    if transport is None:
+        return None
+    protocol = transport.get_protocol()
+    if not isinstance(protocol, _Reads):
+        protocol = _Reads(protocol)
+        transport.set_protocol(protocol)
+    return protocol

@@ -14,7 +14,7 @@ from llenergymeasure.exceptions import BackendError
 from llenergymeasure.models.resolve import ResolvedModel
 from llenergymeasure.records import Request
 from llenergymeasure.workload.formats import Prompt
-from llenergymeasure.workload.prompts import load_prompts
+from llenergymeasure.workload.prepared import prepared
 from llenergymeasure.workload.tokenizer import (
     Tokenizer,
     tokenized_model,
@@ -123,7 +123,7 @@ class Bodies:
             return f'"prompt": {json.dumps(request.prompt)}'
         if form.prompts == "text":
             return f'"prompt": {json.dumps(self.tokenizer.decode(request.prompt))}'
-        self._prompts = self._prompts or load_prompts(self._config).prompts
+        self._prompts = self._prompts or prepared(self._config).prompts
         prompt = self._prompts[request.index]
         assert prompt.text is not None, "synthetic prompts were refused"
         turns = prompt.turns or (("user", prompt.text),)

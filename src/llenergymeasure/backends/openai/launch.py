@@ -101,7 +101,7 @@ def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | Non
             yield found
         except BackendError as error:
             why = found.why_ended()
-            if why is None:
+            if why is None or error.hint == why.hint:
                 raise
             raise BackendError(f"{error.message}: {why.message}", hint=why.hint) from error
         finally:

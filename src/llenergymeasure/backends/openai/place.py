@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import psutil
@@ -31,6 +34,7 @@ _FORWARDERS = {
     "envoy",
     "traefik",
 }
+_SHELLS = {"sh", "bash", "dash", "zsh", "fish", "tini", "dumb-init", "docker-init", "supervisord", "systemd"}
 
 
 async def answers(client: Client, server: Launched, *, within_s: float) -> None:
@@ -69,7 +73,16 @@ async def facts_of(client: Client, server: Launched | None) -> SessionFacts:
         versions=versions,
         pids=pids,
         why_unmetered=why,
+        server=_named(client.api, pids),
     )
+
+
+def _named(url: str, pids: Sequence[int]) -> str:
+    """Which server that is: one that was started anew at the same URL is another one."""
+    with suppress(psutil.Error, ValueError):
+        since = min(psutil.Process(pid).create_time() for pid in pids)
+        return f"{url} since {datetime.fromtimestamp(since, UTC).isoformat(timespec='milliseconds')}"
+    return url
 
 
 def listeners(url: str) -> tuple[tuple[int, ...], str | None]:
@@ -82,13 +95,25 @@ def listeners(url: str) -> tuple[tuple[int, ...], str | None]:
     for connection in _listening(port):
         with suppress(psutil.Error):
             found[connection] = psutil.Process(connection).name()
-    pids = tuple(pid for pid, name in found.items() if name not in _FORWARDERS)
+    pids = [pid for pid, name in found.items() if name not in _FORWARDERS]
     if pids:
-        return pids, None
+        return tuple(dict.fromkeys(_launcher(pid) for pid in pids)), None
     if found:
         name = next(iter(found.values()))
         return (), f"{name} listens on port {port} of this host, and whom it forwards to is not known"
     return (), f"which process listens on port {port} can't be seen by this user"
+
+
+def _launcher(pid: int) -> int:
+    """The leader of its process group where that started it: the processes that compute may be the listener's
+    siblings. A shell may have started other things too.
+    """
+    with suppress(psutil.Error, OSError):
+        leader = psutil.Process(os.getpgid(pid))
+        above = {one.pid for one in psutil.Process(pid).parents()}
+        if leader.pid in above and leader.name() not in _SHELLS and leader not in psutil.Process().parents():
+            return leader.pid
+    return pid
 
 
 def _is_here(host: str) -> bool:

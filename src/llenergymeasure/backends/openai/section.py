@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from llenergymeasure.config.engines import EngineSection, Traits
 from llenergymeasure.config.secrets import without_secrets
-from llenergymeasure.config.section import Arguments, Positive, PositiveSeconds, Section
+from llenergymeasure.config.section import Arguments, PositiveSeconds, Section
 
 
 def _plain_url(url: str) -> str:
@@ -32,7 +32,7 @@ _Word: TypeAlias = Annotated[str, BeforeValidator(_word)]
 
 
 class LaunchConfig(Section):
-    """A server that llem starts for each run and ends after it."""
+    """A server that llem starts for each run and ends after it; in a study for all loads of a repeat."""
 
     engine: Literal["vllm", "llamacpp", "transformers"] | None = Field(
         default=None, description="vllm serve, llama_cpp.server or transformers serve, on a free port"
@@ -58,6 +58,10 @@ class LaunchConfig(Section):
     )
 
 
+# What a server is not told when it starts.
+_OF_REQUESTS = frozenset({"api", "model", "body", "key_variable", "request_timeout_s"})
+
+
 class OpenaiSection(EngineSection):
     """A server of the OpenAI API: one that runs, by its URL, or one that llem starts."""
 
@@ -75,7 +79,6 @@ class OpenaiSection(EngineSection):
     model: str | None = Field(
         default=None, min_length=1, description="its name on the server; the one served when absent"
     )
-    concurrency: Positive = Field(default=1, description="requests on their way at once, in a closed loop")
     body: Arguments = Field(
         default_factory=dict, description="further fields of each request, by the server's own names"
     )
@@ -91,11 +94,13 @@ class OpenaiSection(EngineSection):
     @property
     def traits(self) -> Traits:
         return Traits(
-            batch_size=self.concurrency,
+            takes=frozenset({"load"}),
+            batch_size=1,
             why_no_batch_size=(
                 "a server forms its own batches",
-                "say how many requests are on their way at once: --set openai.concurrency=8",
+                "say how many users it has: --set load.concurrency=8",
             ),
             forms_batches=True,
             gpus_per_model=None,
+            standing_beside=None if self.launch is None else _OF_REQUESTS,
         )

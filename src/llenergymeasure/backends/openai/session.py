@@ -1,27 +1,45 @@
-"""How does a workload run on a server: as many requests at once as asked for, each counted as it comes?"""
+"""How does a workload run on a server: each request as the load wants it, each token counted as it comes?"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import islice
 
 from pydantic import JsonValue
 
 from llenergymeasure.backends import Observer
 from llenergymeasure.backends.openai.client import Client
+from llenergymeasure.backends.openai.counters import difference, read_counts
 from llenergymeasure.backends.openai.form import PATHS, Bodies, Form, forms
+from llenergymeasure.backends.openai.load import RunningLoad, drive
 from llenergymeasure.backends.openai.section import OpenaiSection
 from llenergymeasure.backends.openai.stream import Reply
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
-from llenergymeasure.records import Completion, FinishReason, Generation, Request, SessionFacts
+from llenergymeasure.records import (
+    Completion,
+    FinishReason,
+    Generation,
+    Request,
+    RequestCounts,
+    ServerCounts,
+    SessionFacts,
+)
+from llenergymeasure.workload.arrivals import Arrival, arrivals
 
 # A server that has too much to do, or broke over one request: the next one may do.
 _COUNTED = {408, 409, 425, 429}
+_ENDS_S = 0.2
+# For so long a server that has answered may not have counted that yet.
+_COUNTS_S = 0.5
 _FINISHES: dict[str | None, FinishReason] = {"stop": "eos", "length": "length"}
 
 
@@ -36,39 +54,77 @@ class OpenaiSession:
         client: Client,
         runner: asyncio.Runner,
         facts: SessionFacts,
+        why_ended: Callable[[], BackendError | None] | None = None,
     ) -> None:
+        """`why_ended` is asked of a server that can't be reached any more, where llem started it."""
         self._config = config
         self._options = options
         self._client = client
         self._runner = runner
         self._facts = facts
-        self._requests: Counter[str] = Counter(sent=0, answered=0, failed=0, cancelled=0)
+        self._why_ended = why_ended
+        self._requests: Counter[str] = Counter(
+            sent=0, answered=0, failed=0, cancelled=0, prompt_tokens=0, output_tokens=0
+        )
+        self._before = runner.run(read_counts(client))
         self._model = runner.run(self._served_model())
         self._bodies = Bodies(config, self._model, options.body)
         self._form: Form | None = None
+        self._prompts = 1
+        # By the prompt's index and the length that is wanted.
+        self._ready: dict[tuple[int, int], tuple[tuple[int, ...], bytes]] = {}
 
     def agree(self, requests: Sequence[Request]) -> None:
         """Find out, by a first real answer, in which form the server takes requests, and put all into it."""
         self._form = self._runner.run(self._agreed(replace(requests[0], max_output_tokens=1)))
+        self._prompts = len(requests)
         for request in requests:
-            self._bodies.prompt(self._form, request)
+            self._body(request)
 
     def generate(self, requests: Sequence[Request], observe: Observer) -> Generation:
-        """In a closed loop: a request is sent when one of `concurrency` places is free.
+        """Each is sent when the load wants it (without one: when the one before it is answered).
 
         A request that fails counts as one, and is not sent again. BackendError where the server is gone, or
         refuses what the next request would ask for too, and where every request fails.
         """
-        replies = self._runner.run(self._walk(requests, observe))
-        done = tuple(self._completion(*each) for each in zip(requests, replies, strict=True))
+        load = self._config.load or LoadConfig()
+        plan = islice(arrivals(load, requests, seed=self._config.random_seed), len(requests))
+        replies: dict[int, tuple[Reply, int]] = {}
+
+        async def send(arrival: Arrival, due_ns: int) -> None:
+            reply = Reply(time.monotonic_ns())
+            replies[arrival.number] = reply, due_ns
+            await self._post(arrival.request, reply, observe)
+
+        self._runner.run(drive(load, plan, send))
+        both = [(request, *replies[at]) for at, request in enumerate(requests)]
+        done = tuple(
+            replace(
+                self._completion(request, reply, due_ns), local_output_tokens=self._bodies.count(reply.text)
+            )
+            for request, reply, due_ns in both
+        )
         if all(one.finish == "error" for one in done):
             # Where nobody is there any more, that is the reason.
             self._runner.run(self._served())
             raise BackendError(
-                f"all {len(done)} requests failed; the first: {replies[0].failure}",
+                f"all {len(done)} requests failed; the first: {both[0][1].failure}",
                 hint="the server's own log says more",
             )
-        return Generation(done)
+        return Generation(done, texts=tuple(reply.answer for _, reply, _ in both))
+
+    def serve(self, plan: Iterator[Arrival], observe: Observer) -> AbstractContextManager[RunningLoad]:
+        """As `generate`, for as long as it is wanted."""
+        load = self._config.load
+        assert load is not None, "a stream is what a load asks for"
+        return RunningLoad(
+            load,
+            plan,
+            loop=self._runner.get_loop(),
+            post=lambda arrival, reply: self._post(arrival.request, reply, observe),
+            settle=self._settle,
+            count=self._bodies.count,
+        ).running()
 
     def synchronize(self) -> None:
         """Nothing is on its way: a walk waits for the last answer."""
@@ -78,57 +134,86 @@ class OpenaiSession:
         arguments: dict[str, JsonValue] = {
             "api": options.api,
             "model": self._model,
-            "concurrency": options.concurrency,
             "prompts": None if form is None else form.prompts,
             "lengths": None if form is None else form.lengths,
-            "requests": dict(self._requests),
             **options.body,
         }
-        return replace(self._facts, arguments={**self._facts.arguments, **arguments})
+        return replace(
+            self._facts,
+            arguments={**self._facts.arguments, **arguments},
+            requests=self.account(),
+            counted=self._runner.run(self._counted()),
+        )
+
+    def account(self) -> RequestCounts:
+        return RequestCounts(**self._requests)
 
     def reset_peak(self) -> None:
         """A server keeps its peak of memory to itself."""
 
-    async def _walk(self, requests: Sequence[Request], observe: Observer) -> list[Reply]:
-        assert self._form is not None, "a form was agreed on"
-        waiting: Iterator[tuple[int, Request]] = iter(enumerate(requests))
-        replies: dict[int, Reply] = {}
-
-        async def place(form: Form) -> None:
-            for at, request in waiting:
-                body = self._bodies.body(form, request)
-                observe.batch([request], time.monotonic_ns())
-                replies[at] = await self._send(body)
-                self._check(replies[at])
-
-        try:
-            async with asyncio.TaskGroup() as places:
-                for _ in range(min(self._options.concurrency, len(requests))):
-                    places.create_task(place(self._form))
-        except* BackendError as broken:
-            raise _first(broken) from None
-        return [replies[at] for at in range(len(requests))]
-
-    async def _send(self, body: bytes) -> Reply:
-        self._requests["sent"] += 1
-        outcome = "cancelled"
-        try:
-            reply = await self._client.post(PATHS[self._options.api], body)
-            outcome = "answered" if reply.failure is None else "failed"
-        except BackendError:
-            outcome = "failed"
-            raise
-        finally:
-            self._requests[outcome] += 1
-        return reply
-
-    def _check(self, reply: Reply) -> None:
-        """BackendError where the server would also refuse the next request."""
+    async def _post(self, request: Request, reply: Reply, observe: Observer) -> None:
+        observe.batch([request], reply.sent_ns)
+        await self._send(request, self._body(request), reply)
         status = reply.status
+        # Else the server would also refuse the next request.
         if status is not None and status < 500 and status not in _COUNTED:
             raise self._refusal(reply)
 
-    def _completion(self, request: Request, reply: Reply) -> Completion:
+    def _body(self, request: Request) -> bytes:
+        """Made once: of the workload's own prompts, before anything is measured."""
+        key = request.index, request.max_output_tokens
+        prompt, body = self._ready.get(key, (None, b""))
+        if prompt is not request.prompt:
+            assert self._form is not None, "a form was agreed on"
+            body = self._bodies.body(self._form, request)
+            self._ready[key] = request.prompt, body
+        return body
+
+    async def _send(self, request: Request, body: bytes, reply: Reply) -> None:
+        """BackendError where the server can't be reached. Whatever happens, the reply says it, and the
+        request is accounted for.
+        """
+        self._requests["sent"] += 1
+        outcome = "cancelled"
+        try:
+            await self._client.post(PATHS[self._options.api], body, reply)
+            outcome = "answered" if reply.failure is None else "failed"
+        except BackendError as error:
+            outcome = "failed"
+            reply.fail(error.message, time.monotonic_ns())
+            raise await self._because(error) from None
+        finally:
+            self._requests[outcome] += 1
+            if outcome == "cancelled":
+                reply.fail(outcome, time.monotonic_ns())
+            self._requests["prompt_tokens"] += self._prompt_tokens(request, reply)
+            self._requests["output_tokens"] += self._output(request, reply)[1]
+
+    async def _counted(self) -> ServerCounts:
+        """What the server has counted since there was this session."""
+        until_s = time.monotonic() + _COUNTS_S
+        while True:
+            counted = difference(self._before, await read_counts(self._client))
+            is_behind = (counted.requests is not None and counted.requests < self._requests["answered"]) or (
+                counted.output_tokens is not None and counted.output_tokens < self._requests["output_tokens"]
+            )
+            if not is_behind or time.monotonic() > until_s:
+                return counted
+            await asyncio.sleep(_COUNTS_S / 10)
+
+    async def _because(self, error: BackendError) -> BackendError:
+        if self._why_ended is None:
+            return error
+        # Its sockets are closed a moment before it has ended.
+        await asyncio.sleep(_ENDS_S)
+        why = self._why_ended()
+        return error if why is None else BackendError(f"{error.message}: {why.message}", hint=why.hint)
+
+    def _settle(self, arrival: Arrival, reply: Reply, due_ns: int) -> Completion:
+        done = self._completion(arrival.request, reply, due_ns)
+        return replace(done, walk=arrival.number // self._prompts)
+
+    def _completion(self, request: Request, reply: Reply, due_ns: int) -> Completion:
         finish, output = self._output(request, reply)
         return Completion(
             index=request.index,
@@ -136,12 +221,11 @@ class OpenaiSession:
             batch=0,
             prompt_tokens=self._prompt_tokens(request, reply),
             output_tokens=output,
-            t_scheduled_ns=reply.sent_ns,
+            t_scheduled_ns=due_ns,
             t_sent_ns=reply.sent_ns,
             t_first_ns=reply.first_ns,
             t_end_ns=reply.end_ns,
             finish=finish,
-            local_output_tokens=self._bodies.count(reply.text),
         )
 
     def _prompt_tokens(self, request: Request, reply: Reply) -> int:
@@ -195,7 +279,8 @@ class OpenaiSession:
     async def _agreed(self, request: Request) -> Form:
         last: Reply | None = None
         for form in forms(self._config, is_chat=self._options.api == "chat"):
-            last = await self._send(self._bodies.body(form, request))
+            last = Reply(time.monotonic_ns())
+            await self._send(request, self._bodies.body(form, request), last)
             counted = last.count("prompt_tokens")
             if form.prompts == "ids" and counted not in {None, len(request.prompt)}:
                 # It took the ids for something else.
@@ -229,12 +314,8 @@ class OpenaiSession:
 
     def _key_refusal(self) -> BackendError:
         name = self._options.key_variable
+        given = bool(os.environ.get(name))
         return BackendError(
-            "the server wants another API key",
+            f"the server does not accept the API key in {name}" if given else "the server wants an API key",
             hint=f"set the environment variable {name} to its key (openai.key_variable names another one)",
         )
-
-
-def _first(group: BaseExceptionGroup[BackendError]) -> BackendError:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

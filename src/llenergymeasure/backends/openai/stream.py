@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "text")
+_DECODER = json.JSONDecoder()  # json.loads on bytes first guesses their encoding
 
 
 class Events:
@@ -17,8 +17,21 @@ class Events:
         self._rest = b""
         self._data: list[bytes] = []
 
-    def take(self, received: bytes) -> Iterator[bytes]:
+    def take(self, received: bytes) -> Iterable[bytes]:
         """The data of each event that is whole."""
+        if (
+            received.startswith(b"data: ")
+            and received.endswith(b"\n\n")
+            and not self._rest
+            and not self._data
+        ):
+            # Whole events of one line each, as servers write them: no line is looked at.
+            whole = received[6:-2].split(b"\n\ndata: ")
+            if received.count(b"\n") == 2 * len(whole) and b"\r" not in received:
+                return whole
+        return self._lines(received)
+
+    def _lines(self, received: bytes) -> Iterator[bytes]:
         *lines, self._rest = (self._rest + received).split(b"\n")
         for line in lines:
             field_of, _, value = line.removesuffix(b"\r").partition(b":")
@@ -28,22 +41,22 @@ class Events:
                 yield b"\n".join(self._data)
                 self._data = []
 
-    def close(self) -> Iterator[bytes]:
+    def close(self) -> Iterable[bytes]:
         """The last event, where no empty line came after it."""
-        yield from self.take(b"\n\n")
+        return self.take(b"\n\n")
 
 
 @dataclass(slots=True)
 class Reply:
     """The answer to one request, as it comes in.
 
-    `first_ns` is when the first token came: text or reasoning, not a role or an empty one. `end_ns` is when
-    the last of it came, or the reason why it ended. `failure` is why there is no whole answer, with the
-    status where it is that of HTTP.
+    `texts` are the pieces that carry tokens, text or reasoning, not a role or an empty one, and `chunk_ns`
+    says when each came: the same time for those that were read at once. `end_ns` is when the last of it
+    came, or the reason why it ended. `failure` is why there is no whole answer, with the status where it is
+    that of HTTP.
     """
 
     sent_ns: int
-    first_ns: int | None = None
     end_ns: int = 0
     finish: str | None = None
     usage: Mapping[str, Any] | None = None
@@ -51,17 +64,30 @@ class Reply:
     status: int | None = None
     is_done: bool = False
     texts: list[str] = field(default_factory=list)
+    # Those that are no reasoning, once there is some.
+    _contents: list[str] | None = None
+    chunk_ns: list[int] = field(default_factory=list)
+
+    @property
+    def first_ns(self) -> int | None:
+        """When the first token came; None too where the answer did not come as a stream."""
+        return self.chunk_ns[0] if self.chunk_ns else None
 
     @property
     def text(self) -> str:
         return "".join(self.texts)
+
+    @property
+    def answer(self) -> str:
+        """The text without what the server sent apart as reasoning."""
+        return "".join(self.texts if self._contents is None else self._contents)
 
     def take(self, data: bytes, t_ns: int) -> None:
         if data.strip() == b"[DONE]":
             self.is_done = True
             return
         try:
-            event = json.loads(data)
+            event = _DECODER.decode(data.decode())
         except ValueError:
             self.fail(f"an event is no JSON: {data[:80]!r}", t_ns)
             return
@@ -73,19 +99,31 @@ class Reply:
             return
         if isinstance(usage := event.get("usage"), dict):
             self.usage = usage
-        for choice in (event.get("choices") or [])[:1]:
-            self._take_choice(choice, t_ns)
+        if choices := event.get("choices"):
+            try:
+                self._take_choice(choices[0], t_ns)
+            except (AttributeError, LookupError, TypeError):
+                self.fail(f"an event is no completion: {data[:80]!r}", t_ns)
 
     def _take_choice(self, choice: Mapping[str, Any], t_ns: int) -> None:
         said = choice.get("delta") or choice.get("message") or choice
-        texts = [text for name in _TEXTS if isinstance(text := said.get(name), str) and text]
-        if texts:
-            self.texts += texts
+        text = said.get("content") or said.get("text")
+        # vLLM sends reasoning under both of its names at once.
+        thought = said.get("reasoning_content") or said.get("reasoning")
+        if isinstance(thought, str):
+            if self._contents is None:
+                self._contents = list(self.texts)
+            if isinstance(text, str):
+                self._contents.append(text)
+            text = thought + text if isinstance(text, str) else thought
+        elif self._contents is not None and isinstance(text, str):
+            self._contents.append(text)
+        if text and isinstance(text, str):
+            self.texts.append(text)
+            self.chunk_ns.append(t_ns)
             self.end_ns = t_ns
-            if self.first_ns is None:
-                self.first_ns = t_ns
-        if choice.get("finish_reason") is not None:
-            self.finish, self.end_ns = str(choice["finish_reason"]), t_ns
+        if (reason := choice.get("finish_reason")) is not None:
+            self.finish, self.end_ns = str(reason), t_ns
 
     def fail(self, why: str, t_ns: int, status: int | None = None) -> None:
         """Unless it has failed before."""

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from llenergymeasure.backends import Refusal
 from llenergymeasure.backends.pytorch.quantisation import BITS, is_installed
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import BackendError
 
@@ -25,9 +26,7 @@ def why_no_adapter(config: ExperimentConfig) -> Refusal | None:
         return None
     folder = Path(config.lora.path).expanduser()
     if not is_installed("peft"):
-        return Refusal(
-            "lora needs the package peft, which is not installed", "pip install 'llenergymeasure[lora]'"
-        )
+        return Refusal("lora needs the package peft, which is not installed", install("lora"))
     absent = not folder.is_dir() or _first(folder, (DESCRIPTION,)) is None or _first(folder, WEIGHTS) is None
     if absent:
         return Refusal(

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from llenergymeasure.backends import Refusal
+from llenergymeasure.config.extras import install
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.resolve import ResolvedModel
 
@@ -66,7 +67,7 @@ def why_not_quantised(config: ExperimentConfig, device: str) -> Refusal | None:
         return Refusal(
             f"{config.precision} needs the package {_DISTRIBUTIONS.get(chosen, chosen)}, which is not "
             "installed",
-            "pip install 'llenergymeasure[quantization]', or --precision bf16",
+            f"{install('quantization')}, or --precision bf16",
         )
     return _why_not_here(chosen, config.precision, device)
 

@@ -22,6 +22,8 @@ BACKENDS = {
     "openai": "llenergymeasure.backends.openai:OpenaiBackend",
     "simulated": "llenergymeasure.backends.simulated:SimulatedBackend",
 }
+# What is run to check the client of the engine that is a server elsewhere.
+CLIENT_CHECK = "llenergymeasure.backends.openai.selfcheck"
 # Engines of this project in packages of their own, which lie in `plugins/` of a checkout.
 APART = {"tensorrt": "llenergymeasure-tensorrt"}
 
@@ -92,6 +94,8 @@ class Traits:
     guesses_ahead: bool = False  # a step verifies several guessed tokens, so that tokens come several at once
     searches_beams: bool = False
     skips_prefixes: bool = False
+    # Options that do not change what `Backend.standing` brings up; None where a model ends with its run.
+    standing_beside: frozenset[str] | None = None
 
     @property
     def why_other_work(self) -> str | None:

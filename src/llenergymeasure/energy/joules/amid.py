@@ -19,16 +19,17 @@ from llenergymeasure.records import Domain, Trace, Window
 _DELAYS = 7
 
 
-def window_energy(trace: Trace, domain: str, window: Window) -> Spent:
-    """The energy of `domain` in `window`, from the best source that it has.
+def window_energy(trace: Trace, domain: str, *windows: Window) -> Spent:
+    """The energy of `domain` in windows that follow one another, from the best source that it has.
 
     The counter goes before power, and power before a model. A counter or sampled power says nothing of less
     than 1 s.
     """
     facts = trace.domain(domain)
     if facts.model is not None:
-        return modelled_energy(trace, facts, [window])
-    return measured(trace, facts, [window], window, lambda source: between(source, [window]))
+        return modelled_energy(trace, facts, windows)
+    whole = Window(windows[0].start_ns, windows[-1].end_ns)
+    return measured(trace, facts, windows, whole, lambda source: between(source, windows))
 
 
 def between(source: Curve, windows: Sequence[Window]) -> Spent:

@@ -65,6 +65,11 @@ def sees_everything(quantity: Quantity) -> bool:
     return quantity.name == "power_average"
 
 
+def _power_lag_s(quantity: Quantity) -> float:
+    """How far a power field of unknown lag may be behind: a slow one by as much as one of its updates."""
+    return max(_POWER_LAG_S, (quantity.step_ns or 0) * 1e-9)
+
+
 def most_lag_s(quantity: Quantity) -> float:
     """How long after a moment a source may still change because of what happened before it.
 
@@ -74,7 +79,7 @@ def most_lag_s(quantity: Quantity) -> float:
     if quantity.lag_ns is not None:
         return quantity.lag_ns * 1e-9 + memory_s(quantity) + step_s + _KNOWN_LAG_S
     if quantity.unit == "W":
-        return _POWER_LAG_S + memory_s(quantity)
+        return _power_lag_s(quantity) + memory_s(quantity)
     return 2 * step_s if 0 < step_s <= _FAST_STEP_S else _COUNTER_LAG_S
 
 
@@ -112,7 +117,7 @@ class Curve:
             return 0.0, self.lag_s
         least = memory_s(self.quantity) / 2
         if self.quantity.lag_ns is None:
-            return least, least + _POWER_LAG_S
+            return least, least + _power_lag_s(self.quantity)
         known = least + self.quantity.lag_ns * 1e-9
         known += (self.quantity.step_ns or 0) * 0.5e-9 if self.quantity.unit == "W" else 0.0
         return max(0.0, known - _KNOWN_LAG_S), known + _KNOWN_LAG_S
@@ -178,20 +183,22 @@ class Curve:
         reads = np.diff(np.searchsorted(self.reads, moments))
         usual = float(np.median(np.diff(self.time))) if self.time.size > 2 else 0.0
         # No board draws nothing: ten of its usual steps without one are a fault.
+        usual = max(usual, (self.quantity.step_ns or 0) * 1e-9)
         still = np.diff(moments) > max(_BLIND_S, _STILL_STEPS * usual)
         if not inside.size or self.time.size < 2 or np.any(still & (reads > _STILL_STEPS)):
             return "sensor_stuck", "the counter did not change within the window or the silence beside it"
         return None
 
     def blind(self, start: float, end: float) -> bool:
-        """Whether more than a second between two moments was not read."""
+        """Whether more than a second between two moments was not read (of a slow source, two updates)."""
         touching = (self.reads[1:] >= start) & (self.reads[:-1] <= end)
-        return bool(np.max(np.diff(self.reads)[touching], initial=0.0) > _BLIND_S)
+        most = max(_BLIND_S, 2e-9 * (self.quantity.step_ns or 0))
+        return bool(np.max(np.diff(self.reads)[touching], initial=0.0) > most)
 
 
 def curve(series: Series, domain: Domain, span: Window) -> Curve:
     """The curve of `series` in `span` and a little around it, by the unit of its quantity."""
-    margin_ns = round(_MARGIN_S * 1e9)
+    margin_ns = round(max(_MARGIN_S, 2 * most_lag_s(series.quantity)) * 1e9)
     first = max(0, int(np.searchsorted(series.t_before_ns, span.start_ns - margin_ns)) - 2)
     last = int(np.searchsorted(series.t_before_ns, span.end_ns + margin_ns)) + 2
     kept = Series(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from llenergymeasure.energy.boundary import PARTS, WHOLES
 from llenergymeasure.energy.joules.spent import Spent, combined
 from llenergymeasure.records import EnergyReading, Estimate, Window
-
-# Ends of the boundary's name, in the order in which they are written.
-_KINDS = ("gpu", "module", "cpu", "dram")
 
 
 def added(parts: Sequence[Spent]) -> Spent:
@@ -61,12 +59,24 @@ def summed(readings: Sequence[EnergyReading]) -> tuple[EnergyReading, ...]:
     """Those that may be added to each other without counting anything twice.
 
     What is measured goes before what is modelled. A module (GPU, CPU and memory on one board) is left out
-    where its GPU is read; where it is not, it stands and the host's packages are left out instead.
+    where its GPU is read; where it is not, it stands and the host's packages are left out instead. The host
+    holds all of these, and the wall the host: each counts only where nothing within it is read. Each host is
+    taken by itself.
     """
     measured = [reading for reading in readings if reading.method != "modelled"]
     if not measured:
         return tuple(readings)
+    hosts = dict.fromkeys(map(_host, measured))
+    taken = [one for host in hosts for one in _of_host([x for x in measured if _host(x) == host])]
+    return tuple(reading for reading in measured if reading in taken)
+
+
+def _of_host(measured: Sequence[EnergyReading]) -> tuple[EnergyReading, ...]:
     kinds = {_kind(reading) for reading in measured}
+    if not kinds & {*PARTS}:
+        first = next((whole for whole in WHOLES if whole in kinds), None)
+        return tuple(reading for reading in measured if _kind(reading) == first)
+    measured = [reading for reading in measured if _kind(reading) in PARTS]
     if "gpu" in kinds:
         return tuple(reading for reading in measured if _kind(reading) != "module")
     if "module" in kinds:
@@ -80,7 +90,12 @@ def boundary(readings: Sequence[EnergyReading]) -> str | None:
     if any(reading.method == "modelled" for reading in parts):
         return "modelled"
     kinds = {_kind(reading) for reading in parts}
-    return "+".join(kind for kind in _KINDS if kind in kinds) or None
+    return "+".join(kind for kind in (*PARTS, *WHOLES) if kind in kinds) or None
+
+
+def _host(reading: EnergyReading) -> str:
+    """The name of another host, or nothing."""
+    return reading.domain.partition(":")[0].rpartition("/")[0]
 
 
 def _kind(reading: EnergyReading) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from llenergymeasure.energy.joules.curve import Curve, curve, sees_everything
+from llenergymeasure.energy.joules.curve import Curve, curve, memory_s, sees_everything
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Domain, Gap, Method, Quantity, Trace, Window
 
@@ -43,8 +43,8 @@ def measured(
             continue
         method = method_of(quantity)
         series = trace.series.get((facts.name, quantity.name))
-        if seconds < SHORTEST_S:
-            reason = f"{seconds:.3g} s are too short for a sensor; it takes {SHORTEST_S:.0f} s"
+        if seconds < (least_s := max(SHORTEST_S, memory_s(quantity))):
+            reason = f"{seconds:.3g} s are too short for a sensor; {_takes(quantity, least_s)}"
             spent = Spent(quantity.source, method, None, flags=("window_too_short",), reason=reason)
             return _finished(spent, trace, facts, windows)
         if series is None:
@@ -78,6 +78,11 @@ def _by_clock(trace: Trace, facts: Domain, windows: Sequence[Window], source: Cu
     halves = [math.hypot(half, *moved[at : at + 2]) for at, half in enumerate(spent.share_half_widths)]
     terms = (*spent.terms, Term("clock", whole, common=True)) if whole else spent.terms
     return replace(spent, terms=terms, share_half_widths=tuple(halves))
+
+
+def _takes(quantity: Quantity, least_s: float) -> str:
+    averaging = f", as {quantity.source} averages over that" if memory_s(quantity) > SHORTEST_S else ""
+    return f"it takes {least_s:.3g} s{averaging}"
 
 
 def _sensor_flags(quantity: Quantity) -> tuple[str, ...]:

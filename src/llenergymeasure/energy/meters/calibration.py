@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -77,9 +78,16 @@ class Characteristics:
     lag_ns: Annotated[int, Field(ge=0)] | None = None
 
 
-_CALIBRATIONS = TypeAdapter(dict[str, Calibration])
-# By UUID, driver and quantity.
-_CHARACTERISTICS = TypeAdapter(dict[str, dict[str, dict[str, Characteristics]]])
+# Built once a file is there to be read.
+@cache
+def _calibrations() -> TypeAdapter[dict[str, Calibration]]:
+    return TypeAdapter(dict[str, Calibration])
+
+
+@cache
+def _characteristics() -> TypeAdapter[dict[str, dict[str, dict[str, Characteristics]]]]:
+    """By UUID, driver and quantity."""
+    return TypeAdapter(dict[str, dict[str, dict[str, Characteristics]]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ def calibrations(files: SensorFiles | None = None) -> Mapping[str, Calibration]:
     Empty where there is no file. ConfigError naming file and key for anything that can't be applied: a
     calibration that is passed over in silence would be worse than none.
     """
-    return _read((files or SensorFiles()).calibration_path, _CALIBRATIONS, hint="correct it, or remove it")
+    return _read((files or SensorFiles()).calibration_path, _calibrations(), hint="correct it, or remove it")
 
 
 def board_domain(
@@ -145,7 +153,7 @@ def board_domain(
 def keep_calibration(key: str, found: Calibration, *, files: SensorFiles | None = None) -> Path:
     """Under a board's UUID, in place of what was known; returns the file. ConfigError as above."""
     path = (files or SensorFiles()).calibration_path
-    return _write(path, _CALIBRATIONS.dump_json({**calibrations(files), key: found}, indent=2))
+    return _write(path, _calibrations().dump_json({**calibrations(files), key: found}, indent=2))
 
 
 def recall(uuid: str, driver: str, *, files: SensorFiles | None = None) -> Mapping[str, Characteristics]:
@@ -167,7 +175,7 @@ def remember(
     path = (files or SensorFiles()).characteristics_path
     boards = _remembered(path)
     boards.setdefault(uuid, {})[driver] = dict(found)
-    return _write(path, _CHARACTERISTICS.dump_json(boards, indent=2))
+    return _write(path, _characteristics().dump_json(boards, indent=2))
 
 
 def _write(path: Path, text: bytes) -> Path:
@@ -193,7 +201,7 @@ def characterised(quantity: Quantity, known: Mapping[str, Characteristics]) -> Q
 
 
 def _remembered(path: Path) -> dict[str, dict[str, dict[str, Characteristics]]]:
-    return _read(path, _CHARACTERISTICS, hint="remove it and run llem doctor --characterise again")
+    return _read(path, _characteristics(), hint="remove it and run llem doctor --characterise again")
 
 
 def _read(path: Path, form: TypeAdapter[dict[str, T]], *, hint: str) -> dict[str, T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from llenergymeasure.config import plugins
 from llenergymeasure.energy import METERS, Meter
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.bounded import bounded
+from llenergymeasure.energy.meters import bmc
+from llenergymeasure.energy.meters.battery import has_battery
+from llenergymeasure.energy.meters.hwmon import has_sensors
 from llenergymeasure.exceptions import ConfigError, EnergyError, LLEMError
 from llenergymeasure.records import Clock, Domain, MeterChoice
 
@@ -49,6 +54,10 @@ class _Taken:
     domains: dict[str, tuple[Domain, str]] = field(default_factory=dict)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
+    def read_already(self) -> set[str]:
+        """Names of domains, and of the kernel's driver of GPUs that another meter reads by another name."""
+        return {*self.domains, *({"amdgpu"} if "amd" in self.meters else ())}
+
     def try_out(self, name: str, make: Callable[[], Meter]) -> None:
         """Refused where it can't be used, models energy, or sees what is seen already: a sum would hold that
         twice.
@@ -83,26 +92,33 @@ def choose_meters(
     nvml: Any = None,
     amdsmi: Any = None,
     rapl_root: Path | None = None,
+    sys_class: Path = Path("/sys/class"),
     clock: Clock = time,
 ) -> Selection:
     """The meters that `energy` asks for. `processes` gives the root pids of the run, for the model of power.
 
     `auto` takes everything that measures, what is built in first, then installed plug-ins for what is left.
     Where the CPU is not among that, the model of power is recorded beside it, for a run that turns out to use
-    no GPU; it is never added to what was measured. EnergyError where a named meter, a named GPU or
-    (`require_measured`) any measurement is not to be had.
+    no GPU; it is never added to what was measured. EnergyError where a named meter, a named GPU, the
+    boundary asked for or (`require_measured`) any measurement is not to be had. `sys_class` is where the
+    kernel shows hwmon and batteries.
     """
+    taken = _Taken()
+    hwmon, supplies = sys_class / "hwmon", sys_class / "power_supply"
     arguments: dict[str, dict[str, object]] = {
         "nvml": {"nvml": nvml, "gpus": energy.gpus, "processes": processes, "clock": clock},
         "amd": {"amdsmi": amdsmi, "gpus": energy.gpus, "clock": clock},
         "rapl": {"root": rapl_root, "clock": clock},
         "apple": {},
+        "hwmon": {"root": hwmon, "gpus": energy.gpus, "others": taken.read_already, "clock": clock},
+        "battery": {"root": supplies, "clock": clock},
+        "ipmi": {"clock": clock},
+        "redfish": {"clock": clock},
         _MODELLED: {"processes": processes, "clock": clock},
     }
     if energy.meter != "auto":
-        return _named(energy, arguments)
-    taken = _Taken()
-    for name in _measuring(amdsmi):
+        return _within(_named(energy, arguments), energy)
+    for name in _measuring(amdsmi, hwmon=hwmon, supplies=supplies):
         taken.try_out(name, partial(_built_in, name, arguments))
     _require_gpus(energy, taken)
     for name in sorted(plugins.METERS.names() - METERS.keys()):
@@ -121,12 +137,28 @@ def choose_meters(
         taken.meters[_MODELLED] = _built_in(_MODELLED, arguments)
     meters = tuple(taken.meters.values())
     seen = tuple(domain for domain, _ in taken.domains.values())
-    return Selection(
+    selection = Selection(
         meters, method, tuple(taken.refused), tuple(_notes(meters)), seen, tuple(taken.unread.items())
     )
+    return _within(selection, energy)
 
 
-def _measuring(amdsmi: Any) -> Iterator[str]:
+def _within(selection: Selection, energy: Wanted) -> Selection:
+    """The same. EnergyError where a boundary was asked for that nothing here reads."""
+    boundary = getattr(energy, "boundary", "auto")
+    if boundary != "auto" and not within(selection.domains, boundary):
+        seen = ", ".join(domain.name for domain in selection.domains) or "nothing"
+        left = [f"{name}: {why}" for name, why in (*selection.refused, *selection.unread)]
+        raise EnergyError(
+            f"energy.boundary is {boundary}, which no meter reads here ({seen} is read"
+            + "".join(f"; {one}" for one in left)
+            + ")",
+            hint="llem doctor shows what each meter needs; or --set energy.boundary=auto",
+        )
+    return selection
+
+
+def _measuring(amdsmi: Any, *, hwmon: Path, supplies: Path) -> Iterator[str]:
     """The built-in meters worth asking. One that belongs to other hardware would only be refused by name."""
     yield "nvml"
     if amdsmi is not None or Path("/dev/kfd").exists():
@@ -134,10 +166,18 @@ def _measuring(amdsmi: Any) -> Iterator[str]:
     yield "rapl"
     if sys.platform == "darwin":
         yield "apple"
+    if has_sensors(hwmon):
+        yield "hwmon"
+    if has_battery(supplies):
+        yield "battery"
+    if bmc.has_controller() or f"{bmc.IPMI}_HOST" in os.environ:
+        yield "ipmi"
+    if f"{bmc.REDFISH}_URL" in os.environ:
+        yield "redfish"
 
 
 def _require_gpus(energy: Wanted, taken: _Taken) -> None:
-    if isinstance(energy.gpus, str) or any(name in taken.meters for name in GPU_METERS):
+    if isinstance(energy.gpus, str) or any(domain.kind == "gpu" for domain, _ in taken.domains.values()):
         return
     reasons = "; ".join(why for name, why in taken.refused if name in GPU_METERS)
     raise EnergyError(f"the GPUs in energy.gpus can't be read: {reasons}")

@@ -84,4 +84,4 @@ def _memory_s(power: Quantity) -> float:
     window_ns, lag_ns = power.window_ns, power.lag_ns
     if window_ns is None:
         window_ns = _INSTANT_WINDOW_NS if "instant" in power.name else _AVERAGE_WINDOW_NS
-    return (window_ns + (_LAG_NS if lag_ns is None else lag_ns)) / 1e9
+    return (window_ns + (max(_LAG_NS, power.step_ns or 0) if lag_ns is None else lag_ns)) / 1e9

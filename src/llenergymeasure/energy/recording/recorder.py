@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from llenergymeasure.energy import Elsewhere, Meter
+from llenergymeasure.energy.boundary import PARTS, within
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.recording.pacing import gap_ns, moment_ns, quiet_s, rested_ns
 from llenergymeasure.energy.recording.trace import (
@@ -25,7 +26,7 @@ from llenergymeasure.energy.recording.trace import (
 )
 from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
-from llenergymeasure.records import Clock, Domain, Gap, RoundTrip, Trace, Window
+from llenergymeasure.records import Clock, Domain, Gap, RoundTrip, Sample, Trace, Window
 from llenergymeasure.results.folder import unwritable
 
 # A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
@@ -56,8 +57,16 @@ class Recorder:
 
     tick_s = 0.001
 
-    def __init__(self, meters: Sequence[Meter], *, clock: Clock, directory: Path | None) -> None:
+    def __init__(
+        self,
+        meters: Sequence[Meter],
+        *,
+        clock: Clock,
+        directory: Path | None,
+        boundary: str = "auto",
+    ) -> None:
         self._meters = tuple(meters)
+        self._boundary = boundary
         self._clock = clock
         self._directory = directory
         self.domains: tuple[Domain, ...] = ()
@@ -80,6 +89,8 @@ class Recorder:
         self.listener: Callable[[Sequence[int], Sequence[Gap]], None] | None = None
         self.flush_s = _FLUSH_S
         self.samples = 0
+        # What was read last of each quantity of a domain, for whoever shows it.
+        self.latest: dict[tuple[str, str], Sample] = {}
         self._next_flush_ns = self.due_ns = 0
         self._failure: OSError | None = None
 
@@ -185,9 +196,13 @@ class Recorder:
     @property
     def quiet_s(self) -> tuple[float, float]:
         """The least seconds of a silence before and after a block, and the lag to allow for after it besides:
-        what the slowest of all sources needs, (0, 0) where none is measured.
+        what the slowest source needs within `boundary` or of a part of the machine, (0, 0) where none is
+        measured. What is recorded beside them, such as a slow BMC, holds up no silence.
         """
-        each = [quiet_s(domain) for domain in self.domains]
+        # Where the work is all on other hosts, theirs alone may lead.
+        elsewhere = [domain for domain in self.domains if domain.host]
+        leading = within(self.domains, self._boundary) or within(elsewhere, self._boundary)
+        each = [quiet_s(domain) for domain in self.domains if domain.kind in PARTS or domain in leading]
         return max((least for least, _ in each), default=0.0), max((lag for _, lag in each), default=0.0)
 
     def quiet_enough(self, since_ns: int) -> bool:
@@ -310,6 +325,7 @@ class Recorder:
         with self._buffer_lock:
             if self._is_open:
                 self.samples += len(samples)
+                self.latest.update(((s.domain, s.quantity), s) for s in samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
                 if one.elsewhere is not None:
                     self._trips += one.elsewhere.round_trips()

@@ -112,6 +112,11 @@ class Watched:
         return samples, Window(start_ns, end_ns), reason
 
     @property
+    def blocked_ns(self) -> int:
+        """What takes longer than this is no read but a gap."""
+        return max(BLOCKED_NS, round(2e9 * (self.part.period_s or 0.0)))
+
+    @property
     def next_event_ns(self) -> int:
         """No counter of it is expected to step before."""
         return min((events.next_ns for events in self.events.values()), default=0)
@@ -132,7 +137,11 @@ class Watched:
         """Note which domains were not heard, and return the gaps of those that are heard again."""
         if self.elsewhere is not None:
             return list(self.elsewhere.gaps())
-        if not self.failing and len(samples) >= len(self.index) and call.end_ns - call.start_ns < BLOCKED_NS:
+        if (
+            not self.failing
+            and len(samples) >= len(self.index)
+            and call.end_ns - call.start_ns < self.blocked_ns
+        ):
             return []
         gaps = []
         heard = {one.domain for one in samples}
@@ -144,7 +153,7 @@ class Watched:
             elif domain.name in self.failing:
                 since_ns, why = self.failing.pop(domain.name)
                 gaps.append(Gap(Window(since_ns, call.end_ns), why, domain.name))
-            elif call.end_ns - call.start_ns > BLOCKED_NS:
+            elif call.end_ns - call.start_ns > self.blocked_ns:
                 gaps.append(Gap(call, _blocked(call), domain.name))
         return gaps
 
@@ -158,7 +167,7 @@ class Watched:
             start_ns, reason = self.failing.get(domain.name, (None, ""))
             if start_ns is not None:
                 gaps.append(Gap(Window(start_ns, now_ns), reason, domain.name))
-            elif since_ns is not None and now_ns - since_ns > BLOCKED_NS:
+            elif since_ns is not None and now_ns - since_ns > self.blocked_ns:
                 call = Window(since_ns, now_ns)
                 gaps.append(Gap(call, _blocked(call), domain.name))
         return gaps

@@ -1,0 +1,1 @@
+"""What others read of results: pages, tables, files."""
