@@ -9,22 +9,41 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.boards.host import HostPower, SimulatedHostMeter
+from benchmarks.virtual_run import Stage, VirtualRuns, virtual_experiment
 from other_hosts import RECORD, in_namespace, plug_in, wave, why_no_namespace
 
 from llenergymeasure.analysis.run_energy import counted_domains
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig, HostConfig, config_hash
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.joules.amid import window_energy
+from llenergymeasure.energy.joules.pool import summed
+from llenergymeasure.energy.meters.device import Device, Question
 from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure import meters
 from llenergymeasure.measure.hosts import HostMeter, with_hosts
 from llenergymeasure.measure.marks import MARKS_VERSION
-from llenergymeasure.records import Domain, DomainKind, SessionFacts, Trace, Window
+from llenergymeasure.measure.meters import FollowedDevice
+from llenergymeasure.records import (
+    Domain,
+    DomainKind,
+    EnergyReading,
+    Estimate,
+    Quantity,
+    SessionFacts,
+    Trace,
+    Window,
+)
+from llenergymeasure.simulation.clock import VirtualClock
 
 NOTHING = Selection((), "modelled", ())
 HERE, THERE = "gpu:GPU-here", "node2/gpu:GPU-wave"
@@ -52,8 +71,8 @@ def speaker(folder: Path, *lines: dict[str, object] | str, then: str = "sys.stdi
 
 def recorded(site: Path, folder: Path, remote: HostConfig, *, seconds: float) -> tuple[Trace, Window]:
     """The same board read here and there, and a window in the middle."""
-    meters = [wave(site), HostMeter(remote)]
-    with Recorder(meters, clock=time, directory=folder) as recorder:
+    both = [wave(site), HostMeter(remote)]
+    with Recorder(both, clock=time, directory=folder) as recorder:
         recorder.dense(True)
         time.sleep(1.0)
         start_ns = time.monotonic_ns()
@@ -257,3 +276,140 @@ def test_what_counts_of_other_hosts_is_what_does_the_work() -> None:
     # An engine over several nodes that names its GPUs.
     assert counted(gpu_uuids=("a", "b")) == ["gpu:a", "cpu:0", "node2/gpu:b", "node2/cpu:0", "node3/gpu:d"]
     assert counted() == ["cpu:0", *rest]
+
+
+@pytest.mark.parametrize(
+    ("asked", "counted"),
+    [
+        ("auto", ["gpu:a", "cpu:0", "node2/gpu:b", "node2/cpu:0", "node3/wall"]),
+        ("parts", ["gpu:a", "cpu:0", "node2/gpu:b", "node2/cpu:0"]),
+        ("gpu", ["gpu:a", "node2/gpu:b"]),
+        ("wall", ["wall", "node2/wall", "node3/wall"]),
+        # Of two hosts nothing reads it.
+        ("host", []),
+        ("gpu+cpu+dram", []),
+    ],
+)
+def test_a_boundary_takes_each_host_by_itself_and_none_may_lack_what_every_host_has(
+    asked: str, counted: list[str]
+) -> None:
+    seen = [
+        domain("gpu:a", "gpu"),
+        domain("cpu:0", "cpu"),
+        domain("wall", "wall"),
+        domain("gpu:b", "gpu", "node2"),
+        domain("cpu:0", "cpu", "node2"),
+        domain("host", "host", "node2"),
+        domain("wall", "wall", "node2"),
+        domain("wall", "wall", "node3"),
+    ]
+    assert [one.name for one in within(seen, asked)] == counted
+    if counted:
+        one = Estimate(1.0, "J", 0.9, 1.1)
+        readings = [EnergyReading(name, "s", "counter", Window(0, 1), one) for name in counted]
+        assert [reading.domain for reading in summed(readings)] == counted
+
+
+def test_memory_of_a_host_without_a_gpu_is_in_the_sum_of_gpu_cpu_and_dram() -> None:
+    names: list[tuple[str, DomainKind]] = [("gpu:a", "gpu"), ("cpu:0", "cpu"), ("dram:0", "dram")]
+    seen = [*(domain(*one, "node2") for one in names), *(domain(*one, "router") for one in names[1:])]
+    assert list(within(seen, "gpu+cpu+dram")) == seen
+    assert within([*seen, domain("cpu:0", "cpu", "node3")], "gpu+cpu+dram") == ()
+
+
+class Known(HostMeter):
+    """A host that was reached and reads what it is said to."""
+
+    def __init__(self, *found: Domain) -> None:
+        super().__init__(host("true"))
+        self._domains = found
+
+
+@pytest.mark.parametrize(
+    ("boundary", "here", "there", "refused"),
+    [
+        ("wall", ["gpu"], ["gpu", "wall"], False),
+        ("wall", ["gpu", "wall"], ["gpu", "wall"], False),
+        ("wall", ["gpu", "wall"], ["gpu"], True),
+        ("wall", ["gpu"], ["gpu"], True),
+        ("gpu", ["gpu"], ["cpu"], False),
+        ("gpu", [], ["gpu"], False),
+        ("gpu", ["cpu"], ["cpu"], True),
+        ("auto", [], [], False),
+    ],
+)
+def test_a_boundary_is_refused_before_the_run_where_the_hosts_do_not_read_it(
+    monkeypatch: pytest.MonkeyPatch, boundary: Any, here: list[Any], there: list[Any], refused: bool
+) -> None:
+    mine = Selection((), "measured", (), domains=tuple(domain(kind, kind) for kind in here))
+
+    def chosen(energy: EnergyConfig, **_: object) -> Selection:
+        assert energy.boundary == "auto"
+        return mine
+
+    def reached(found: Selection, *_: object, **__: object) -> Selection:
+        return replace(found, meters=(Known(*(domain(kind, kind, "node2") for kind in there)),))
+
+    monkeypatch.setattr(meters, "choose_meters", chosen)
+    monkeypatch.setattr(meters, "with_hosts", reached)
+    config = ExperimentConfig(model="m", energy=EnergyConfig(boundary=boundary, hosts=(host("true"),)))
+    if not refused:
+        assert meters.meters_for(config, processes=list, device=None).domains == mine.domains
+        return
+    with pytest.raises(EnergyError, match=f"energy.boundary is {boundary}.* is read"):
+        meters.meters_for(config, processes=list, device=None)
+
+
+class Node(SimulatedHostMeter):
+    """A controller on another host, and a GPU there that draws what the one here does."""
+
+    def _open(self, stack: ExitStack) -> tuple[Sequence[Device], Sequence[Domain]]:
+        _, (whole,) = super()._open(stack)
+        energy = Quantity("energy", "simulated.gpu", "J", 1e-3)
+
+        def millijoules() -> int:
+            now_ns = self._clock.monotonic_ns()
+            return round(self._power.gpu.energy_j(0, now_ns - now_ns % 20_000_000) * 1e3)
+
+        questions = [
+            Question("node2/host", whole.quantities[0], self._watts),
+            Question("node2/gpu:there", energy, millijoules),
+        ]
+        found = [Device([one], errors=(), silent="", clock=self._clock) for one in questions]
+        found[0].period_s = 0.5
+        gpu = Domain("node2/gpu:there", "gpu", (energy,), host="node2", role="decode")
+        return found, [replace(whole, name="node2/host", host="node2", role="decode"), gpu]
+
+
+def test_boundaries_stand_side_by_side_over_several_hosts_with_the_joules_of_each() -> None:
+    config = ExperimentConfig.model_validate(
+        {
+            "model": "any",
+            "backend": "simulated",
+            "n": 2,
+            "max_output_tokens": 8,
+            "passes": {"count": 3, "seconds": 4, "prefill": 0},
+            "baseline": {"seconds": 0},
+        }
+    )
+
+    def stage(config: ExperimentConfig, number: int) -> Stage:
+        clock = VirtualClock()
+        device = FollowedDevice(config, clock=clock, run=number)
+        power = HostPower(device.nvml.gpus[0].power)
+        kinds = (SimulatedHostMeter, Node)
+        both = [kind(power, step_s=1.0, window_s=1.0, phase_s=0.1, lag_s=0.1, clock=clock) for kind in kinds]
+        return Stage(clock, device.nvml, device.enter, tuple(both))
+
+    energy = virtual_experiment(config, VirtualRuns(stage=stage, tick_s=0.005)).energy
+    gpus, whole = energy.boundaries
+    assert [one.boundary for one in energy.boundaries] == ["gpu of here, node2", "host of here, node2"]
+    assert energy.boundary == gpus.boundary
+    assert energy.valid
+    here, there = energy.hosts
+    assert [(one.role, one.hosts) for one in energy.hosts] == [(None, ("here",)), ("decode", ("node2",))]
+    assert here.total.value == pytest.approx(there.total.value, rel=0.01)
+    assert (here.total.value or 0) + (there.total.value or 0) == pytest.approx(energy.total.value)
+    assert whole.to_gpu is not None
+    assert whole.to_gpu.value == pytest.approx((whole.total.value or 0) / (gpus.total.value or 1))
+    assert {reading.domain for reading in whole.readings} == {"host", "node2/host"}
