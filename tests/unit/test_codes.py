@@ -22,6 +22,7 @@ from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.records import (
     REMEDIES,
+    CalibratedBy,
     FailedRun,
     MeasurementWarning,
     RequestCounts,
@@ -45,6 +46,18 @@ Make = Callable[[Path], ExperimentResult | WindowsResult]
 class Case:
     raises: Make
     does_not: Make
+
+
+def calibrated(when: str) -> Make:
+    """A run on the first day of 2026, of a board that was calibrated on that day."""
+
+    def make(directory: Path) -> ExperimentResult:
+        trace = device()
+        known = CalibratedBy(when, "an analyser", 0.01, 1e-6, 0.1, 0.0)
+        domains = [replace(one, systematic_gain=None, calibrated=known) for one in trace.domains]
+        return result_of(replace(trace, domains=tuple(domains)))
+
+    return make
 
 
 def board(*scripts: tuple[float, Script], sensor: SimulatedSensor | None = None) -> Make:
@@ -265,6 +278,7 @@ CASES: dict[WarningCode, Case] = {
     "recorder_lost": Case(flagged("recorder_lost"), own()),
     "window_open": Case(own(left_open={"x": 1}), own()),
     "command_failed": Case(own(kind="command", exit_code=3), own(kind="command", exit_code=0)),
+    "calibration_old": Case(calibrated("2024-12-01"), calibrated("2025-02-01")),
     "places_differ": Case(on_hosts("node1", "node2"), on_hosts("node1", "node1")),
     "server_shared": Case(served(requests=250), served(requests=202)),
     "prompts_cached": Case(

@@ -510,7 +510,7 @@ def test_any_program_may_mark_windows_by_lines_on_stdin(tmp_path: Path) -> None:
         assert recorder.stdin is not None
         assert recorder.stdout is not None
         hello, ready = (json.loads(recorder.stdout.readline()) for _ in range(2))
-        assert (hello["say"], hello["version"], ready["say"]) == ("hello", 1, "ready")
+        assert (hello["say"], hello["version"], ready["say"]) == ("hello", 2, "ready")
         t_ns = ready["t_ns"] + 1
         marks = [
             {"do": "begin", "id": "1", "name": "theirs", "t_ns": t_ns},

@@ -84,6 +84,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "window_open": "A window was still open when the recording ended. It is left out.",
     "recorder_lost": "The recorder ended before the program did. What it saw until then is kept.",
     "command_failed": "A command ended with another exit code than 0, and its run counts all the same.",
+    "calibration_old": "The calibration of the board was more than a year old when the run began. Sensors "
+    "age, and a new driver may read them otherwise.",
     "places_differ": "The runs were made on several hosts or boards. Each has a sensor with an error of its "
     "own, so that runs scatter by more than the work does.",
     "server_shared": "The server answered more requests than this experiment sent, by over 1 %. What others "

@@ -19,6 +19,7 @@ from llenergymeasure.analysis.differences import (
 )
 from llenergymeasure.analysis.quality import accuracy_difference
 from llenergymeasure.analysis.statistics import anytime_quantile, t_quantile, two_sided
+from llenergymeasure.analysis.uncertainty import CALIBRATION
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Estimate, MeasurementWarning, WarningCode
 from llenergymeasure.results.models import ExperimentResult, Quality, RunPart, Term
@@ -241,6 +242,14 @@ def refuse_differences(
         )
 
 
+def _calibrated(result: ExperimentResult) -> bool:
+    energy = result.energy
+    by_reference = energy.uncertainty is not None and any(
+        term.name == CALIBRATION for term in energy.uncertainty.total
+    )
+    return energy.per_output_token.systematic is None or by_reference
+
+
 def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     """Whether the systematic errors of both energies are the same and cancel in a ratio.
 
@@ -251,7 +260,7 @@ def errors_cancel(a: ExperimentResult, b: ExperimentResult) -> bool:
     sensors = [{(reading.domain, reading.source) for reading in result.energy.readings} for result in (a, b)]
     hosts = [(result.environment.hostname, result.environment.cpu) for result in (a, b)]
     work = [(result.config.backend, result.config.precision) for result in (a, b)]
-    calibrated = [result.energy.per_output_token.systematic is None for result in (a, b)]
+    calibrated = [_calibrated(result) for result in (a, b)]
     named = all(domain.startswith(("gpu:", "module:")) for domain, _ in sensors[0])
     same = bool(sensors[0]) and sensors[0] == sensors[1] and calibrated[0] == calibrated[1]
     return same and (named or hosts[0] == hosts[1]) and (not is_modelled(a.energy) or work[0] == work[1])

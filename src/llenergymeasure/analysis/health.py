@@ -124,8 +124,8 @@ def unknown_states(energies: Sequence[RunEnergy]) -> list[str]:
 
 def _devices(domains: Sequence[Domain]) -> Sequence[str]:
     """The GPUs among the domains, each once: a module's state is that of the GPU on it."""
-    uuids = [one.name.partition(":")[2] for one in domains if one.kind in {"gpu", "module"}]
-    return [f"gpu:{uuid}" for uuid in dict.fromkeys(uuids)]
+    names = [one.name.replace("module:", "gpu:") for one in domains if one.kind in {"gpu", "module"}]
+    return list(dict.fromkeys(names))
 
 
 def _throttling(seen: _Seen) -> Iterator[MeasurementWarning]:

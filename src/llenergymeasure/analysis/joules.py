@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Literal
 
@@ -31,11 +31,13 @@ from llenergymeasure.config.load import SloConfig
 from llenergymeasure.energy.boundary import NESTED
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
-from llenergymeasure.records import EnergyReading, Estimate, Window
-from llenergymeasure.results.models import Boundary, Energy, IdlePower, Lack, Replicates
+from llenergymeasure.records import Domain, EnergyReading, Estimate, Window
+from llenergymeasure.results.models import Boundary, Energy, HostEnergy, IdlePower, Lack, Replicates
 
 # What the result says one would take where no target was asked for.
 USUAL_TARGET = 0.02
+# The host that llem runs on, where there are others.
+HERE = "here"
 
 
 def energy(energies: Sequence[RunEnergy]) -> Energy:
@@ -50,7 +52,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
     reasons = _reasons(energies, readings, gross)
     per_token = _per(energies, gross, spent, output_tokens(groups), unit="J/token")
     return Energy(
-        boundary=_boundary(readings, energies[0].lacks),
+        boundary=_boundary(readings, energies[0].domains, energies[0].lacks),
         method=_method(readings),
         valid=not reasons,
         reasons=reasons,
@@ -66,6 +68,7 @@ def energy(energies: Sequence[RunEnergy]) -> Energy:
         idle=_idle(energies),
         load=_mean([_load(one) for one in energies]),
         readings=readings,
+        hosts=tuple(_by_host(energies)),
         lacks=tuple(Lack(domain=name, reason=why) for name, why in energies[0].lacks.items()),
         boundaries=_boundaries(energies, leads=leads),
         replicates=Replicates(unit="run" if len(energies) > 1 else "pass", count=len(groups)),
@@ -103,7 +106,7 @@ def _within(runs: Sequence[RunEnergy], gpus: Sequence[RunEnergy] | None, *, lead
     readings, gross, spent = _readings(runs), total_joules(runs), joules(runs, leads=leads)
     counts = output_tokens(replicates([one.measurement for one in runs], leads=leads))
     return Boundary(
-        boundary=_boundary(readings, runs[0].lacks) or "",
+        boundary=_boundary(readings, runs[0].domains, runs[0].lacks) or "",
         method=_method(readings),
         valid=gross.value is not None
         and not any(flag in INVALIDATING for part in readings for flag in part.flags),
@@ -143,12 +146,31 @@ def _ratio(runs: Sequence[RunEnergy], gpus: Sequence[RunEnergy]) -> Estimate:
     return Estimate.around(ratio, "×", half, systematic)
 
 
-def _boundary(readings: Sequence[EnergyReading], lacks: Mapping[str, str]) -> str | None:
-    """Of a kind of which only a part is read, the boundary names the other part."""
+def _boundary(
+    readings: Sequence[EnergyReading], domains: Sequence[Domain], lacks: Mapping[str, str]
+) -> str | None:
+    """Of a kind of which only a part is read, the boundary names the other part, and so it does of hosts."""
     whole = boundary(readings)
     kinds = (whole or "").split("+")
-    missing = [name for name in lacks if name.partition(":")[0] in kinds]
-    return f"{whole} without {', '.join(missing)}" if missing else whole
+    missing = [name for name in lacks if name.partition(":")[0] in kinds or "/" in name]
+    hosts = dict.fromkeys(domain.host or HERE for domain in domains)
+    where = f" of {', '.join(hosts)}" if any(domain.host for domain in domains) else ""
+    return f"{whole}{where} without {', '.join(missing)}" if missing else f"{whole}{where}" if whole else None
+
+
+def _by_host(energies: Sequence[RunEnergy]) -> Iterator[HostEnergy]:
+    """What each role took, or each host that has none; nothing where there is one host."""
+    domains = energies[0].domains
+    if not any(domain.host for domain in domains):
+        return
+    groups: dict[tuple[str | None, str], list[Domain]] = {}
+    for domain in domains:
+        name = domain.host or HERE
+        groups.setdefault((domain.role, domain.role or name), []).append(domain)
+    for (role, _), mine in groups.items():
+        spent = [block.spent[domain.name] for one in energies for block in one.of("full") for domain in mine]
+        hosts = tuple(dict.fromkeys(domain.host or HERE for domain in mine))
+        yield HostEnergy(role=role, hosts=hosts, total=estimate(added(spent)))
 
 
 def lead_in(energies: Sequence[RunEnergy]) -> int:

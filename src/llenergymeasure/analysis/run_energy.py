@@ -12,6 +12,7 @@ from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
+from llenergymeasure.energy.joules.sources import SHORTEST_S
 from llenergymeasure.energy.joules.spent import Spent
 from llenergymeasure.records import (
     Block,
@@ -142,7 +143,8 @@ def alike(found: Sequence[RunEnergy]) -> Sequence[RunEnergy]:
 
 def _used(measurement: Measurement) -> set[str]:
     """The domains that the engine's GPUs are or are part of."""
-    return {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
+    used = {f"{kind}:{uuid}" for uuid in measurement.facts.gpu_uuids for kind in ("gpu", "module")}
+    return used | {one.name for one in measurement.trace.domains if one.host and one.own_name in used}
 
 
 def of_boundary(one: RunEnergy, boundary: str) -> RunEnergy:
@@ -180,7 +182,7 @@ def _lost(whole: RunEnergy) -> Mapping[str, str]:
         for name, parts in spent.items()
         if any(one.joules is None or "sensor_stuck" in one.flags for one in parts)
     }
-    short = any("window_too_short" in one.flags and one.joules is None for p in spent.values() for one in p)
+    short = any(one.block.window.duration_s < SHORTEST_S for one in whole.blocks)
     if short or len(failed) == len(spent):
         return {}
     return {name: why for name, why in failed.items() if name not in _used(whole.measurement)}
@@ -247,12 +249,12 @@ def counted_domains(
     GPUs that the session used, or those asked for; packages and memory of this host; a model of power only
     where nothing is measured, since the two never mix. A module holds its GPU, the CPU and the memory beside
     it: it counts where its GPU is not read, and then the host's packages do not. Where the work is on another
-    host only GPUs that were asked for count.
+    host only GPUs that were asked for count here. On other hosts that are recorded everything counts in this
+    way, of their GPUs those that the session names if it names any.
     """
     asked, boundary = config.energy.gpus != "auto", boundary or config.energy.boundary
     if facts.why_unmetered is not None:
-        gpus = [domain for domain in domains if domain.kind in {"gpu", "module"} and asked]
-        return within(gpus, boundary)
+        domains = [one for one in domains if one.host or (one.kind in {"gpu", "module"} and asked)]
     return chosen_domains(domains, facts.gpu_uuids, asked=asked, boundary=boundary)
 
 
@@ -261,8 +263,13 @@ def chosen_domains(
 ) -> tuple[Domain, ...]:
     """The same where `gpu_uuids` were used, or all GPUs that were read are `asked` for."""
     used = {f"gpu:{uuid}" for uuid in gpu_uuids}
+    known = {domain.host for domain in domains if domain.host and domain.own_name in used}
     counted = [
-        domain for domain in domains if domain.kind not in {"gpu", "module"} or asked or domain.name in used
+        domain
+        for domain in domains
+        if domain.kind not in {"gpu", "module"}
+        or domain.own_name in used
+        or (asked if domain.host is None else domain.host not in known)
     ]
     return within(counted, boundary)
 

@@ -11,6 +11,9 @@ from llenergymeasure.energy.joules.spent import combined
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import Closure, Term, Uncertainty
 
+# What a calibration left open of gain and offset together, which it knows better than each alone.
+CALIBRATION = "calibration"
+
 
 def uncertainty(
     energies: Sequence[RunEnergy],
@@ -70,7 +73,7 @@ def _sensor_terms(energies: Sequence[RunEnergy]) -> Iterator[Term]:
 
 def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator[Term]:
     """The range of the total by what no repetition narrows: gain and offset of sensors, a model's width."""
-    ranges = dict.fromkeys(("gain", "offset", "model of power"), (0.0, 0.0))
+    ranges = dict.fromkeys(("gain", "offset", CALIBRATION, "model of power"), (0.0, 0.0))
     for one in energies:
         for domain in one.domains:
             for block in one.of("full"):
@@ -81,7 +84,8 @@ def _systematic_terms(energies: Sequence[RunEnergy], gross_j: float) -> Iterator
                 by_gain = [(end - 1) * spent.joules for end in domain.systematic_gain or (1.0, 1.0)]
                 rest = [end - part for end, part in zip(hidden, by_gain, strict=True)]
                 sensor = {"gain": by_gain, "offset": rest}
-                found = sensor if domain.model is None else {"model of power": hidden}
+                whole = CALIBRATION if domain.calibrated is not None else "model of power"
+                found = sensor if domain.model is None and domain.calibrated is None else {whole: hidden}
                 for name, (low, high) in found.items():
                     ranges[name] = (ranges[name][0] + low, ranges[name][1] + high)
     for name, ends in ranges.items():

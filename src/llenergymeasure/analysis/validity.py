@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from datetime import date
 from itertools import pairwise
 from typing import get_args
 
@@ -21,6 +22,7 @@ from llenergymeasure.results.models import Energy, Tokens
 
 CODES: tuple[WarningCode, ...] = get_args(WarningCode)
 IDLE_DRIFT = 0.10
+_CALIBRATED_DAYS = 366
 
 
 def warnings(
@@ -51,7 +53,24 @@ def _of_one(one: RunEnergy) -> list[MeasurementWarning]:
         *device_warnings(seen.trace, one.domains, seen.passes),
         *_gaps(one),
         *_not_steady(seen),
+        *_old_calibrations(one),
     ]
+
+
+def _old_calibrations(one: RunEnergy) -> Iterator[MeasurementWarning]:
+    for domain in one.domains:
+        if domain.calibrated is None:
+            continue
+        try:
+            began, since = (
+                date.fromisoformat(text[:10])
+                for text in (one.measurement.started.utc, domain.calibrated.when)
+            )
+        except ValueError:
+            continue
+        if (began - since).days > _CALIBRATED_DAYS:
+            text = f"{domain.name}: calibrated on {since.isoformat()}"
+            yield MeasurementWarning.of("calibration_old", text)
 
 
 def _by_run(

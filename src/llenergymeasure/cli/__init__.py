@@ -77,6 +77,7 @@ app.command(name="exec", help="Measure any command", context_settings={"allow_in
 app.command(name="watch", help="Show what this machine draws now")(_commands.watch)
 app.command(name="record", help="Record windows of any program, marked by lines on stdin")(_commands.record)
 app.command(name="doctor", help="Show what this machine can measure")(_commands.doctor)
+app.command(name="calibrate", help="Calibrate a GPU's sensor against a reference")(_commands.calibrate)
 app.command(name="selfcheck", help="Check how fast and true llem's client of servers is here")(
     _commands.selfcheck
 )

@@ -179,6 +179,52 @@ def doctor(
     doctor(characterise=characterise, simulated=simulated, as_json=as_json, verbose=verbose)
 
 
+def calibrate(
+    *,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="REFERENCE",
+            help="CSV file of an analyser (time, watts of the board), host, wall, or a meter's name",
+        ),
+    ] = None,
+    accuracy: Annotated[
+        float | None,
+        typer.Option("--accuracy", metavar="PERCENT", min=0, max=50, help="Stated accuracy of the reference"),
+    ] = None,
+    efficiency: Annotated[
+        str | None,
+        typer.Option(
+            "--efficiency",
+            metavar="LOW:HIGH",
+            help="Of host or wall: per cent of further power that reaches the board",
+        ),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="UUID or index, where there are several")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Instead: find how late the energy counter is and whether it looks at all of the time",
+        ),
+    ] = False,
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Use the simulated board instead; saves nothing")
+    ] = False,
+    as_json: AsJson = False,
+    verbose: Tracebacks = False,
+) -> None:
+    """Load a GPU in steps, compare its sensor with a reference, and keep gain and offset for later runs."""
+    from llenergymeasure.cli.calibrate import Options, calibrate
+
+    calibrate(
+        Options(against, accuracy, efficiency, gpu, check=check, simulated=simulated),
+        as_json=as_json,
+        verbose=verbose,
+    )
+
+
 def selfcheck(*, as_json: AsJson = False, verbose: Tracebacks = False) -> None:
     """Check the client against a server that knows when it sent each token. Takes about 15 s."""
     from llenergymeasure.cli.selfcheck import selfcheck

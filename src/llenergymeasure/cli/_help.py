@@ -50,6 +50,14 @@ EXAMPLES: Mapping[str, Examples] = {
         ("llem record -o results < marks.jsonl", "llem record --meter rapl --pid 1234"), _OWN
     ),
     "llem doctor": Examples(("llem doctor", "llem doctor --json", "llem doctor --characterise"), _METERS),
+    "llem calibrate": Examples(
+        (
+            "llem calibrate --against analyser.csv --accuracy 0.2",
+            "llem calibrate --against wall --accuracy 1 --efficiency 90:95",
+            "llem calibrate --check",
+        ),
+        "docs/guides/calibrating.md",
+    ),
     "llem selfcheck": Examples(("llem selfcheck", "llem selfcheck --json"), "docs/guides/servers.md"),
     "llem init": Examples(("llem init", "llem init --yes --study", "llem init mine.yaml -m gpt2"), _FIRST),
     "llem list": Examples(("llem list", "llem list /data/results --json"), _FIRST),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -217,6 +218,33 @@ class BaselineConfig(Section):
     )
 
 
+class HostConfig(Section):
+    """Another host that is measured beside this one, by a recorder that a command starts there."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="what its domains begin with: node2/gpu:…"
+    )
+    command: str | tuple[str, ...] = Field(
+        min_length=1,
+        description="starts llem record there and carries its input and output: ssh node2 llem record; "
+        "every GPU that it records counts",
+    )
+    role: Literal["prefill", "decode", "router"] | None = Field(
+        default=None, description="what its joules are also summed under"
+    )
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return tuple(shlex.split(self.command)) if isinstance(self.command, str) else self.command
+
+    @field_validator("command")
+    @classmethod
+    def _can_be_split(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not (shlex.split(value) if isinstance(value, str) else value):
+            raise ValueError("it names no program")
+        return value
+
+
 class EnergyConfig(Section):
     """Which meter, which GPUs, and whether a modelled figure will do."""
 
@@ -237,6 +265,17 @@ class EnergyConfig(Section):
     require_measured: bool = Field(
         default=False, description="refuse to run where energy could only be modelled"
     )
+    hosts: tuple[HostConfig, ...] = Field(
+        default=(), description="other hosts that do a part of the work; their joules are in the total"
+    )
+
+    @field_validator("hosts")
+    @classmethod
+    def _each_host_once(cls, hosts: tuple[HostConfig, ...]) -> tuple[HostConfig, ...]:
+        names = [host.name for host in hosts]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"two hosts are named {twice[0]}: give each a name of its own")
+        return hosts
 
     @field_validator("meter")
     @classmethod
@@ -570,7 +609,13 @@ def identity(config: ExperimentConfig) -> dict[str, JsonValue]:
     """
     fields: dict[str, JsonValue] = config.model_dump(
         mode="json",
-        exclude={"output_dir": True, "repeats": True, "passes": {"target": True, "budget": True}},
+        exclude={
+            "output_dir": True,
+            "repeats": True,
+            "passes": {"target": True, "budget": True},
+            # By which way a host is reached is not what is measured.
+            "energy": {"hosts": {"__all__": {"command"}}},
+        },
         exclude_defaults=True,
     )
     return {name: value for name, value in fields.items() if value != {}}

@@ -90,7 +90,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, `Section` and `Section | None` alike."""
+    """The section that a field holds, `Section` and `Section | None` alike; a list of them is one value."""
+    if get_origin(field.annotation) is tuple:
+        return None
     for kind in (field.annotation, *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind

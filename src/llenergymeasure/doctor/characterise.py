@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from llenergymeasure.doctor.load import Load, MatrixLoad, SimulatedLoad
-from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, remember
+from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, recall, remember
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.sensor import NO_STEP, characterise
 from llenergymeasure.exceptions import EnergyError
@@ -116,9 +116,11 @@ def kept(
     gpu: GpuFacts, sensors: tuple[FoundSensor, ...], *, files: SensorFiles | None = None
 ) -> Characterised:
     """What was found is remembered for that board under that driver, so that later runs know it."""
-    known = {one.quantity: one.characteristics for one in sensors if one.characteristics is not None}
-    if not known or gpu.driver is None:
+    found = {one.quantity: one.characteristics for one in sensors if one.characteristics is not None}
+    if not found or gpu.driver is None:
         return Characterised(gpu, sensors, None)
+    # What was found of the counter stays.
+    known = {**recall(gpu.uuid, gpu.driver, files=files), **found}
     return Characterised(gpu, sensors, str(remember(gpu.uuid, gpu.driver, known, files=files)))
 
 

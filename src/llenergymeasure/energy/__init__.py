@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from llenergymeasure.records import Domain, Sample
+from llenergymeasure.records import Domain, Gap, RoundTrip, Sample
 
 METERS = {
     "nvml": "llenergymeasure.energy.meters.nvml:NvmlMeter",
@@ -40,6 +40,26 @@ class Part(Protocol):
 
     def sample(self) -> Sequence[Sample]:
         """Read every quantity once. EnergyError with the reason where the device gives nothing at all."""
+
+
+@runtime_checkable
+class Elsewhere(Part, Protocol):
+    """The part of a meter whose reads happen on another host and arrive later, with their own times.
+
+    A read takes what has arrived. `dense` and `edge` are passed on; when `catch_up` returns, all up to now
+    has arrived, or the host is lost. `gaps` are those that have ended since the last call, or with
+    `open_until_ns` the one that has not; `round_trips` is what its clock has shown since the last call.
+    """
+
+    def dense(self, wanted: bool, /) -> None: ...
+
+    def edge(self) -> None: ...
+
+    def catch_up(self) -> None: ...
+
+    def gaps(self, *, open_until_ns: int | None = None) -> Sequence[Gap]: ...
+
+    def round_trips(self) -> Sequence[RoundTrip]: ...
 
 
 class Meter(AbstractContextManager[Any], Protocol):

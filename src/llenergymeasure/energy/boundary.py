@@ -19,21 +19,35 @@ def within(domains: Sequence[Domain], boundary: str = "auto") -> tuple[Domain, .
 
     `auto` is the sum of the parts, else the host, else the wall, else what is modelled. A module holds its
     GPU, the CPU and the memory beside it: where a GPU is read the modules are left out, and else the host's
-    packages. `parts` is their sum, whichever there are.
+    packages. `parts` is their sum, whichever there are. Where several hosts are read, each is taken by
+    itself; what every host has (packages, memory, itself, the wall) none of them may be missing.
     """
-    measured = [domain for domain in domains if domain.model is None]
-    parts = _parts(measured)
+    measured = [domain for domain in domains if domain.model is None and domain.kind in {*PARTS, *WHOLES}]
+    modelled = [domain for domain in domains if domain.model is not None]
+    hosts = [
+        [one for one in measured if one.host == host] for host in dict.fromkeys(d.host for d in measured)
+    ]
+    parts = [_parts(mine) for mine in hosts]
     match boundary:
         case "auto":
-            groups: Iterable[tuple[Domain, ...]] = (parts, *(_of(measured, {kind}) for kind in WHOLES))
-            modelled = tuple(domain for domain in domains if domain.model is not None)
-            return next((group for group in groups if group), modelled)
+            return _in_order(measured, map(_leading, hosts)) or tuple(modelled)
         case "parts":
-            return parts
+            return _in_order(measured, parts)
         case "gpu+cpu+dram":
-            return parts if {"gpu", "cpu", "dram"} <= {domain.kind for domain in parts} else ()
+            kinds = [{domain.kind for domain in mine} for mine in parts]
+            has_all = "gpu" in set().union(*kinds) and all({"cpu", "dram"} <= mine for mine in kinds)
+            return _in_order(measured, parts) if has_all else ()
+        case "gpu":
+            return _of(measured, {"gpu"})
         case _:
-            return _of(measured, {boundary})
+            wholes = [_of(mine, {boundary}) for mine in hosts]
+            return _in_order(measured, wholes) if all(wholes) else ()
+
+
+def _leading(measured: Sequence[Domain]) -> tuple[Domain, ...]:
+    """Of one host."""
+    groups = (_parts(measured), *(_of(measured, {kind}) for kind in WHOLES))
+    return next((group for group in groups if group), ())
 
 
 def _parts(measured: Sequence[Domain]) -> tuple[Domain, ...]:
@@ -42,6 +56,11 @@ def _parts(measured: Sequence[Domain]) -> tuple[Domain, ...]:
     if "module" in kinds:
         return tuple(one for one in parts if (one.kind != "module") == ("gpu" in kinds))
     return parts
+
+
+def _in_order(domains: Sequence[Domain], groups: Iterable[Sequence[Domain]]) -> tuple[Domain, ...]:
+    taken = {domain.name for group in groups for domain in group}
+    return tuple(domain for domain in domains if domain.name in taken)
 
 
 def _of(domains: Sequence[Domain], kinds: Iterable[str]) -> tuple[Domain, ...]:

@@ -5,6 +5,10 @@ makes up; `silence` before and after a block, which is looked at densely from th
 From it: `hello`, then `ready` or `refused`; `quiet` once a silence has lasted long enough; `done` with the
 result.
 All times are CLOCK_MONOTONIC of the one kernel.
+
+Whoever records from another host asks for the reads themselves: `stream`, answered by `streaming` with the
+domains and from then on by `samples`; `clock` by what the clock shows; `dense` and `edge`, which are not
+answered; and `catch_up` by `caught_up` once all reads up to then were sent.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ from llenergymeasure.records import (
     Window,
 )
 
-MARKS_VERSION = 1
+# History: 1, marks alone; 2, reads are streamed to another host.
+MARKS_VERSION = 2
 # In the folder of a recording as long as it has no result.
 FIFO_NAME = "marks"
 
@@ -90,12 +95,47 @@ class Stop:
     do: Literal["stop"] = "stop"
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    do: Literal["stream"] = "stream"
+
+
+@dataclass(frozen=True, slots=True)
+class AskClock:
+    id: int
+    do: Literal["clock"] = "clock"
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    wanted: bool
+    do: Literal["dense"] = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    do: Literal["edge"] = "edge"
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    id: int
+    do: Literal["catch_up"] = "catch_up"
+
+
 Mark: TypeAlias = Annotated[Begin | End | Silence | Over | Stop, Field(discriminator="do")]
+Request: TypeAlias = Annotated[Stream | AskClock | Dense | Edge | CatchUp, Field(discriminator="do")]
+_Said: TypeAlias = Annotated[Mark | Request, Field(discriminator="do")]
 
 
 @cache
 def mark_adapter() -> TypeAdapter[Mark]:
     return TypeAdapter(Mark)
+
+
+@cache
+def said_adapter() -> TypeAdapter[Mark | Request]:
+    return TypeAdapter(_Said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.measure.hosts import HostMeter, with_hosts
 from llenergymeasure.records import Clock
 from llenergymeasure.simulation.device import SimulatedNvml
 
@@ -50,12 +52,53 @@ class FollowedDevice:
 
 
 def meters_for(
-    config: ExperimentConfig, *, processes: Callable[[], Sequence[int]], device: FollowedDevice | None
+    config: ExperimentConfig,
+    *,
+    processes: Callable[[], Sequence[int]],
+    device: FollowedDevice | None,
+    hosts_must_answer: bool = True,
 ) -> Selection:
-    """The meters of this host, or the one meter that sees the simulated `device`.
+    """The meters of this host, or the one meter that sees the simulated `device`, and those of other hosts.
 
     EnergyError where they can't see what `config.energy` asks for.
     """
+    energy = config.energy
+    if energy.hosts and device is None:
+        # The work may be on other hosts alone: then theirs have to read what was asked for.
+        anything = energy.model_copy(update={"boundary": "auto"})
+        config = config.model_copy(update={"energy": anything})
+    try:
+        chosen = _meters_here(config, processes=processes, device=device)
+    except EnergyError:
+        # Nothing is measured here; where that is asked for, other hosts may do.
+        if not (energy.hosts and energy.require_measured and energy.meter == "auto"):
+            raise
+        found = with_hosts(Selection((), "measured", ()), energy.hosts, must_answer=hosts_must_answer)
+        if not found.meters or not isinstance(energy.gpus, str):
+            raise
+    else:
+        found = with_hosts(chosen, energy.hosts, must_answer=hosts_must_answer)
+    # The GPU of a simulated device is read in any case, and its domain is not known here.
+    if energy.hosts and (device is None or energy.boundary not in {"auto", "gpu"}):
+        _require_boundary(found, energy.boundary)
+    return found
+
+
+def _require_boundary(chosen: Selection, boundary: str) -> None:
+    """EnergyError where neither all hosts together nor the other hosts read it."""
+    hosts = [one for meter in chosen.meters if isinstance(meter, HostMeter) for one in meter.domains()]
+    if boundary == "auto" or within([*chosen.domains, *hosts], boundary) or within(hosts, boundary):
+        return
+    seen = ", ".join(domain.name for domain in (*chosen.domains, *hosts)) or "nothing"
+    raise EnergyError(
+        f"energy.boundary is {boundary}, which the hosts do not read ({seen} is read)",
+        hint="llem doctor on each host shows what its meters need; or --set energy.boundary=auto",
+    )
+
+
+def _meters_here(
+    config: ExperimentConfig, *, processes: Callable[[], Sequence[int]], device: FollowedDevice | None
+) -> Selection:
     if device is None:
         return choose_meters(config.energy, processes=processes)
     if config.energy.meter not in {"auto", "nvml"}:

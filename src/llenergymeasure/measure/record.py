@@ -16,6 +16,7 @@ import selectors
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.energy.recording.recorder import Recorder
-from llenergymeasure.energy.recording.trace import STREAM_NAME, compact
+from llenergymeasure.energy.recording.trace import STREAM_NAME, compact, domains_as_json, gaps_as_json
 from llenergymeasure.exceptions import LLEMError, PreFlightError
 from llenergymeasure.measure.environment import boot_id, environment
 from llenergymeasure.measure.gpus import gpu_facts, used_gpus
@@ -37,21 +38,35 @@ from llenergymeasure.measure.lock import DomainLocks
 from llenergymeasure.measure.marks import (
     FIFO_NAME,
     MARKS_VERSION,
+    AskClock,
     Began,
     Begin,
+    CatchUp,
+    Dense,
+    Edge,
     End,
     Ended,
     Mark,
     Over,
+    Request,
     Silence,
     Stop,
+    Stream,
     began_adapter,
     ended_adapter,
-    mark_adapter,
     read_recording,
+    said_adapter,
 )
 from llenergymeasure.measure.scratch import EVENTS_NAME, PREFIX
-from llenergymeasure.records import Domain, MeasurementWarning, MeterChoice, Overhead, RecordingKind, Start
+from llenergymeasure.records import (
+    Domain,
+    Gap,
+    MeasurementWarning,
+    MeterChoice,
+    Overhead,
+    RecordingKind,
+    Start,
+)
 from llenergymeasure.results.folder import unwritable
 
 if TYPE_CHECKING:
@@ -66,6 +81,8 @@ _EDGES_APART_NS = 50_000_000
 _GPUS_APART_NS = 5_000_000_000
 # Windows of up to 10 s are read densely, and for 2 s after each edge: what these edges hide weighs most.
 _CLOSE_WITHIN_NS, _CLOSE_AFTER_NS = 10_000_000_000, 2_000_000_000
+# How often reads are sent to another host.
+_STREAM_S = 0.2
 # After the last window: a counter may be behind by 0.15 s and steps every 0.1 s.
 _SETTLE_NS = 300_000_000
 _CHUNK = 1 << 16
@@ -103,11 +120,12 @@ def read_settings(text: str) -> Settings:
 
 def main(settings: Settings, *, commands: int, answers: int) -> int:
     """Record until the end of `commands`, and answer on `answers`, both file descriptors."""
+    answering = threading.Lock()
 
     def answer(say: str, **values: JsonValue) -> None:
         line = (json.dumps({"say": say, **values}) + "\n").encode()
         # Whoever has gone needs no answer.
-        with contextlib.suppress(BrokenPipeError):
+        with answering, contextlib.suppress(BrokenPipeError):
             while line:
                 line = line[os.write(answers, line) :]
 
@@ -263,6 +281,7 @@ class _Heard:
     _edge_ns: int = 0
     _end_ns: int = 0
     _gpus_ns: int = 0
+    _dense_elsewhere: bool = False
     _events: IO[bytes] = field(init=False)
     _fifo: int = field(init=False)
     _fifo_kept: int = field(init=False)
@@ -344,13 +363,40 @@ class _Heard:
         marks, kept = [], []
         for line in filter(None, lines):
             try:
-                marks.append(mark_adapter().validate_json(line))
-                kept.append(line)
+                said = said_adapter().validate_json(line)
+                if isinstance(said, Stream | AskClock | Dense | Edge | CatchUp):
+                    self._serve(said)
+                else:
+                    marks.append(said)
+                    kept.append(line)
             except ValidationError as error:
                 self.answer("unknown", line=line.decode(errors="replace")[:200], why=_first(error))
         if kept:
             self.write(kept)
         return marks, ended
+
+    def _serve(self, request: Request) -> None:
+        """What another host asks."""
+        match request:
+            case AskClock():
+                self.answer("clock", id=request.id, t_ns=time.monotonic_ns())
+            case Stream():
+                self.recorder.flush()
+                self.answer("streaming", domains=domains_as_json(self.recorder.domains))
+                self.recorder.listener = self._send
+                self.recorder.flush_s = _STREAM_S
+            case Dense():
+                self._dense_elsewhere = request.wanted
+                self._look_closely()
+            case Edge():
+                self.recorder.edge()
+            case CatchUp():
+                self.recorder.look()
+                self.recorder.flush()
+                self.answer("caught_up", id=request.id)
+
+    def _send(self, rows: Sequence[int], gaps: Sequence[Gap]) -> None:
+        self.answer("samples", rows=list(rows), gaps=gaps_as_json(gaps))
 
     def _heed(self, marks: Sequence[Mark]) -> None:
         for mark in marks:
@@ -400,7 +446,7 @@ class _Heard:
         edge_near = now_ns - self._mark_ns < _CLOSE_AFTER_NS or any(
             now_ns - since_ns < _CLOSE_WITHIN_NS for since_ns in self._open.values()
         )
-        wanted = bool(self._silent) or edge_near
+        wanted = bool(self._silent) or edge_near or self._dense_elsewhere
         if wanted != self._dense:
             self._dense = wanted
             self.recorder.dense(wanted)

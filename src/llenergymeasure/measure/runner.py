@@ -114,7 +114,14 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
             throttled=lambda: throttling(pid=worker()),
         )
         tell("checking")
-        choose = partial(meters_for, config, processes=child.pids, device=device)
+        choose = partial(
+            meters_for,
+            config,
+            processes=child.pids,
+            device=device,
+            # One that was lost in an earlier run costs its part of the result, not the runs that are left.
+            hosts_must_answer=job.turn.number == 1,
+        )
         cleared = preflight(config, choose, gpus=gpus)
         job.locks.take(run_domains(cleared.meters.domains, config))
         model = _ready(cleared.model, tell, as_gguf=config.engine.filed is not None)

@@ -17,6 +17,7 @@ from llenergymeasure.records.architecture import (
     Quantisation,
     Recurrence,
 )
+from llenergymeasure.records.clocks import HostClock, RoundTrip
 from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
 from llenergymeasure.records.counts import RequestCounts, ServerCounts
 from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
@@ -24,6 +25,7 @@ from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Sta
 from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
 from llenergymeasure.records.measurement import Measurement
 from llenergymeasure.records.measuring import (
+    CalibratedBy,
     Domain,
     DomainKind,
     EnergyReading,
@@ -66,6 +68,7 @@ __all__ = [
     "Attention",
     "Block",
     "BlockKind",
+    "CalibratedBy",
     "Clock",
     "Completion",
     "Completions",
@@ -81,6 +84,7 @@ __all__ = [
     "Gap",
     "Generation",
     "GpuFacts",
+    "HostClock",
     "Idle",
     "Layer",
     "Marked",
@@ -100,6 +104,7 @@ __all__ = [
     "Recurrence",
     "Request",
     "RequestCounts",
+    "RoundTrip",
     "RunFailure",
     "Sample",
     "Series",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from llenergymeasure.records.clocks import HostClock
 from llenergymeasure.records.figures import amount
 from llenergymeasure.records.windows import Window
 
@@ -121,6 +122,20 @@ class PowerModel:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibratedBy:
+    """How surely a board's gain and offset are known: the day, the reference and its stated accuracy (95 %,
+    relative), and the variances of gain and offset (W²) and their covariance (W), for a normal law of 95 %.
+    """
+
+    when: str
+    against: str
+    accuracy: float
+    gain_variance: float
+    offset_variance: float
+    covariance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """What a meter sees: `gpu:<uuid>`, `module:<uuid>`, `cpu:<package>`, `dram:<package>`, `host` (the whole
     machine behind its power supply or battery, or a model of its processor), `wall` (what the socket gives),
@@ -129,7 +144,8 @@ class Domain:
     `resolution_j` is the smallest step of its energy counter where it has one. `systematic_gain` and
     `systematic_offset_w` bound the sensor's own error (true = gain × read + offset); None when calibrated:
     then `gain` and `offset_w` are its calibration. `flags` are codes that hold for all of its readings, such
-    as `mig_shared`.
+    as `mig_shared`. `host` is the other host that it was read on, whose name and a slash its own begins with,
+    and `role` what that host does. `calibrated` is what is known of a calibration beside its two figures.
     """
 
     name: str
@@ -142,6 +158,14 @@ class Domain:
     gain: float = 1.0
     offset_w: float = 0.0
     flags: tuple[str, ...] = ()
+    host: str | None = None
+    role: str | None = None
+    calibrated: CalibratedBy | None = None
+
+    @property
+    def own_name(self) -> str:
+        """As it is called on its own host."""
+        return self.name if self.host is None else self.name.removeprefix(f"{self.host}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +201,15 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """Everything the recorder saw in one run; `series` is keyed by (domain name, quantity name)."""
+    """Everything the recorder saw in one run; `series` is keyed by (domain name, quantity name).
+
+    What was read on other hosts is in this host's time, as surely as `clocks` says by host.
+    """
 
     domains: tuple[Domain, ...]
     series: Mapping[tuple[str, str], Series]
     gaps: tuple[Gap, ...] = ()
+    clocks: Mapping[str, HostClock] = field(default_factory=dict)
 
     def domain(self, name: str) -> Domain:
         return next(domain for domain in self.domains if domain.name == name)

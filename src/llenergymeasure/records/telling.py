@@ -45,6 +45,7 @@ WarningCode: TypeAlias = Literal[
     "window_open",
     "recorder_lost",
     "command_failed",
+    "calibration_old",
     "places_differ",
     "server_shared",
     "prompts_cached",
@@ -96,6 +97,7 @@ REMEDIES: Mapping[WarningCode, str] = {
     "window_open": "close each window, best with a with statement",
     "recorder_lost": "find out why it ended (dmesg shows a lack of memory), and measure again",
     "command_failed": "fix the command, or read its figures as those of a command that failed",
+    "calibration_old": "calibrate the board again: llem calibrate",
     "places_differ": "make all repeats in one place: name one node for the executor, or one GPU",
     "server_shared": "keep other clients away from the server while it is measured",
     "prompts_cached": "start the server without its prefix cache (vLLM: --no-enable-prefix-caching, SGLang: "

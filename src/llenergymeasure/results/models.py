@@ -171,6 +171,16 @@ class Lack(Part):
     reason: str
 
 
+class HostEnergy(Part):
+    """What the hosts of one role took, of hosts without a role each its own; `role` is None of those. Their
+    joules sum to the total. The host that llem runs on is named `here`.
+    """
+
+    role: str | None
+    hosts: tuple[str, ...]
+    total: Estimate
+
+
 class Boundary(Part):
     """What the same passes took within one boundary. Boundaries hold each other: they are never added.
 
@@ -190,8 +200,9 @@ class Boundary(Part):
 class Energy(Part):
     """`total` and `readings` are sums over the passes of all runs; per-token figures are what inference
     costs. `boundary` is the one that was asked for; `boundaries` has each that was read, where that are
-    several. `replicates` is the unit whose scatter makes the interval of the latter, and how many there are;
-    `repeats_for_2_percent` how many runs ± 2 % of joules per output token would take.
+    several. `hosts` is empty where all is of the host that llem runs on. `replicates` is the unit whose
+    scatter makes the interval of the figures per token, and how many there are; `repeats_for_2_percent` how
+    many runs ± 2 % of joules per output token would take.
     """
 
     boundary: str | None
@@ -215,6 +226,7 @@ class Energy(Part):
     load: Estimate
     readings: tuple[EnergyReading, ...]
     lacks: tuple[Lack, ...] = ()
+    hosts: tuple[HostEnergy, ...] = ()
     boundaries: tuple[Boundary, ...] = ()
     replicates: Replicates | None = None
     repeats_for_2_percent: Count | None = None

@@ -121,6 +121,10 @@ def _energy_rows(result: ExperimentResult) -> Iterator[Row]:
     yield _cost_row(
         "Energy, total", energy.total, energy, said=f"{by}; boundary {energy.boundary}" if known else None
     )
+    for part in energy.hosts:
+        where = ", ".join(part.hosts)
+        label = f"  of it {part.role}" if part.role else f"  of it {where}"
+        yield _cost_row(label, part.total, energy, said=where if part.role else None)
     yield from _boundary_rows(energy)
     idle = [
         Row(f"Idle power, {name}", _joules(one, energy), gap=one.reason or "")

@@ -142,12 +142,16 @@ class Curve:
         last = int(np.clip(np.searchsorted(self.time, t, side="right"), 1, self.time.size - 1))
         gap = float(self.time[last] - self.time[last - 1])
         part = abs(t - float(self.time[last - 1])) / gap if gap > 0 else 0.0
-        near = slice(*np.searchsorted(self.time, (t - _NEAR_S - gap, t + _NEAR_S + gap)))
-        rates = np.diff(self.total[near]) / np.maximum(np.diff(self.time[near]), 1e-3)
-        top = float(np.max(rates, initial=0.0))
+        top = self.top(t, gap)
         step = top if self.quantity.unit == "s" else 2 * top
         timing = float(np.max(self.half[last - 1 : last + 1])) * top
         return math.hypot(step * max(abs(part * (1 - part)) * gap, memory_s(self.quantity) / 4), timing)
+
+    def top(self, t: float, gap: float = 0.0) -> float:
+        """The highest power near `t` (of processors in use: their number)."""
+        near = slice(*np.searchsorted(self.time, (t - _NEAR_S - gap, t + _NEAR_S + gap)))
+        rates = np.diff(self.total[near]) / np.maximum(np.diff(self.time[near]), 1e-3)
+        return float(np.max(rates, initial=0.0))
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
         """The events that surely lie from `start` to `end` and whose moments are known well."""

@@ -60,11 +60,18 @@ def summed(readings: Sequence[EnergyReading]) -> tuple[EnergyReading, ...]:
 
     What is measured goes before what is modelled. A module (GPU, CPU and memory on one board) is left out
     where its GPU is read; where it is not, it stands and the host's packages are left out instead. The host
-    holds all of these, and the wall the host: each counts only where nothing within it is read.
+    holds all of these, and the wall the host: each counts only where nothing within it is read. Each host is
+    taken by itself.
     """
     measured = [reading for reading in readings if reading.method != "modelled"]
     if not measured:
         return tuple(readings)
+    hosts = dict.fromkeys(map(_host, measured))
+    taken = [one for host in hosts for one in _of_host([x for x in measured if _host(x) == host])]
+    return tuple(reading for reading in measured if reading in taken)
+
+
+def _of_host(measured: Sequence[EnergyReading]) -> tuple[EnergyReading, ...]:
     kinds = {_kind(reading) for reading in measured}
     if not kinds & {*PARTS}:
         first = next((whole for whole in WHOLES if whole in kinds), None)
@@ -86,5 +93,11 @@ def boundary(readings: Sequence[EnergyReading]) -> str | None:
     return "+".join(kind for kind in (*PARTS, *WHOLES) if kind in kinds) or None
 
 
+def _host(reading: EnergyReading) -> str:
+    """The name of another host, or nothing."""
+    return reading.domain.partition(":")[0].rpartition("/")[0]
+
+
 def _kind(reading: EnergyReading) -> str:
-    return reading.domain.partition(":")[0]
+    """Without the name of another host before it."""
+    return reading.domain.partition(":")[0].rpartition("/")[2]

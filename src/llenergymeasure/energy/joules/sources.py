@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llenergymeasure.energy.joules.curve import Curve, curve, memory_s, sees_everything
-from llenergymeasure.energy.joules.spent import Spent
+from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Domain, Gap, Method, Quantity, Trace, Window
 
 SHORTEST_S = 1.0
@@ -50,12 +50,34 @@ def measured(
         if series is None:
             found.append(Spent(quantity.source, method, None, reason=f"{facts.name} was never read"))
             continue
-        spent = spent_of(curve(series, facts, span))
+        source = curve(series, facts, span)
+        spent = _by_clock(trace, facts, windows, source, spent_of(source))
         found.append(replace(spent, flags=(*spent.flags, *_sensor_flags(quantity))))
     chosen = found[0] if len(found) == 1 else _chosen(*found, whole=power is None or sees_everything(power))
     if seconds < _SHORT_S:
         chosen = replace(chosen, flags=("window_too_short", *chosen.flags))
     return _finished(chosen, trace, facts, windows)
+
+
+def _by_clock(trace: Trace, facts: Domain, windows: Sequence[Window], source: Curve, spent: Spent) -> Spent:
+    """With what the clock of another host leaves open: every edge may lie earlier or later by the same.
+
+    What is won at one end is lost at the other, as far as power is the same at both.
+    """
+    clock = trace.clocks.get(facts.host or "")
+    if clock is None or spent.joules is None:
+        return spent
+    edges = [windows[0].start_ns, *(one.end_ns for one in windows)]
+    unsure = [clock.half_s(edge) for edge in edges]
+    tops = [source.top(*source.seconds(Window(edge, edge))[:1]) for edge in edges]
+    moved = [half * top for half, top in zip(unsure, tops, strict=True)]
+    if spent.quiet_w is None:
+        whole = max(moved[0], moved[-1])
+    else:
+        whole = max(unsure) * abs(spent.quiet_w[1] - spent.quiet_w[0])
+    halves = [math.hypot(half, *moved[at : at + 2]) for at, half in enumerate(spent.share_half_widths)]
+    terms = (*spent.terms, Term("clock", whole, common=True)) if whole else spent.terms
+    return replace(spent, terms=terms, share_half_widths=tuple(halves))
 
 
 def _takes(quantity: Quantity, least_s: float) -> str:
@@ -66,7 +88,7 @@ def _takes(quantity: Quantity, least_s: float) -> str:
 def _sensor_flags(quantity: Quantity) -> tuple[str, ...]:
     """What is not known of a power field, or not good about it."""
     if quantity.unit != "W":
-        return ()
+        return () if quantity.window_ns is None else ("part_time_sensor",)
     if quantity.window_ns is None or quantity.lag_ns is None or not quantity.step_ns:
         return ("sensor_uncharacterised",)
     return () if sees_everything(quantity) else ("part_time_sensor",)
@@ -132,7 +154,19 @@ def _finished(spent: Spent, trace: Trace, facts: Domain, windows: Sequence[Windo
 
 
 def systematic(facts: Domain, amount: float, seconds: float) -> tuple[float, float] | None:
-    """What an uncalibrated sensor's gain and offset may hide; no board gives energy back: not below 0."""
+    """What a sensor's gain and offset may hide; no board gives energy back: not below 0.
+
+    Of a calibrated one that is what its calibration left open, with the stated accuracy of its reference.
+    """
+    if (known := facts.calibrated) is not None:
+        read = (amount - facts.offset_w * seconds) / facts.gain
+        variance = (
+            known.gain_variance * read**2
+            + 2 * known.covariance * read * seconds
+            + known.offset_variance * seconds**2
+        )
+        half = 1.96 * math.sqrt(max(0.0, variance)) + known.accuracy * abs(amount)
+        return max(0.0, amount - half), amount + half
     if facts.systematic_gain is None:
         return None
     offset = facts.systematic_offset_w or (0.0, 0.0)

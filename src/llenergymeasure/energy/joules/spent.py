@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias
 
 from llenergymeasure.records import Method
 
-TermName: TypeAlias = Literal["resolution", "timing", "quiet power", "lag", "tail", "aliasing", "edges"]
+TermName: TypeAlias = Literal[
+    "resolution", "timing", "quiet power", "lag", "tail", "aliasing", "edges", "clock"
+]
 
 
 @dataclass(frozen=True, slots=True)

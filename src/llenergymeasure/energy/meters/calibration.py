@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import Domain, DomainKind, Quantity
+from llenergymeasure.records import CalibratedBy, Domain, DomainKind, Quantity
 
 # Yang et al., arXiv 2312.02741: over about 19 boards the sensor showed gain × true + offset with a gain of
 # 0.873 to 1.065 and an offset of −24 to +16 W. A domain states the way back, true = gain × read + offset:
@@ -30,7 +30,11 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """True energy = `gain` × read + `offset_w` × duration, found at `when` `against` some reference."""
+    """True energy = `gain` × read + `offset_w` × duration, found at `when` `against` some reference.
+
+    `accuracy` is the reference's own as it is stated (95 %, relative), and the last three are variances and
+    covariance of gain and offset (in W): all four, as `llem calibrate` finds them, or none.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -38,11 +42,34 @@ class Calibration:
     offset_w: float
     when: str = ""
     against: str = ""
+    accuracy: Annotated[float, Field(ge=0, lt=1)] | None = None
+    gain_variance: Annotated[float, Field(ge=0)] | None = None
+    offset_variance: Annotated[float, Field(ge=0)] | None = None
+    covariance: float | None = None
+
+    def __post_init__(self) -> None:
+        missing = [one is None for one in self._left_open]
+        if any(missing) and not all(missing):
+            raise ValueError("accuracy, gain_variance, offset_variance and covariance belong together")
+
+    @property
+    def _left_open(self) -> tuple[float | None, ...]:
+        return self.accuracy, self.gain_variance, self.offset_variance, self.covariance
+
+    @property
+    def calibrated_by(self) -> CalibratedBy | None:
+        accuracy, gain, offset, both = self._left_open
+        if accuracy is None or gain is None or offset is None or both is None:
+            return None
+        return CalibratedBy(self.when, self.against, accuracy, gain, offset, both)
 
 
 @dataclass(frozen=True, slots=True)
 class Characteristics:
-    """A power field's update period, averaging window and lag; None where that was not found."""
+    """A power field's update period, averaging window and lag; None where that was not found.
+
+    Of a counter the window is that of the sensor which feeds it, where that looks at a part of the time only.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -114,8 +141,19 @@ def board_domain(
     if found is None:
         return domain
     return replace(
-        domain, gain=found.gain, offset_w=found.offset_w, systematic_gain=None, systematic_offset_w=None
+        domain,
+        gain=found.gain,
+        offset_w=found.offset_w,
+        systematic_gain=None,
+        systematic_offset_w=None,
+        calibrated=found.calibrated_by,
     )
+
+
+def keep_calibration(key: str, found: Calibration, *, files: SensorFiles | None = None) -> Path:
+    """Under a board's UUID, in place of what was known; returns the file. ConfigError as above."""
+    path = (files or SensorFiles()).calibration_path
+    return _write(path, _calibrations().dump_json({**calibrations(files), key: found}, indent=2))
 
 
 def recall(uuid: str, driver: str, *, files: SensorFiles | None = None) -> Mapping[str, Characteristics]:
@@ -137,10 +175,14 @@ def remember(
     path = (files or SensorFiles()).characteristics_path
     boards = _remembered(path)
     boards.setdefault(uuid, {})[driver] = dict(found)
+    return _write(path, _characteristics().dump_json(boards, indent=2))
+
+
+def _write(path: Path, text: bytes) -> Path:
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(_characteristics().dump_json(boards, indent=2))
+        aside.write_bytes(text)
         aside.replace(path)
     except OSError as error:
         raise ConfigError(f"{path} can't be written: {error}") from error
@@ -152,6 +194,9 @@ def characterised(quantity: Quantity, known: Mapping[str, Characteristics]) -> Q
     found = known.get(quantity.name)
     if found is None:
         return quantity
+    if quantity.unit == "J":
+        # When it steps is seen better in each run.
+        return replace(quantity, window_ns=found.window_ns, lag_ns=found.lag_ns)
     return replace(quantity, step_ns=found.step_ns, window_ns=found.window_ns, lag_ns=found.lag_ns)
 
 

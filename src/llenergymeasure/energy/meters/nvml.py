@@ -23,7 +23,7 @@ from llenergymeasure.energy.meters.calibration import (
 from llenergymeasure.energy.meters.device import DeviceMeter
 from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus, why_unsure
 from llenergymeasure.energy.meters.gpu_health import HealthPart, in_trees
-from llenergymeasure.energy.meters.nvml_board import BINDING_NAMES, ENERGY, Board, refusals
+from llenergymeasure.energy.meters.nvml_board import BINDING_NAMES, Board, refusals
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, DomainKind, Sample
 
@@ -120,10 +120,7 @@ class NvmlMeter(DeviceMeter):
     ) -> Iterator[Domain]:
         sensors = recall(board.uuid, version, files=self._files)
         flags = ("mig_shared",) if _mig(nvml, board.handle) else ()
-        read = [
-            (domain, quantity if quantity is ENERGY else characterised(quantity, sensors))
-            for domain, quantity in board.quantities
-        ]
+        read = [(domain, characterised(quantity, sensors)) for domain, quantity in board.quantities]
         read += [(question.domain, question.quantity) for question in health.questions]
         kinds: tuple[DomainKind, ...] = ("gpu", "module")
         for kind in kinds:

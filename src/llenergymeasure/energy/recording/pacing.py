@@ -25,6 +25,8 @@ _GOLDEN = 0.6180339887498949
 # Seconds of quiet power that an edge needs, and what may still come after the work (METHOD.md, silence rule).
 _GPU_COUNTER_S = (0.4, 0.15)
 _CONTINUOUS_S = (0.05, 0.002)
+# How well a lag that was found is known.
+_SLACK_S = 0.02
 _LEAST_POWER_S = 0.5
 # Lag and averaging window of a power field that nobody characterised (arXiv 2312.02741).
 _LAG_NS = 250_000_000
@@ -66,7 +68,11 @@ def quiet_s(domain: Domain) -> tuple[float, float]:
         return 0.0, 0.0
     counters = [quantity for quantity in domain.quantities if quantity.unit == "J"]
     if counters:
-        return _GPU_COUNTER_S if any(map(steps, counters)) else _CONTINUOUS_S
+        if not any(map(steps, counters)):
+            return _CONTINUOUS_S
+        least_s, lag_s = _GPU_COUNTER_S
+        known = [one.lag_ns for one in counters if one.lag_ns is not None]
+        return least_s, max(known) / 1e9 + _SLACK_S if known else lag_s
     memories_s = [_memory_s(quantity) for quantity in domain.quantities if quantity.unit == "W"]
     if not memories_s:
         return 0.0, 0.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-from llenergymeasure.energy import Meter
+from llenergymeasure.energy import Elsewhere, Meter
 from llenergymeasure.energy.boundary import PARTS, within
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.recording.pacing import gap_ns, moment_ns, quiet_s, rested_ns
@@ -25,7 +26,7 @@ from llenergymeasure.energy.recording.trace import (
 )
 from llenergymeasure.energy.recording.watch import BLOCKED_NS, Watched, watched
 from llenergymeasure.exceptions import EnergyError, ResultError
-from llenergymeasure.records import Clock, Domain, Gap, Sample, Trace, Window
+from llenergymeasure.records import Clock, Domain, Gap, RoundTrip, Sample, Trace, Window
 from llenergymeasure.results.folder import unwritable
 
 # A silence in which a counter shows no events still ends, and so does a look at a driver that blocks.
@@ -50,7 +51,8 @@ class Recorder:
 
     Silences and the edges of passes are looked at densely, so that the steps of counters are known to ± 3 ms;
     else a few reads a second do. `samples` counts the fields that were read, and `due_ns` is when `poll` has
-    something to do.
+    something to do. `listener`, where one is set, is handed the numbers of what was read and the gaps, every
+    `flush_s`: for a host elsewhere.
     """
 
     tick_s = 0.001
@@ -82,6 +84,10 @@ class Recorder:
         # Numbers, not tuples: hundreds of new objects a second would keep the garbage collector busy.
         self._rows = array("q")
         self._gaps: list[Gap] = []
+        self._trips: list[RoundTrip] = []
+        self._elsewhere: tuple[Elsewhere, ...] = ()
+        self.listener: Callable[[Sequence[int], Sequence[Gap]], None] | None = None
+        self.flush_s = _FLUSH_S
         self.samples = 0
         # What was read last of each quantity of a domain, for whoever shows it.
         self.latest: dict[tuple[str, str], Sample] = {}
@@ -151,18 +157,23 @@ class Recorder:
         index = {key: first + number for number, key in enumerate(series_keys(domains))}
         self.domains += domains
         self._watched += tuple(watched(meter, domains, index))
+        self._elsewhere = tuple(one.elsewhere for one in self._watched if one.elsewhere is not None)
         self._devices = sum(one.part.period_s is None for one in self._watched)
 
     def dense(self, wanted: bool, /) -> None:
         """Look closely from now on, or no longer. ResultError where the disk has stopped taking the trace."""
         self._raise_failure()
         self._dense = wanted
+        for one in self._elsewhere:
+            one.dense(wanted)
         if wanted:
             self._hurry([one for one in self._watched if one.part.period_s is None])
 
     def edge(self) -> None:
         """A pass begins: look closely until every counter has shown it."""
         self._close_until_ns = self._clock.monotonic_ns() + _EDGE_NS
+        for one in self._elsewhere:
+            one.edge()
         self._hurry([one for one in self._watched if one.part.period_s is None])
 
     def look(self) -> None:
@@ -188,7 +199,9 @@ class Recorder:
         what the slowest source needs within `boundary` or of a part of the machine, (0, 0) where none is
         measured. What is recorded beside them, such as a slow BMC, holds up no silence.
         """
-        leading = within(self.domains, self._boundary)
+        # Where the work is all on other hosts, theirs alone may lead.
+        elsewhere = [domain for domain in self.domains if domain.host]
+        leading = within(self.domains, self._boundary) or within(elsewhere, self._boundary)
         each = [quiet_s(domain) for domain in self.domains if domain.kind in PARTS or domain in leading]
         return max((least for least, _ in each), default=0.0), max((lag for _, lag in each), default=0.0)
 
@@ -215,7 +228,7 @@ class Recorder:
             self._read(one)
             one.cpu_ns += time.thread_time_ns() - began_ns
         if now_ns >= self._next_flush_ns:
-            self._next_flush_ns = now_ns + round(_FLUSH_S * 1e9)
+            self._next_flush_ns = now_ns + round(self.flush_s * 1e9)
             self.flush()
         self.due_ns = min([self._next_flush_ns, *(one.due_ns for one in self._watched)])
 
@@ -227,20 +240,29 @@ class Recorder:
         assert self._directory is not None
         if not self._is_open:
             return read_trace(self._directory / PARQUET_NAME, windows=windows)
+        self._catch_up()
         self.flush()
         self._raise_failure()
         with self._file_lock:
             trace = read_trace(self._directory / STREAM_NAME, windows=windows)
-        return Trace(trace.domains, trace.series, (*trace.gaps, *self._open_gaps()))
+        return replace(trace, gaps=(*trace.gaps, *self._open_gaps()))
 
     def stop(self) -> None:
         """Stop, and turn the trace into Parquet."""
         if not self._is_open:
             return
+        self._catch_up()
         self._close()
         self._raise_failure()
         if self._directory is not None:
             compact(self._directory)
+
+    def _catch_up(self) -> None:
+        """Take in what other hosts have read up to now."""
+        for one in self._elsewhere:
+            one.catch_up()
+        if self._elsewhere:
+            self.look()
 
     def _close(self) -> None:
         self._stopping.set()
@@ -292,7 +314,7 @@ class Recorder:
 
     def _flush_on_and_on(self) -> None:
         self.flush()
-        while not self._stopping.wait(_FLUSH_S):
+        while not self._stopping.wait(self.flush_s):
             self.flush()
             self._flusher_cpu_ns = time.thread_time_ns()
 
@@ -305,6 +327,8 @@ class Recorder:
                 self.samples += len(samples)
                 self.latest.update(((s.domain, s.quantity), s) for s in samples)
                 self._gaps += one.gaps_ended_by(samples, call, reason)
+                if one.elsewhere is not None:
+                    self._trips += one.elsewhere.round_trips()
                 if len(self._rows) < _MOST_NUMBERS:
                     for s in samples:
                         number = one.index[s.domain, s.quantity]
@@ -334,15 +358,17 @@ class Recorder:
         """Hand all that was read so far to the disk."""
         with self._file_lock:
             with self._buffer_lock:
-                rows, gaps = self._rows, self._gaps
-                self._rows, self._gaps = array("q"), []
+                rows, gaps, trips = self._rows, self._gaps, self._trips
+                self._rows, self._gaps, self._trips = array("q"), [], []
             if not self._is_open or self._failure is not None:
                 return
             try:
                 if self._writer is None:
                     self._writer = self._new_writer()
-                if rows or gaps:
-                    self._writer.write(rows, gaps)
+                if rows or gaps or trips:
+                    self._writer.write(rows, gaps, trips)
+                if self.listener is not None and (rows or gaps):
+                    self.listener(rows, gaps)
             except OSError as error:
                 self._failure = error
             except ResultError as error:

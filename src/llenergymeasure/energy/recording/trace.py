@@ -1,6 +1,6 @@
 """How is a trace kept on disk, and read back?
 
-History of the schema: 1, the first.
+History of the schema: 1, the first; round trips with other hosts may stand beside the gaps.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from llenergymeasure.energy.recording.clock_offset import offset, quickest
 from llenergymeasure.exceptions import ResultError
-from llenergymeasure.records import Domain, Gap, Series, Trace, Window
+from llenergymeasure.records import Domain, Gap, HostClock, RoundTrip, Series, Trace, Window
 from llenergymeasure.results.folder import unwritable
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from llenergymeasure.energy.recording.clock_offset import Offset
+    from llenergymeasure.records import Integers
 
 TRACE_SCHEMA_VERSION = 1
 STREAM_NAME = "power.arrow"
@@ -38,6 +43,7 @@ _FROM_A_COPY = "take it from a copy of the run's folder"
 
 _KEY = b"llenergymeasure.trace"
 _GAPS = b"llenergymeasure.gaps"
+_TRIPS = b"llenergymeasure.round_trips"
 _COLUMNS = ("series", "t_before_ns", "t_after_ns", "raw")
 
 
@@ -49,6 +55,39 @@ def _domains() -> TypeAdapter[tuple[Domain, ...]]:
 @cache
 def _gap_list() -> TypeAdapter[tuple[Gap, ...]]:
     return TypeAdapter(tuple[Gap, ...])
+
+
+@cache
+def _trip_list() -> TypeAdapter[tuple[RoundTrip, ...]]:
+    return TypeAdapter(tuple[RoundTrip, ...])
+
+
+def domains_as_json(domains: Sequence[Domain]) -> JsonValue:
+    found: JsonValue = _domains().dump_python(tuple(domains), mode="json")
+    return found
+
+
+def domains_from_json(said: object) -> tuple[Domain, ...]:
+    """ValueError where it is not what `domains_as_json` gives."""
+    return _domains().validate_python(said)
+
+
+def gaps_as_json(gaps: Sequence[Gap]) -> JsonValue:
+    found: JsonValue = _gap_list().dump_python(tuple(gaps), mode="json")
+    return found
+
+
+def gaps_from_json(said: object) -> tuple[Gap, ...]:
+    return _gap_list().validate_python(said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a file says beside its rows."""
+
+    domains: tuple[Domain, ...]
+    gaps: tuple[Gap, ...]
+    trips: tuple[RoundTrip, ...]
 
 
 @cache
@@ -72,7 +111,7 @@ class TraceWriter:
         import pyarrow as pa
         from pyarrow import ipc
 
-        self._schema = _schema().with_metadata(_metadata(domains, ()))
+        self._schema = _schema().with_metadata(_metadata(_Facts(tuple(domains), (), ())))
         try:
             self._sink = pa.BufferOutputStream() if path is None else pa.OSFile(str(path), "wb")
             self._stream = ipc.new_stream(self._sink, self._schema)
@@ -81,8 +120,11 @@ class TraceWriter:
         except OSError as error:
             raise unwritable("the trace", path or Path(), error) from error
 
-    def write(self, rows: Sequence[Row] | array[int], gaps: Sequence[Gap]) -> None:
-        """One batch of rows, or of their numbers one after the other in an array of 64-bit integers.
+    def write(
+        self, rows: Sequence[Row] | array[int], gaps: Sequence[Gap], trips: Sequence[RoundTrip] = ()
+    ) -> None:
+        """One batch of rows, or of their numbers one after the other in an array of 64-bit integers, with the
+        gaps that ended and the round trips with other hosts since the last one.
 
         It lies in the kernel's hands when this returns. OSError when the disk is full.
         """
@@ -92,8 +134,10 @@ class TraceWriter:
         table = np.asarray(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
         arrays = [pa.array(table[:, at].copy()).cast(field.type) for at, field in enumerate(self._schema)]
         batch = pa.record_batch(arrays, schema=self._schema)
-        metadata = {_GAPS: _gap_list().dump_json(tuple(gaps))} if gaps else None
-        self._stream.write_batch(batch, custom_metadata=metadata)
+        metadata = {_GAPS: _gap_list().dump_json(tuple(gaps))} if gaps else {}
+        if trips:
+            metadata[_TRIPS] = _trip_list().dump_json(tuple(trips))
+        self._stream.write_batch(batch, custom_metadata=metadata or None)
         self._sink.flush()
 
     def close(self) -> None:
@@ -112,8 +156,8 @@ def compact(directory: Path) -> Path:
     import pyarrow.parquet as pq
 
     stream, final = directory / STREAM_NAME, directory / PARQUET_NAME
-    domains, gaps = _facts_of_stream(stream)
-    schema = _schema().with_metadata(_metadata(domains, gaps))
+    facts = _facts_of_stream(stream)
+    schema = _schema().with_metadata(_metadata(replace(facts, trips=_kept(facts.trips))))
     aside = directory / f".{PARQUET_NAME}.partial"
     try:
         with pq.ParquetWriter(
@@ -124,7 +168,7 @@ def compact(directory: Path) -> Path:
             column_encoding=dict.fromkeys(_COLUMNS[1:], "DELTA_BINARY_PACKED"),
             write_page_checksum=True,
         ) as writer:
-            for batches in _grouped(batch for batch, _ in _batches(stream)):
+            for batches in _grouped(batch for batch, _, _ in _batches(stream)):
                 writer.write_table(pa.Table.from_batches(batches).cast(schema), row_group_size=_GROUP_ROWS)
         os.replace(aside, final)  # noqa: PTH105  the atomic one, by its own name
     except OSError as error:
@@ -146,9 +190,9 @@ def read_trace(path: Path, *, windows: Sequence[Window] | None = None) -> Trace:
 
     try:
         if path.suffix == ".arrow":
-            domains, gaps = _facts_of_stream(path)
-            batches = [batch for batch, _ in _batches(path) if _batch_touches(batch, windows)]
-            trace = _trace(pa.Table.from_batches(batches, schema=_schema()), domains, gaps)
+            facts = _facts_of_stream(path)
+            batches = [batch for batch, _, _ in _batches(path) if _batch_touches(batch, windows)]
+            trace = _trace(pa.Table.from_batches(batches, schema=_schema()), facts)
         else:
             trace = _read_parquet(path, windows)
     except FileNotFoundError as error:
@@ -198,32 +242,72 @@ def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]
         yield group
 
 
-def _trace(table: pa.Table, domains: tuple[Domain, ...], gaps: tuple[Gap, ...]) -> Trace:
+def _trace(table: pa.Table, facts: _Facts) -> Trace:
     import numpy as np
     import pyarrow as pa
 
     if table.schema.remove_metadata() != _schema() or any(one.null_count for one in table.columns):
         raise pa.ArrowInvalid("its columns are not whole numbers without gaps")
     index, before, after, raw = (table.column(name).to_numpy() for name in _COLUMNS)
+    domains = facts.domains
     quantities = [quantity for domain in domains for quantity in domain.quantities]
     series = {}
     for number, (key, quantity) in enumerate(zip(series_keys(domains), quantities, strict=True)):
         rows = np.flatnonzero(index == number)
         if rows.size:
             series[key] = Series(quantity, before[rows], after[rows], raw[rows])
-    return Trace(domains, series, gaps)
+    return _in_time_of_here(Trace(domains, series, facts.gaps), facts.trips)
 
 
-def _metadata(domains: Sequence[Domain], gaps: Sequence[Gap]) -> dict[bytes, bytes]:
-    facts = {
+def _in_time_of_here(trace: Trace, trips: Sequence[RoundTrip]) -> Trace:
+    """What other hosts read, moved by the offsets of their clocks. A jump of such a clock is a gap."""
+    import numpy as np
+
+    series, gaps, clocks = dict(trace.series), list(trace.gaps), dict[str, HostClock]()
+    for host in dict.fromkeys(one.host for one in trips):
+        mine = [domain.name for domain in trace.domains if domain.host == host]
+        seen = offset([one for one in trips if one.host == host])
+        clocks[host] = seen.clock
+
+        def here(t_ns: Integers, seen: Offset = seen) -> Integers:
+            moved = t_ns + np.rint(seen.at(t_ns)[0]).astype(np.int64)
+            return np.maximum.accumulate(moved) if moved.size else moved
+
+        for key in [key for key in series if key[0] in mine]:
+            one = series[key]
+            before = here(one.t_before_ns)
+            series[key] = replace(
+                one, t_before_ns=before, t_after_ns=np.maximum(before, here(one.t_after_ns))
+            )
+        for at, gap in enumerate(gaps):
+            if gap.domain in mine:
+                ends = here(np.array([gap.window.start_ns, gap.window.end_ns], dtype=np.int64))
+                gaps[at] = replace(gap, window=Window(int(ends[0]), int(ends[1])))
+        for jump in seen.jumps:
+            first, last = here(np.array(jump, dtype=np.int64)).tolist()
+            gaps += [
+                Gap(Window(first, last), f"host_clock_jumped: the clock of {host}", name) for name in mine
+            ]
+    return replace(trace, series=series, gaps=tuple(gaps), clocks=clocks)
+
+
+def _kept(trips: Sequence[RoundTrip]) -> tuple[RoundTrip, ...]:
+    hosts = dict.fromkeys(one.host for one in trips)
+    return tuple(one for host in hosts for one in quickest([trip for trip in trips if trip.host == host]))
+
+
+def _metadata(facts: _Facts) -> dict[bytes, bytes]:
+    said = {
         "schema": TRACE_SCHEMA_VERSION,
-        "domains": _domains().dump_python(tuple(domains), mode="json"),
-        "gaps": _gap_list().dump_python(tuple(gaps), mode="json"),
+        "domains": _domains().dump_python(facts.domains, mode="json"),
+        "gaps": _gap_list().dump_python(facts.gaps, mode="json"),
     }
-    return {_KEY: json.dumps(facts, allow_nan=False).encode()}
+    if facts.trips:
+        said["round_trips"] = _trip_list().dump_python(facts.trips, mode="json")
+    return {_KEY: json.dumps(said, allow_nan=False).encode()}
 
 
-def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap, ...]]:
+def _facts(schema: pa.Schema, path: Path) -> _Facts:
     text = (schema.metadata or {}).get(_KEY)
     if text is None:
         raise ResultError(f"{path} is not a trace of llem")
@@ -234,7 +318,11 @@ def _facts(schema: pa.Schema, path: Path) -> tuple[tuple[Domain, ...], tuple[Gap
                 f"{path} has trace schema {facts['schema']}; this version reads {TRACE_SCHEMA_VERSION}",
                 hint="pip install --upgrade llenergymeasure",
             )
-        return _domains().validate_python(facts["domains"]), _gap_list().validate_python(facts["gaps"])
+        return _Facts(
+            _domains().validate_python(facts["domains"]),
+            _gap_list().validate_python(facts["gaps"]),
+            _trip_list().validate_python(facts.get("round_trips", ())),
+        )
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ResultError(
             f"{path}: the facts about its meters are damaged: {error}", hint=_FROM_A_COPY
@@ -248,8 +336,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...]]]:
-    """Batch by batch with the gaps that ended in it, none of them kept."""
+def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...], tuple[RoundTrip, ...]]]:
+    """Batch by batch with the gaps that ended and the round trips that came in it, none of them kept."""
     import pyarrow as pa
     from pyarrow import ipc
 
@@ -260,26 +348,33 @@ def _batches(path: Path) -> Iterator[tuple[pa.RecordBatch, tuple[Gap, ...]]]:
             except (StopIteration, OSError, pa.ArrowInvalid):
                 # The end, or a batch that was being written when the recorder was killed.
                 return
-            gaps = () if metadata is None else _gap_list().validate_json(metadata[_GAPS])
-            yield batch.cast(_schema()), gaps
+            beside = dict(metadata or {})
+            gaps = _gap_list().validate_json(beside.get(_GAPS, b"[]"))
+            trips = _trip_list().validate_json(beside.get(_TRIPS, b"[]"))
+            yield batch.cast(_schema()), gaps, trips
 
 
-def _facts_of_stream(path: Path) -> tuple[tuple[Domain, ...], tuple[Gap, ...]]:
+def _facts_of_stream(path: Path) -> _Facts:
     import pyarrow as pa
     from pyarrow import ipc
 
     with pa.OSFile(str(path), "rb") as source, ipc.open_stream(source) as stream:
-        domains, gaps = _facts(stream.schema, path)
-    return domains, (*gaps, *(gap for _, late in _batches(path) for gap in late))
+        facts = _facts(stream.schema, path)
+    beside = [(gaps, trips) for _, gaps, trips in _batches(path)]
+    return replace(
+        facts,
+        gaps=(*facts.gaps, *(gap for late, _ in beside for gap in late)),
+        trips=(*facts.trips, *(one for _, trips in beside for one in trips)),
+    )
 
 
 def _read_parquet(path: Path, wanted: Sequence[Window] | None) -> Trace:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, memory_map=False, page_checksum_verification=True) as file:
-        domains, gaps = _facts(file.schema_arrow, path)
+        facts = _facts(file.schema_arrow, path)
         groups = [number for number in range(file.num_row_groups) if _group_touches(file, number, wanted)]
-        return _trace(file.read_row_groups(groups, columns=list(_COLUMNS)), domains, gaps)
+        return _trace(file.read_row_groups(groups, columns=list(_COLUMNS)), facts)
 
 
 def _group_touches(file: pq.ParquetFile, number: int, wanted: Sequence[Window] | None) -> bool:

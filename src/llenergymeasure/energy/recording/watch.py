@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llenergymeasure.energy import Meter, Part
+from llenergymeasure.energy import Elsewhere, Meter, Part
 from llenergymeasure.energy.recording.pacing import steps
 from llenergymeasure.exceptions import EnergyError
 from llenergymeasure.records import Clock, Domain, Gap, Sample, Window
@@ -88,6 +88,10 @@ class Watched:
     was_read: threading.Event = field(default_factory=threading.Event)
     bell: Bell = field(default_factory=Bell)
     thread: threading.Thread | None = None
+    elsewhere: Elsewhere | None = None
+
+    def __post_init__(self) -> None:
+        self.elsewhere = self.part if isinstance(self.part, Elsewhere) else None
 
     def read(self, clock: Clock) -> tuple[Sequence[Sample], Window, str]:
         """The samples of one read, when it was, and why there are none where there are none."""
@@ -131,6 +135,8 @@ class Watched:
 
     def gaps_ended_by(self, samples: Sequence[Sample], call: Window, reason: str) -> list[Gap]:
         """Note which domains were not heard, and return the gaps of those that are heard again."""
+        if self.elsewhere is not None:
+            return list(self.elsewhere.gaps())
         if (
             not self.failing
             and len(samples) >= len(self.index)
@@ -153,6 +159,8 @@ class Watched:
 
     def open_gaps(self, now_ns: int) -> list[Gap]:
         """Gaps that have not ended: domains that give nothing, and a call that has not returned."""
+        if self.elsewhere is not None:
+            return list(self.elsewhere.gaps(open_until_ns=now_ns))
         since_ns = self.calling_since_ns
         gaps = []
         for domain in self.domains:

@@ -1,0 +1,109 @@
+"""`llem calibrate`: what has to be made of a board's readings, and how late is its counter?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from tqdm import tqdm
+
+from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._progress import following
+from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.doctor.calibrate import Asked, Calibrated, calibrate_gpu, calibrate_simulated
+from llenergymeasure.doctor.counter import CheckedCounter, check_counters, check_simulated
+from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.records import Progress
+from llenergymeasure.records.figures import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    against: str | None
+    accuracy: float | None
+    efficiency: str | None
+    gpu: str | None
+    check: bool
+    simulated: bool
+
+
+def calibrate(options: Options, *, as_json: bool, verbose: bool) -> None:
+    with reported(verbose=verbose):
+        silent = not sys.stderr.isatty()
+        with (
+            tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
+            following(bar) as progress,
+        ):
+            found = _checked(options, progress) if options.check else _calibrated(options, progress)
+        with reader_may_leave():
+            if as_json:
+                form: TypeAdapter[Any] = TypeAdapter(type(found))
+                print_json(form.dump_python(found, mode="json"))
+            elif isinstance(found, Calibrated):
+                print_lines(_calibration_lines(found))
+            else:
+                print_lines([line for one in found for line in _counter_lines(one)])
+
+
+def _checked(options: Options, progress: Progress) -> tuple[CheckedCounter, ...]:
+    return check_simulated() if options.simulated else check_counters(progress)
+
+
+def _calibrated(options: Options, progress: Progress) -> Calibrated:
+    if options.simulated:
+        return calibrate_simulated()
+    if options.against is None or options.accuracy is None:
+        raise ConfigError(
+            "a calibration needs a reference and its stated accuracy",
+            hint="llem calibrate --against analyser.csv --accuracy 0.2 (in per cent), or --check",
+        )
+    asked = Asked(options.against, options.accuracy / 100, options.gpu, _efficiency(options.efficiency))
+    return calibrate_gpu(asked, progress)
+
+
+def _efficiency(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) / 100 for part in text.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 < low <= high <= 1:
+        raise ConfigError(f"--efficiency {text!r} is not two percentages", hint="such as --efficiency 90:95")
+    return low, high
+
+
+def _calibration_lines(found: Calibrated) -> Iterator[str]:
+    known, steps = found.calibration, found.steps
+    lowest, highest = (pick(one.board_w for one in steps) for pick in (min, max))
+    gain, offset = (1.96 * (one or 0.0) ** 0.5 for one in (known.gain_variance, known.offset_variance))
+    yield f"{found.gpu.name or 'GPU'} ({found.gpu.uuid})"
+    yield f"  true = {known.gain:.4f} × read {known.offset_w:+.2f} W"
+    yield f"  gain    {known.gain:.4f} ± {gain:.4f}"
+    yield f"  offset  {known.offset_w:+.2f} ± {offset:.2f} W"
+    if known.covariance and known.gain_variance and known.offset_variance:
+        both = known.covariance / (known.gain_variance * known.offset_variance) ** 0.5
+        yield f"  correlation {both:+.2f}"
+    yield f"  against {known.against} (stated accuracy ± {known.accuracy or 0.0:.2%}), on {known.when}"
+    yield f"  from {len(steps)} steps, {plain(lowest, 'W')} to {plain(highest, 'W')} as read"
+    yield "  " + ("not saved" if found.kept_in is None else f"saved in {found.kept_in}")
+
+
+def _counter_lines(found: CheckedCounter) -> Iterator[str]:
+    yield f"{found.gpu.name or 'GPU'} ({found.gpu.uuid})"
+    times = found.characteristics
+    if times is None:
+        yield f"  unknown: {found.reason}"
+        return
+    step, lag = (
+        "an unknown time" if ns is None else plain(ns / 1e9, "s") for ns in (times.step_ns, times.lag_ns)
+    )
+    yield f"  {found.source} steps every {step} and is late by {lag}"
+    if times.window_ns is None:
+        yield "  no beat with square waves near its period: it counts all of the time"
+    else:
+        yield f"  it beats with square waves near its period: it looks at {found.looks_at:.0%} of the time"
+    yield "  " + ("not saved" if found.kept_in is None else f"saved in {found.kept_in}")
