@@ -128,7 +128,7 @@ class Shell:
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
             "LLEM_LOCK_DIR": str(folder / "home"),
             "NO_COLOR": "1",
-            "COLUMNS": "100",
+            "COLUMNS": "120",
         }
 
     def type(self, text: str) -> tuple[int, str]:
@@ -190,4 +190,4 @@ def first_missing(shown: Sequence[str], said: str) -> str | None:
 
 
 def _shape(line: str) -> str:
-    return _VARYING.sub("#", re.split(r" {2,}", line.strip())[0])
+    return _VARYING.sub("#", re.split(r" {2,}", line.strip())[0].rstrip("*"))

@@ -70,6 +70,7 @@ def test_commands_are_marked_as_such_and_python_can_be_read(name: str) -> None:
         (("Energy  ≈ 72 (48 to 141) mJ", "…", "Tokens  12"), "Energy  3 J\nIdle\nTokens  9\n", None),
         (("Energy  3 J", "…", "Tokens  12"), "Energy  3 J\nTokens  9\n", None),
         (("Tokens  12", "Energy  3 J"), "Energy  3 J\nTokens  9\n", "Energy  3 J"),
+        (("  timing*  ± 0.2", "✗ nvml  no"), "  timing  ± 0.3\n✓ nvml  yes", None),
         (("0 of 12 runs: a, begins",), "3 of 9 runs: a, begins", None),
         (("Saved: results/study",), "Saved: results/other", "Saved: results/study"),
     ],
