@@ -13,6 +13,8 @@ from pages import ROOT
 
 from llenergymeasure.results.study import StudyResult
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "examples" / "notebook.ipynb"
 # What the reader sees at the end of the cell that plots.
 DRAWN = """

@@ -16,6 +16,8 @@ from pages import PAGES, ROOT, Code, Command, File, Shell, first_missing, llem_c
 
 from llenergymeasure.cli import app
 
+pytestmark = pytest.mark.slow
+
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 

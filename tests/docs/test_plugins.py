@@ -15,7 +15,7 @@ from pages import ROOT, File, parts
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.windows import WindowsResult
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 def installed(page: str, folder: Path) -> Path:
