@@ -32,6 +32,7 @@ from llenergymeasure.analysis.differences import KEYS, Key, Setting, differences
 from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.cli import app
 from llenergymeasure.cli._comparison import comparison_lines
+from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate, MeasurementWarning, Start, WarningCode
 from llenergymeasure.results.models import DeviceState, ExperimentResult, Term
@@ -384,6 +385,21 @@ def test_more_passes_over_the_same_work_are_the_same_work() -> None:
         update={"input": tokens.input * 3, "output": tokens.output * 3, "requests": tokens.requests * 3}
     )
     assert list(differences(whole, whole.model_copy(update={"tokens": longer}))) == []
+
+
+@pytest.mark.parametrize(
+    ("finite", "pinned", "keys"), [(False, True, []), (True, True, ["tokens"]), (False, False, ["tokens"])]
+)
+def test_windows_of_the_same_stream_are_the_same_work_although_their_edges_cut_requests(
+    finite: bool, pinned: bool, keys: list[str]
+) -> None:
+    def windowed(one: ExperimentResult) -> ExperimentResult:
+        config = one.config.model_copy(update={"load": LoadConfig(concurrency=4, finite=finite)})
+        tokens = one.tokens.model_copy(update={"pinned_ok": pinned})
+        return one.model_copy(update={"config": config, "tokens": tokens, "workload_hash": "0" * 64})
+
+    found = differences(windowed(result()), windowed(other_tokens()))
+    assert [one.key for one in found] == keys
 
 
 def test_a_boost_step_and_a_rounded_limit_are_no_difference() -> None:

@@ -120,6 +120,7 @@ def differences(a: ExperimentResult, b: ExperimentResult) -> Iterator[Difference
     of_a, of_b = _identical(a), _identical(b)
     for key in of_a:
         implied = key == "boundary" and of_a["method"] != of_b["method"]
+        implied |= key == "tokens" and _is_same_stream(a, b)
         if of_a[key] != of_b[key] and not implied:
             yield Difference(key, of_a[key], of_b[key])
     # Where only one of them counts a GPU, the boundary or the method differs already.
@@ -162,6 +163,22 @@ def _identical(result: ExperimentResult) -> dict[Key, str]:
         # With enough digits that equal strings are equal ratios, however many passes there were.
         "tokens": f"{tokens.input / tokens.requests:.12g} in, {tokens.output / tokens.requests:.12g} out",
     }
+
+
+def _is_same_stream(a: ExperimentResult, b: ExperimentResult) -> bool:
+    """Whether the requests are alike although windows are cut from at least one load.
+
+    A window holds the tokens that came in it and the requests that ended in it: their ratio is not that of
+    the requests. Of the same prompts with pinned lengths it is known without.
+    """
+    loads = [one.config.load for one in (a, b)]
+    return (
+        any(load is not None and not load.finite for load in loads)
+        and a.workload_hash is not None
+        and a.workload_hash == b.workload_hash
+        and a.config.max_output_tokens == b.config.max_output_tokens
+        and all(one.config.output_length == "exact" and one.tokens.pinned_ok for one in (a, b))
+    )
 
 
 def _gpus(result: ExperimentResult) -> list[GpuFacts]:
