@@ -13,7 +13,7 @@ from virtual_study import base, run_virtually
 from llenergymeasure.results.study import StudyResult
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "data.md"
-QUERIES = re.findall(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+QUERIES = re.findall(r"```sql[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(scope="module")
