@@ -34,7 +34,7 @@ layers: $(READY)
 	for one in $(PLUGINS); do (cd $$one && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache) || exit 1; done
 
 tests: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 4 --dist loadfile
 
 # The tools to compare with are installed beside, each in an environment of its own. ARGS=--quick for a look.
 bench-accuracy: $(READY)
@@ -45,11 +45,12 @@ bench-accuracy: $(READY)
 bench-loadgen: $(READY)
 	$(BIN)/python -m benchmarks.loadgen $(ARGS)
 
-# What takes long: every mode of the compiler, what goes wrong between several processes, what the small model
-# costs, a conversion that is killed, and what every engine has to keep.
+# Runs of the real small model; then what takes long: every mode of the compiler, what goes wrong between several
+# processes, what the small model costs, a conversion that is killed, the pages; and what every engine has to keep.
 test-pytorch: $(READY)
-	$(BIN)/pytest -m slow tests
-	LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest tests/backends
+	$(BIN)/pytest -n 2 --dist loadfile -m "real and not slow" tests plugins
+	$(BIN)/pytest -m slow tests plugins --ignore tests/cluster
+	LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest -m "not slow" tests/backends
 
 # llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
 # AMX a native build by GCC 12 crashes, and one of another machine may do so anywhere.
@@ -58,7 +59,7 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llenergymeasure/wheels
 LLAMACPP_WHEEL := $(WHEELS)/llama-cpp-python-$(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
 test-llamacpp: $(LLAMACPP)/ready
-	LLEM_TEST_BACKENDS=llamacpp $(LLAMACPP)/bin/python -m pytest tests/backends
+	LLEM_TEST_BACKENDS=llamacpp $(LLAMACPP)/bin/python -m pytest -m "not slow" tests/backends
 
 llamacpp-wheel: $(LLAMACPP_WHEEL)
 
@@ -81,7 +82,7 @@ VLLM := .venv-vllm
 VLLM_PYTHON ?= python3.11
 
 test-vllm: $(VLLM)/ready
-	LLEM_TEST_BACKENDS=vllm $(VLLM)/bin/python -m pytest tests/backends
+	LLEM_TEST_BACKENDS=vllm $(VLLM)/bin/python -m pytest -m "not slow" tests/backends
 
 $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM)
@@ -94,7 +95,7 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 SERVERS = transformers=$(BIN)/python $(foreach one,vllm llamacpp,$(and $(wildcard .venv-$(one)/ready),$(one)=.venv-$(one)/bin/python))
 
 test-server: $(VENV)/server $(and $(wildcard $(LLAMACPP)/ready),$(LLAMACPP)/server)
-	LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs tests/server
+	LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs -m real tests/server
 
 $(VENV)/server: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt fastapi uvicorn openai
@@ -105,11 +106,12 @@ $(LLAMACPP)/server: $(LLAMACPP)/ready
 	touch $@
 
 # Clusters on this machine, each in an environment of its own. Slurm itself is Debian's, and its daemons need root.
+# With Slurm go recorders on other hosts: through sshd, and on each node of an allocation.
 SLURM := .venv-slurm
 RAY := .venv-ray
 
 test-slurm: $(SLURM)/ready slurm-packages
-	$(SLURM)/bin/python -m pytest -rs tests/cluster/test_slurm.py
+	$(SLURM)/bin/python -m pytest -rs -m "slow or not slow" tests/cluster/test_slurm.py tests/cluster/test_other_hosts.py
 
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
@@ -123,8 +125,8 @@ meter-packages:
 		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq openipmi ipmitool; break; }; done
 
 slurm-packages:
-	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged; do command -v $$one > /dev/null || \
-		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq slurm-wlm munge; break; }; done
+	PATH=$$PATH:/usr/sbin; for one in slurmctld slurmd sbatch munged sshd; do command -v $$one > /dev/null || \
+		{ DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq slurm-wlm munge openssh-server; break; }; done
 
 $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*

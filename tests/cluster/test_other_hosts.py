@@ -28,7 +28,7 @@ from llenergymeasure.records import Window
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from other_hosts import RECORD, in_namespace, plug_in, wave, why_no_namespace
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 

@@ -241,6 +241,7 @@ def _may_mount() -> bool:
     return tried.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _may_mount(), reason="no private mount namespace can be made here")
 def test_the_program_finds_sensors_and_battery_where_the_kernel_shows_them(tmp_path: Path) -> None:
     script = """

@@ -92,6 +92,7 @@ def test_a_memory_that_is_no_number_of_seconds_is_refused(
     assert "LLEM_METER_BMC_AVERAGING_S" in (meter.why_unavailable() or "")
 
 
+@pytest.mark.slow
 def test_a_controller_that_answers_in_30_s_stalls_no_other_meter_and_is_a_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

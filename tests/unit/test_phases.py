@@ -258,6 +258,7 @@ def test_both_costs_are_those_of_the_board(device: Device) -> None:
         assert abs(found.error) < 0.005, found
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_over_seeds() -> None:
     found = [one for seed in range(12) for one in run(seed, device=Device(run_scatter=0.01), repeats=4)]
     assert sum(one.held for one in found) >= 21  # of 24
