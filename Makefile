@@ -48,8 +48,7 @@ bench-loadgen: $(READY)
 # Runs of the real small model; then what takes long: every mode of the compiler, what goes wrong between several
 # processes, what the small model costs, a conversion that is killed, the pages; and what every engine has to keep.
 test-pytorch: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m "real and not slow" tests plugins
-	$(BIN)/pytest -m slow tests plugins --ignore tests/cluster
+	$(BIN)/pytest -n 2 --dist loadfile -m "real or slow" tests plugins --ignore tests/cluster
 	LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest -m "not slow" tests/backends
 
 # llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
