@@ -82,6 +82,16 @@ def print_result_summary(result: ExperimentResult) -> None:
     print_lines(lines)
 
 
+def print_any(result: ExperimentResult | WindowsResult, *, as_json: bool) -> None:
+    """A result of either kind on stdout, as its file or as a person reads it."""
+    if as_json:
+        print_json(result)
+    elif isinstance(result, WindowsResult):
+        print_windows_summary(result)
+    else:
+        print_result_summary(result)
+
+
 def print_windows_summary(result: WindowsResult) -> None:
     """The same of windows in somebody's own code, or of a command."""
     lines = [strong(line) for line in filled(windows_summary.heading(result))]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 
 import typer
-from pydantic import JsonValue, TypeAdapter
-from tqdm import tqdm
 
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._progress import following
+from llenergymeasure.cli._progress import steps_shown
 from llenergymeasure.cli._streams import (
     bad,
     doubtful,
@@ -20,7 +18,6 @@ from llenergymeasure.cli._streams import (
     good,
     print_json,
     print_lines,
-    reader_may_leave,
     strong,
 )
 from llenergymeasure.doctor.characterise import (
@@ -45,13 +42,11 @@ def doctor(*, characterise: bool, simulated: bool, as_json: bool, verbose: bool)
 
 def _examine(*, simulated: bool, as_json: bool) -> None:
     found = examine(nvml=simulated_driver() if simulated else None)
-    with reader_may_leave():
-        if as_json:
-            value: dict[str, JsonValue] = TypeAdapter(Examination).dump_python(found, mode="json")
-            told: JsonValue = TypeAdapter(tuple[Verdict, ...]).dump_python(verdicts(found), mode="json")
-            print_json({**value, "measured": list(found.measured), "usable": found.usable, "verdicts": told})
-        else:
-            print_lines(examination_lines(found))
+    if as_json:
+        more = {"measured": found.measured, "usable": found.usable, "verdicts": verdicts(found)}
+        print_json(asdict(found) | more)
+    else:
+        print_lines(examination_lines(found))
     if not found.usable:
         raise typer.Exit(1)
 
@@ -60,18 +55,12 @@ def _characterise(*, simulated: bool, as_json: bool) -> None:
     if simulated:
         boards = characterise_simulated()
     else:
-        silent = not sys.stderr.isatty()
-        with (
-            tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
-            following(bar) as progress,
-        ):
+        with steps_shown() as progress:
             boards = characterise_gpus(progress)
-    with reader_may_leave():
-        if as_json:
-            value: JsonValue = TypeAdapter(tuple[Characterised, ...]).dump_python(boards, mode="json")
-            print_json(value)
-        else:
-            print_lines(sensor_lines(boards))
+    if as_json:
+        print_json(boards)
+    else:
+        print_lines(sensor_lines(boards))
     if not any(one.characteristics for board in boards for one in board.sensors):
         raise typer.Exit(1)
 
