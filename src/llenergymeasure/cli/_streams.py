@@ -25,9 +25,8 @@ _STYLES = {
     "\ufdd2": "\x1b[31m",
     "\ufdd3": "\x1b[33m",
     "\ufdd4": "\x1b[32m",
-    "\ufdd5": "\x1b[2m",
 }
-_BOLD, _PLAIN, _RED, _YELLOW, _GREEN, _DIM = _STYLES
+_BOLD, _PLAIN, _RED, _YELLOW, _GREEN = _STYLES
 _SPACES = "\u00a0\u202f"
 WIDTH = 100
 UNBROKEN = 10_000
@@ -105,11 +104,6 @@ def doubtful(text: str) -> str:
 def good(text: str) -> str:
     """Green."""
     return f"{_GREEN}{text}{_PLAIN}"
-
-
-def faint(text: str) -> str:
-    """For what is seldom looked at."""
-    return f"{_DIM}{text}{_PLAIN}"
 
 
 def say_saved(path: Path) -> None:
