@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llenergymeasure.cli import app
-from llenergymeasure.cli._examination import sensor_lines
+from llenergymeasure.cli.doctor import sensor_lines
 from llenergymeasure.doctor.characterise import Characterised, FoundSensor, characterise_simulated, kept
 from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, recall
 from llenergymeasure.energy.sensor import NO_STEP

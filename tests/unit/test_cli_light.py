@@ -73,7 +73,7 @@ def test_a_dry_run_of_a_known_shape_needs_no_engine() -> None:
     "module",
     [
         "typer",
-        "llenergymeasure.cli._commands",
+        "llenergymeasure.cli._measuring",
         "pydantic",
         "llenergymeasure.config.models",
         "numpy",

@@ -28,14 +28,15 @@ from llenergymeasure.measure.child import ChildWorker
 from llenergymeasure.measure.container import (
     Container,
     Found,
+    Mount,
     command,
     container_gpus,
     environment,
     find,
     launcher,
+    mounts,
 )
 from llenergymeasure.measure.launch import WORKER_MODULE, Launch
-from llenergymeasure.measure.mounts import Mount, mounts
 from llenergymeasure.measure.preflight import preflight
 from llenergymeasure.measure.protocol import PROTOCOL_VERSION
 from llenergymeasure.records import GpuFacts

@@ -15,9 +15,8 @@ from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.models.resolve import resolve, weights_path
 from llenergymeasure.records import Request
 from llenergymeasure.workload.formats import OddRecordError, Prompt, read_record
-from llenergymeasure.workload.prepared import prepared
+from llenergymeasure.workload.prepared import build_requests, prepared
 from llenergymeasure.workload.prompts import load_prompts
-from llenergymeasure.workload.requests import build_requests
 from llenergymeasure.workload.tokenizer import ByteTokenizer
 
 SHAREGPT = {

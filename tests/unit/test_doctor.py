@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llenergymeasure.cli import app
-from llenergymeasure.cli._examination import examination_lines
+from llenergymeasure.cli.doctor import examination_lines
 from llenergymeasure.doctor.examine import Examination, examine
 from llenergymeasure.doctor.load import MatrixLoad
 from llenergymeasure.doctor.now import hub_now

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from example_result import PASS_S, PASSES, RUNS, example_result
 
-from llenergymeasure.cli._plan import as_json, plan_rows
+from llenergymeasure.cli._display import plan_as_json, plan_rows
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.measure.budget import Repeats, RunCost
 from llenergymeasure.measure.forecast import (
@@ -170,7 +170,7 @@ def test_a_tracker_says_where_in_the_plan_a_run_is() -> None:
 def test_the_plan_as_json_holds_the_steps_and_both_ends_of_the_time() -> None:
     config = planned()
     plan = forecast_at(config, find_pace(config))
-    shown = as_json(config, plan)
+    shown = plan_as_json(config, plan)
     assert shown["expected_s"] == [plan.seconds, plan.most_s]
     assert plan.seconds <= plan.most_s
     assert shown["runs"] == 3

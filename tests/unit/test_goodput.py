@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from virtual_result import failing, virtual_result
 
-from llenergymeasure.analysis.goodput import goodput, is_good
+from llenergymeasure.analysis.latency import goodput, is_good
 from llenergymeasure.config.load import SloConfig
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.records import Completion, Generation, Pass, Window

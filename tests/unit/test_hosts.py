@@ -29,7 +29,7 @@ from llenergymeasure.energy.meters.selection import Selection
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure import meters
+from llenergymeasure.measure import hosts, meters
 from llenergymeasure.measure.hosts import HostMeter, with_hosts
 from llenergymeasure.measure.marks import MARKS_VERSION
 from llenergymeasure.measure.meters import FollowedDevice
@@ -351,7 +351,7 @@ def test_a_boundary_is_refused_before_the_run_where_the_hosts_do_not_read_it(
         return replace(found, meters=(Known(*(domain(kind, kind, "node2") for kind in there)),))
 
     monkeypatch.setattr(meters, "choose_meters", chosen)
-    monkeypatch.setattr(meters, "with_hosts", reached)
+    monkeypatch.setattr(hosts, "with_hosts", reached)
     config = ExperimentConfig(model="m", energy=EnergyConfig(boundary=boundary, hosts=(host("true"),)))
     if not refused:
         assert meters.meters_for(config, processes=list, device=None).domains == mine.domains

@@ -7,8 +7,8 @@ import pytest
 from benchmarks.boards.polled import DOMAIN, poll_times, polled
 
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.joules.idle import idle_power
 from llenergymeasure.energy.joules.pool import added, estimate, reading
+from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.energy.meters.cpu_power import power_model

@@ -18,7 +18,7 @@ from llenergymeasure.api import run_experiment
 from llenergymeasure.cli._display import print_result_summary
 from llenergymeasure.config.models import EnergyConfig, ExperimentConfig
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.energy.meters.cpu_power import power_model
 from llenergymeasure.energy.meters.gpu_choice import chosen_gpus, visible_gpus
 from llenergymeasure.energy.meters.nvml import NvmlMeter

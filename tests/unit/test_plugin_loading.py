@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llenergymeasure.backends import Refusal, load_backend, why_not
 from llenergymeasure.cli import app
-from llenergymeasure.cli._examination import examination_lines
+from llenergymeasure.cli.doctor import examination_lines
 from llenergymeasure.config.engines import backend_names
 from llenergymeasure.config.loader import load_experiment_config
 from llenergymeasure.config.models import ExperimentConfig, identity

@@ -17,8 +17,8 @@ from example_result import example_result
 from typer.testing import CliRunner
 from virtual_result import BentSession, config, unbent
 
+from llenergymeasure.analysis.cheapest import holding
 from llenergymeasure.analysis.compare import compare
-from llenergymeasure.analysis.holding import holding
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.quality import accuracy, accuracy_difference, per_correct_answer
 from llenergymeasure.backends import Observer, Session

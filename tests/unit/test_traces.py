@@ -14,8 +14,8 @@ from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.preflight import reasons_against
 from llenergymeasure.records import Request
+from llenergymeasure.workload.prepared import build_requests
 from llenergymeasure.workload.prompts import load_prompts
-from llenergymeasure.workload.requests import build_requests
 from llenergymeasure.workload.tokenizer import ByteTokenizer
 from llenergymeasure.workload.traces import Trace, TraceRecord, read_trace
 

@@ -8,8 +8,7 @@ import pytest
 from test_metrics import GPU, blocks_of, gpu_trace, measurement, one_pass
 
 from llenergymeasure.analysis.metrics import metrics
-from llenergymeasure.analysis.peaks import peak_of
-from llenergymeasure.analysis.utilisation import flops, mbu, mfu
+from llenergymeasure.analysis.utilisation import flops, mbu, mfu, peak_of
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.models.shapes import SHAPES
 from llenergymeasure.records import Generation, GpuFacts, Measurement

@@ -16,7 +16,7 @@ from llenergymeasure.exceptions import ConfigError, PreFlightError
 from llenergymeasure.records import Request
 from llenergymeasure.workload import Prompt, load_prompts
 from llenergymeasure.workload.formats import Turn
-from llenergymeasure.workload.requests import build_requests, check_ids, workload_hash
+from llenergymeasure.workload.prepared import build_requests, check_ids, workload_hash
 from llenergymeasure.workload.tokenizer import ByteTokenizer, ChatTemplateError
 
 SPECIAL = frozenset({0, 1, 2, 255})

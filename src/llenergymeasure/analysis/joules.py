@@ -9,8 +9,8 @@ from typing import Literal
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.estimates import ratio_over_passes
-from llenergymeasure.analysis.goodput import good_requests, why_no_goodput
 from llenergymeasure.analysis.health import device_warnings
+from llenergymeasure.analysis.latency import good_requests, why_no_goodput
 from llenergymeasure.analysis.lead_in import leads_in
 from llenergymeasure.analysis.net import net_of_idle
 from llenergymeasure.analysis.phases import prefill_and_decode

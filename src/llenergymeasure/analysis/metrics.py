@@ -8,12 +8,12 @@ from typing import Any
 
 from llenergymeasure.analysis.estimates import ratio_over_passes
 from llenergymeasure.analysis.footprint import footprint
-from llenergymeasure.analysis.goodput import goodput
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
 from llenergymeasure.analysis.latency import (
     chunk_gaps,
     e2e_s,
+    goodput,
     has_due_times,
     percentiles,
     schedule_lags_s,

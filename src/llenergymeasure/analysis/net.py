@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.records import Domain, Estimate, Window
 
 

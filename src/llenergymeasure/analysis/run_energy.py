@@ -10,7 +10,7 @@ from llenergymeasure.analysis.estimates import total
 from llenergymeasure.config.models import ExperimentConfig
 from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.joules.amid import window_energy
-from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.sources import SHORTEST_S
 from llenergymeasure.energy.joules.spent import Spent

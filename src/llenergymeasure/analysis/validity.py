@@ -16,7 +16,7 @@ from llenergymeasure.analysis.run_energy import RunEnergy
 from llenergymeasure.analysis.server import server_part, server_warnings
 from llenergymeasure.analysis.statistics import ENOUGH_FOR_BATCHES, correlated, drift
 from llenergymeasure.analysis.tokens import token_warnings
-from llenergymeasure.energy.joules.idle import idle_power
+from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.records import FailedRun, Measurement, MeasurementWarning, Pass, WarningCode, Window
 from llenergymeasure.results.models import Energy, Tokens
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llenergymeasure.cli import _plan
+from pydantic import JsonValue
+
 from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._streams import (
     WIDTH,
@@ -26,10 +28,12 @@ from llenergymeasure.cli._vram import host_memory
 from llenergymeasure.config.engines import FileMemory
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
+from llenergymeasure.measure.forecast import Forecast, StepName, find_pace, forecast_at
 from llenergymeasure.models.pasted import masked
 from llenergymeasure.records import DatasetFacts, MeasurementWarning
-from llenergymeasure.records.figures import plain
+from llenergymeasure.records.figures import about, duration, plain
 from llenergymeasure.results import summary, windows_summary
+from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.summary import Row
 from llenergymeasure.results.windows import WindowsResult
@@ -78,6 +82,16 @@ def print_result_summary(result: ExperimentResult) -> None:
     print_lines(lines)
 
 
+def print_any(result: ExperimentResult | WindowsResult, *, as_json: bool) -> None:
+    """A result of either kind on stdout, as its file or as a person reads it."""
+    if as_json:
+        print_json(result)
+    elif isinstance(result, WindowsResult):
+        print_windows_summary(result)
+    else:
+        print_result_summary(result)
+
+
 def print_windows_summary(result: WindowsResult) -> None:
     """The same of windows in somebody's own code, or of a command."""
     lines = [strong(line) for line in filled(windows_summary.heading(result))]
@@ -112,13 +126,13 @@ def print_dry_run(
     """What a run would do, on stdout; ConfigError where the dataset has too few prompts for it."""
     prompts = load_prompts(config).facts
     refused = _refused(config)
-    plan = _plan.forecast_here(config, gpu=gpu_vram_gb is not None)
+    plan = forecast_here(config, gpu=gpu_vram_gb is not None)
     if as_json:
         print_json(
             {
                 "config": config.model_dump(mode="json"),
                 "origins": dict(origins),
-                "plan": _plan.as_json(config, plan),
+                "plan": plan_as_json(config, plan),
                 "vram": asdict(vram),
                 "gpu_vram_gb": gpu_vram_gb,
                 "refused": "; ".join(refused) or None,
@@ -130,7 +144,7 @@ def print_dry_run(
         *_configuration(config, origins),
         "",
         strong("Plan"),
-        *chain(*row_lines([*_plan.plan_rows(config, plan), *_prompts(config, prompts)])),
+        *chain(*row_lines([*plan_rows(config, plan), *_prompts(config, prompts)])),
         "",
         *([] if vram.model is None else [strong("Model"), *_model(vram.model), ""]),
         strong("Memory"),
@@ -213,3 +227,54 @@ def _memory(vram: VramEstimate, gpu_vram_gb: float | None) -> Iterator[str]:
     rows.append(Row("total", plain(vram.total_bytes, "B"), against, strong=True))
     yield from chain(*row_lines(rows))
     yield from filled(f"total = {vram.formula}; shape from {vram.source}", indent="  ")
+
+
+NAMES: Mapping[StepName, str] = {
+    "cooling": "cooling",
+    "bare": "idle, bare",
+    "load": "load",
+    "loaded": "idle, loaded",
+    "warm_up": "warm-up",
+    "full": "passes",
+    "prefill": "prefill passes",
+    "after": "idle, after",
+}
+
+
+def forecast_here(config: ExperimentConfig, *, gpu: bool) -> Forecast:
+    """From what this machine did before, where the output directory has it."""
+    return forecast_at(config, find_pace(config, earlier_results(config, socket.gethostname()), gpu=gpu))
+
+
+def plan_rows(config: ExperimentConfig, plan: Forecast) -> Iterator[Row]:
+    """The steps of one run, how often they are repeated, and what that comes to."""
+    for step in plan.steps:
+        most = f"{about(step.most_s)} at most" if step.most_s > step.seconds else ""
+        yield Row(
+            NAMES[step.name], f"about {about(step.seconds)}", "; ".join(filter(None, (most, step.note)))
+        )
+    asked, budget = config.repeats, config.passes.budget
+    runs = f"{plan.runs} run{'' if plan.runs == 1 else 's'}"
+    note = "each in a fresh process" if plan.runs > 1 else "a single process"
+    if plan.runs < asked.count:
+        limits = f"{budget.passes} passes, {duration(budget.seconds)}"
+        note += f"; the budget ({limits}) is too small for {asked.count} by this forecast"
+    if plan.most_runs > plan.runs and asked.target is not None:
+        note += f"; up to {plan.most_runs} for ± {asked.target * 100:.3g} %"
+    yield Row("repeats", runs, note)
+    ends = [f"a run times out after {duration(config.timeout_s)} (timeout_s)"]
+    if plan.most_s > plan.seconds:
+        ends.insert(0, f"{about(plan.most_s)} at most")
+    yield Row("expected", f"about {about(plan.seconds)}", "; ".join(ends), strong=True)
+    yield Row("", "", f"Expected times are {plan.source}")
+
+
+def plan_as_json(config: ExperimentConfig, plan: Forecast) -> dict[str, JsonValue]:
+    return {
+        "steps": [asdict(step) for step in plan.steps],
+        "runs": plan.runs,
+        "most_runs": plan.most_runs,
+        "expected_s": [plan.seconds, max(plan.seconds, plan.most_s)],
+        "source": plan.source,
+        "timeout_s": config.timeout_s,
+    }

@@ -5,22 +5,61 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from textwrap import indent
+from types import FrameType
 from typing import Any, NoReturn
 
 import platformdirs
 import typer
 from pydantic import ValidationError
 
-from llenergymeasure.cli._interrupt import interruptible
 from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
 from llenergymeasure.config.suggest import RENAMED, known_keys, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt; later ones only say so and leave the clean-up alone.
+
+    SIGTERM and SIGHUP (a scheduler's time limit, a closed terminal) also clean up and exit with 128 +
+    their number. The handlers of before are put back on leaving. Outside the main thread, where none can be
+    set, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopping = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            # not through sys.stderr, which the interrupted code may be in the middle of writing to
+            os.write(2, b"already stopping\n")
+            return
+        stopping = True
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        os.write(2, f"Ended by {signal.Signals(number).name}\n".encode())
+        raise SystemExit(128 + number)
+
+    # What a caller has ignored (nohup does so with SIGHUP) stays ignored.
+    heard = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def format_error(error: BaseException, *, verbose: bool = False) -> str:

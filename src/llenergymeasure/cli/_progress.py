@@ -111,6 +111,19 @@ def remark(bar: tqdm[Any], text: str) -> None:
 
 
 @contextmanager
+def steps_shown(*, quiet: bool = False) -> Iterator[Progress]:
+    """A callback that shows each step on a line of the terminal, which is gone afterwards; `following` tells
+    what becomes of it elsewhere.
+    """
+    silent = quiet or sys.stderr is None or not sys.stderr.isatty()
+    with (
+        tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
+        following(bar, quiet=quiet) as progress,
+    ):
+        yield progress
+
+
+@contextmanager
 def following(
     bar: tqdm[Any], *, quiet: bool = False, now: Callable[[], float] = time.monotonic
 ) -> Iterator[Progress]:

@@ -11,13 +11,10 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from llenergymeasure.cli._color import is_colored, is_linked
 from llenergymeasure.exceptions import ResultError
-
-if TYPE_CHECKING:
-    from pydantic import JsonValue
 
 # For a terminal that has no such signs.
 _STAND_INS = {"±": "+/-", "≈": "~", "–": "-", "→": "->", "−": "-", "·": "-", "×": "x", "✓": "+", "✗": "-"}
@@ -28,9 +25,8 @@ _STYLES = {
     "\ufdd2": "\x1b[31m",
     "\ufdd3": "\x1b[33m",
     "\ufdd4": "\x1b[32m",
-    "\ufdd5": "\x1b[2m",
 }
-_BOLD, _PLAIN, _RED, _YELLOW, _GREEN, _DIM = _STYLES
+_BOLD, _PLAIN, _RED, _YELLOW, _GREEN = _STYLES
 _SPACES = "\u00a0\u202f"
 WIDTH = 100
 UNBROKEN = 10_000
@@ -76,12 +72,18 @@ def room(stream: TextIO | None = None) -> int:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Data that a person reads, on stdout."""
-    _write("\n".join(map(printable, lines)), sys.stdout)
+    text = "\n".join(map(printable, lines))
+    with reader_may_leave():
+        _write(text, sys.stdout)
 
 
-def print_json(value: JsonValue) -> None:
-    """One JSON object on stdout."""
-    _write(json.dumps(value, indent=2, allow_nan=False), sys.stdout)
+def print_json(value: object) -> None:
+    """A value of the models or a dataclass, or one made of these, on stdout as the JSON that files hold."""
+    from pydantic_core import to_jsonable_python
+
+    text = json.dumps(to_jsonable_python(value), indent=2, allow_nan=False)
+    with reader_may_leave():
+        _write(text, sys.stdout)
 
 
 def strong(text: str) -> str:
@@ -102,11 +104,6 @@ def doubtful(text: str) -> str:
 def good(text: str) -> str:
     """Green."""
     return f"{_GREEN}{text}{_PLAIN}"
-
-
-def faint(text: str) -> str:
-    """For what is seldom looked at."""
-    return f"{_DIM}{text}{_PLAIN}"
 
 
 def say_saved(path: Path) -> None:
@@ -131,7 +128,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """For what prints to stdout: where its reader has gone, end with 1 and no traceback.
+    """Around what writes to stdout: where its reader has gone, end with 1 and no traceback.
 
     ResultError where stdout can't be written for another reason.
     """

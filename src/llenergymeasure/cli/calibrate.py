@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._progress import steps_shown
+from llenergymeasure.cli._streams import print_json, print_lines
 from llenergymeasure.doctor.calibrate import Asked, Calibrated, calibrate_gpu, calibrate_simulated
 from llenergymeasure.doctor.counter import CheckedCounter, check_counters, check_simulated
 from llenergymeasure.exceptions import ConfigError
@@ -32,20 +27,14 @@ class Options:
 
 def calibrate(options: Options, *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
-        silent = not sys.stderr.isatty()
-        with (
-            tqdm(total=None, file=sys.stderr, disable=silent, leave=False, bar_format="{desc}") as bar,
-            following(bar) as progress,
-        ):
+        with steps_shown() as progress:
             found = _checked(options, progress) if options.check else _calibrated(options, progress)
-        with reader_may_leave():
-            if as_json:
-                form: TypeAdapter[Any] = TypeAdapter(type(found))
-                print_json(form.dump_python(found, mode="json"))
-            elif isinstance(found, Calibrated):
-                print_lines(_calibration_lines(found))
-            else:
-                print_lines([line for one in found for line in _counter_lines(one)])
+        if as_json:
+            print_json(found)
+        elif isinstance(found, Calibrated):
+            print_lines(_calibration_lines(found))
+        else:
+            print_lines([line for one in found for line in _counter_lines(one)])
 
 
 def _checked(options: Options, progress: Progress) -> tuple[CheckedCounter, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import typer
-from pydantic import JsonValue, TypeAdapter
 
 from llenergymeasure.analysis.compare import Comparison, LeftOut
 from llenergymeasure.analysis.imported import Imported, read_any
@@ -26,7 +25,7 @@ from llenergymeasure.analysis.many import (
 from llenergymeasure.cli._comparison import comparison_lines, many_lines
 from llenergymeasure.cli._comparison_table import Gate, csv_lines, github_lines, latex_lines, markdown_lines
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import print_json, print_lines, say
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 from llenergymeasure.results.find import find, is_glob, is_study, matches, may_be_result
@@ -223,12 +222,10 @@ def judge_gates(found: Comparison | Many, limits: Sequence[Limit]) -> Gate:
 
 def show(found: Comparison | Many, form: Form, gate: Gate) -> None:
     """Print it in that form, and end with 4 for a regression and with the error of what can't be judged."""
-    with reader_may_leave():
-        if form == "json":
-            value: JsonValue = TypeAdapter(type(found)).dump_python(found, mode="json")
-            print_json(value)
-        else:
-            print_lines(_lines(found, form, gate))
+    if form == "json":
+        print_json(found)
+    else:
+        print_lines(_lines(found, form, gate))
     for one in gate.worse:
         say(f"Regression: {one}")
     if gate.worse:

@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.cli._errors import errors, reported, say_filled, validation_lines
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._streams import filled, print_json, print_lines, printable, reader_may_leave, strong
+from llenergymeasure.cli._streams import filled, print_json, print_lines, printable, strong
 from llenergymeasure.config import loader
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.config.keys import Key, all_keys
@@ -39,11 +39,10 @@ def show(path: Path | None, assignments: Sequence[str], *, as_json: bool, verbos
         values, origins = dict(_in_force(config)), config.origins
         if not is_named:
             del values["model"]
-        with reader_may_leave():
-            if as_json:
-                print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
-            else:
-                print_lines(chain(*row_lines(_rows(values, origins))))
+        if as_json:
+            print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
+        else:
+            print_lines(chain(*row_lines(_rows(values, origins))))
 
 
 def validate(paths: Sequence[Path], *, verbose: bool) -> None:
@@ -55,8 +54,7 @@ def validate(paths: Sequence[Path], *, verbose: bool) -> None:
             if found:
                 say_filled("\n".join([f"{named(path)}: {errors(len(found))}", *found]))
             else:
-                with reader_may_leave():
-                    print_lines(filled(f"{named(path)}: valid {kind}"))
+                print_lines(filled(f"{named(path)}: valid {kind}"))
         if wrong:
             raise typer.Exit(2)
 
@@ -65,14 +63,13 @@ def schema(*, study: bool, result: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         if study and result:
             raise ConfigError("--study and --result: one schema at a time")
-        with reader_may_leave():
-            if result:
-                # Results import numpy, which no configuration needs.
-                from llenergymeasure.results.schema import result_schema
+        if result:
+            # Results import numpy, which no configuration needs.
+            from llenergymeasure.results.schema import result_schema
 
-                print_json(result_schema())
-            else:
-                print_json(study_schema() if study else experiment_schema())
+            print_json(result_schema())
+        else:
+            print_json(study_schema() if study else experiment_schema())
 
 
 def keys(word: str | None, *, as_json: bool, verbose: bool) -> None:
@@ -81,11 +78,10 @@ def keys(word: str | None, *, as_json: bool, verbose: bool) -> None:
         if word is not None and not found:
             meant = nearest_key(word) or nearest(word, (key.name for key in all_keys()))
             raise ConfigError(f"no key is like {word!r}", hint=f"did you mean {meant}?" if meant else None)
-        with reader_may_leave():
-            if as_json:
-                print_json([{name: getattr(key, name) for name in Key.__slots__} for key in found])
-            else:
-                print_lines(chain(*(_key_lines(key) for key in found)))
+        if as_json:
+            print_json([{name: getattr(key, name) for name in Key.__slots__} for key in found])
+        else:
+            print_lines(chain(*(_key_lines(key) for key in found)))
 
 
 def _in_force(config: ExperimentConfig) -> Iterator[tuple[str, JsonValue]]:

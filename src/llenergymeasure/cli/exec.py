@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from pydantic import JsonValue, TypeAdapter
-from tqdm import tqdm
 
 from llenergymeasure.analysis.compare import Comparison
 from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.cli._comparison import comparison_lines
 from llenergymeasure.cli._display import print_windows_summary
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._progress import following
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say, say_saved
+from llenergymeasure.cli._progress import steps_shown
+from llenergymeasure.cli._streams import print_json, print_lines, say, say_saved
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.command import Wanted, measure_commands
 from llenergymeasure.records import MeterChoice
@@ -54,20 +50,17 @@ def execute(  # noqa: PLR0913  as the command line has them
             energy=MeterChoice(meter, "all" if chosen == ("all",) else chosen),
             output_dir=output,
         )
-        silent = quiet or sys.stderr is None or not sys.stderr.isatty()
-        with (
-            tqdm(total=None, desc="starting", file=sys.stderr, disable=silent) as bar,
-            following(bar, quiet=quiet) as progress,
-        ):
+        with steps_shown(quiet=quiet) as progress:
             results = measure_commands(wanted, progress, lambda folder: None if quiet else say_saved(folder))
         if tokens is not None and not quiet:
             _tell_no_tokens(tokens, results)
         comparison = compare_windows(*results) if versus is not None else None
-        with reader_may_leave():
-            if as_json:
-                print_json(_as_json(results, comparison))
-            else:
-                _print(results, comparison)
+        if not as_json:
+            _print(results, comparison)
+        elif comparison is None:
+            print_json(results[0])
+        else:
+            print_json({"a": results[0], "b": results[1], "comparison": comparison})
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -97,13 +90,6 @@ def _tell_no_tokens(pattern: str, results: Sequence[WindowsResult]) -> None:
                 f"Warning: --tokens '{pattern}' found no number in the output of {without} of {one.count} "
                 f"runs of {one.name}: there are no joules per token"
             )
-
-
-def _as_json(results: Sequence[WindowsResult], comparison: Comparison | None) -> JsonValue:
-    if comparison is None:
-        return results[0].as_json()
-    compared: JsonValue = TypeAdapter(Comparison).dump_python(comparison, mode="json")
-    return {"a": results[0].as_json(), "b": results[1].as_json(), "comparison": compared}
 
 
 def _print(results: Sequence[WindowsResult], comparison: Comparison | None) -> None:

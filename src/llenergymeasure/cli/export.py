@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.report.export import FORMS, TABLES, TEXT_FORMS, Export, log_to_mlflow, write_parquet
 from llenergymeasure.report.found import label_kinds, places, read
 from llenergymeasure.results.find import find_all
+from llenergymeasure.results.folder import aside
 
 
 def export(
@@ -55,16 +55,14 @@ def _skipped(why: str) -> None:
 
 def _aside(path: Path, write: Callable[[Path], None]) -> None:
     """The whole file or the one that was there before. ResultError where it can't be written."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        write(aside)
-        aside.replace(path)
+        with aside(path) as part:
+            write(part)
+            part.replace(path)
     except OSError as error:
         raise ResultError(
             f"{path} can't be written: {error.strerror or error}", hint="choose another -o"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
     say(f"Saved: {path}")
 
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from llenergymeasure import __version__
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._streams import print_json, print_lines
 from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import left_behind
@@ -55,13 +55,12 @@ def list_(directory: Path | None, *, as_json: bool, verbose: bool) -> None:
         if not directory.is_dir():
             raise ResultError(f"{directory} is not a directory", hint="give the one that --output named")
         found = entries(directory)
-        with reader_may_leave():
-            if as_json:
-                print_json([asdict(one) for one in found])
-            elif not found:
-                print_lines([f"{directory} holds no results"])
-            else:
-                print_lines(_lines(found))
+        if as_json:
+            print_json([asdict(one) for one in found])
+        elif not found:
+            print_lines([f"{directory} holds no results"])
+        else:
+            print_lines(_lines(found))
 
 
 def _lines(found: Sequence[Entry]) -> Iterator[str]:

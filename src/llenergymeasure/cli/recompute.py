@@ -12,13 +12,12 @@ from pydantic import JsonValue
 from llenergymeasure import __version__
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.analysis.windows import windows_result
-from llenergymeasure.cli._display import print_result_summary, print_windows_summary
+from llenergymeasure.cli._display import print_any
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import (
     filled,
     print_json,
     print_lines,
-    reader_may_leave,
     say,
     say_saved,
     talk,
@@ -105,11 +104,7 @@ def _compute(folder: Path, *, save: bool, as_json: bool) -> None:
         say_saved(save_in(folder, anew))
     elif whole:
         say(f"To write it: llem recompute --save {folder}")
-    with reader_may_leave():
-        if as_json:
-            print_json(anew.as_json())
-        else:
-            print_result_summary(anew)
+    print_any(anew, as_json=as_json)
 
 
 def _compute_windows(folder: Path, *, save: bool, as_json: bool) -> None:
@@ -120,11 +115,7 @@ def _compute_windows(folder: Path, *, save: bool, as_json: bool) -> None:
     else:
         anew = windows_result(read_recording(folder))
         say(f"{folder} has no result.json; to write it: llem recompute --save {folder}")
-    with reader_may_leave():
-        if as_json:
-            print_json(anew.as_json())
-        else:
-            print_windows_summary(anew)
+    print_any(anew, as_json=as_json)
 
 
 def _recompute_runs(stored: ExperimentResult, folder: Path, *, as_json: bool, verbose: bool) -> None:
@@ -162,12 +153,11 @@ def _show(stored: Result, anew: Result, *, as_json: bool, verbose: bool) -> list
     changed = [
         key for key in before | after if (key in before, before.get(key)) != (key in after, after.get(key))
     ]
-    with reader_may_leave():
-        if as_json:
-            print_json(anew.as_json())
-        else:
-            changes = _changes(stored, before, after, changed, every=verbose or len(changed) <= FEW)
-            print_lines(line for text in changes for line in filled(text))
+    if as_json:
+        print_json(anew)
+    else:
+        changes = _changes(stored, before, after, changed, every=verbose or len(changed) <= FEW)
+        print_lines(line for text in changes for line in filled(text))
     return changed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llenergymeasure.cli._errors import reported
-from llenergymeasure.cli._streams import print_lines, reader_may_leave, talk
+from llenergymeasure.cli._streams import print_lines, talk
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.report.content import content
 from llenergymeasure.report.markdown import as_markdown
@@ -35,8 +35,7 @@ def report(
         found = content(paths)
         text = as_html(found) if form == "html" else as_markdown(found)
         if form == "md" and output is None:
-            with reader_may_leave():
-                print_lines(text.splitlines())
+            print_lines(text.splitlines())
             return
         file = output or _beside(paths)
         write(text, file, own=output is None)

@@ -21,7 +21,7 @@ from llenergymeasure.cli._display import (
 )
 from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following, remark
-from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say, say_saved
+from llenergymeasure.cli._streams import print_json, print_lines, say, say_saved
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     load_experiment_config,
@@ -86,10 +86,9 @@ def _run_impl(
 
     if how.dry_run:
         vram = estimate_vram(config)
-        with reader_may_leave():
-            print_dry_run(
-                config, vram, gpu_vram_gb=get_gpu_vram_gb(), origins=config.origins, as_json=how.as_json
-            )
+        print_dry_run(
+            config, vram, gpu_vram_gb=get_gpu_vram_gb(), origins=config.origins, as_json=how.as_json
+        )
         return
     _measure(config, how)
 
@@ -108,8 +107,7 @@ def _one_experiment(path: Path | None, overrides: Mapping[str, JsonValue]) -> Ex
     except ValidationError as error:
         if (found := swept(error, overrides)) is None:
             raise
-        with reader_may_leave():
-            print_lines(study_text(path, overrides, found).splitlines())
+        print_lines(study_text(path, overrides, found).splitlines())
         raise ConfigError(
             f"{', '.join(found)}: several values are a study, and this is one experiment",
             hint="save the lines on stdout as study.yaml, then: llem run study.yaml --output results",
@@ -151,8 +149,7 @@ def _measure(config: ExperimentConfig, how: How) -> None:
 def _show(result: ExperimentResult, how: How) -> None:
     if how.verbose:
         print_result_details(result)
-    with reader_may_leave():
-        if how.as_json:
-            print_json(result.as_json())
-        else:
-            print_result_summary(result)
+    if how.as_json:
+        print_json(result.as_json())
+    else:
+        print_result_summary(result)

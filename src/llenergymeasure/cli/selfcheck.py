@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-from pydantic import JsonValue, TypeAdapter
+from dataclasses import asdict
 
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave
+from llenergymeasure.cli._streams import filled, print_json, print_lines
 from llenergymeasure.doctor.selfcheck import Check, checks, measure_client
-from llenergymeasure.records.client import ClientLimits
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results.summary import Row
 
@@ -19,15 +17,10 @@ def selfcheck(*, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
         found = measure_client()
     judged = checks(found)
-    with reader_may_leave():
-        if as_json:
-            value: dict[str, JsonValue] = TypeAdapter(ClientLimits).dump_python(found, mode="json")
-            listed: list[JsonValue] = [
-                {**TypeAdapter(Check).dump_python(one, mode="json"), "ok": one.ok} for one in judged
-            ]
-            print_json({**value, "checks": listed})
-        else:
-            print_lines(_lines(judged))
+    if as_json:
+        print_json(asdict(found) | {"checks": [asdict(one) | {"ok": one.ok} for one in judged]})
+    else:
+        print_lines(_lines(judged))
 
 
 def _lines(judged: Sequence[Check]) -> Iterator[str]:

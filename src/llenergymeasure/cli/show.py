@@ -10,18 +10,17 @@ from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 
 from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.cli import study
 from llenergymeasure.cli._display import (
+    print_any,
     print_result_details,
-    print_result_summary,
-    print_windows_summary,
 )
 from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._layout import fitting, row_lines
-from llenergymeasure.cli._streams import filled, print_json, print_lines, reader_may_leave, say
+from llenergymeasure.cli._streams import filled, print_json, print_lines, say
 from llenergymeasure.config.flat import leaves
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
@@ -82,18 +81,22 @@ def _show_result(result: Path, *, uncertainty: bool, as_json: bool, verbose: boo
         _show_imported([stored, *(one for one in others if isinstance(one, Imported))], as_json=as_json)
         return
     if isinstance(stored, WindowsResult):
-        _show_windows(stored, result, uncertainty=uncertainty, as_json=as_json)
+        if uncertainty:
+            raise ResultError(
+                f"{result} has no uncertainty budget: it is of windows or a command",
+                hint="each of its windows has independent_j and common_j: --json",
+            )
+        print_any(stored, as_json=as_json)
         return
     budget = _budget(stored, result) if uncertainty else None
     if verbose and not uncertainty:
         print_result_details(stored)
-    with reader_may_leave():
-        if as_json:
-            print_json(stored.as_json() if budget is None else budget.model_dump(mode="json"))
-        elif budget is None:
-            print_result_summary(stored)
-        else:
-            print_lines(budget_lines(stored.energy, budget))
+    if budget is None:
+        print_any(stored, as_json=as_json)
+    elif as_json:
+        print_json(budget)
+    else:
+        print_lines(budget_lines(stored.energy, budget))
 
 
 def _show_field(path: Path, key: str) -> None:
@@ -113,11 +116,10 @@ def _show_field(path: Path, key: str) -> None:
             raise ResultError(f"{path} has no field {key}", hint=_near_fields(whole, key))
     if value is None and isinstance(above, dict) and isinstance(why := above.get("reason"), str):
         say(f"{key} is null: {why}")
-    with reader_may_leave():
-        if isinstance(value, dict | list):
-            print_json(value)
-        else:
-            print_lines([value if isinstance(value, str) else json.dumps(value)])
+    if isinstance(value, dict | list):
+        print_json(value)
+    else:
+        print_lines([value if isinstance(value, str) else json.dumps(value)])
 
 
 def _near_fields(whole: dict[str, JsonValue], key: str) -> str:
@@ -135,32 +137,17 @@ def _near_fields(whole: dict[str, JsonValue], key: str) -> str:
     return f"the result has {', '.join(whole)}"
 
 
-def _show_windows(stored: WindowsResult, path: Path, *, uncertainty: bool, as_json: bool) -> None:
-    if uncertainty:
-        raise ResultError(
-            f"{path} has no uncertainty budget: it is of windows or a command",
-            hint="each of its windows has independent_j and common_j: --json",
-        )
-    with reader_may_leave():
-        if as_json:
-            print_json(stored.as_json())
-        else:
-            print_windows_summary(stored)
-
-
 def _show_imported(found: Sequence[Imported], *, as_json: bool) -> None:
     """What another tool measured, in llem's metrics, and what of it has no such meaning."""
-    with reader_may_leave():
-        if as_json:
-            value: JsonValue = TypeAdapter(list[Imported]).dump_python(list(found), mode="json")
-            print_json(value)
-            return
-        for one in found:
-            facts = (f"{key}: {value}" for key, value in one.row().items() if value not in {None, one.name})
-            print_lines([one.name, *filled("; ".join(facts), indent="  "), ""])
-            rows = [Row(name, amount(estimate)) for name, estimate in one.metrics.items()]
-            rows += [Row(name, MISSING, why) for name, why in one.left_out.items()]
-            print_lines([*chain(*row_lines(rows)), ""])
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        facts = (f"{key}: {value}" for key, value in one.row().items() if value not in {None, one.name})
+        print_lines([one.name, *filled("; ".join(facts), indent="  "), ""])
+        rows = [Row(name, amount(estimate)) for name, estimate in one.metrics.items()]
+        rows += [Row(name, MISSING, why) for name, why in one.left_out.items()]
+        print_lines([*chain(*row_lines(rows)), ""])
 
 
 def _budget(stored: ExperimentResult, path: Path) -> Uncertainty:

@@ -16,8 +16,7 @@ import typer
 from pydantic import JsonValue
 from tqdm import tqdm
 
-from llenergymeasure.analysis.cheapest import cheapest_lines
-from llenergymeasure.analysis.holding import Holding, holding, holding_lines
+from llenergymeasure.analysis.cheapest import Holding, cheapest_lines, holding, holding_lines
 from llenergymeasure.cli._layout import fitting
 from llenergymeasure.cli._progress import remark
 from llenergymeasure.cli._streams import (

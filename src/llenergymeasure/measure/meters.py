@@ -11,9 +11,7 @@ from llenergymeasure.energy.boundary import within
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import Selection, choose_meters
 from llenergymeasure.exceptions import EnergyError
-from llenergymeasure.measure.hosts import HostMeter, with_hosts
-from llenergymeasure.records import Clock
-from llenergymeasure.simulation.device import SimulatedNvml
+from llenergymeasure.records import Clock, Domain
 
 if TYPE_CHECKING:
     # It brings the protocol, which what only asks for meters does not need.
@@ -31,6 +29,9 @@ class FollowedDevice:
     """
 
     def __init__(self, config: ExperimentConfig, *, clock: Clock, run: int = 1) -> None:
+        # A board without a model is for one engine alone, and no other run waits for its import.
+        from llenergymeasure.simulation.device import SimulatedNvml
+
         self._config, self._clock = config, clock
         # each run draws anew, as another process does
         self._random = random.Random(f"{config.random_seed} {run}")  # noqa: S311  a simulation, not a secret
@@ -62,8 +63,13 @@ def meters_for(
 
     EnergyError where they can't see what `config.energy` asks for.
     """
+    if not (hosts := config.energy.hosts):
+        return _meters_here(config, processes=processes, device=device)
+    # What reaches another host takes its time to import, and few runs have one.
+    from llenergymeasure.measure.hosts import HostMeter, with_hosts
+
     energy = config.energy
-    if energy.hosts and device is None:
+    if device is None:
         # The work may be on other hosts alone: then theirs have to read what was asked for.
         anything = energy.model_copy(update={"boundary": "auto"})
         config = config.model_copy(update={"energy": anything})
@@ -71,25 +77,25 @@ def meters_for(
         chosen = _meters_here(config, processes=processes, device=device)
     except EnergyError:
         # Nothing is measured here; where that is asked for, other hosts may do.
-        if not (energy.hosts and energy.require_measured and energy.meter == "auto"):
+        if not (energy.require_measured and energy.meter == "auto" and isinstance(energy.gpus, str)):
             raise
-        found = with_hosts(Selection((), "measured", ()), energy.hosts, must_answer=hosts_must_answer)
-        if not found.meters or not isinstance(energy.gpus, str):
+        found = with_hosts(Selection((), "measured", ()), hosts, must_answer=hosts_must_answer)
+        if not found.meters:
             raise
     else:
-        found = with_hosts(chosen, energy.hosts, must_answer=hosts_must_answer)
+        found = with_hosts(chosen, hosts, must_answer=hosts_must_answer)
     # The GPU of a simulated device is read in any case, and its domain is not known here.
-    if energy.hosts and (device is None or energy.boundary not in {"auto", "gpu"}):
-        _require_boundary(found, energy.boundary)
+    if device is None or energy.boundary not in {"auto", "gpu"}:
+        others = [one for meter in found.meters if isinstance(meter, HostMeter) for one in meter.domains()]
+        _require_boundary(found.domains, others, energy.boundary)
     return found
 
 
-def _require_boundary(chosen: Selection, boundary: str) -> None:
+def _require_boundary(here: Sequence[Domain], others: Sequence[Domain], boundary: str) -> None:
     """EnergyError where neither all hosts together nor the other hosts read it."""
-    hosts = [one for meter in chosen.meters if isinstance(meter, HostMeter) for one in meter.domains()]
-    if boundary == "auto" or within([*chosen.domains, *hosts], boundary) or within(hosts, boundary):
+    if boundary == "auto" or within([*here, *others], boundary) or within(others, boundary):
         return
-    seen = ", ".join(domain.name for domain in (*chosen.domains, *hosts)) or "nothing"
+    seen = ", ".join(domain.name for domain in (*here, *others)) or "nothing"
     raise EnergyError(
         f"energy.boundary is {boundary}, which the hosts do not read ({seen} is read)",
         hint="llem doctor on each host shows what its meters need; or --set energy.boundary=auto",

@@ -35,6 +35,7 @@ from llenergymeasure.measure.scratch import temporary_in
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import (
     Block,
+    Environment,
     Measurement,
     Overhead,
     Progress,
@@ -84,24 +85,12 @@ def started_now() -> Start:
 
 def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], Launch]) -> Measurement:
     started, tell, directory = started_now(), job.tell, job.directory
-    is_simulated = config.engine.is_simulated
-    device = FollowedDevice(config, clock=time, run=job.turn.number) if is_simulated else None
+    device = None
+    if config.engine.is_simulated:
+        device = FollowedDevice(config, clock=time, run=job.turn.number)
     nvml = None if device is None else device.nvml
     gpus = gpu_facts(nvml)
     launch = start_local if config.runner.kind == "local" else launcher(config, gpus)
-
-    def enter(phase: Phase) -> None:
-        # The simulated board falls silent at once, and begins to work just before the worker does.
-        if device is not None and phase == "silence":
-            device.enter(phase)
-        conditions.enter(phase)
-        if phase == "load" and job.turn.number == 1:
-            # What the idle machine showed is said now: minutes of passes on it may be in vain.
-            for seen in conditions.warnings():
-                job.turn.remark(f"{seen.message}; {seen.remedy}")
-        if device is not None and phase != "silence":
-            device.enter(phase)
-        tell.enter(phase)
 
     with ChildWorker(config, run_id=job.experiment, directory=directory, launch=launch) as child:
 
@@ -135,39 +124,11 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
         ) as recorder:
             setup_s = (time.monotonic_ns() - started.monotonic_ns) / 1e9
             tell.watched(PowerNow(recorder.domains, recorder.latest))
-
-            def measured(seen: Observations, trace: Trace) -> Measurement:
-                return Measurement(
-                    experiment_id=job.experiment,
-                    index=job.turn.number,
-                    config=job.asked or config,
-                    origins=job.origins,
-                    started=started,
-                    environment=here,
-                    facts=seen.facts,
-                    architecture=None if model is None else model.architecture,
-                    idle=seen.idle,
-                    load=seen.ready.load,
-                    warm_up=seen.warm_up,
-                    blocks=seen.blocks,
-                    trace=trace,
-                    overhead=Overhead(recorder.cpu_s, recorder.samples, setup_s),
-                    warnings=conditions.warnings(),
-                    simulated=is_simulated,
-                    notes=_notes(cleared),
-                    workload_hash=seen.ready.workload_hash,
-                    cut_prompts=seen.ready.cut,
-                    dataset=seen.ready.dataset,
-                    output_lengths=seen.ready.output_lengths,
-                    spinning_cores=conditions.spinning_cores,
-                    throttling=conditions.throttling,
-                    unread=dict(cleared.meters.unread),
-                    traits=config.engine,
-                )
+            known = _Run(config, job, started, here, cleared, model, conditions, recorder, setup_s)
 
             def keep(seen: Observations) -> None:
                 recorder.flush()
-                write_measurement(directory, measured(seen, _NO_TRACE))
+                write_measurement(directory, known.measurement(seen, _NO_TRACE))
 
             rig = Rig(
                 worker=PlacedWorker(
@@ -177,7 +138,7 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 ),
                 recorder=recorder,
                 clock=time,
-                enter=enter,
+                enter=partial(_enter, device, conditions, job),
                 mark=conditions.mark,
                 progress=tell,
                 warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
@@ -187,7 +148,66 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
             )
             seen = conduct(config, rig, job.turn)
     write_requests(directory / "requests.parquet", seen.blocks)
-    return measured(seen, recorder.trace())
+    return known.measurement(seen, recorder.trace())
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the parent knows of a run, and reads of the machine while it lasts."""
+
+    config: ExperimentConfig
+    job: Job
+    started: Start
+    here: Environment
+    cleared: Cleared
+    model: ResolvedModel | None
+    conditions: Conditions
+    recorder: Recorder
+    setup_s: float
+
+    def measurement(self, seen: Observations, trace: Trace) -> Measurement:
+        recorder, conditions = self.recorder, self.conditions
+        return Measurement(
+            experiment_id=self.job.experiment,
+            index=self.job.turn.number,
+            config=self.job.asked or self.config,
+            origins=self.job.origins,
+            started=self.started,
+            environment=self.here,
+            facts=seen.facts,
+            architecture=None if self.model is None else self.model.architecture,
+            idle=seen.idle,
+            load=seen.ready.load,
+            warm_up=seen.warm_up,
+            blocks=seen.blocks,
+            trace=trace,
+            overhead=Overhead(recorder.cpu_s, recorder.samples, self.setup_s),
+            warnings=conditions.warnings(),
+            simulated=self.config.engine.is_simulated,
+            notes=_notes(self.cleared),
+            workload_hash=seen.ready.workload_hash,
+            cut_prompts=seen.ready.cut,
+            dataset=seen.ready.dataset,
+            output_lengths=seen.ready.output_lengths,
+            spinning_cores=conditions.spinning_cores,
+            throttling=conditions.throttling,
+            unread=dict(self.cleared.meters.unread),
+            traits=self.config.engine,
+        )
+
+
+def _enter(device: FollowedDevice | None, conditions: Conditions, job: Job, phase: Phase) -> None:
+    # The simulated board falls silent at once, and begins to work just before the worker does.
+    if device is not None and phase == "silence":
+        device.enter(phase)
+    conditions.enter(phase)
+    if phase == "load" and job.turn.number == 1:
+        # What the idle machine showed is said now: minutes of passes on it may be in vain.
+        for seen in conditions.warnings():
+            job.turn.remark(f"{seen.message}; {seen.remedy}")
+    if device is not None and phase != "silence":
+        device.enter(phase)
+    job.tell.enter(phase)
 
 
 def _costs(

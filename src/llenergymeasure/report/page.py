@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import secrets
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +16,7 @@ from pydantic import JsonValue
 from llenergymeasure.exceptions import LLEMError, ResultError
 from llenergymeasure.records.figures import scale_for
 from llenergymeasure.report.content import FIGURES, Content, Figure, content, text_of
-from llenergymeasure.results.folder import unwritable
+from llenergymeasure.results.folder import replace_text, unwritable
 from llenergymeasure.results.study import StudyRow
 
 REPORT_FILE = "report.html"
@@ -65,14 +64,10 @@ def write(text: str, file: Path, *, own: bool) -> None:
         raise ResultError(
             f"{file} is there and is not a report of llem", hint="name another file: --output FILE"
         )
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(file)
+        replace_text(file, text)
     except OSError as error:
         raise unwritable("the report", file, error, hint="name another file: --output FILE") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _digest(script: str) -> str:

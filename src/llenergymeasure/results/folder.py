@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,6 +114,31 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextlib.contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` for what is to take its place; gone on leaving, where it was not moved there."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The whole file, on the disk, or the one that was there before. OSError as the disk has it."""
+    with aside(path) as part:
+        write_synced(part, text)
+        part.replace(path)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """A new file, on the disk when this returns."""
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _runs(experiment: Path) -> list[Path]:

@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from llenergymeasure.config.places import cache_dir
+from llenergymeasure.results.folder import replace_text
 
 Stamp: TypeAlias = tuple[int, int, int]
 
@@ -48,11 +48,9 @@ class Index:
     def __exit__(self, *error: object) -> None:
         if not self._new and len(self._seen) == len(self._known):
             return
-        aside = self._file.with_suffix(f".{secrets.token_hex(4)}")
         with contextlib.suppress(OSError, ValueError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps({"by": self._by, "files": self._seen}), encoding="utf-8")
-            aside.replace(self._file)
+            replace_text(self._file, json.dumps({"by": self._by, "files": self._seen}))
 
     def get(self, path: str, stamp: Stamp) -> dict[str, Any] | None:
         """None where the file is new or has changed."""

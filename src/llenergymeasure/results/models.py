@@ -41,6 +41,24 @@ class Part(BaseModel):
     )
 
 
+class Stored(Part):
+    """What a file of its own holds."""
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The object in the file."""
+        data: dict[str, JsonValue] = self.model_dump(mode="json")
+        return data
+
+    def to_frame(self) -> Any:
+        """Rows as `llem export` has them, as a data frame of pandas or polars: one, of windows one for each
+        name, of a study one for each experiment. ResultError where neither library is installed.
+        """
+        from llenergymeasure.results.frames import frame
+        from llenergymeasure.results.rows import rows_of
+
+        return frame(rows_of(self))
+
+
 class PassWindow(Part):
     """`lead_in`: it differs from those after it and is left out of the figures per token."""
 
@@ -390,7 +408,7 @@ class RunPart(Part):
     overhead: OverheadPart | None = None
 
 
-class ExperimentResult(Part):
+class ExperimentResult(Stored):
     """What one experiment cost. `simulated` results have a known truth and never mix with measured ones.
 
     The fields at the top sum or pool the measured `runs`; `environment` and `session` are the first's.
@@ -456,21 +474,6 @@ class ExperimentResult(Part):
         from llenergymeasure.results import store
 
         return store.load(Path(path))
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """The object in the file."""
-        data: dict[str, JsonValue] = self.model_dump(mode="json")
-        return data
-
-    def to_frame(self) -> Any:
-        """One row with the columns of `llem export`, as a data frame of pandas or polars.
-
-        ResultError where neither is installed.
-        """
-        from llenergymeasure.results import rows
-        from llenergymeasure.results.frames import frame
-
-        return frame(rows.wide(*one) for one in rows.parts(self))
 
     def __repr__(self) -> str:
         return f"<ExperimentResult {self.experiment_id}: {self.energy.per_output_token}>"

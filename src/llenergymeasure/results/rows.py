@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, get_args
 
 from llenergymeasure.config.models import identity
 from llenergymeasure.records import Estimate
-from llenergymeasure.results.models import ExperimentResult, Percentiles, Performance
+from llenergymeasure.results.models import ExperimentResult, Percentiles, Performance, Stored
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.study_table import FIGURES, setting
 from llenergymeasure.results.windows import NamedWindows, WindowsResult
@@ -119,6 +119,14 @@ def parts(result: ExperimentResult | WindowsResult) -> Iterator[tuple[Row, Metri
         }
         found = {name: of(one) for name, of in _WINDOW.items()} | {"peak_bytes": one.peak_bytes}
         yield facts | own, found
+
+
+def rows_of(stored: Stored) -> Iterator[Row]:
+    """One row, of windows one for each name, of a study one for each experiment."""
+    if isinstance(stored, StudyResult):
+        return study_rows(stored)
+    assert isinstance(stored, ExperimentResult | WindowsResult), stored
+    return (wide(*one) for one in parts(stored))
 
 
 def wide(facts: Row, metrics: Metrics) -> Row:

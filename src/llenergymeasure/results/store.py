@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shlex
 import shutil
 import tempfile
@@ -22,11 +21,19 @@ from pydantic import ValidationError
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Block
-from llenergymeasure.results.folder import PART, RUNS, holds_runs, made, sync_folder, unwritable
-from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult, Part
+from llenergymeasure.results.folder import (
+    RUNS,
+    aside,
+    holds_runs,
+    made,
+    sync_folder,
+    unwritable,
+    write_synced,
+)
+from llenergymeasure.results.models import RESULT_SCHEMA_VERSION, ExperimentResult, Stored
 from llenergymeasure.results.upgrade import result_1_to_2
 
-Stored = TypeVar("Stored", bound=Part)
+File = TypeVar("File", bound=Stored)
 RESULT_FILE, REQUESTS_FILE = "result.json", "requests.parquet"
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,12 +75,12 @@ def save_in(folder: Path, result: ExperimentResult) -> Path:
 
 
 def _save(result: ExperimentResult, folder: Path) -> None:
-    text = _as_text(result if (folder / RUNS).is_dir() else untraced(result))
+    text = as_text(result if (folder / RUNS).is_dir() else untraced(result))
     if os.path.lexists(folder.parent) and not folder.parent.is_dir():
         raise FileExistsError(errno.EEXIST, "is not a directory", str(folder.parent))
     with made(folder):
         if not _holds(folder / RESULT_FILE, text):
-            _write_aside(folder / RESULT_FILE, text)
+            write_aside(folder / RESULT_FILE, text)
 
 
 def save_or_rescue(result: ExperimentResult, output_dir: Path) -> Path:
@@ -87,7 +94,7 @@ def save_or_rescue(result: ExperimentResult, output_dir: Path) -> Path:
         hint = f"free space there, then: llem recompute --save {shlex.quote(str(folder))}"
         with contextlib.suppress(OSError):
             rescued = Path(tempfile.mkdtemp(prefix="llem-result-")) / RESULT_FILE
-            _write_aside(rescued, _as_text(result))
+            write_aside(rescued, as_text(result))
             message += f"; it is whole in {rescued}"
             make = "" if folder.is_dir() else f"mkdir -p {shlex.quote(str(folder))} && "
             hint = (
@@ -138,7 +145,7 @@ def check_version(data: Mapping[str, Any], file: Path, *, newest: str) -> None:
     )
 
 
-def validated(model: type[Stored], text: str, file: Path, data: Mapping[str, Any]) -> Stored:
+def validated(model: type[File], text: str, file: Path, data: Mapping[str, Any]) -> File:
     """The value that the text of a file holds. ResultError where it does not fit: it was changed, or a newer
     llem wrote it, which the file itself says.
     """
@@ -270,31 +277,25 @@ def _holds(file: Path, text: str) -> bool:
     return True
 
 
-def _write_aside(path: Path, text: str) -> None:
+def write_aside(path: Path, text: str) -> None:
     """The whole file or none of it; FileExistsError where there is one."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
-    try:
-        with aside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _move(aside, path)
+    with aside(path) as part:
+        write_synced(part, text)
+        _move(part, path)
         sync_folder(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
-def _move(aside: Path, path: Path) -> None:
+def _move(part: Path, path: Path) -> None:
     """Never over another file, where the file system has hard links."""
     try:
-        path.hardlink_to(aside)
+        path.hardlink_to(part)
     except OSError as error:
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "exists already", str(path)) from error
-        aside.rename(path)
+        part.rename(path)
 
 
-def _as_text(result: ExperimentResult) -> str:
+def as_text(result: Stored) -> str:
     return json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

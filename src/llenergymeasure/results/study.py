@@ -5,11 +5,9 @@ History of the schema: 1, the first.
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -17,7 +15,8 @@ from llenergymeasure.config.load import LoadConfig
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Estimate, WarningCode
 from llenergymeasure.results import store
-from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures
+from llenergymeasure.results.folder import replace_text
+from llenergymeasure.results.models import Count, ExperimentResult, Part, RunFigures, Stored
 from llenergymeasure.results.store import RESULT_FILE
 
 STUDY_FILE = "study.json"
@@ -107,7 +106,7 @@ class StudyGap(Part):
     reason: str
 
 
-class StudyResult(Part):
+class StudyResult(Stored):
     """All experiments of a study, in the order of its file, and the points that it left out."""
 
     schema_version: Literal["1"] = "1"
@@ -146,34 +145,13 @@ class StudyResult(Part):
     def write(self, folder: Path) -> Path:
         """`study.json` in the study's folder, whole or as it was. ResultError where it can't be written."""
         final = folder / STUDY_FILE
-        aside = folder / f".{STUDY_FILE}.{secrets.token_hex(4)}"
         try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.write(self.model_dump_json(indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(final)
+            replace_text(final, self.model_dump_json(indent=1))
         except OSError as error:
-            aside.unlink(missing_ok=True)
             raise ResultError(
                 f"{final} can't be written: {error.strerror}", hint="free space on that disk"
             ) from error
         return final
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """The object in the file."""
-        data: dict[str, JsonValue] = self.model_dump(mode="json")
-        return data
-
-    def to_frame(self) -> Any:
-        """A row an experiment, as a data frame of pandas or polars.
-
-        ResultError where neither is installed.
-        """
-        from llenergymeasure.results.frames import frame
-        from llenergymeasure.results.rows import study_rows
-
-        return frame(study_rows(self))
 
     def __repr__(self) -> str:
         return f"<StudyResult {self.name or self.identity[:12]}: {len(self.rows)} experiments>"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import (
@@ -26,6 +24,7 @@ from llenergymeasure.results.models import (
     ExperimentResult,
     OverheadPart,
     Part,
+    Stored,
 )
 
 RECORDED = frozenset({"windows", "command"})
@@ -78,7 +77,7 @@ class NamedWindows(Part):
     occurrences: tuple[Occurrence, ...] = ()
 
 
-class WindowsResult(Part):
+class WindowsResult(Stored):
     """What windows in somebody's own code cost, or the runs of a command.
 
     `energy` is that of the whole recording, from `readings`. What only a model run by llem has (tokens that
@@ -130,21 +129,6 @@ class WindowsResult(Part):
             raise ResultError(f"{path} is the result of a model's run", hint="ExperimentResult.load reads it")
         return found
 
-    def as_json(self) -> dict[str, JsonValue]:
-        """The object in the file."""
-        data: dict[str, JsonValue] = self.model_dump(mode="json")
-        return data
-
-    def to_frame(self) -> Any:
-        """A row a name of windows with the columns of `llem export`, as a data frame of pandas or polars.
-
-        ResultError where neither is installed.
-        """
-        from llenergymeasure.results import rows
-        from llenergymeasure.results.frames import frame
-
-        return frame(rows.wide(*one) for one in rows.parts(self))
-
     def __repr__(self) -> str:
         names = ", ".join(f"{one.name}: {one.energy_each}" for one in self.windows[:3])
         return f"<WindowsResult {self.experiment_id}: {names}>"
@@ -162,16 +146,7 @@ class WindowsResult(Part):
 
 def write(result: WindowsResult, folder: Path) -> None:
     """`result.json` in `folder`, aside and then renamed; FileExistsError where there is one."""
-    target = folder / store.RESULT_FILE
-    if target.exists():
-        raise FileExistsError(target)
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        text = json.dumps(result.as_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    store.write_aside(folder / store.RESULT_FILE, store.as_text(result))
 
 
 def load_any(path: Path) -> ExperimentResult | WindowsResult:

@@ -32,7 +32,7 @@ def bracket(met: Sequence[bool | None]) -> tuple[int | None, int | None]:
 
 def good_share(run: Path) -> float | None:
     """Which part of all requests in the passes of a stored run was good; None where none was sent."""
-    from llenergymeasure.analysis.goodput import good_requests
+    from llenergymeasure.analysis.latency import good_requests
     from llenergymeasure.measure.replay import read_measurements
 
     (seen,) = read_measurements(run.parents[1], [int(run.name)])

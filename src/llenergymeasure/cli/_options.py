@@ -1,0 +1,43 @@
+"""Which arguments and options do several commands take?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from llenergymeasure.cli import _complete
+
+
+def to_path(text: str) -> Path:
+    # An empty one comes of a shell variable that is not set, and would stand for the working directory.
+    if not text:
+        raise typer.BadParameter("it is empty; is the variable that it comes from set?")
+    return Path(text)
+
+
+NAMED = "result.json, the folder that holds one, the beginning of an id, or last"
+Directory: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", parser=to_path, help="Where ids are looked for; results when absent"
+    ),
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")]
+Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")]
+Explained: TypeAlias = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
+]
+Assignments: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other key, such as passes.seconds=10; may be repeated; llem config keys lists them",
+        autocompletion=_complete.assignments,
+    ),
+]
+METER = typer.Option(
+    "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
+)
