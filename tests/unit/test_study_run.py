@@ -23,6 +23,8 @@ from llenergymeasure.analysis.cheapest import cheapest_lines
 from llenergymeasure.exceptions import BackendError, ConfigError, ResultError
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
+from llenergymeasure.results.study_table import account as missing
+from llenergymeasure.results.study_table import cells, marks, table
 from llenergymeasure.study import ledger
 from llenergymeasure.study.account import account
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed
@@ -351,6 +353,39 @@ def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) 
     study = run_virtually(content, tmp_path, executor=executor)
     assert len(executor.started) == 2
     assert [row.names for row in study.rows] == [("random_seed=1",), ("random_seed=2", "the second")]
+
+
+def test_a_table_by_settings_keeps_the_names_that_were_given(tmp_path: Path) -> None:
+    grid: dict[str, JsonValue] = of(1, 2)
+    study = run_virtually(grid, tmp_path / "grid")
+    assert cells(study)[0][0] == "random_seed"
+    named: dict[str, JsonValue] = {**base(), "experiments": [{"name": "one=a", "random_seed": 1}, {"n": 4}]}
+    study = run_virtually(named, tmp_path / "named")
+    head, *rows = cells(study)
+    assert head[:3] == ["experiment", "n", "random_seed"]
+    assert [row[0] for row in rows] == ["one=a", "n=4"]
+    (spec,) = [line for line in table(study, "latex").splitlines() if line.startswith(r"\begin")]
+    assert spec.removeprefix(r"\begin{tabular}").strip("{}").startswith("lllr")
+    placed = study.model_copy(
+        update={"rows": tuple(row.model_copy(update={"place": "there"}) for row in study.rows)}
+    )
+    assert cells(placed)[0][0] == "experiment"
+
+
+def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_path: Path) -> None:
+    short: dict[str, JsonValue] = {**of(1, 2, 3), "passes": {"seconds": 0.3, "count": 1, "prefill": 0}}
+    study = run_virtually(short, tmp_path)
+    assert [row.valid for row in study.rows] == [False] * 3
+    assert not any(line.startswith("( )") for line in marks(study))
+    (line,) = [line for line in missing(study) if "too short" in line]
+    assert line.startswith("random_seed=1 and 2 more: ")
+    assert study.rows[0].energy_per_output_token is not None
+    assert str(study.rows[0].energy_per_output_token.reason) in line
+
+
+def test_an_experiment_without_any_setting_of_the_sweep_has_a_name() -> None:
+    plan = planned({**of(1, 2), "when": {"random_seed": {"precision": "fp32"}}})
+    assert [one.label for one in plan.experiments] == ["base"]
 
 
 def test_options_of_an_engine_that_does_not_run_are_no_part_of_a_name() -> None:
