@@ -5,6 +5,7 @@ A command's own module is imported once the command runs, so that help needs non
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -18,6 +19,16 @@ def _path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("it is empty; is the variable that it comes from set?")
     return Path(text)
+
+
+def _number(text: str) -> str | int:
+    """A whole number; several of them, which are a study, stay as they are."""
+    try:
+        return int(text)
+    except ValueError as error:
+        if re.fullmatch(r"\[?\d+([-,].*)?", text):
+            return text.strip("[]")
+        raise typer.BadParameter(f"{text!r} is not a whole number") from error
 
 
 NAMED = "result.json, the folder that holds one, the beginning of an id, or last"
@@ -71,8 +82,13 @@ def run(  # noqa: PLR0913  the signature is the command line
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,
+    n: Annotated[
+        str | None, typer.Option("-n", metavar="<int>", parser=_number, help="Number of prompts")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option("--batch-size", metavar="<int>", parser=_number, help="Requests at once"),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
