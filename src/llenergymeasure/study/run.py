@@ -121,6 +121,7 @@ def run_plan(
             with study.visits, running.pop_all():
                 finished = study.run(executor)
         except BaseException as error:
+            study.pass_on_unended()
             book.append(Closed(f"ended by {type(error).__name__}"))
             raise
         book.append(Closed("finished" if finished else "stopped after too many failures"))
@@ -343,6 +344,12 @@ class _Study:
             if (gist := re.sub(r"[\d.]+", "#", one)) not in self._remarked:
                 self._remarked.add(gist)
                 self._remark(f"{track.experiment.label}: {one}")
+
+    def pass_on_unended(self) -> None:
+        """What those remarked that were ended with the study, such as how many requests they had sent."""
+        for path, (track, _) in self._waiting.items():
+            if (ending := task.read_ending(path)) is not None:
+                self._pass_on(track, ending.remarks)
 
     def _settle(self, track: _Track) -> None:
         """Have its next run wait for its turn, or pool the runs of an experiment whose last one is over."""
