@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 import llenergymeasure
+from llenergymeasure.config.flat import leaves
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
-from llenergymeasure.study import ledger
+from llenergymeasure.study import ledger, start
 from llenergymeasure.study.ledger import Begun, Done
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
@@ -216,10 +217,35 @@ def test_a_study_may_come_on_stdin(tmp_path: Path) -> None:
     assert len(done(folder)) == 1
 
 
-def test_several_values_on_the_command_line_give_the_study_file_that_sweeps_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "key", "values"),
+    [
+        (["--set", "n=2,4"], "n", [2, 4]),
+        (["-n", "2,4", "--batch-size", "1"], "n", [2, 4]),
+        (["-n", "[2, 4]"], "n", [2, 4]),
+        (["-n", "2-8*2"], "n", [2, 4, 8]),
+        (["--batch-size", "1,2"], "simulated.batch_size", [1, 2]),
+        (["-p", "bf16,fp32", "-n", "4"], "precision", ["bf16", "fp32"]),
+        (["--model", "one,two"], "model", ["one", "two"]),
+        (["--backend", "simulated,pytorch", "--batch-size", "2"], "backend", ["simulated", "pytorch"]),
+        (["--dataset", "mixed,synthetic"], "dataset.name", ["mixed", "synthetic"]),
+    ],
+)
+def test_several_values_on_the_command_line_give_the_study_file_that_sweeps_them(
+    tmp_path: Path, flags: list[str], key: str, values: list[object]
+) -> None:
     (tmp_path / "one.yaml").write_text(BASE)
-    refused = llem("run", "one.yaml", "--set", "n=2,4", cwd=tmp_path)
+    refused = llem("run", "one.yaml", *flags, cwd=tmp_path)
     assert refused.returncode == 2
     (tmp_path / "study.yaml").write_text(refused.stdout)
-    ran = llem("run", "study.yaml", "--dry-run", "--json", cwd=tmp_path)
-    assert [one["config"]["n"] for one in json.loads(ran.stdout)["experiments"]] == [2, 4]
+    plan = start.planned(tmp_path / "study.yaml")
+    settings = [dict(leaves(one.config.model_dump(mode="json"))) for one in plan.experiments]
+    assert [one[key] for one in settings] == values
+    assert not plan.left_out
+
+
+def test_one_value_that_is_no_number_is_no_study(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(BASE)
+    for flags in (["-n", "many"], ["-n", "1x"], ["-n", "4,"], ["--batch-size", "2", "--set", "n=0"]):
+        refused = llem("run", "one.yaml", *flags, cwd=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, ""), flags

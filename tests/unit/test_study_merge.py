@@ -17,6 +17,7 @@ from llenergymeasure.exceptions import ResultError
 from llenergymeasure.report.page import report_of_study
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
+from llenergymeasure.study import ledger
 from llenergymeasure.study.merge import merge
 from llenergymeasure.study.run import How
 
@@ -124,6 +125,7 @@ def test_a_merged_study_is_not_gone_on_with(tmp_path: Path) -> None:
     merge(parts, tmp_path / "whole", accept_drift=False)
     with pytest.raises(ResultError, match="without its ledger"):
         run_virtually(STUDY, tmp_path / "whole", how=How(resume=True))
+    assert not (tmp_path / "whole" / ledger.NAME).exists()
     assert len(list((tmp_path / "whole").glob("*/runs/*"))) == 6
 
 

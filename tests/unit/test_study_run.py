@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import pytest
 from benchmarks.boards.scenario import Board, Scenario, write_scenario
@@ -19,9 +20,11 @@ from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
-from llenergymeasure.exceptions import ConfigError, ResultError
+from llenergymeasure.exceptions import BackendError, ConfigError, ResultError
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
+from llenergymeasure.results.study_table import account as missing
+from llenergymeasure.results.study_table import cells, marks, table
 from llenergymeasure.study import ledger
 from llenergymeasure.study.account import account
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed
@@ -198,6 +201,53 @@ def test_runs_side_by_side_take_a_gpu_each(tmp_path: Path) -> None:
         assert at_once <= 2
 
 
+def test_runs_side_by_side_without_a_gpu_are_refused_before_they_are_shown(tmp_path: Path) -> None:
+    write_scenario(tmp_path / "boards.json", Scenario(time.monotonic_ns(), ()))
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(of(1, parallel="per-gpu")))
+    for more in ([], ["--dry-run"]):
+        done = llem(
+            *("run", str(path), "--output", str(tmp_path / "out"), *more),
+            PYTHONPATH=os.pathsep.join([str(BOARDS / "pynvml"), os.environ.get("PYTHONPATH", "")]),
+            LLEM_SIMULATED_NVML=str(tmp_path / "boards.json"),
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no NVIDIA GPU" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+class Unreachable(VirtualExecutor):
+    """A cluster that is not there."""
+
+    def __enter__(self) -> Self:
+        raise BackendError("there is no cluster")
+
+
+def test_a_cluster_that_is_not_there_leaves_nothing_behind_and_loses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BackendError):
+        run_virtually(of(1), tmp_path / "new", executor=Unreachable())
+    assert not (tmp_path / "new").exists()
+    run_virtually(of(1, 2), tmp_path / "old", how=How(only=("random_seed=1",)))
+    before = (tmp_path / "old" / ledger.NAME).read_bytes()
+    with pytest.raises(BackendError):
+        run_virtually(of(1, 2), tmp_path / "old", executor=Unreachable(), how=How(resume=True))
+    assert (tmp_path / "old" / ledger.NAME).read_bytes() == before
+    study = run_virtually(of(1, 2), tmp_path / "old", how=How(resume=True))
+    assert [row.outcome for row in study.rows] == ["done", "done"]
+
+
+def test_runs_are_ended_before_another_process_may_go_on(tmp_path: Path) -> None:
+    class Leaving(VirtualExecutor):
+        def __exit__(self, *error: object) -> None:
+            held.append(ledger.is_running(tmp_path))
+
+    held: list[bool] = []
+    run_virtually(of(1), tmp_path, executor=Leaving())
+    with pytest.raises(ResultError, match="holds a study already"):
+        run_virtually(of(1), tmp_path, executor=Leaving())
+    assert held == [True, False]
+
+
 def llem(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "llenergymeasure", *words],
@@ -293,7 +343,8 @@ def test_only_some_experiments_may_be_asked_for(tmp_path: Path) -> None:
     study = run_virtually(of(*SEEDS), tmp_path, executor=executor, how=How(only=("random_seed=[13]",)))
     assert [row.outcome for row in study.rows] == ["done", "pending", "done"]
     with pytest.raises(ConfigError, match="no experiment"):
-        run_virtually(of(*SEEDS), tmp_path, how=How(resume=True, only=("nothing",)))
+        run_virtually(of(*SEEDS), tmp_path / "other", how=How(only=("nothing",)))
+    assert not (tmp_path / "other").exists()
 
 
 def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) -> None:
@@ -302,6 +353,39 @@ def test_equal_points_run_once_and_are_reported_under_each_name(tmp_path: Path) 
     study = run_virtually(content, tmp_path, executor=executor)
     assert len(executor.started) == 2
     assert [row.names for row in study.rows] == [("random_seed=1",), ("random_seed=2", "the second")]
+
+
+def test_a_table_by_settings_keeps_the_names_that_were_given(tmp_path: Path) -> None:
+    grid: dict[str, JsonValue] = of(1, 2)
+    study = run_virtually(grid, tmp_path / "grid")
+    assert cells(study)[0][0] == "random_seed"
+    named: dict[str, JsonValue] = {**base(), "experiments": [{"name": "one=a", "random_seed": 1}, {"n": 4}]}
+    study = run_virtually(named, tmp_path / "named")
+    head, *rows = cells(study)
+    assert head[:3] == ["experiment", "n", "random_seed"]
+    assert [row[0] for row in rows] == ["one=a", "n=4"]
+    (spec,) = [line for line in table(study, "latex").splitlines() if line.startswith(r"\begin")]
+    assert spec.removeprefix(r"\begin{tabular}").strip("{}").startswith("lllr")
+    placed = study.model_copy(
+        update={"rows": tuple(row.model_copy(update={"place": "there"}) for row in study.rows)}
+    )
+    assert cells(placed)[0][0] == "experiment"
+
+
+def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_path: Path) -> None:
+    short: dict[str, JsonValue] = {**of(1, 2, 3), "passes": {"seconds": 0.3, "count": 1, "prefill": 0}}
+    study = run_virtually(short, tmp_path)
+    assert [row.valid for row in study.rows] == [False] * 3
+    assert not any(line.startswith("( )") for line in marks(study))
+    (line,) = [line for line in missing(study) if "too short" in line]
+    assert line.startswith("random_seed=1 and 2 more: ")
+    assert study.rows[0].energy_per_output_token is not None
+    assert str(study.rows[0].energy_per_output_token.reason) in line
+
+
+def test_an_experiment_without_any_setting_of_the_sweep_has_a_name() -> None:
+    plan = planned({**of(1, 2), "when": {"random_seed": {"precision": "fp32"}}})
+    assert [one.label for one in plan.experiments] == ["base"]
 
 
 def test_options_of_an_engine_that_does_not_run_are_no_part_of_a_name() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 from pydantic import JsonValue
+from stub_process import stub_server, told
 from test_backend_openai import STUB, processes
 from virtual_study import planned
 
@@ -28,7 +31,7 @@ from llenergymeasure.study import ledger
 from llenergymeasure.study.executors import Ended
 from llenergymeasure.study.ledger import Done, Failed
 from llenergymeasure.study.run import How, run_plan
-from llenergymeasure.study.task import Ending, Task, read_task, write_ending
+from llenergymeasure.study.task import Ending, Task, read_ending, read_task, write_ending, write_task
 
 
 def study(marker: str, *, repeats: int = 3, **more: Any) -> dict[str, JsonValue]:
@@ -241,6 +244,86 @@ def test_no_server_outlives_its_study(number: signal.Signals, tmp_path: Path) ->
     assert process.returncode == (130 if number == signal.SIGINT else -9)
     assert gone(name)
     assert (tmp_path / "out" / "study" / "report.html").exists() == (number == signal.SIGINT)
+
+
+def command(path: Path, folder: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "llenergymeasure", "run", str(path), "--output", str(folder), *more]
+
+
+def measured(folder: Path) -> list[tuple[str, int]]:
+    return [(one.experiment, one.repeat) for one in ledger.read(folder) if isinstance(one, Done)]
+
+
+def test_a_study_of_loads_that_is_killed_leaves_nothing_running_and_goes_on(tmp_path: Path) -> None:
+    name, folder = marker(), tmp_path / "out" / "study"
+    path = as_file(study(name, repeats=1, sweep={"load.concurrency": [1, 2]}), tmp_path / "study.yaml")
+    process = subprocess.Popen(
+        command(path, folder.parent), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not measured(folder):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert gone(name)
+    assert gone(str(folder))
+    again = subprocess.run(
+        command(path, folder.parent, "--resume"), capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert len(measured(folder)) == len(set(measured(folder))) == 2
+    assert gone(name)
+
+
+def test_a_study_outlives_the_holder_of_its_server_and_ends_what_that_has_left(
+    tmp_path: Path,
+) -> None:
+    name, folder = marker(), tmp_path / "out" / "study"
+    path = as_file(study(name, repeats=1, sweep={"load.concurrency": [1, 2]}), tmp_path / "study.yaml")
+    process = subprocess.Popen(
+        command(path, folder.parent), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not processes(str(folder / "tasks")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    (holder,) = processes(str(folder / "servers"))
+    os.kill(holder, signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert len(measured(folder)) == 2
+    assert gone(name)
+    assert gone(str(folder))
+    rows = StudyResult.load(folder).rows
+    servers = {server for row in rows for server in row.servers}
+    # The run in flight ended on its server, or was made again; the next one got a server with a holder.
+    assert len(servers) == 2 or any(isinstance(one, Failed) for one in ledger.read(folder))
+
+
+def test_ctrl_c_in_a_study_of_loads_says_what_became_of_the_requests(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "study"
+    with stub_server(first_s=0.05) as url:
+        content = study("any", repeats=1, passes={"seconds": 60.0, "count": 1, "prefill": 0})
+        content["openai"] = {"base_url": url}
+        path = as_file(content, tmp_path / "study.yaml")
+        process = subprocess.Popen(
+            command(path, folder.parent), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        while told(url)["counts"].get("answered", 0) < 50:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=90)
+        received = told(url)["counts"]["received"]
+    assert process.returncode == 130
+    (line,) = [line for line in said.splitlines() if "requests were sent" in line]
+    counts = line.replace(",", "").partition(": ")[2]
+    sent, answered, failed, cancelled = map(int, re.findall(r"\d+", counts))
+    assert (sent, failed) == (answered + cancelled, 0)
+    assert 0 <= sent - received <= 4
+    # What it left of its attempt says nothing of the next one.
+    (task,) = (folder / "tasks").glob("*-1-1.json")
+    write_task(task, read_task(task))
+    assert read_ending(task) is None
 
 
 def test_results_say_which_server_answered_and_what_was_asked_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from llenergymeasure.cli import _complete
 from llenergymeasure.cli._app import app
-from llenergymeasure.cli._options import METER, AsJson, Assignments, Explained, Tracebacks, to_path
+from llenergymeasure.cli._options import METER, AsJson, Assignments, Explained, Tracebacks, to_number, to_path
 
 
 @app.command(name="run", help="Run an LLM efficiency experiment")
@@ -43,8 +43,13 @@ def run(  # noqa: PLR0913  the signature is the command line
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="mixed, synthetic, a JSON file, or hf:<name>")
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="Number of prompts")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Requests at once")] = None,
+    n: Annotated[
+        str | None, typer.Option("-n", metavar="<int>", parser=to_number, help="Number of prompts")
+    ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option("--batch-size", metavar="<int>", parser=to_number, help="Requests at once"),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -15,6 +16,16 @@ def to_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("it is empty; is the variable that it comes from set?")
     return Path(text)
+
+
+def to_number(text: str) -> str | int:
+    """A whole number; several of them, which are a study, stay as they are."""
+    try:
+        return int(text)
+    except ValueError as error:
+        if re.fullmatch(r"\[?\d+([-,].*)?", text):
+            return text.strip("[]")
+        raise typer.BadParameter(f"{text!r} is not a whole number") from error
 
 
 NAMED = "result.json, the folder that holds one, the beginning of an id, or last"

@@ -24,11 +24,12 @@ from llenergymeasure.cli._progress import following, remark
 from llenergymeasure.cli._streams import print_json, print_lines, say, say_saved
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
+    by_section,
     load_experiment_config,
     parse_assignments,
 )
 from llenergymeasure.config.models import ExperimentConfig
-from llenergymeasure.config.study import is_study, study_text, swept
+from llenergymeasure.config.study import is_study, several, study_text
 from llenergymeasure.config.yaml import read_mapping
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.models.vram import estimate_vram
@@ -102,16 +103,20 @@ def _holds_study(path: Path) -> bool:
 
 def _one_experiment(path: Path | None, overrides: Mapping[str, JsonValue]) -> ExperimentConfig:
     """ConfigError with the study file that would do it, where a key is given several values."""
+    found = several(overrides)
+    first = {key: values[0] for key, values in (found or {}).items() if isinstance(values, list)}
     try:
-        return load_experiment_config(path=path, cli_overrides=overrides)
+        config = load_experiment_config(path=path, cli_overrides={**overrides, **first})
+        if not found:
+            return config
     except ValidationError as error:
-        if (found := swept(error, overrides)) is None:
+        if (found := several(by_section(path, overrides), error)) is None:
             raise
-        print_lines(study_text(path, overrides, found).splitlines())
-        raise ConfigError(
-            f"{', '.join(found)}: several values are a study, and this is one experiment",
-            hint="save the lines on stdout as study.yaml, then: llem run study.yaml --output results",
-        ) from error
+    print_lines(study_text(path, by_section(path, overrides), found).splitlines())
+    raise ConfigError(
+        f"{', '.join(found)}: several values are a study, and this is one experiment",
+        hint="save the lines on stdout as study.yaml, then: llem run study.yaml --output results",
+    )
 
 
 def _measure(config: ExperimentConfig, how: How) -> None:

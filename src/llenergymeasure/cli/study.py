@@ -143,6 +143,7 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
     """What would run, what was left out, and what that takes. Nothing is written."""
     import socket
 
+    start.gpus_of(plan)  # refused here as by the run
     first = plan.experiments[0].config
     place = None if (output or first.output_dir) is None else start.folder_of(plan, output)
     history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())

@@ -125,6 +125,10 @@ def values(axis: JsonValue, *, where: str) -> list[JsonValue]:
     return found
 
 
+def is_range(text: str) -> bool:
+    return _RANGE.fullmatch(text.strip()) is not None
+
+
 def _range(first: str, last: str, how: str | None, step: str | None, *, where: str) -> Iterator[JsonValue]:
     at, end, by = int(first), int(last), int(step or 1)
     stuck = by < 1 if how != "*" else by < 2 or at < 1

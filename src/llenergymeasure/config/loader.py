@@ -216,6 +216,16 @@ def resolve(
     return config.with_origins(_origins(said, config.backend))
 
 
+def by_section(path: str | Path | None, overrides: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The overrides with BATCH_SIZE in the section of the backend in force, or of each of several."""
+    if (size := overrides.get(BATCH_SIZE)) is None:
+        return dict(overrides)
+    sources = read_sources(path, overrides)
+    backend = _chosen(_overlay([*sources.shared, sources.file, sources.flags]), "backend")
+    rest = {key: value for key, value in overrides.items() if key != BATCH_SIZE}
+    return {**rest, **{f"{one}.batch_size": size for one in str(backend).split(",")}}
+
+
 def _chosen(said: _Layer, key: str) -> JsonValue:
     found: JsonValue = said[key].value if key in said else ExperimentConfig.model_fields[key].default
     return found

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
-from llenergymeasure.config.axes import Axis, Settings, axes, check_key, points, settings, size
+from llenergymeasure.config.axes import Axis, Settings, axes, check_key, is_range, points, settings, size
 from llenergymeasure.config.section import AboveZero, NotNegative, Positive, PositiveSeconds, Section
 from llenergymeasure.config.suggest import keys_beside, nearest
 from llenergymeasure.exceptions import ConfigError
@@ -225,22 +225,34 @@ def study_from(content: Mapping[str, JsonValue], *, path: Path | None = None) ->
     return study
 
 
-def swept(error: ValidationError, given: Mapping[str, JsonValue]) -> dict[str, list[JsonValue]] | None:
-    """The `given` keys that failed as they hold several values, such as `1,4,8`; None for another error."""
-    found: dict[str, list[JsonValue]] = {}
-    for one in error.errors(include_url=False):
+def several(
+    given: Mapping[str, JsonValue], error: ValidationError | None = None
+) -> dict[str, JsonValue] | None:
+    """The axes that are meant where `given` keys hold several values, such as `1,4,8` or `1-64*2`: names with
+    a comma in them, and what failed for that reason; None where something failed for another one.
+    """
+    found: dict[str, JsonValue] = {}
+    for key in ("model", "backend", "dataset"):
+        value = given.get(key)
+        if isinstance(value, str) and len(parts := _parts(value)) > 1 and not Path(value).exists():
+            found[key] = list(parts)
+    for one in [] if error is None else error.errors(include_url=False):
         path = ".".join(str(part) for part in one["loc"])
-        key = next((key for key in given if path == key or path.startswith(f"{key}.")), None)
-        value = None if key is None else given[key]
+        key = next((key for key in given if path == key or path.startswith(f"{key}.")), "")
+        value = given.get(key)
         if isinstance(value, str) and "," in value:
-            value = [yaml.parse(part, where=str(key)) for part in value.split(",")]
-        if key is None or not isinstance(value, list) or len(value) < 2:
+            value = [yaml.parse(part, where=key) for part in _parts(value)]
+        if not (len(value) > 1 if isinstance(value, list) else isinstance(value, str) and is_range(value)):
             return None
         found[key] = value
-    return found or None
+    return found
 
 
-def study_text(path: Path | None, given: Mapping[str, JsonValue], axes: Mapping[str, list[JsonValue]]) -> str:
+def _parts(text: str) -> list[str]:
+    return [part for part in text.split(",") if part.strip()]
+
+
+def study_text(path: Path | None, given: Mapping[str, JsonValue], axes: Mapping[str, JsonValue]) -> str:
     """The study file that sweeps those axes, over a file and what else was given."""
     base: dict[str, JsonValue] = {} if path is None else {"base": str(path)}
     base |= {key: value for key, value in given.items() if key not in axes and key != "output_dir"}

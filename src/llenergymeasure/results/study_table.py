@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import JsonValue
 
+from llenergymeasure.config.suggest import known_keys
 from llenergymeasure.records import Estimate, WarningCode
 from llenergymeasure.records.figures import amount, plain
 from llenergymeasure.results.study import StudyResult, StudyRow
@@ -59,8 +60,10 @@ def labelled(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list
 
 
 def cells(study: StudyResult, rows: Sequence[StudyRow] | None = None) -> list[list[str]]:
-    """The head and a row per experiment: what differs, then its figures."""
+    """The head and a row per experiment: the name or place that it has, what differs, then its figures."""
     keys, codes = varied(study), _codes(study)
+    if "experiment" not in keys and _are_named(study.rows):
+        keys = ["experiment", *keys]
     shown = study.rows if rows is None else rows
     head = [*(_last(key, keys) for key in keys), *HEADS]
     return _without([head, *(_cells(row, keys, codes) for row in shown)], _SOMETIMES)
@@ -82,7 +85,7 @@ def varied(study: StudyResult) -> list[str]:
 
 def marks(study: StudyResult) -> Iterator[str]:
     """What the marks of the table mean."""
-    if any(not row.valid for row in study.rows):
+    if any(not row.valid and _joules(row, row.energy_per_output_token) != MISSING for row in study.rows):
         yield "( )  energy is not valid: wrong by an unknown amount"
     if any(row.modelled for row in study.rows):
         yield "≈  energy is estimated by a model of power, not measured"
@@ -117,6 +120,15 @@ def account(study: StudyResult) -> Iterator[str]:
             yield f"{row.label}: run {one.repeat} failed{tries} ({one.kind}): {one.message}"
         if row.outcome == "pending":
             yield f"{row.label}: not run yet"
+    without: dict[str, list[tuple[str, str]]] = {}
+    for row in study.rows:
+        cost = row.energy_per_output_token
+        if cost is not None and cost.value is None:
+            reason = cost.reason or "unknown"
+            # Other runs have other figures for the same.
+            without.setdefault(re.sub(r"[\d.]+", "#", reason), []).append((row.label, reason))
+    for (label, reason), *more in without.values():
+        yield f"{label}{f' and {len(more)} more' if more else ''}: no energy per token: {reason}"
     for kind in ("invalid", "excluded"):
         found = [gap for gap in study.left_out if gap.kind == kind]
         for gap in found if kind == "invalid" else ():
@@ -139,7 +151,7 @@ def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = No
     if form == "markdown":
         lines = markdown_table([list(map(markdown_text, cells_)) for cells_ in (head, *body)])
         return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in notes)]).rstrip()
-    return latex_table(head, body, notes=notes, left=len(varied(study)))
+    return latex_table(head, body, notes=notes, left=head.index(HEADS[0]))
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -173,7 +185,7 @@ def _codes(study: StudyResult) -> list[WarningCode]:
 
 
 def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> list[str]:
-    of = [row.label] if keys == ["experiment"] else [setting(row.varied.get(key)) for key in keys]
+    of = [row.label if key == "experiment" else setting(row.varied.get(key)) for key in keys]
     if row.energy_per_output_token is None:
         return [*of, *(MISSING,) * (len(HEADS) - 2), f"0 of {row.planned}", row.outcome]
     figures = [
@@ -197,6 +209,13 @@ def _cells(row: StudyRow, keys: Sequence[str], codes: Sequence[WarningCode]) -> 
     runs = f"{row.runs}" if row.runs >= row.planned else f"{row.runs} of {row.planned}"
     marked = [f"[{number}]" for number, code in enumerate(codes, 1) if code in row.warnings]
     return [*of, *figures, runs, " ".join(marked)]
+
+
+def _are_named(rows: Sequence[StudyRow]) -> bool:
+    """Whether a label says more than the settings in which its row differs, which begin with a key."""
+    keys = {row.label.partition("=")[0] if "=" in row.label else "" for row in rows}
+    of_settings = all(any(f".{known}".endswith(f".{key}") for known in known_keys()) for key in keys)
+    return not of_settings or any(row.place is not None for row in rows)
 
 
 def _is_of_load(key: str) -> bool:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from llenergymeasure.config.study import Execution
-from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.study.task import log_of
 
 # From the request to end until the process of a run is killed: its worker has 15 s of its own.
@@ -136,7 +135,7 @@ def _in_words(code: int) -> str:
 
 
 def executor_for(execution: Execution, folder: Path, *, gpus: Sequence[str] = ()) -> Executor:
-    """The executor that was asked for. ConfigError where its library is not installed."""
+    """The executor that was asked for; entering it says whether it can be had."""
     if execution.executor == "slurm":
         from llenergymeasure.study.slurm import SlurmExecutor
 
@@ -145,11 +144,4 @@ def executor_for(execution: Execution, folder: Path, *, gpus: Sequence[str] = ()
         from llenergymeasure.study.ray import RayExecutor
 
         return RayExecutor(execution.ray)
-    if execution.parallel == "per-gpu":
-        if not gpus:
-            raise ConfigError(
-                "execution.parallel is per-gpu, and this host has no NVIDIA GPU",
-                hint="take it out: runs then follow one another",
-            )
-        return LocalExecutor(gpus)
-    return LocalExecutor()
+    return LocalExecutor(gpus)

@@ -16,6 +16,8 @@ from llenergymeasure.config.models import ENGINES, ExperimentConfig, config_hash
 from llenergymeasure.config.study import Execution, Point, Search, StudyFile, holds
 from llenergymeasure.exceptions import ConfigError
 
+# What a point is called that sets nothing.
+_BASE = "base"
 # The configuration that a point gives.
 Resolve: TypeAlias = Callable[[Point], ExperimentConfig]
 
@@ -89,7 +91,7 @@ def make_plan(
     label = _labels(study)
     for point in study.points():
         point = _in_force(point, study, values)  # noqa: PLW2901  the point without what does not apply
-        name = label(point)
+        name = label(point) or _BASE
         rule = next((one for one in study.exclude if holds(one, values | point.settings)), None)
         if rule is not None:
             left_out.append(LeftOut(name, "excluded", f"exclude {_rule(rule)}"))
@@ -101,7 +103,7 @@ def make_plan(
             of = name if sought is None else f"search {sought[0]}"
             invalid.setdefault(of, []).append(LeftOut(name, "invalid", describe(error)))
             continue
-        name = label(_of_engine(point, config.backend))
+        name = label(_of_engine(point, config.backend)) or _BASE
         key = config_hash(config)
         before = found.get(key)
         names = (name,) if before is None else tuple(dict.fromkeys((*before.names, name)))

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from heapq import heappop, heappush
@@ -107,14 +108,20 @@ def run_plan(
     `result.json` once its last run is over. ResultError where the folder holds another study, or this one and
     `how.resume` is not given.
     """
-    with ledger.opened(folder) as book:
+    _check_before(plan, folder, how)
+    running = ExitStack()
+    # Where the executor can't be had, nothing is written.
+    running.enter_context(executor)
+    with running, ledger.opened(folder) as book:
         groups = visit_groups(plan.experiments) if visits else {}
         study = _Study(plan, folder, book, Visits(groups, folder), tell=tell, remark=remark)
         study.take_up(how)
         try:
-            with study.visits, executor:
+            # What still runs is ended before the ledger says so.
+            with study.visits, running.pop_all():
                 finished = study.run(executor)
         except BaseException as error:
+            study.pass_on_unended()
             book.append(Closed(f"ended by {type(error).__name__}"))
             raise
         book.append(Closed("finished" if finished else "stopped after too many failures"))
@@ -152,11 +159,6 @@ class _Study:
     def take_up(self, how: How) -> None:
         """Start the study, or go on where its ledger ends."""
         records = list(ledger.read(self._folder))
-        if not records and (self._folder / STUDY_FILE).exists():
-            raise ResultError(
-                f"{self._folder} holds a study without its ledger, such as one that llem merge made",
-                hint="choose another --output",
-            )
         begun = any(isinstance(one, Begun) for one in records)
         now = Opened(self._plan.identity, _planned(self._plan), versions(), resumed=begun)
         if begun and not how.resume:
@@ -170,10 +172,8 @@ class _Study:
         elif how.resume:
             self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
         self._book.append(now)
-        if how.only and self._searches:
-            raise ConfigError("--only names experiments, and a search chooses its own")
-        if how.only:
-            self._keep_only(how.only)
+        for track in self._tracks if how.only else ():
+            track.over = not any(_matches(track.experiment, pattern) for pattern in how.only)
 
     def _replay(self, records: Sequence[ledger.Record], how: How) -> None:
         done: dict[tuple[str, int], Done | Failed] = {}
@@ -191,14 +191,6 @@ class _Study:
                 track.fail(record)
             elif _is_whole(track.folder / RUNS / str(number), record):
                 track.add(number, record.cost)
-
-    def _keep_only(self, patterns: Sequence[str]) -> None:
-        for pattern in patterns:
-            if not any(_matches(one.experiment, pattern) for one in self._tracks):
-                raise ConfigError(f"--only {pattern}: no experiment of the study has that name")
-        for track in self._tracks:
-            if not any(_matches(track.experiment, pattern) for pattern in patterns):
-                track.over = True
 
     def run(self, executor: Executor) -> bool:
         self._over = sum(len(one.measured) + len(one.failed) for one in self._tracks)
@@ -353,6 +345,12 @@ class _Study:
                 self._remarked.add(gist)
                 self._remark(f"{track.experiment.label}: {one}")
 
+    def pass_on_unended(self) -> None:
+        """What those remarked that were ended with the study, such as how many requests they had sent."""
+        for path, (track, _) in self._waiting.items():
+            if (ending := task.read_ending(path)) is not None:
+                self._pass_on(track, ending.remarks)
+
     def _settle(self, track: _Track) -> None:
         """Have its next run wait for its turn, or pool the runs of an experiment whose last one is over."""
         if track.over:
@@ -475,6 +473,20 @@ def _planned(plan: Plan) -> tuple[Planned, ...]:
 def _matches(experiment: Experiment, pattern: str) -> bool:
     names = (experiment.label, *experiment.names, folder_name(experiment))
     return any(fnmatch(name, pattern) for name in names)
+
+
+def _check_before(plan: Plan, folder: Path, how: How) -> None:
+    """What can be refused before anything is written."""
+    if (folder / STUDY_FILE).exists() and next(ledger.read(folder), None) is None:
+        raise ResultError(
+            f"{folder} holds a study without its ledger, such as one that llem merge made",
+            hint="choose another --output",
+        )
+    if how.only and plan.search is not None:
+        raise ConfigError("--only names experiments, and a search chooses its own")
+    for pattern in how.only:
+        if not any(_matches(one, pattern) for one in plan.experiments):
+            raise ConfigError(f"--only {pattern}: no experiment of the study has that name")
 
 
 def _check_same(before: Opened, now: Opened, how: How) -> None:

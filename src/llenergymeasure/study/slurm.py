@@ -129,7 +129,9 @@ class SlurmExecutor:
             del self._jobs[job]
             name = "GONE" if state is None else state.name
             reason = f" ({state.reason})" if state is not None and state.reason != "None" else ""
-            timed_out = name in {"TIMEOUT", "DEADLINE"} and read_ending(task) is None
+            ending = read_ending(task)
+            cut_short = ending is None or ending.kind == "interrupted"
+            timed_out = name in {"TIMEOUT", "DEADLINE"} and cut_short
             found.append(Ended(task, f"Slurm job {job}: {name}{reason}", timed_out=timed_out))
         return found
 

@@ -76,6 +76,19 @@ def folder_of(plan: Plan, output_dir: str | Path | None) -> Path:
     return Path(place) / name
 
 
+def gpus_of(plan: Plan) -> list[str]:
+    """Those that runs take one of each; none where runs follow one another. ConfigError on a host without."""
+    if plan.execution.parallel == "none":
+        return []
+    gpus = [gpu.uuid for gpu in gpu_facts()]
+    if not gpus:
+        raise ConfigError(
+            "execution.parallel is per-gpu, and this host has no NVIDIA GPU",
+            hint="take it out: runs then follow one another",
+        )
+    return gpus
+
+
 def run(
     plan: Plan,
     folder: Path,
@@ -85,7 +98,7 @@ def run(
     remark: Callable[[str], None],
 ) -> StudyResult:
     """Run what is not there yet, and write `study.json` and a report whatever ends it."""
-    gpus = [gpu.uuid for gpu in gpu_facts()] if plan.execution.parallel == "per-gpu" else []
+    gpus = gpus_of(plan)
     executor = executor_for(plan.execution, folder, gpus=gpus)
     if gpus:
         remark(f"Runs side by side on {len(gpus)} GPUs share one chassis: neighbours warm each other")

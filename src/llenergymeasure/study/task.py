@@ -70,6 +70,8 @@ _ENDING = TypeAdapter(Ending)
 
 
 def write_task(path: Path, task: Task) -> None:
+    # An earlier process may have ended an attempt of the same number, and the study before it was on record.
+    _ending(path).unlink(missing_ok=True)
     path.write_bytes(_TASK.dump_json(task))
 
 

@@ -60,6 +60,10 @@ def main(path: Path, *, tied: bool) -> int:
         ending = perform(task, remark=remarks.append)
     except LLEMError as error:
         ending = ending_of(error)
+    except SystemExit as error:
+        account = tuple(getattr(error, "__notes__", ()))
+        write_ending(path, Ending(kind="interrupted", message="it was asked to end", remarks=account))
+        raise
     except MemoryError:
         ending = Ending(kind="oom", message="this process ran out of memory")
     write_ending(path, replace(ending, remarks=tuple(remarks)))
