@@ -29,7 +29,7 @@ class _Group(TyperGroup):
         return option
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Alone it shows what can be typed, which is no mistake."""
+        """Alone it shows what can be typed, which is not a mistake."""
         return super().parse_args(ctx, args if args or ctx.resilient_parsing else ["--help"])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
