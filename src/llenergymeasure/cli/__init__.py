@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llenergymeasure import __version__
-from llenergymeasure.cli import _commands
+from llenergymeasure.cli import _commands, _complete
 from llenergymeasure.cli._color import with_color
 from llenergymeasure.cli._help import help_end
 
@@ -55,6 +55,9 @@ app = _App(
 )
 
 
+_complete.join_words()
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"llem v{__version__}")
@@ -85,9 +88,7 @@ app.command(name="list", help="List the results and studies in a directory")(_co
 app.command(name="show", help="Show a stored result, its uncertainty budget, or a study")(_commands.show)
 app.command(name="compare", help="Compare results or studies, B against A")(_commands.compare)
 app.command(name="report", help="Make one page of results or a study")(_commands.report)
-app.command(name="export", help="Write results as CSV, Parquet, JSON lines, LaTeX or what others read")(
-    _commands.export
-)
+app.command(name="export", help="Write results as CSV, Parquet, LaTeX and other forms")(_commands.export)
 app.command(name="recompute", help="Compute a stored result again and list what changed")(_commands.recompute)
 app.command(name="merge", help="Join the folders of one study from several machines")(_commands.merge)
 app.command(name="init", help="Write a first experiment that fits this machine")(_commands.init)
