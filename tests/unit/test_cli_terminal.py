@@ -139,6 +139,14 @@ def test_help_names_every_meter(command: str) -> None:
     assert [name for name in (*BUILTIN_METERS, "wall") if name not in text] == []
 
 
+@pytest.mark.parametrize("command", ["run", "config keys"])
+def test_help_fits_a_narrow_terminal_but_for_what_is_copied(command: str) -> None:
+    text = shown(*command.split(), "--help", terminal=False, COLUMNS="40")
+    options, copied, _ = text.partition("\nExamples:")
+    assert copied
+    assert max(map(len, options.splitlines())) <= 40
+
+
 @pytest.mark.parametrize("command", all_commands())
 def test_every_help_ends_with_examples_and_a_page_that_exists(command: str) -> None:
     examples = EXAMPLES[command]

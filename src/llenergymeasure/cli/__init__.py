@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Annotated, Any
 
@@ -44,6 +45,12 @@ class _App(typer.Typer):
         return lambda function: register(with_color(function))
 
 
+def _narrow() -> int | None:
+    """Columns of a terminal that is narrower than what click makes help for."""
+    columns = shutil.get_terminal_size().columns
+    return max(columns - 2, 30) if columns < 52 else None
+
+
 app = _App(
     name="llem",
     cls=_Group,
@@ -51,7 +58,7 @@ app = _App(
     add_completion="_LLEM_COMPLETE" in os.environ or sys.argv[1:2] == [] or sys.argv[1].startswith("-"),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _narrow()},
 )
 
 
