@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from llenergymeasure.cli._layout import row_lines
-from llenergymeasure.cli._streams import bad, doubtful, filled, good, strong
+from llenergymeasure.cli._streams import bad, cautious, filled, good, strong
 from llenergymeasure.doctor.verdicts import State, Verdict, conclusion, verdicts
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results.summary import Row
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llenergymeasure.doctor.examine import Examination
 
 _MARKS: Mapping[State, str] = {"ok": "✓", "limited": "!", "missing": "✗"}
-_STYLES: Mapping[str, Callable[[str], str]] = {"✓": good, "!": doubtful, "✗": bad}
+_STYLES: Mapping[str, Callable[[str], str]] = {"✓": good, "!": cautious, "✗": bad}
 
 
 def examination_lines(found: Examination) -> Iterator[str]:
