@@ -9,7 +9,7 @@ PLUGINS := plugins/llenergymeasure-tensorrt plugins/llenergymeasure-wall
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
-	@echo "The result is in $$(ls -td results/*/ | head -1)result.json"
+	@echo; echo "Next: . $(BIN)/activate; llem show last -v (each line explained); llem report results (a page)"
 
 test: tests
 

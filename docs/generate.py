@@ -463,11 +463,8 @@ def _object(name: str, facts: Mapping[str, Any]) -> str:
         [f"`{key}`", _type(one), " ".join(one.get("description", "").split())]
         for key, one in facts["properties"].items()
     ]
-    head = ["key", "holds", "meaning"]
-    if not any(meaning for _, _, meaning in rows):
-        head, rows = head[:2], [row[:2] for row in rows]
     about = [text] if (text := facts.get("description")) else []
-    return "\n\n".join([f"\n## {name}", *about, "\n".join(_table(head, rows))]) + "\n"
+    return "\n\n".join([f"\n## {name}", *about, "\n".join(_table(["key", "holds", "meaning"], rows))]) + "\n"
 
 
 def _type(facts: Mapping[str, Any]) -> str:

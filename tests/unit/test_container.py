@@ -298,8 +298,9 @@ def test_preflight_lists_the_container_and_does_not_ask_this_host_for_the_engine
     meters = Selection(meters=(), method="modelled", refused=())
     assert preflight(asked, lambda: meters, gpus=()).container == Found("docker", "sha256:0123")
     (host / "no-image").touch()
-    with pytest.raises(PreFlightError, match=r"^container: docker has no image 'i' \(docker pull i\)$"):
+    with pytest.raises(PreFlightError, match=r"^container: docker has no image 'i'$") as caught:
         preflight(asked, lambda: meters, gpus=())
+    assert caught.value.hint == "docker pull i"
 
 
 def test_gpus_go_by_uuid_as_cuda_visible_devices_leaves_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def _as(name: str, change: Callable[[Any], Any]) -> Any:
             "vllm bench serve that llem can't read.*completed",
             1,
         ),
-        ("vllm-bench.json", lambda d: d.pop("tokenizer_id"), "no other tool", 1),
+        ("vllm-bench.json", lambda d: d.pop("tokenizer_id"), "nor of another tool", 1),
         ("llama-bench.json", lambda d: d[0].pop("samples_ns"), "llama-bench that llem can't read", 1),
     ],
 )

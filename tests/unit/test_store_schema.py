@@ -10,6 +10,7 @@ from example_result import EnergyKind, example_result
 from jsonschema import Draft202012Validator
 from recordings import at, made, seen_by
 
+from llenergymeasure.results.meanings import ANYWHERE, MEANINGS
 from llenergymeasure.results.schema import result_schema
 from llenergymeasure.simulation.waveform import Waveform
 
@@ -47,3 +48,17 @@ def test_a_result_of_windows_fits_the_same_schema_by_its_kind() -> None:
     written = made(seen_by(Waveform(100.0), poll_ms=50), [at("x", 20, 5)]).as_json()
     validator.validate(json.loads(json.dumps(written)))
     assert not validator.is_valid({**written, "kind": "inference"})
+
+
+def test_every_key_has_a_meaning_and_no_meaning_lacks_its_key() -> None:
+    tables: dict[str, dict[str, dict[str, object]]] = {
+        name: facts["properties"]
+        for name, facts in json.loads(json.dumps(result_schema()))["$defs"].items()
+        if "properties" in facts and not name.endswith("Config")
+    }
+    keys = {(table, key) for table, found in tables.items() for key in found}
+    assert len(keys) > 300
+    assert not [f"{table}.{key}" for table, key in keys if not tables[table][key].get("description")]
+    written = {(table, key) for table, found in MEANINGS.items() for key in found}
+    assert written <= keys
+    assert set(ANYWHERE) <= {key for _, key in keys - written}

@@ -155,7 +155,7 @@ def test_a_wrong_record_is_refused_by_file_and_line(
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n", "no requests"),
         ("", "no requests"),
         ("\n \n", "no requests"),
-        ("a trace of\n\xff\xfe things\n".encode("latin-1"), "no table"),
+        ("a trace of\n\xff\xfe things\n".encode("latin-1"), "not a table"),
         ('{"at_s": 1, "input_tokens"', "line 1"),
         ("[]", "record 1"),
         ('[{"at_s": 0, "input_tokens": 4, "output_tokens": 2},\n {"at_s": 1}]', "record 2"),

@@ -106,7 +106,7 @@ def emptied(generation: Generation, *, index: int) -> Generation:
 def test_without_a_peak_both_are_missing_and_name_the_device() -> None:
     for found in (mfu([on("Some GPU")]), mbu([on("Some GPU")])):
         assert found.value is None
-        assert found.reason == "no published peak figure with a source is known for Some GPU"
+        assert found.reason == "no published peak of Some GPU is known"
 
 
 def test_without_a_shape_there_is_no_arithmetic() -> None:

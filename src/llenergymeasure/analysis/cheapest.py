@@ -197,7 +197,7 @@ def holding(study: StudyResult, rule: str) -> Holding:
     """
     found = _RULE.fullmatch(rule.strip())
     if found is None:
-        raise ConfigError(f"{rule!r} is no rule of the form accuracy>=95%", hint="quote it in a shell")
+        raise ConfigError(f"{rule!r} is not a rule of the form accuracy>=95%", hint="quote it in a shell")
     known = [(row, row.accuracy) for row in study.rows if row.accuracy and row.accuracy.value is not None]
     if not known:
         raise ConfigError(

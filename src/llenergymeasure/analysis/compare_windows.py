@@ -178,7 +178,7 @@ def _per_token(side: WindowsResult, one: NamedWindows) -> Figure:
 
 
 def _runs(side: WindowsResult, values: Sequence[float]) -> tuple[float, ...]:
-    """Windows of one process are no replicates: they give no runs."""
+    """Windows of one process are not replicates: they give no runs."""
     return tuple(values) if side.kind == "command" else ()
 
 

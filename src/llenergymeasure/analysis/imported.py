@@ -122,7 +122,7 @@ def _measurements(data: Any, file: Path) -> tuple[Imported, ...]:
                     f"{file} is a file of {tool} that llem can't read: {type(error).__name__}: {error}",
                     hint="its form may be of another version; see docs/guides/data.md",
                 ) from error
-    raise ResultError(f"{file} is no result of llem, and of no other tool that it knows", hint=_WAY)
+    raise ResultError(f"{file} is not a result of llem, nor of another tool that it reads", hint=_WAY)
 
 
 def _vllm(data: Data, name: str) -> list[Imported]:
@@ -243,9 +243,9 @@ def _llama_bench(data: list[Data], name: str) -> list[Imported]:
             found.left_out["avg_ts"] = "taken as total_tokens_per_second: prompt and output together"
         elif made:
             found.metrics["tpot_mean_s"] = _scattered([s / made for s in seconds], "s")
-            found.left_out["avg_ts"] = "tokens without their prompt are no throughput of requests"
+            found.left_out["avg_ts"] = "tokens without their prompt are not a throughput of requests"
         else:
-            found.left_out["avg_ts"] = "prompt tokens alone, without a first token, are no metric of llem"
+            found.left_out["avg_ts"] = "prompt tokens alone, without a first token, are not a metric of llem"
         found.metrics["weights_bytes"] = Estimate(one["model_size"], "bytes", reason=NO_INTERVAL)
         results.append(found)
     return results

@@ -208,9 +208,7 @@ def _energy_without(
 
     bare = mean_power(idle.bare)
     if any(domain.model is not None for domain in domains) and idle.bare is not None:
-        bare = Estimate.missing(
-            "W", "modelled energy counts the run's own processes, and before it there are none"
-        )
+        bare = Estimate.missing("W", "no process to model before a run")
     return RunEnergy(
         measurement,
         domains,

@@ -77,7 +77,7 @@ MIXTURE = 0.25
 
 
 def anytime_quantile(chance: float, count: int) -> float:
-    """What stands in for Student's t where one looks after every value and stops as one likes.
+    """What replaces Student's t where one looks after every value and stops as one likes.
 
     The mean of `count` values ± this times their standard error holds the true mean at all looks at once
     with probability 1 − `chance` at least, for normal values (the mixture of t-tests over effect sizes of

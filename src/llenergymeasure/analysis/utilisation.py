@@ -196,4 +196,4 @@ def _peaks(measurement: Measurement) -> list[Peak]:
 
 def _no_peak(measurement: Measurement) -> str:
     names = ", ".join(name or "an unnamed GPU" for name in _used(measurement)) or measurement.facts.device
-    return f"no published peak figure with a source is known for {names}"
+    return f"no published peak of {names} is known"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llenergymeasure import __version__
+from llenergymeasure.cli import _complete
 from llenergymeasure.cli._color import with_color
 from llenergymeasure.cli._help import help_end
 
@@ -31,7 +33,7 @@ class _Group(TyperGroup):
         return option
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Alone it shows what can be typed, which is no mistake."""
+        """Alone it shows what can be typed, which is not a mistake."""
         return super().parse_args(ctx, args if args or ctx.resilient_parsing else ["--help"])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -51,6 +53,12 @@ class _App(typer.Typer):
         return declared
 
 
+def _narrow() -> int | None:
+    """Columns of a terminal that is narrower than what click makes help for."""
+    columns = shutil.get_terminal_size().columns
+    return max(columns - 2, 30) if columns < 52 else None
+
+
 app = _App(
     name="llem",
     cls=_Group,
@@ -58,8 +66,11 @@ app = _App(
     add_completion="_LLEM_COMPLETE" in os.environ or sys.argv[1:2] == [] or sys.argv[1].startswith("-"),
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "terminal_width": _narrow()},
 )
+
+
+_complete.join_words()
 
 
 def _version(wanted: bool) -> None:

@@ -5,14 +5,39 @@ A shell asks at every press of a key, so that each question imports no more than
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+# Of the word that is being typed, what bash takes for the word; None where it takes the whole.
+_tail: str | None = None
+
+
+def join_words() -> None:
+    """Make `--set preset=ri` two words again: bash breaks words at `=` and `:`, asks for the last."""
+    global _tail  # noqa: PLW0603  a process answers one question
+    if os.environ.get("_LLEM_COMPLETE") != "complete_bash":
+        return
+    broken = os.environ["COMP_WORDS"].split("\n")
+    at = int(os.environ["COMP_CWORD"])
+    words: list[str] = []
+    for number, word in enumerate(broken[: at + 1]):
+        sticks = number > 1 and (word in {"=", ":"} or broken[number - 1] in {"=", ":"})
+        words[-1:] = [words[-1] + word] if sticks else [*words[-1:], word]
+        if sticks and number == at:
+            _tail = "" if word in {"=", ":"} else word
+    os.environ["COMP_WORDS"] = "\n".join(words)
+    os.environ["COMP_CWORD"] = str(len(words) - 1)
+
 
 def backends(incomplete: str) -> list[str]:
+    return _beginning(_backends(), incomplete)
+
+
+def _backends() -> Iterable[str]:
     from llenergymeasure.config.engines import backend_names
 
-    return _beginning(backend_names(), incomplete)
+    return backend_names()
 
 
 def precisions(incomplete: str) -> list[str]:
@@ -26,10 +51,14 @@ def presets(incomplete: str) -> list[str]:
 
 
 def meters(incomplete: str) -> list[str]:
+    return _beginning(_meters(), incomplete)
+
+
+def _meters() -> Iterable[str]:
     from llenergymeasure.config.models import BUILTIN_METERS
     from llenergymeasure.config.plugins import METERS
 
-    return _beginning(dict.fromkeys((*BUILTIN_METERS, *sorted(METERS.names()))), incomplete)
+    return dict.fromkeys((*BUILTIN_METERS, *sorted(METERS.names())))
 
 
 def models(incomplete: str) -> list[str]:
@@ -46,9 +75,13 @@ def assignments(incomplete: str) -> list[str]:
     """Keys of --set, with each value where there are few."""
     from llenergymeasure.config.keys import all_keys
 
+    from_outside = {"backend": _backends, "energy.meter": _meters}
     found = []
     for key in all_keys():
-        choices = key.values.split(", ") if ", " in key.values and " or " not in key.values else [""]
+        known = key.values.partition(" or ")[0]
+        choices: Iterable[str] = known.split(", ") if ", " in known else [""]
+        if named := from_outside.get(key.name):
+            choices = named()
         found += [f"{key.name}={choice}" for choice in choices]
     return _beginning(found, incomplete)
 
@@ -85,4 +118,14 @@ def _choices(key: str, incomplete: str) -> list[str]:
 
 
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
-    return [name for name in names if name.startswith(incomplete)]
+    found = [name for name in names if name.startswith(incomplete)]
+    return found if _tail is None else [_Rest(name[len(incomplete) - len(_tail) :]) for name in found]
+
+
+class _Rest(str):
+    """What bash puts in the place of the last piece, though Typer looks for the whole word at its start."""
+
+    __slots__ = ()
+
+    def startswith(self, *_: object) -> bool:
+        return True

@@ -15,7 +15,7 @@ from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._streams import (
     WIDTH,
     bad,
-    doubtful,
+    cautious,
     filled,
     print_json,
     print_lines,
@@ -105,7 +105,7 @@ def print_windows_summary(result: WindowsResult) -> None:
 def _warning_lines(warnings: Iterable[MeasurementWarning]) -> Iterator[str]:
     for warning in warnings:
         first, *more = filled(f"Warning: {warning.message} ({warning.code})")
-        yield from ("", doubtful(first), *map(doubtful, more), *filled(f"→ {warning.remedy}", indent="  "))
+        yield from ("", cautious(first), *map(cautious, more), *filled(f"→ {warning.remedy}", indent="  "))
 
 
 def print_result_details(result: ExperimentResult) -> None:

@@ -50,5 +50,7 @@ Assignments: TypeAlias = Annotated[
     ),
 ]
 METER = typer.Option(
-    "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
+    "--meter",
+    help="auto, nvml, amd, rapl, apple, hwmon, battery, ipmi, redfish, wall, estimate, or a plug-in's",
+    autocompletion=_complete.meters,
 )

@@ -219,7 +219,7 @@ def report(
     report(paths, output, directory=directory, form=form, opened=opened, verbose=verbose)
 
 
-@app.command(name="export", help="Write results as CSV, Parquet, JSON lines, LaTeX or what others read")
+@app.command(name="export", help="Write results as CSV, Parquet, LaTeX and other forms")
 def export(
     paths: Annotated[
         list[Path],

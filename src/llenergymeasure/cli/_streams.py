@@ -96,7 +96,7 @@ def bad(text: str) -> str:
     return f"{_BOLD}{_RED}{text}{_PLAIN}"
 
 
-def doubtful(text: str) -> str:
+def cautious(text: str) -> str:
     """For a warning or what is there in part: bold and yellow."""
     return f"{_BOLD}{_YELLOW}{text}{_PLAIN}"
 

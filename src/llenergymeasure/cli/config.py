@@ -77,7 +77,10 @@ def keys(word: str | None, *, as_json: bool, verbose: bool) -> None:
         found = [key for key in all_keys() if word is None or _matches(key, word.lower())]
         if word is not None and not found:
             meant = nearest_key(word) or nearest(word, (key.name for key in all_keys()))
-            raise ConfigError(f"no key is like {word!r}", hint=f"did you mean {meant}?" if meant else None)
+            raise ConfigError(
+                f"no key is like {word!r}",
+                hint=f"did you mean {meant}?" if meant else "llem config keys lists all",
+            )
         if as_json:
             print_json([{name: getattr(key, name) for name in Key.__slots__} for key in found])
         else:

@@ -13,7 +13,7 @@ from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._progress import steps_shown
 from llenergymeasure.cli._streams import (
     bad,
-    doubtful,
+    cautious,
     filled,
     good,
     print_json,
@@ -66,7 +66,7 @@ def _characterise(*, simulated: bool, as_json: bool) -> None:
 
 
 _MARKS: Mapping[State, str] = {"ok": "✓", "limited": "!", "missing": "✗"}
-_STYLES: Mapping[str, Callable[[str], str]] = {"✓": good, "!": doubtful, "✗": bad}
+_STYLES: Mapping[str, Callable[[str], str]] = {"✓": good, "!": cautious, "✗": bad}
 
 
 def examination_lines(found: Examination) -> Iterator[str]:

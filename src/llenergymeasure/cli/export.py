@@ -26,7 +26,9 @@ def export(
 ) -> None:
     with reported(verbose=verbose):
         if form not in FORMS:
-            raise ConfigError(f"--to {form} is no form that llem writes", hint=f"one of: {', '.join(FORMS)}")
+            raise ConfigError(
+                f"--to {form} is not a form that llem writes", hint=f"one of: {', '.join(FORMS)}"
+            )
         if is_long and form not in TABLES:
             raise ConfigError(f"--long is for {', '.join(sorted(TABLES))}, not for {form}")
         found = places(find_all(names, directory, _skipped), _skipped)

@@ -93,7 +93,9 @@ def _check_place(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise ConfigError(f"{path} is a directory", hint=f"name a file: {path / 'experiment.yaml'}")
     if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(f"{path} would not be taken for a YAML file", hint=f"llem init {path}.yaml")
+        raise ConfigError(
+            f"{path} would not be taken for a YAML file", hint=f"llem init {path.with_suffix('.yaml')}"
+        )
     if os.path.lexists(path) and not force:
         raise ConfigError(f"{path} exists", hint=f"another name, or to replace it: llem init {path} --force")
 

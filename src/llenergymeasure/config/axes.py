@@ -200,7 +200,7 @@ def _groups(part: JsonValue, where: str) -> Iterator[Axis]:
 
 
 def settings(part: JsonValue, *, where: str) -> Settings:
-    """Keys with single values, sections flattened to dotted keys; ConfigError for what is no mapping."""
+    """Keys with single values, sections flattened to dotted keys; ConfigError for what is not a mapping."""
     if not isinstance(part, dict) or not part:
         raise ConfigError(f"{where}: {_shown(part)} is not a mapping of keys to values")
     flat: Settings = {}

@@ -93,8 +93,8 @@ class Asked:
 def calibrate_gpu(asked: Asked, progress: Progress, *, files: SensorFiles | None = None) -> Calibrated:
     """Load the board in steps, compare, and keep what was found under its UUID.
 
-    EnergyError where there is no board, no load or no reference; ConfigError for a file that is no series of
-    watts.
+    EnergyError where there is no board, no load or no reference; ConfigError for a file that is not a series
+    of watts.
     """
     gpu = _board(asked.gpu)
     reference = _reference_meter(asked)
@@ -327,7 +327,7 @@ def mean_between(seconds: Floats, watts: Floats, start_s: float, end_s: float) -
 def read_watts(path: Path) -> tuple[Floats, Floats]:
     """Seconds since 1970 and watts, from the first two columns; a heading is passed over.
 
-    ConfigError naming the line that is no pair of them, or where time runs backwards.
+    ConfigError naming the line that is not a pair of them, or where time runs backwards.
     """
     rows: list[tuple[float, float]] = []
     try:

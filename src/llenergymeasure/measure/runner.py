@@ -54,8 +54,8 @@ _NO_TRACE = Trace((), {})
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run of an experiment: its turn, the folder for its files, one for what goes with the run, and what
-    it shares with the others. `asked` is what the user asked for, where the run is told more: which server
-    stands for it.
+    it shares with the others. `asked` is what the user asked for, where the run gets more: the server that
+    serves it.
     """
 
     experiment: str

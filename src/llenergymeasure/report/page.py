@@ -53,7 +53,7 @@ def report_of_study(folder: Path, remark: Callable[[str], None]) -> None:
     # Whatever is wrong with the report: the study is whole, and what it ended with is not to be lost.
     except Exception as error:  # noqa: BLE001
         why = error.message if isinstance(error, LLEMError) else f"{type(error).__name__}: {error}"
-        remark(f"There is no report of the study: {why}")
+        remark(f"The report of the study could not be written: {why}")
 
 
 def write(text: str, file: Path, *, own: bool) -> None:

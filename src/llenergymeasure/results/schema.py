@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, TypeAdapter
 
+from llenergymeasure.results.meanings import meaning
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.windows import WindowsResult
 
@@ -20,7 +21,11 @@ def result_schema() -> dict[str, JsonValue]:
     either: TypeAdapter[ExperimentResult | WindowsResult] = TypeAdapter(
         Annotated[ExperimentResult | WindowsResult, Field(discriminator="kind")]
     )
-    schema: dict[str, JsonValue] = either.json_schema(mode="serialization")
+    schema: dict[str, Any] = either.json_schema(mode="serialization")
+    for table, facts in schema["$defs"].items():
+        for key, field in facts.get("properties", {}).items():
+            if "description" not in field and (text := meaning(table, key)):
+                field["description"] = text
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -246,7 +246,8 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
     if flops.total is None:
         yield Row("Arithmetic", MISSING, gap=flops.reason or "")
     else:
-        yield Row("Arithmetic", plain(flops.total, "FLOP"), flops.method or "")
+        by = (flops.method or "").removeprefix("architecture formula: ")
+        yield Row("Arithmetic", plain(flops.total, "FLOP"), by)
     for label, share in (("FLOP utilisation", speed.mfu), ("Bandwidth utilisation", speed.mbu)):
         yield Row(label, amount(share), gap=share.reason or "")
     yield _memory_row(result.memory)

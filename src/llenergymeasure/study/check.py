@@ -20,7 +20,7 @@ _ANY: JsonValue = {"n": 1}
 def problems(path: Path) -> Iterator[ConfigError | ValidationError]:
     """What has no meaning in any part of the file, then every value that no experiment allows.
 
-    Combinations of values that an engine does not take are no mistake: a study leaves them out.
+    Combinations of values that an engine does not take are not a mistake: a study leaves them out.
     """
     try:
         content = dict(yaml.read_mapping(path))

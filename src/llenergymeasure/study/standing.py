@@ -1,7 +1,7 @@
 """Who holds a model that stands for several runs of a study, and what became of it?
 
 `python -m llenergymeasure.study.standing CONFIG.json` brings it up, says in a line with which configuration
-runs use it, and ends it when it is told to, or its stdin is closed: nothing outlives the study.
+runs use it, and ends it when asked, or when its stdin is closed: nothing outlives the study.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def _conclude(plan: Plan, folder: Path, remark: Callable[[str], None]) -> StudyR
 
 
 def _why(error: Exception) -> str:
-    """Why a point is no experiment, in one line."""
+    """Why a point is not an experiment, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in first["loc"])

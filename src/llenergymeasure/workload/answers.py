@@ -126,4 +126,4 @@ def _check_patterns(patterns: Sequence[str]) -> None:
         for one in patterns:
             re.compile(one)
     except re.error as error:
-        raise OddRecordError(f"the reference answer is no regular expression: {error}") from error
+        raise OddRecordError(f"the reference answer is not a regular expression: {error}") from error

@@ -53,7 +53,7 @@ _FILES = {
 
 
 class ChatTemplateError(ValueError):
-    """A chat template that raised, or is no template; the message is its first line."""
+    """A chat template that raised, or is not a template; the message is its first line."""
 
 
 class Tokenizer(Protocol):

@@ -95,7 +95,7 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             for number, value in read.values:
                 place = f"{read.numbered_by} {number}"
                 if not isinstance(value, dict):
-                    raise _refused(path, place, "is no object", _FORMS)
+                    raise _refused(path, place, "is not an object", _FORMS)
                 yield place, value
     except ConfigError as error:
         if error.message.startswith("load.trace"):
@@ -113,7 +113,7 @@ def _table(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
                     raise _refused(path, place, "has more columns than the header", "mend it")
                 yield place, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"load.trace {path} is no table: {error}", hint=_FORMS) from error
+        raise ConfigError(f"load.trace {path} is not a table: {error}", hint=_FORMS) from error
 
 
 def _form(path: Path, place: str, values: Mapping[str, object]) -> str:
@@ -135,7 +135,7 @@ def _moment(path: Path, place: str, form: str, value: object) -> float:
             return number
     except ValueError:
         pass
-    raise _refused(path, place, f"{_NAMES[form][0]} {value!r} is no time", "mend or remove it")
+    raise _refused(path, place, f"{_NAMES[form][0]} {value!r} is not a time", "mend or remove it")
 
 
 def _length(path: Path, place: str, name: str, value: object) -> int:
@@ -144,7 +144,7 @@ def _length(path: Path, place: str, name: str, value: object) -> int:
     except ValueError:
         number = 0.0
     if not (isfinite(number) and number > 0 and number == int(number)):
-        raise _refused(path, place, f"{name} {value!r} is no positive whole number", "mend or remove it")
+        raise _refused(path, place, f"{name} {value!r} is not a positive whole number", "mend or remove it")
     return int(number)
 
 
@@ -162,7 +162,7 @@ def _blocks(path: Path, place: str, value: object, length: int) -> tuple[int, ..
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(one) is int for one in value):
-        raise _refused(path, place, "hash_ids is no list of whole numbers", "mend it, or leave it out")
+        raise _refused(path, place, "hash_ids is not a list of whole numbers", "mend it, or leave it out")
     if len(value) != ceil(length / BLOCK_TOKENS):
         raise _refused(
             path,

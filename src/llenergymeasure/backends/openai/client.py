@@ -154,7 +154,7 @@ class _Reads:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.t_ns = 0  # nothing since it stands there
+        self.t_ns = 0  # nothing since then
         self.eof_received = inner.eof_received
         self.connection_lost = inner.connection_lost
         self.pause_writing = inner.pause_writing

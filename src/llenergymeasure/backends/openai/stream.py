@@ -92,7 +92,7 @@ class Reply:
             self.fail(f"an event is no JSON: {data[:80]!r}", t_ns)
             return
         if not isinstance(event, dict):
-            self.fail(f"an event is no object: {data[:80]!r}", t_ns)
+            self.fail(f"an event is not an object: {data[:80]!r}", t_ns)
             return
         if event.get("error"):
             self.fail(f"the server reported an error: {message_of(event)}", t_ns)
@@ -103,7 +103,7 @@ class Reply:
             try:
                 self._take_choice(choices[0], t_ns)
             except (AttributeError, LookupError, TypeError):
-                self.fail(f"an event is no completion: {data[:80]!r}", t_ns)
+                self.fail(f"an event is not a completion: {data[:80]!r}", t_ns)
 
     def _take_choice(self, choice: Mapping[str, Any], t_ns: int) -> None:
         said = choice.get("delta") or choice.get("message") or choice

@@ -121,7 +121,7 @@ class EngineSection(Section):
 def brought_section(name: str) -> type[EngineSection] | None:
     """The class of the options that an engine brings with its backend, None where no engine has the name.
 
-    BackendError where that is no section.
+    BackendError where that is not a section.
     """
     backend = backend_class(name)
     section = getattr(backend, "section", EngineSection)

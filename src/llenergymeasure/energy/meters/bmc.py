@@ -98,6 +98,6 @@ def _averaging_s(environ: Mapping[str, str]) -> float:
         seconds = 0.0
     if not 0 < seconds <= 3600:
         raise EnergyError(
-            f"{_AVERAGING}={said!r} is no number of seconds", hint="such as 5, by the BMC's manual"
+            f"{_AVERAGING}={said!r} is not a number of seconds", hint="such as 5, by the BMC's manual"
         )
     return seconds

@@ -87,7 +87,7 @@ class _Service:
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
             # The address itself may hold a password.
             raise EnergyError(
-                f"{REDFISH}_URL is no address of a BMC",
+                f"{REDFISH}_URL is not an address of a BMC",
                 hint="such as https://bmc.example, without credentials",
             )
         user = environ.get(f"{REDFISH}_USER")

@@ -113,7 +113,7 @@ class Watched:
 
     @property
     def blocked_ns(self) -> int:
-        """What takes longer than this is no read but a gap."""
+        """What takes longer than this is a gap, not a read."""
         return max(BLOCKED_NS, round(2e9 * (self.part.period_s or 0.0)))
 
     @property
