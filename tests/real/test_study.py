@@ -206,6 +206,23 @@ def test_a_study_that_could_not_be_stored_does_not_begin(tmp_path: Path) -> None
     assert (ran.returncode, ran.stdout, "--output" in ran.stderr) == (2, "", True)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--no-gaps", "--set", "execution.gaps=5"],
+        ["--order", "shuffled", "--set", "execution.order=balanced"],
+        ["--executor", "ray", "--set", "execution.executor=slurm"],
+        ["--executor", "ray", "--set", "execution.parallel=per-gpu"],
+        ["--set", "random_seed=4"],
+    ],
+)
+def test_flags_that_contradict_each_other_or_the_study_are_refused(tmp_path: Path, flags: list[str]) -> None:
+    written(tmp_path, SEEDS)
+    ran = llem("run", "grid.yaml", "-o", "results", *flags, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_study_may_come_on_stdin(tmp_path: Path) -> None:
     text = SEEDS.replace("[1, 2, 3]", "[1]")
     ran = llem("run", "-", "-o", "results", "-q", "--json", cwd=tmp_path, stdin=text)

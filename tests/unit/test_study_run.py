@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -21,7 +22,9 @@ from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkl
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
 from llenergymeasure.exceptions import BackendError, ConfigError, ResultError
+from llenergymeasure.records import Estimate
 from llenergymeasure.results import ExperimentResult
+from llenergymeasure.results.rows import study_rows
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.results.study_table import account as missing
 from llenergymeasure.results.study_table import cells, marks, table
@@ -370,6 +373,22 @@ def test_a_table_by_settings_keeps_the_names_that_were_given(tmp_path: Path) -> 
         update={"rows": tuple(row.model_copy(update={"place": "there"}) for row in study.rows)}
     )
     assert cells(placed)[0][0] == "experiment"
+
+
+def test_no_column_of_data_has_a_cost_or_rate_below_zero_but_decode_which_is_a_difference(
+    tmp_path: Path,
+) -> None:
+    study = run_virtually(of(1), tmp_path)
+    wide = Estimate(2.0, "token/s", -3.0, 7.0)
+    (row,) = study.rows
+    row = row.model_copy(update={"output_tokens_per_second": wide, "energy_total": wide, "decode": wide})
+    study = study.model_copy(update={"rows": (row,)})
+    (found,) = csv.DictReader(table(study, "csv").splitlines())
+    (framed,) = study_rows(study)
+    for name, low in {"output_tokens_per_second": 0.0, "energy_total_j": 0.0, "decode_j": -3.0}.items():
+        assert [float(found[f"{name}{end}"]) for end in ("", "_low", "_high")] == [2.0, low, 7.0]
+        assert framed[f"{name}_low"] == low
+    assert study.rows[0].output_tokens_per_second == wide
 
 
 def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_path: Path) -> None:

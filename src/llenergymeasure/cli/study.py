@@ -62,10 +62,14 @@ def run(
     flags = {key: value for key, value in overrides.items() if not key.startswith("execution.")}
     execution = {key.removeprefix("execution."): overrides[key] for key in overrides.keys() - flags.keys()}
     output = str(flags.pop("output_dir", "")) or None
-    given = {"order": of_study.get("--order"), "executor": of_study.get("--executor")}
-    execution |= {key: value for key, value in given.items() if isinstance(value, str)}
-    if "--no-gaps" in of_study:
-        execution["gaps"] = 0.0
+    given: dict[str, JsonValue] = {
+        key: value for key in ("order", "executor") if isinstance(value := of_study.get(f"--{key}"), str)
+    }
+    given |= {"gaps": 0.0} if "--no-gaps" in of_study else {}
+    if twice := sorted(given.keys() & execution.keys()):
+        keys = ", ".join(f"execution.{key}" for key in twice)
+        raise ConfigError(f"{keys}: given twice, by a flag of its own and by --set")
+    execution |= given
     plan = start.planned(path, overrides=flags, execution=execution)
     if how.dry_run:
         _preview(plan, output, as_json=how.as_json)

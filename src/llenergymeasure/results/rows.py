@@ -10,7 +10,7 @@ from llenergymeasure.config.models import identity
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.models import ExperimentResult, Percentiles, Performance, Stored
 from llenergymeasure.results.study import StudyResult
-from llenergymeasure.results.study_table import FIGURES, setting
+from llenergymeasure.results.study_table import figures, setting
 from llenergymeasure.results.windows import NamedWindows, WindowsResult
 
 Cell: TypeAlias = str | int | float | bool | None
@@ -165,8 +165,7 @@ def study_rows(study: StudyResult) -> Iterator[Row]:
         found |= {"outcome": row.outcome, "place": row.place, "runs": row.runs, "planned": row.planned}
         found |= {"modelled": row.modelled, "valid": row.valid, "warnings": " ".join(row.warnings)}
         found |= {"folder": row.folder, "hash": row.hash, "peak_bytes": row.peak_bytes}
-        for name, of in FIGURES.items():
-            one = of(row) or Estimate.missing("1", "not measured")
+        for name, one in figures(row):
             found[name] = one.value
             found |= zip((f"{name}_{end}" for end in ENDS), _ends(one), strict=True)
         yield found

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Literal, TypeAlias
 
@@ -254,7 +255,7 @@ def _last(key: str, keys: Sequence[str]) -> str:
     return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
 
 
-FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
+_FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
     "energy_per_output_token_j": lambda row: row.energy_per_output_token,
     "energy_per_request_j": lambda row: row.energy_per_request,
     "prefill_j": lambda row: row.prefill,
@@ -272,6 +273,16 @@ FIGURES: Mapping[str, Callable[[StudyRow], Estimate | None]] = {
 }
 
 
+def figures(row: StudyRow) -> Iterator[tuple[str, Estimate]]:
+    """Its figures as columns of data. An interval by Student's t may reach below 0, where no rate or cost
+    can be: it begins at 0 there, except that of decode, which is a difference.
+    """
+    for name, of in _FIGURES.items():
+        one = of(row) or Estimate.missing("1", "not measured")
+        below = one.low is not None and one.low < 0 <= (one.value or 0.0)
+        yield name, replace(one, low=0.0) if below and name != "decode_j" else one
+
+
 def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     keys = varied(study)
     ends = ("", "_low", "_high", "_systematic_low", "_systematic_high")
@@ -279,12 +290,11 @@ def _csv(study: StudyResult, rows: Sequence[StudyRow]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["label", *keys, "outcome", "runs", "modelled", "valid", "warnings", "peak_bytes"]
-        + [f"{name}{end}" for name in FIGURES for end in ends]
+        + [f"{name}{end}" for name in _FIGURES for end in ends]
     )
     for row in rows:
         numbers: list[float | None] = []
-        for of in FIGURES.values():
-            one = of(row) or Estimate.missing("1", "not measured")
+        for _, one in figures(row):
             numbers += [one.value, one.low, one.high, *(one.systematic or (None, None))]
         settings = [row.label if key == "experiment" else setting(row.varied.get(key)) for key in keys]
         facts = [row.outcome, row.runs, row.modelled, row.valid, " ".join(row.warnings), row.peak_bytes]
