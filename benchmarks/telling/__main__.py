@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal, TypeAlias
 
-from llenergymeasure.analysis.compare import ALPHA, ENERGY, Comparison, Figure, Side, judge
+from llenergymeasure.analysis.compare import (
+    ENERGY,
+    Comparison,
+    Side,
+)
+from llenergymeasure.analysis.judge import (
+    ALPHA,
+    Figure,
+    judge,
+)
 from llenergymeasure.analysis.many import Compared, judged_together
 from llenergymeasure.records import Estimate
 

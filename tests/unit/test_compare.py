@@ -21,14 +21,16 @@ from llenergymeasure.analysis.compare import (
     SINGLE_PROCESS,
     WITHHELD,
     Comparison,
-    Figure,
-    Ratio,
     compare,
     errors_cancel,
+)
+from llenergymeasure.analysis.differences import KEYS, Key, Setting, differences, settings
+from llenergymeasure.analysis.judge import (
+    Figure,
+    Ratio,
     judge,
     ratio,
 )
-from llenergymeasure.analysis.differences import KEYS, Key, Setting, differences, settings
 from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.cli import app
 from llenergymeasure.cli._comparison import comparison_lines

@@ -20,7 +20,12 @@ from test_compare import configured, costing, figure, later, result, warned, wit
 from typer.testing import CliRunner
 from virtual_study import base, run_virtually
 
-from llenergymeasure.analysis.compare import ENERGY, LeftOut, compare, judge
+from llenergymeasure.analysis.compare import (
+    ENERGY,
+    LeftOut,
+    compare,
+)
+from llenergymeasure.analysis.judge import judge
 from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.analysis.many import Item, against, by_configuration, compare_many
 from llenergymeasure.analysis.statistics import anytime_quantile, holm, t_quantile, two_sided

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from llenergymeasure.analysis.compare import ratio
+from llenergymeasure.analysis.judge import ratio
 from llenergymeasure.analysis.statistics import t_tail
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Estimate

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from llenergymeasure.analysis.compare import (
-    ALPHA,
     Comparison,
-    Figure,
     LeftOut,
-    Ratio,
     Side,
-    judge,
     refuse_differences,
 )
 from llenergymeasure.analysis.differences import UNKNOWN, Difference, Setting
 from llenergymeasure.analysis.imported import Imported
+from llenergymeasure.analysis.judge import (
+    ALPHA,
+    Figure,
+    Ratio,
+    judge,
+)
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.rows import METRICS, Metrics, Row, parts

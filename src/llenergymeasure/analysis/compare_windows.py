@@ -7,17 +7,19 @@ from functools import partial
 
 from llenergymeasure.analysis.codes import INVALIDATING
 from llenergymeasure.analysis.compare import (
-    ALPHA,
     NORMAL,
     SINGLE_PROCESS,
     Comparison,
-    Figure,
-    Ratio,
     Side,
-    judge,
     refuse_differences,
 )
 from llenergymeasure.analysis.differences import Difference
+from llenergymeasure.analysis.judge import (
+    ALPHA,
+    Figure,
+    Ratio,
+    judge,
+)
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.windows import NamedWindows, WindowsResult
 

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from llenergymeasure.analysis.compare import ENERGY, SINGLE_PROCESS, Comparison, Ratio, ends
+from llenergymeasure.analysis.compare import (
+    ENERGY,
+    SINGLE_PROCESS,
+    Comparison,
+)
 from llenergymeasure.analysis.differences import FigureName
+from llenergymeasure.analysis.judge import (
+    Ratio,
+    ends,
+)
 from llenergymeasure.exceptions import ConfigError, ResultError
 from llenergymeasure.records import Estimate
 

@@ -8,11 +8,20 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from llenergymeasure.analysis.compare import ALPHA, Comparison, LeftOut, Ratio, compare, ends
+from llenergymeasure.analysis.compare import (
+    Comparison,
+    LeftOut,
+    compare,
+)
 from llenergymeasure.analysis.compare_peers import compare_peers
 from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.analysis.differences import configured
 from llenergymeasure.analysis.imported import Imported
+from llenergymeasure.analysis.judge import (
+    ALPHA,
+    Ratio,
+    ends,
+)
 from llenergymeasure.analysis.statistics import holm
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.models import ExperimentResult

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llenergymeasure.analysis.compare import ALPHA, Comparison
+from llenergymeasure.analysis.compare import Comparison
+from llenergymeasure.analysis.judge import ALPHA
 from llenergymeasure.cli._layout import fitting, row_lines
 from llenergymeasure.cli._streams import filled
 from llenergymeasure.records.figures import amount, plain
@@ -17,7 +18,11 @@ from llenergymeasure.results.summary import MISSING, Row, columns
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from llenergymeasure.analysis.compare import MethodName, Ratio, Side
+    from llenergymeasure.analysis.compare import Side
+    from llenergymeasure.analysis.judge import (
+        MethodName,
+        Ratio,
+    )
     from llenergymeasure.analysis.many import Many
     from llenergymeasure.records import Estimate
 

@@ -10,7 +10,10 @@ from typing import Literal, TypeAlias, get_args
 
 import typer
 
-from llenergymeasure.analysis.compare import Comparison, LeftOut
+from llenergymeasure.analysis.compare import (
+    Comparison,
+    LeftOut,
+)
 from llenergymeasure.analysis.imported import Imported, read_any
 from llenergymeasure.analysis.limits import Limit, limit_of, regressions
 from llenergymeasure.analysis.many import (

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llenergymeasure.analysis.compare import REPLICATES, Comparison, compare
+from llenergymeasure.analysis.compare import (
+    Comparison,
+    compare,
+)
+from llenergymeasure.analysis.judge import REPLICATES
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.config.models import ExperimentConfig, config_hash
 from llenergymeasure.exceptions import ExperimentError
