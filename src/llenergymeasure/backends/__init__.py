@@ -1,4 +1,7 @@
-"""What an engine must offer to be measured, and what is the same for all of them."""
+"""What an engine must offer to be measured, and what is the same for all of them.
+
+Long because an author of an engine reads this file alone: protocols, the loop over batches, and completions.
+"""
 
 from __future__ import annotations
 

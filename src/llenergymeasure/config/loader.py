@@ -2,6 +2,8 @@
 
 Flags win over the file, the file over the environment (`LLEM_…`), that over the user's own configuration,
 that over the preset, and the preset over the defaults.
+
+Long because each source of values has its own errors, and all have one order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What does a study file ask for: a base, what varies, what is left out, and how it is run?"""
+"""What does a study file ask for: a base, what varies, what is left out, and how it is run?
+
+Long by its descriptions, which are the reference that users read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What has to be made of a board's readings, by a reference that sees the same power?"""
+"""What has to be made of a board's readings, by a reference that sees the same power?
+
+Long because load steps, fit and what is stored follow each other once.
+"""
 
 from __future__ import annotations
 

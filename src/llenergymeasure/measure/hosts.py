@@ -2,6 +2,8 @@
 
 Any command starts it that carries its standard input and output (ssh, srun, kubectl exec, docker exec). No
 port is opened, and closing its input ends it.
+
+Long because both ends of one conversation stand here.
 """
 
 from __future__ import annotations

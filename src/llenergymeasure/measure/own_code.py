@@ -1,6 +1,8 @@
 """How does somebody's own script mark windows in a recording of what it costs?
 
 Nothing here imports what is heavy: the recorder is a process of its own, and a mark is a line in a pipe.
+
+Long because windows, blocks, threads and children mark in the same recording.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ end?
 
 It reads marks from its standard input and from a FIFO that other processes of the program may open, and ends
 when it is asked to, when its input is closed, or when the process that started it is gone.
+
+Long because starting, hearing and ending share one state.
 """
 
 from __future__ import annotations

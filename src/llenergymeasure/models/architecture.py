@@ -1,4 +1,7 @@
-"""Which shape does a model's own description give: a transformers `config.json` or the header of a GGUF?"""
+"""Which shape does a model's own description give: a transformers `config.json` or the header of a GGUF?
+
+Long by the families: each keeps its layers under names of its own, and they are read in one order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What does a report say: which numbers, words and warnings, before they become a page or Markdown?"""
+"""What does a report say: which numbers, words and warnings, before they become a page or Markdown?
+
+Long because each part of the page is a few lines that stand in the page's order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What does each key of a result file mean, in one line for the schema and the reference page?"""
+"""What does each key of a result file mean, in one line for the schema and the reference page?
+
+A table, with a line for each key.
+"""
 
 from __future__ import annotations
 

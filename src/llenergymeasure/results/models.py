@@ -2,6 +2,8 @@
 
 History of the schema: 1, the first. 2: a result pools the runs of an experiment, which have their own part in
 it; the uncertainty budget; `cycles` and the cross-check by regression are gone.
+
+Long by its keys: one file is read as one list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What does a person read of a result: which rows, numbers and units, on a screen and in a notebook?"""
+"""What does a person read of a result: which rows, numbers and units, on a screen and in a notebook?
+
+Long because each row says its number, its unit and its note, in the order of the screen.
+"""
 
 from __future__ import annotations
 

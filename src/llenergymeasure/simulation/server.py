@@ -2,6 +2,8 @@
 
 `python -m llenergymeasure.simulation.server --behaviour '{"first_s": 0.05, "each_s": 0.01}'` prints its base
 URL once it listens. With STUB_API_KEY in its environment it wants that key. `GET /stub` tells what it did.
+
+Long by the bad habits: each is a few lines of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How does a study run to its end: each run in its turn, each ending on record, whatever fails?"""
+"""How does a study run to its end: each run in its turn, each ending on record, whatever fails?
+
+Long because order, retries, budgets and the ledger share one state.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How does transformers on PyTorch run a workload in one process: its batches, tokens and times?"""
+"""How does transformers on PyTorch run a workload in one process: its batches, tokens and times?
+
+Long because padding, masks, cache and stamps of one batch belong together.
+"""
 
 from __future__ import annotations
 

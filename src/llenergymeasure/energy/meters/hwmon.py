@@ -1,4 +1,7 @@
-"""What do the sensors say that the kernel shows under /sys/class/hwmon?"""
+"""What do the sensors say that the kernel shows under /sys/class/hwmon?
+
+Long by its table of chips: what each is called, what it measures, and which other meter reads it too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What did all meters say, from the start of a run to its end?"""
+"""What did all meters say, from the start of a run to its end?
+
+One loop and what it does at each turn; cut in two, the halves would share all its state.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """How is a trace kept on disk, and read back?
 
 History of the schema: 1, the first; round trips with other hosts may stand beside the gaps.
+
+Long because writing and reading stand side by side: a field of the one needs the same in the other.
 """
 
 from __future__ import annotations
