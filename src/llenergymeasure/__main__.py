@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+# What `signal` wraps in enums, whose import takes longer than all that is here.
+import _signal as signal  # type: ignore[import-not-found]
 import gc
 import os
-import signal
 import sys
 
 from llenergymeasure import __version__
