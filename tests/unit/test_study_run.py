@@ -402,6 +402,15 @@ def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_pa
     assert str(study.rows[0].energy_per_output_token.reason) in line
 
 
+def test_repeats_that_the_budget_left_out_are_accounted_for(tmp_path: Path) -> None:
+    passes: JsonValue = {"seconds": 1.0, "count": 1, "prefill": 0, "budget": {"seconds": 1.5}}
+    study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path)
+    assert [(row.outcome, row.runs, row.planned) for row in study.rows] == [("partial", 2, 3)] * 2
+    assert study.finished
+    said = [line for line in missing(study) if "passes.budget" in line]
+    assert [line.partition(":")[0] for line in said] == ["random_seed=1", "random_seed=2"]
+
+
 def test_an_experiment_without_any_setting_of_the_sweep_has_a_name() -> None:
     plan = planned({**of(1, 2), "when": {"random_seed": {"precision": "fp32"}}})
     assert [one.label for one in plan.experiments] == ["base"]

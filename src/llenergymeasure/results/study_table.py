@@ -121,6 +121,18 @@ def account(study: StudyResult) -> Iterator[str]:
             yield f"{row.label}: run {one.repeat} failed{tries} ({one.kind}): {one.message}"
         if row.outcome == "pending":
             yield f"{row.label}: not run yet"
+        if row.outcome == "partial" and not row.failures:
+            yield f"{row.label}: {row.runs} of {row.planned} runs: passes.budget left no room for more"
+    yield from _without_energy(study)
+    for kind in ("invalid", "excluded"):
+        found = [gap for gap in study.left_out if gap.kind == kind]
+        for gap in found if kind == "invalid" else ():
+            yield f"{gap.label}: not run: {gap.reason}"
+        if kind == "excluded" and found:
+            yield f"{len(found)} point{'s' if len(found) > 1 else ''} excluded by rule"
+
+
+def _without_energy(study: StudyResult) -> Iterator[str]:
     without: dict[str, list[tuple[str, str]]] = {}
     for row in study.rows:
         cost = row.energy_per_output_token
@@ -130,12 +142,6 @@ def account(study: StudyResult) -> Iterator[str]:
             without.setdefault(re.sub(r"[\d.]+", "#", reason), []).append((row.label, reason))
     for (label, reason), *more in without.values():
         yield f"{label}{f' and {len(more)} more' if more else ''}: no energy per token: {reason}"
-    for kind in ("invalid", "excluded"):
-        found = [gap for gap in study.left_out if gap.kind == kind]
-        for gap in found if kind == "invalid" else ():
-            yield f"{gap.label}: not run: {gap.reason}"
-        if kind == "excluded" and found:
-            yield f"{len(found)} point{'s' if len(found) > 1 else ''} excluded by rule"
 
 
 def table(study: StudyResult, form: Format, rows: Sequence[StudyRow] | None = None) -> str:
