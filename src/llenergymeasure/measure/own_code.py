@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from llenergymeasure import exceptions
@@ -195,6 +194,8 @@ class Monitor:
 
     def _rescued(self) -> WindowsResult:
         """From what a recorder that was killed has left."""
+        from pathlib import Path  # both take longer to import than all of this module
+
         from llenergymeasure.measure.record import finish
 
         folder = Path(str(self._ready["folder"]))
