@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 MARKS_VERSION = 2
 # In the folder of a recording as long as it has no result.
 FIFO_NAME = "marks"
+# A meter that was read this long before the last one has stopped answering: it is a gap, and no end.
+_READS_APART_NS = 5_000_000_000
 
 Tokens: TypeAlias = Annotated[int, Ge(0)]
 
@@ -296,7 +298,9 @@ def _silences(
 
 
 def _last_read_ns(trace: Trace, least_ns: int) -> int:
-    return max([least_ns, *(int(series.t_after_ns[-1]) for series in trace.series.values())])
+    """Until when all was read, without those that had stopped answering."""
+    last = [int(series.t_before_ns[-1]) for series in trace.series.values()]
+    return max(least_ns, min(one for one in last if max(last) - one < _READS_APART_NS) if last else 0)
 
 
 def _messages(path: Path) -> list[dict[str, Any]]:
