@@ -95,11 +95,11 @@ __all__ = [
 _MODULES = (
     "exceptions",
     "measure.own_code",
-    "records",
+    "records.measuring",
     "measure.notebook",
     "config.models",
     "config.loader",
-    "results",
+    "results.models",
     "results.windows",
     "results.study",
     "api",

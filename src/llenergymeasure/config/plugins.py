@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pydantic import ValidationError
-
 from llenergymeasure.exceptions import BackendError, ConfigError, EnergyError, LLEMError
 
 ASK = "install a version that fits this llem, or ask its author; -v shows the traceback"
@@ -59,10 +57,14 @@ class Group:
         try:
             with redirect_stdout(sys.stderr):
                 yield
-        except (LLEMError, ValidationError):
+        except LLEMError:
             raise
         # A plug-in is other people's code, which may raise anything; a script may even exit.
         except (Exception, SystemExit) as error:
+            from pydantic import ValidationError
+
+            if isinstance(error, ValidationError):
+                raise
             said = f"{type(error).__name__}: {error}".rstrip(": ")
             raise self.error(f"{self.described(name)} {what}: {said}", hint=ASK) from error
 

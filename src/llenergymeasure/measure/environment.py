@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +41,7 @@ def environment(gpus: tuple[GpuFacts, ...], *, proc: Path = PROC) -> Environment
     """A snapshot of the host, to be taken beside the idle window and never inside a measured one."""
     versions, cpuinfo, total = _versions(), read_cpuinfo(proc), memory_total_bytes(proc=proc)
     return Environment(
-        hostname=socket.gethostname(),
+        hostname=platform.node(),
         os=_os_name(),
         kernel=platform.release(),
         python=platform.python_version(),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.bounded import bounded
 from llenergymeasure.energy.meters.nvml import (
     ListedGpu,
@@ -21,11 +20,13 @@ from llenergymeasure.energy.meters.nvml import (
 from llenergymeasure.energy.meters.nvml_board import refusals
 from llenergymeasure.energy.meters.selection import GPU_METERS, Selection
 from llenergymeasure.exceptions import EnergyError, PreFlightError
-from llenergymeasure.records import BlockKind, GpuFacts, Pass, SessionFacts, WarmUp
+from llenergymeasure.records import GpuFacts
 
 if TYPE_CHECKING:
+    from llenergymeasure.config.models import EnergyConfig
     from llenergymeasure.measure.harness import Worker
     from llenergymeasure.measure.protocol import Ready, WarmUpBatch
+    from llenergymeasure.records import BlockKind, Pass, SessionFacts, WarmUp
 
 T = TypeVar("T")
 ANSWER_S = 10.0

@@ -19,9 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationError
+from annotated_types import Ge
 
 from llenergymeasure.energy.recording.trace import PARQUET_NAME, STREAM_NAME, read_trace
 from llenergymeasure.exceptions import ResultError
@@ -39,12 +39,17 @@ from llenergymeasure.records import (
     Window,
 )
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 # History: 1, marks alone; 2, reads are streamed to another host.
 MARKS_VERSION = 2
 # In the folder of a recording as long as it has no result.
 FIFO_NAME = "marks"
+# A meter that was read this long before the last one has stopped answering: it is a gap, and no end.
+_READS_APART_NS = 5_000_000_000
 
-Tokens: TypeAlias = Annotated[int, Field(ge=0)]
+Tokens: TypeAlias = Annotated[int, Ge(0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +128,22 @@ class CatchUp:
     do: Literal["catch_up"] = "catch_up"
 
 
-Mark: TypeAlias = Annotated[Begin | End | Silence | Over | Stop, Field(discriminator="do")]
-Request: TypeAlias = Annotated[Stream | AskClock | Dense | Edge | CatchUp, Field(discriminator="do")]
-_Said: TypeAlias = Annotated[Mark | Request, Field(discriminator="do")]
+Mark: TypeAlias = Begin | End | Silence | Over | Stop
+Request: TypeAlias = Stream | AskClock | Dense | Edge | CatchUp
 
 
 @cache
 def mark_adapter() -> TypeAdapter[Mark]:
-    return TypeAdapter(Mark)
+    from pydantic import Field, TypeAdapter
+
+    return TypeAdapter(Annotated[Mark, Field(discriminator="do")])
 
 
 @cache
 def said_adapter() -> TypeAdapter[Mark | Request]:
-    return TypeAdapter(_Said)
+    from pydantic import Field, TypeAdapter
+
+    return TypeAdapter(Annotated[Mark | Request, Field(discriminator="do")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +175,15 @@ class Ended:
 
 @cache
 def began_adapter() -> TypeAdapter[Began]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Began)
 
 
 @cache
 def ended_adapter() -> TypeAdapter[Ended]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Ended)
 
 
@@ -188,7 +200,7 @@ def left_behind(folder: Path) -> Literal["running", "unfinished"] | None:
 
 
 def read_recording(folder: Path) -> Recording:
-    """What the files of a recording hold. One whose recorder was killed is read up to its last second.
+    """What the files of a recording hold. One whose recorder was killed is read up to what it wrote last.
 
     ResultError where a file is missing or damaged.
     """
@@ -199,7 +211,7 @@ def read_recording(folder: Path) -> Recording:
         last = messages[-1] if messages[-1].get("say") == "ended" else None
         ended = None if last is None else ended_adapter().validate_python(last)
         marks = [mark_adapter().validate_python(one) for one in messages[1:] if "do" in one]
-    except (ValidationError, IndexError) as error:
+    except (ValueError, IndexError) as error:
         raise ResultError(f"{path} is not the events of a recording: {error}") from error
     compacted = folder / PARQUET_NAME
     trace = read_trace(compacted if compacted.exists() else folder / STREAM_NAME)
@@ -286,7 +298,9 @@ def _silences(
 
 
 def _last_read_ns(trace: Trace, least_ns: int) -> int:
-    return max([least_ns, *(int(series.t_after_ns[-1]) for series in trace.series.values())])
+    """Until when all was read, without those that had stopped answering."""
+    last = [int(series.t_before_ns[-1]) for series in trace.series.values()]
+    return max(least_ns, min(one for one in last if max(last) - one < _READS_APART_NS) if last else 0)
 
 
 def _messages(path: Path) -> list[dict[str, Any]]:

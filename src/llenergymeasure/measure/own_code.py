@@ -18,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from llenergymeasure import exceptions
@@ -197,6 +196,8 @@ class Monitor:
 
     def _rescued(self) -> WindowsResult:
         """From what a recorder that was killed has left."""
+        from pathlib import Path  # both take longer to import than all of this module
+
         from llenergymeasure.measure.record import finish
 
         folder = Path(str(self._ready["folder"]))

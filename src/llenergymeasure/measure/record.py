@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import selectors
 import shutil
 import sys
@@ -28,7 +27,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import psutil
-from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.energy.recording.recorder import Recorder
@@ -72,6 +70,8 @@ from llenergymeasure.records import (
 from llenergymeasure.results.folder import unwritable
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue, ValidationError
+
     from llenergymeasure.results.windows import WindowsResult
 
 PART = ".part"
@@ -83,8 +83,8 @@ _EDGES_APART_NS = 50_000_000
 _GPUS_APART_NS = 5_000_000_000
 # Windows of up to 10 s are read densely, and for 2 s after each edge: what these edges hide weighs most.
 _CLOSE_WITHIN_NS, _CLOSE_AFTER_NS = 10_000_000_000, 2_000_000_000
-# How often reads are sent to another host.
-_STREAM_S = 0.2
+# How often reads are written, and sent to another host: what a recorder that is killed loses.
+_FLUSH_S = 0.2
 # After the last window: a counter may be behind by 0.15 s and steps every 0.1 s.
 _SETTLE_NS = 300_000_000
 _CHUNK = 1 << 16
@@ -134,7 +134,11 @@ def main(settings: Settings, *, commands: int, answers: int) -> int:
     answer("hello", version=MARKS_VERSION, pid=os.getpid(), t_ns=time.monotonic_ns())
     try:
         record(settings, commands, answer)
-    except ValidationError as error:
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        if not isinstance(error, ValidationError):
+            raise
         answer("refused", error="ConfigError", message=_first(error), hint=None)
         return 2
     except LLEMError as error:
@@ -159,7 +163,7 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
         locks = stack.enter_context(DomainLocks(owner=f"the recorder of process {settings.owner}"))
         warnings += lock(locks, selection.domains, shared=settings.shared)
         folder = stack.enter_context(recording_folder(settings.output_dir, identifier))
-        recorder = Recorder(selection.meters, clock=time, directory=folder)
+        recorder = Recorder(selection.meters, clock=time, directory=folder, flush_s=_FLUSH_S)
         recorder.start(file_first=False)
         heard = _Heard(recorder, settings.owner, answer, folder, children)
         stack.callback(heard.close)
@@ -207,7 +211,7 @@ def recording_id(program: Sequence[str], kind: RecordingKind, started: Start) ->
     scripts = [Path(one).name for one in program if one.endswith((".py", ".sh")) and "\n" not in one]
     named = [*scripts, *(Path(one).name for one in program[:1]), "program"]
     name = re.sub(r"[^A-Za-z0-9.]+", "-", named[0]).strip("-.")[:40]
-    return f"{stamp}-{name or 'program'}-{kind}-{secrets.token_hex(3)}"
+    return f"{stamp}-{name or 'program'}-{kind}-{os.urandom(3).hex()}"
 
 
 def lock(locks: DomainLocks, domains: Sequence[Domain], *, shared: bool) -> list[MeasurementWarning]:
@@ -362,6 +366,8 @@ class _Heard:
             if len(chunk) < _CHUNK:
                 break
         *lines, self._rest[source] = data.split(b"\n")
+        from pydantic import ValidationError
+
         marks, kept = [], []
         for line in filter(None, lines):
             try:
@@ -386,7 +392,6 @@ class _Heard:
                 self.recorder.flush()
                 self.answer("streaming", domains=domains_as_json(self.recorder.domains))
                 self.recorder.listener = self._send
-                self.recorder.flush_s = _STREAM_S
             case Dense():
                 self._dense_elsewhere = request.wanted
                 self._look_closely()

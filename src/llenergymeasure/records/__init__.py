@@ -6,61 +6,62 @@ and worker share. Missing is None, with a reason beside it where a user will loo
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from llenergymeasure.exceptions import FailureKind, RunFailure, Stage
-from llenergymeasure.records.architecture import (
-    Architecture,
-    Attention,
-    Layer,
-    Matrix,
-    Quantisation,
-    Recurrence,
-)
-from llenergymeasure.records.clocks import HostClock, RoundTrip
-from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
-from llenergymeasure.records.counts import RequestCounts, ServerCounts
-from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
-from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
-from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
-from llenergymeasure.records.measurement import Measurement
-from llenergymeasure.records.measuring import (
-    CalibratedBy,
-    Domain,
-    DomainKind,
-    EnergyReading,
-    Estimate,
-    Gap,
-    Method,
-    PowerModel,
-    Quantity,
-    Sample,
-    Series,
-    Trace,
-    Unit,
-)
-from llenergymeasure.records.running import (
-    Block,
-    BlockKind,
-    Generation,
-    Idle,
-    Pass,
-    Progress,
-    Request,
-    Served,
-    SessionFacts,
-    WarmUp,
-)
-from llenergymeasure.records.telling import (
-    REMEDIES,
-    FailedRun,
-    MeasurementWarning,
-    WarningCode,
-)
-from llenergymeasure.records.windows import Clock, Window
 
 if TYPE_CHECKING:
+    from llenergymeasure.records.architecture import (
+        Architecture,
+        Attention,
+        Layer,
+        Matrix,
+        Quantisation,
+        Recurrence,
+    )
+    from llenergymeasure.records.clocks import HostClock, RoundTrip
+    from llenergymeasure.records.completions import Completion, Completions, FinishReason, Verdict
+    from llenergymeasure.records.counts import RequestCounts, ServerCounts
+    from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
+    from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
+    from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
+    from llenergymeasure.records.measurement import Measurement
+    from llenergymeasure.records.measuring import (
+        CalibratedBy,
+        Domain,
+        DomainKind,
+        EnergyReading,
+        Estimate,
+        Gap,
+        Method,
+        PowerModel,
+        Quantity,
+        Sample,
+        Series,
+        Trace,
+        Unit,
+    )
     from llenergymeasure.records.measuring import Integers as Integers
+    from llenergymeasure.records.running import (
+        Block,
+        BlockKind,
+        Generation,
+        Idle,
+        Pass,
+        Progress,
+        Request,
+        Served,
+        SessionFacts,
+        WarmUp,
+    )
+    from llenergymeasure.records.telling import (
+        REMEDIES,
+        FailedRun,
+        MeasurementWarning,
+        WarningCode,
+    )
+    from llenergymeasure.records.windows import Clock, Window
 
 __all__ = [
     "REMEDIES",
@@ -122,3 +123,30 @@ __all__ = [
     "WarningCode",
     "Window",
 ]
+
+# Where a name is looked up once somebody asks for it, the lightest module first: a reader of sensors needs
+# few of them, and importing pydantic and the configuration takes longer than all of those.
+_MODULES = (
+    "windows",
+    "clocks",
+    "machine",
+    "measuring",
+    "telling",
+    "marks",
+    "counts",
+    "dataset",
+    "architecture",
+    "completions",
+    "running",
+    "measurement",
+)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for module in _MODULES:
+                if name in (there := vars(import_module(f"{__name__}.{module}"))):
+                    globals()[name] = there[name]
+                    return there[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
-
 if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
     from llenergymeasure.records.measuring import Integers
 
 FinishReason: TypeAlias = Literal["eos", "length", "error"]
@@ -162,6 +161,8 @@ class Completions(Sequence[Completion]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> Any:
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(
             _read, serialization=core_schema.plain_serializer_function_ser_schema(cls.encoded)
         )

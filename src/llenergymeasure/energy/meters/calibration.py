@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import platformdirs
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from annotated_types import Ge, Gt, Lt
 
 from llenergymeasure.config.places import cache_dir
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import CalibratedBy, Domain, DomainKind, Quantity
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, TypeAdapter
 
 # Yang et al., arXiv 2312.02741: over about 19 boards the sensor showed gain × true + offset with a gain of
 # 0.873 to 1.065 and an offset of −24 to +16 W. A domain states the way back, true = gain × read + offset:
@@ -25,7 +28,7 @@ SYSTEMATIC_OFFSET_W = (-16 / 0.873, 24 / 0.873)
 T = TypeVar("T")
 
 _APP = "llenergymeasure"
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_STRICT: ConfigDict = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,13 @@ class Calibration:
 
     __pydantic_config__ = _STRICT
 
-    gain: Annotated[float, Field(gt=0)]
+    gain: Annotated[float, Gt(0)]
     offset_w: float
     when: str = ""
     against: str = ""
-    accuracy: Annotated[float, Field(ge=0, lt=1)] | None = None
-    gain_variance: Annotated[float, Field(ge=0)] | None = None
-    offset_variance: Annotated[float, Field(ge=0)] | None = None
+    accuracy: Annotated[float, Ge(0), Lt(1)] | None = None
+    gain_variance: Annotated[float, Ge(0)] | None = None
+    offset_variance: Annotated[float, Ge(0)] | None = None
     covariance: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,20 +76,24 @@ class Characteristics:
 
     __pydantic_config__ = _STRICT
 
-    step_ns: Annotated[int, Field(ge=0)] | None = None
-    window_ns: Annotated[int, Field(ge=0)] | None = None
-    lag_ns: Annotated[int, Field(ge=0)] | None = None
+    step_ns: Annotated[int, Ge(0)] | None = None
+    window_ns: Annotated[int, Ge(0)] | None = None
+    lag_ns: Annotated[int, Ge(0)] | None = None
 
 
 # Built once a file is there to be read.
 @cache
 def _calibrations() -> TypeAdapter[dict[str, Calibration]]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(dict[str, Calibration])
 
 
 @cache
 def _characteristics() -> TypeAdapter[dict[str, dict[str, dict[str, Characteristics]]]]:
     """By UUID, driver and quantity."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(dict[str, dict[str, dict[str, Characteristics]]])
 
 
@@ -114,7 +121,7 @@ def calibrations(files: SensorFiles | None = None) -> Mapping[str, Calibration]:
     Empty where there is no file. ConfigError naming file and key for anything that can't be applied: a
     calibration that is passed over in silence would be worse than none.
     """
-    return _read((files or SensorFiles()).calibration_path, _calibrations(), hint="correct it, or remove it")
+    return _read((files or SensorFiles()).calibration_path, _calibrations, hint="correct it, or remove it")
 
 
 def board_domain(
@@ -201,17 +208,21 @@ def characterised(quantity: Quantity, known: Mapping[str, Characteristics]) -> Q
 
 
 def _remembered(path: Path) -> dict[str, dict[str, dict[str, Characteristics]]]:
-    return _read(path, _characteristics(), hint="remove it and run llem doctor --characterise again")
+    return _read(path, _characteristics, hint="remove it and run llem doctor --characterise again")
 
 
-def _read(path: Path, form: TypeAdapter[dict[str, T]], *, hint: str) -> dict[str, T]:
+def _read(path: Path, form: Callable[[], TypeAdapter[dict[str, T]]], *, hint: str) -> dict[str, T]:
     """What the file holds by UUID; nothing where there is no file."""
     try:
-        return form.validate_json(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error}", hint=hint) from error
+    from pydantic import ValidationError
+
+    try:
+        return form().validate_json(text)
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         where = "".join(f"{part}: " for part in first["loc"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -103,7 +102,7 @@ class Cgroups:
                 if not (self.proc / stale.name.split("-")[1]).exists():
                     with suppress(OSError):
                         stale.rmdir()
-            made = Cgroup(place / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(3)}")
+            made = Cgroup(place / f"{_PREFIX}{os.getpid()}-{os.urandom(3).hex()}")
             try:
                 made.directory.mkdir()
             except OSError:

@@ -37,7 +37,6 @@ _SILENCE_AT_MOST_S = 3.0
 _LOOK_AT_MOST_NS = 300_000_000
 # An edge has shown after the slowest counter's lag and step.
 _EDGE_NS = 250_000_000
-_FLUSH_S = 1.0
 _MOST_NUMBERS = 1_000_000
 _OPEN_S = 20.0
 _JOIN_S = 2.0
@@ -48,7 +47,7 @@ class Recorder:
     where that is None nothing is kept.
 
     With `start` (or as a context manager) each device gets a daemon thread of its own, so that one that
-    blocks holds up no other, and what was read is on disk within a second (`power.arrow`). With
+    blocks holds up no other, and what was read is on disk after `flush_s` (`power.arrow`). With
     `start(threaded=False)` nothing runs by itself: call `poll` at least every `tick_s`. `stop` leaves
     `power.parquet`. A meter that raises or blocks gives a `Gap`, not an end.
 
@@ -67,6 +66,7 @@ class Recorder:
         clock: Clock,
         directory: Path | None,
         boundary: str = "auto",
+        flush_s: float = 1.0,
     ) -> None:
         self._meters = tuple(meters)
         self._boundary = boundary
@@ -90,7 +90,7 @@ class Recorder:
         self._trips: list[RoundTrip] = []
         self._elsewhere: tuple[Elsewhere, ...] = ()
         self.listener: Callable[[Sequence[int], Sequence[Gap]], None] | None = None
-        self.flush_s = _FLUSH_S
+        self.flush_s = flush_s
         self.samples = 0
         # What was read last of each quantity of a domain, for whoever shows it.
         self.latest: dict[tuple[str, str], Sample] = {}
@@ -120,7 +120,7 @@ class Recorder:
     def start(self, *, threaded: bool = True, file_first: bool = True) -> None:
         """Open the meters and begin; returns once each was read (or has blocked for a second).
 
-        Without `file_first` reading begins at once, and the file follows within a second: what writes it
+        Without `file_first` reading begins at once, and the file follows after `flush_s`: what writes it
         takes longer to import than all else that a recorder needs.
 
         EnergyError where a meter can't be opened, does not answer, or sees what another one sees.
@@ -316,7 +316,6 @@ class Recorder:
                 one.bell.wait(wait_ns / 1e9)
 
     def _flush_on_and_on(self) -> None:
-        self.flush()
         while not self._stopping.wait(self.flush_s):
             self.flush()
             self._flusher_cpu_ns = time.thread_time_ns()

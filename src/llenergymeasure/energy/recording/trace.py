@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
-
 from llenergymeasure.energy.recording.clock_offset import offset, quickest
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.records import Domain, Gap, HostClock, RoundTrip, Series, Trace, Window
@@ -27,6 +25,7 @@ from llenergymeasure.results.folder import unwritable
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from pydantic import JsonValue, TypeAdapter
 
     from llenergymeasure.energy.recording.clock_offset import Offset
     from llenergymeasure.records import Integers
@@ -51,16 +50,22 @@ _COLUMNS = ("series", "t_before_ns", "t_after_ns", "raw")
 
 @cache
 def _domains() -> TypeAdapter[tuple[Domain, ...]]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(tuple[Domain, ...])
 
 
 @cache
 def _gap_list() -> TypeAdapter[tuple[Gap, ...]]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(tuple[Gap, ...])
 
 
 @cache
 def _trip_list() -> TypeAdapter[tuple[RoundTrip, ...]]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(tuple[RoundTrip, ...])
 
 
@@ -325,7 +330,7 @@ def _facts(schema: pa.Schema, path: Path) -> _Facts:
             _gap_list().validate_python(facts["gaps"]),
             _trip_list().validate_python(facts.get("round_trips", ())),
         )
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ResultError(
             f"{path}: the facts about its meters are damaged: {error}", hint=_FROM_A_COPY
         ) from error
