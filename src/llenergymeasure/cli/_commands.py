@@ -179,7 +179,7 @@ def doctor(
     doctor(characterise=characterise, simulated=simulated, as_json=as_json, verbose=verbose)
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913  the signature is the command line
     *,
     against: Annotated[
         str | None,
@@ -201,6 +201,15 @@ def calibrate(
             help="Of host or wall: per cent of further power that reaches the board",
         ),
     ] = None,
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            "--rest",
+            metavar="LOW:HIGH",
+            help="Of host or wall: watts that it shows of the machine without the board, which gives the "
+            "offset also",
+        ),
+    ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="UUID or index, where there are several")] = None,
     check: Annotated[
         bool,
@@ -219,7 +228,7 @@ def calibrate(
     from llenergymeasure.cli.calibrate import Options, calibrate
 
     calibrate(
-        Options(against, accuracy, efficiency, gpu, check=check, simulated=simulated),
+        Options(against, accuracy, efficiency, rest, gpu, check=check, simulated=simulated),
         as_json=as_json,
         verbose=verbose,
     )
