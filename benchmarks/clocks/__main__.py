@@ -39,8 +39,9 @@ def round_trips(command: list[str], count: int) -> list[RoundTrip]:
 
         def heard(kind: str) -> dict[str, int]:
             for line in process.stdout or ():
-                said = json.loads(line)
-                if said["say"] == kind:
+                # A login script may print what is not for us.
+                said = json.loads(line) if line.startswith(b"{") else {}
+                if said.get("say") == kind:
                     return dict(said)
             raise SystemExit("the recorder ended")
 
@@ -60,7 +61,7 @@ def round_trips(command: list[str], count: int) -> list[RoundTrip]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", type=int, default=1000)
-    parser.add_argument("--ssh", default="")
+    parser.add_argument("--ssh", default="", help="how root starts commands there, without a question")
     given = parser.parse_args()
     there = [*shlex.split(given.ssh), *in_namespace(*RECORD)]
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import pwd
 import shutil
@@ -98,7 +99,14 @@ def cluster(place: Path) -> Iterator[Cluster]:
             found.start_node(name)
         daemons.callback(lambda: _end(*found.nodes.values()))
         _wait_until_idle(found)
+        daemons.callback(lambda: _cancel_all(found))
         yield found
+
+
+def _cancel_all(found: Cluster) -> None:
+    """A node whose daemon ends first leaves the processes of its jobs behind."""
+    found.call("scancel", "-u", getpass.getuser())
+    wait(lambda: not found.call("squeue", "-h").strip(), "the jobs do not end")
 
 
 def _munged(place: Path) -> subprocess.Popen[bytes]:

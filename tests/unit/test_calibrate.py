@@ -8,11 +8,13 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pytest
+from benchmarks.boards.host import HostPower, SimulatedHostMeter
 from typer.testing import CliRunner
 
 from llenergymeasure.analysis.codes import MEANINGS
@@ -21,9 +23,14 @@ from llenergymeasure.doctor.calibrate import (
     Asked,
     Step,
     calibrate_simulated,
-    fitted,
+    calibration_of,
+    line_of,
+    load_steps,
     mean_between,
+    mean_watts,
     read_watts,
+    steps_of,
+    why_no_offset,
 )
 from llenergymeasure.doctor.characterise import READ_S
 from llenergymeasure.doctor.counter import checked
@@ -39,6 +46,7 @@ from llenergymeasure.energy.meters.calibration import (
 )
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.recording.pacing import quiet_s
+from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.records import Domain, Quantity, Sample, Window
@@ -61,7 +69,7 @@ def test_gain_and_offset_lie_in_their_uncertainty_and_so_does_power_at_every_lev
     for _ in range(200):
         gain, offset_w = rng.uniform(0.87, 1.07), rng.uniform(-24, 16)
         steps = steps_by(gain, offset_w, own_gain=1 + rng.uniform(-1, 1) * accuracy, rng=rng)
-        found = fitted(steps, Asked("analyser", accuracy))
+        found = calibration_of(line_of(steps), Asked("analyser", accuracy))
         assert found.gain_variance is not None
         assert found.offset_variance is not None
         unsure = accuracy * found.gain + 1.96 * math.sqrt(found.gain_variance)
@@ -93,15 +101,53 @@ def test_a_simulated_board_is_calibrated_under_load_steps(seed: int) -> None:
     assert found.covariance < 0
 
 
-def test_a_reference_that_sees_the_whole_machine_gives_the_gain_and_leaves_the_offset_open() -> None:
-    rng = random.Random(3)
-    own = steps_by(0.95, 5.0, own_gain=1.0, rng=rng)
-    wall = [replace(one, reference_w=180.0 + one.reference_w / 0.92) for one in own]
-    found = fitted(wall, Asked("wall", 0.01, efficiency=(0.90, 0.94)))
-    assert found.gain == pytest.approx(1 / 0.95, rel=0.01)
-    assert found.offset_variance is not None
-    assert 1.96 * math.sqrt(found.offset_variance) > 20
-    assert found.accuracy == pytest.approx(0.01 + 0.04 / 1.84)
+@pytest.mark.parametrize("rest_is_known", [True, False])
+def test_a_reference_that_sees_the_machine_gives_the_offset_also_where_the_rest_is_stated(
+    rest_is_known: bool,
+) -> None:
+    rng, held, widths, covariances = random.Random(2), [0, 0], [], []
+    for _ in range(200):
+        gain, offset_w = rng.uniform(0.87, 1.07), rng.uniform(-24, 16)
+        own_gain, share, rest_w = 1 + rng.uniform(-1, 1) * 0.01, rng.uniform(0.90, 0.94), 180.0
+        seen = steps_by(gain, offset_w, own_gain=own_gain / share, rng=rng)
+        seen = [replace(one, reference_w=one.reference_w + own_gain * rest_w) for one in seen]
+        stated = own_gain * rest_w + rng.uniform(-4, 4)
+        rest = (stated - 4, stated + 4) if rest_is_known else None
+        asked = Asked("wall", 0.01, efficiency=(0.90, 0.94), rest_w=rest)
+        found = calibration_of(line_of(seen), asked)
+        assert (why_no_offset(line_of(seen), asked) is None) == rest_is_known
+        domain = Domain(
+            "gpu:x", "gpu", (), gain=found.gain, offset_w=found.offset_w, calibrated=found.calibrated_by
+        )
+        for number, true_w in enumerate((70.0, 390.0)):
+            shown = found.gain * (gain * true_w + offset_w) + found.offset_w
+            low, high = systematic(domain, shown, 1.0) or (math.nan, math.nan)
+            held[number] += low <= true_w <= high
+            widths.append(high - low)
+        covariances.append(found.covariance)
+    assert all(count >= 186 for count in held), held
+    assert (max(widths[::2]) < 25) == rest_is_known
+    assert all((one != 0) == rest_is_known for one in covariances)
+
+
+def test_a_slow_reference_is_given_the_time_that_it_needs(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    nvml = SimulatedNvml(clock, idle_w=60.0, sensor=SimulatedSensor(gain=0.95, offset_w=6.0))
+    host = HostPower(nvml.gpus[0].power)
+    meter = SimulatedHostMeter(host, step_s=5.0, window_s=15.0, phase_s=1.0, lag_s=1.0, clock=clock)
+    recorder = Recorder([NvmlMeter(nvml, clock=clock), meter], clock=clock, directory=tmp_path)
+    recorder.start(threaded=False)
+    with meter:
+        memory_s = quiet_s(meter.domains()[0])[1]
+    with clock.every(0.02, recorder.poll):
+        windows = load_steps(SimulatedLoad(nvml, idle_w=60.0, active_w=400.0), clock, memory_s=memory_s)
+    recorder.stop()
+    watts = partial(mean_watts, recorder, "host")
+    line = line_of(steps_of(recorder, f"gpu:{GPU}", windows, watts, of_file=False))
+    assert memory_s >= 20
+    assert line.slope == pytest.approx(1 / 0.95 / 0.92, rel=0.01)
+    # The processor and the rest of the machine, less what the board shows of nothing.
+    assert line.intercept_w == pytest.approx((40 + 55 - 6 / 0.95) / 0.92, abs=1.5)
 
 
 def test_a_kept_calibration_is_applied_by_the_meter_and_narrows_what_is_systematic(tmp_path: Path) -> None:
@@ -110,7 +156,7 @@ def test_a_kept_calibration_is_applied_by_the_meter_and_narrows_what_is_systemat
     with NvmlMeter(nvml, files=files) as meter:
         (before,) = meter.domains()
     steps = steps_by(0.95, 5.0, own_gain=1.0, rng=random.Random(4))
-    keep_calibration(GPU, fitted(steps, Asked("analyser", 0.002)), files=files)
+    keep_calibration(GPU, calibration_of(line_of(steps), Asked("analyser", 0.002)), files=files)
     with NvmlMeter(nvml, files=files) as meter:
         (after,) = meter.domains()
     assert calibrations(files)[GPU].against == "analyser"

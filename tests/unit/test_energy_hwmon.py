@@ -14,6 +14,7 @@ from hwmon_tree import Driven, chip, record_block, write
 
 from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.boundary import within
+from llenergymeasure.energy.meters.drm import gpus_in_use
 from llenergymeasure.energy.meters.hwmon import HwmonMeter
 from llenergymeasure.energy.meters.selection import choose_meters
 from llenergymeasure.exceptions import EnergyError
@@ -243,10 +244,37 @@ def _may_mount() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not _may_mount(), reason="no private mount namespace can be made here")
+@pytest.mark.parametrize(
+    ("said", "used"),
+    [
+        ("drm-driver:\tamdgpu\ndrm-memory-vram:\t900000 KiB\n", True),
+        ("drm-driver:\ti915\ndrm-engine-render:\t1200 ns\n", True),
+        ("drm-driver:\txe\ndrm-cycles-ccs:\t9\ndrm-total-cycles-ccs:\t99\n", True),
+        # It was opened to be listed.
+        ("drm-driver:\txe\ndrm-cycles-ccs:\t0\ndrm-total-cycles-ccs:\t99\ndrm-total-vram0:\t4 MiB\n", False),
+        ("drm-driver:\ti915\ndrm-engine-capacity-video:\t2\ndrm-total-system0:\t900 MiB\n", False),
+        ("drm-driver:\tast\ndrm-engine-render:\t1200 ns\n", False),
+        ("", False),
+    ],
+)
+def test_a_process_that_computes_or_holds_memory_uses_that_gpu(said: str, used: bool, tmp_path: Path) -> None:
+    (tmp_path / "renderD128").mkdir()
+    for pid in (os.getpid(), 1):
+        files = tmp_path / str(pid) / "fdinfo"
+        files.mkdir(parents=True)
+        address = "0000:03:00.0" if pid == os.getpid() else "0000:04:00.0"
+        (files / "7").write_text(f"pos:\t0\ndrm-pdev:\t{address}\n{said}")
+        (files / "8").write_text("pos:\t0\n")
+    found = gpus_in_use([os.getpid()], proc=tmp_path, drm=tmp_path)
+    assert found == (("0000:03:00.0",) if used else ())
+
+
 def test_the_program_finds_sensors_and_battery_where_the_kernel_shows_them(tmp_path: Path) -> None:
     script = """
 mount -t tmpfs none /sys/class
-mkdir -p /sys/class/hwmon/hwmon0 /sys/class/power_supply/BAT0
+mkdir -p /sys/class/hwmon/hwmon0 /sys/class/power_supply/BAT0 /sys/class/0000:03:00.0
+mkdir -p /sys/class/drm/renderD128
+ln -s /sys/class/0000:03:00.0 /sys/class/hwmon/hwmon0/device
 echo xe > /sys/class/hwmon/hwmon0/name; echo card > /sys/class/hwmon/hwmon0/energy1_label
 echo 1000 > /sys/class/hwmon/hwmon0/energy1_input
 cd /sys/class/power_supply/BAT0
@@ -260,7 +288,10 @@ while True:
     time.sleep(0.02)' &
 writer=$!
 trap 'kill $writer' EXIT
-$PYTHON -m llenergymeasure exec --meter hwmon --gpu all --json -- sleep 3 > $OUT/exec.json
+mkdir $OUT/files
+printf 'pos:\t0\ndrm-driver:\txe\ndrm-pdev:\t0000:03:00.0\ndrm-cycles-ccs:\t77\n' > $OUT/files/5
+$PYTHON -m llenergymeasure exec --meter hwmon --json -- bash -c \
+    'mount --bind $OUT/files /proc/$$/fdinfo; sleep 3; :' > $OUT/exec.json
 """
     subprocess.run(
         ["unshare", "-m", "bash", "-ec", script],
@@ -270,7 +301,7 @@ $PYTHON -m llenergymeasure exec --meter hwmon --gpu all --json -- sleep 3 > $OUT
     )
     doctor, spent = (json.loads((tmp_path / name).read_text()) for name in ("doctor.json", "exec.json"))
     meters = {one["name"]: one for one in doctor["meters"]}
-    assert [one["name"] for one in meters["hwmon"]["domains"]] == ["gpu:hwmon0"]
+    assert [one["name"] for one in meters["hwmon"]["domains"]] == ["gpu:0000:03:00.0"]
     assert [one["name"] for one in meters["battery"]["domains"]] == ["host"]
     (reading,) = spent["readings"]
     assert reading["source"] == "hwmon.xe.card"

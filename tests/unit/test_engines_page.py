@@ -106,5 +106,5 @@ def test_every_option_of_an_engine_is_described_or_speaks_for_itself() -> None:
 
 def test_the_extras_that_the_page_names_are_the_package_s() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = set(re.findall(r"llenergymeasure\[(\w+)\]", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"pip install '\.\[(\w+)\]", PAGE.read_text(encoding="utf-8")))
     assert set(SECTIONS) - set(APART) <= named <= set(extras)

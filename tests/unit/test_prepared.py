@@ -44,6 +44,7 @@ def config(**changes: object) -> ExperimentConfig:
     return ExperimentConfig.model_validate({**SMALL, **changes})
 
 
+@pytest.mark.real
 def test_what_can_not_be_prepared_is_refused_by_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

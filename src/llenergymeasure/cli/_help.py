@@ -53,7 +53,7 @@ EXAMPLES: Mapping[str, Examples] = {
     "llem calibrate": Examples(
         (
             "llem calibrate --against analyser.csv --accuracy 0.2",
-            "llem calibrate --against wall --accuracy 1 --efficiency 90:95",
+            "llem calibrate --against wall --accuracy 1 --efficiency 90:95 --rest 110:125",
             "llem calibrate --check",
         ),
         "docs/guides/calibrating.md",

@@ -265,7 +265,7 @@ def doctor(
 
 
 @app.command(name="calibrate", help="Calibrate a GPU's sensor against a reference")
-def calibrate(
+def calibrate(  # noqa: PLR0913  the signature is the command line
     *,
     against: Annotated[
         str | None,
@@ -287,6 +287,15 @@ def calibrate(
             help="Of host or wall: per cent of further power that reaches the board",
         ),
     ] = None,
+    rest: Annotated[
+        str | None,
+        typer.Option(
+            "--rest",
+            metavar="LOW:HIGH",
+            help="Of host or wall: watts that it shows of the machine without the board, which gives the "
+            "offset too",
+        ),
+    ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="UUID or index, where there are several")] = None,
     check: Annotated[
         bool,
@@ -304,7 +313,7 @@ def calibrate(
     from llenergymeasure.cli.calibrate import Options, calibrate
 
     calibrate(
-        Options(against, accuracy, efficiency, gpu, check=check, simulated=simulated),
+        Options(against, accuracy, efficiency, rest, gpu, check=check, simulated=simulated),
         as_json=as_json,
         verbose=verbose,
     )

@@ -20,6 +20,7 @@ class Options:
     against: str | None
     accuracy: float | None
     efficiency: str | None
+    rest: str | None
     gpu: str | None
     check: bool
     simulated: bool
@@ -49,19 +50,26 @@ def _calibrated(options: Options, progress: Progress) -> Calibrated:
             "a calibration needs a reference and its stated accuracy",
             hint="llem calibrate --against analyser.csv --accuracy 0.2 (in per cent), or --check",
         )
-    asked = Asked(options.against, options.accuracy / 100, options.gpu, _efficiency(options.efficiency))
-    return calibrate_gpu(asked, progress)
+    share = _range(options.efficiency, most=100, problem="--efficiency {!r} is not two percentages: 90:95")
+    rest_w = _range(options.rest, most=1e6, problem="--rest {!r} is not two numbers of watts: 110:125")
+    if rest_w is not None and share is None:
+        raise ConfigError("--rest is of a reference that sees the machine", hint="state --efficiency as well")
+    efficiency = None if share is None else (share[0] / 100, share[1] / 100)
+    return calibrate_gpu(
+        Asked(options.against, options.accuracy / 100, options.gpu, efficiency, rest_w), progress
+    )
 
 
-def _efficiency(text: str | None) -> tuple[float, float] | None:
+def _range(text: str | None, *, most: float, problem: str) -> tuple[float, float] | None:
     if text is None:
         return None
     try:
-        low, high = (float(part) / 100 for part in text.split(":"))
+        low, high = map(float, text.split(":"))
     except ValueError:
         low, high = 0.0, 0.0
-    if not 0 < low <= high <= 1:
-        raise ConfigError(f"--efficiency {text!r} is not two percentages", hint="such as --efficiency 90:95")
+    if not 0 < low <= high <= most:
+        message, _, example = problem.format(text).rpartition(": ")
+        raise ConfigError(message, hint=f"such as {example}, the lowest and the highest that it may be")
     return low, high
 
 
@@ -72,7 +80,12 @@ def _calibration_lines(found: Calibrated) -> Iterator[str]:
     yield f"{found.gpu.name or 'GPU'} ({found.gpu.uuid})"
     yield f"  true = {known.gain:.4f} × read {known.offset_w:+.2f} W"
     yield f"  gain    {known.gain:.4f} ± {gain:.4f}"
-    yield f"  offset  {known.offset_w:+.2f} ± {offset:.2f} W"
+    why = found.why_no_offset
+    yield f"  offset  {known.offset_w:+.2f} ± {offset:.2f} W" + (
+        "" if why is None else ", that of any board:"
+    )
+    if why is not None:
+        yield f"          {why}"
     if known.covariance and known.gain_variance and known.offset_variance:
         both = known.covariance / (known.gain_variance * known.offset_variance) ** 0.5
         yield f"  correlation {both:+.2f}"

@@ -31,6 +31,7 @@ from llenergymeasure.energy.meters.calibration import (
 )
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.selection import choose_meters, meter_names
+from llenergymeasure.energy.recording.pacing import quiet_s
 from llenergymeasure.energy.recording.recorder import Recorder
 from llenergymeasure.exceptions import ConfigError, EnergyError
 from llenergymeasure.measure.gpus import gpu_facts
@@ -72,25 +73,44 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Watts of the reference = `slope` × those of the board + `intercept_w`, and what their scatter leaves
+    open of both as for a normal law of the same 95 %.
+    """
+
+    slope: float
+    intercept_w: float
+    slope_variance: float
+    intercept_variance: float
+    covariance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What was found of one board, and the file in which it is kept; None where nothing was kept."""
+    """What was found of one board, `line` as the steps show it, why its offset is that of any board where it
+    is, and the file in which it is kept; None where nothing was kept.
+    """
 
     gpu: GpuFacts
     calibration: Calibration
+    line: Line
     steps: tuple[Step, ...]
+    why_no_offset: str | None
     kept_in: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`against` is a CSV file, a kind of meter (`host`, `wall`) or a meter's name; `accuracy` its own, and
-    `efficiency` what of its power reaches the board, lowest and highest, where it sees more than the board.
+    """`against` is a CSV file, a kind of meter (`host`, `wall`) or a meter's name; `accuracy` its own. Where
+    it sees more than the board, `efficiency` is what of its power reaches the board, and `rest_w` what it
+    shows of the machine without the board if that is known: lowest and highest.
     """
 
     against: str
     accuracy: float
     gpu: str | None = None
     efficiency: tuple[float, float] | None = None
+    rest_w: tuple[float, float] | None = None
 
 
 def calibrate_gpu(asked: Asked, progress: Progress, *, files: SensorFiles | None = None) -> Calibrated:
@@ -108,20 +128,23 @@ def calibrate_gpu(asked: Asked, progress: Progress, *, files: SensorFiles | None
         )
     meters: list[Meter] = [NvmlMeter(gpus=(gpu.uuid,))]
     meters += [] if reference is None else [reference[0]]
-    progress(f"{gpu.name or gpu.uuid}: load in steps", total=len(SHARES) * STEP_S)
+    memory_s = 0.0 if reference is None else quiet_s(reference[1])[1]
+    progress(f"{gpu.name or gpu.uuid}: load in steps", total=len(SHARES) * step_s(memory_s))
     with (
         tempfile.TemporaryDirectory(prefix="llem-calibrate-") as folder,
         Recorder(meters, clock=time, directory=Path(folder)) as recorder,
     ):
-        windows = load_steps(MatrixLoad(gpu.uuid), time)
+        windows = load_steps(MatrixLoad(gpu.uuid), time, memory_s=memory_s)
         watts: Reference = (
             _from_file(Path(asked.against), windows)
             if reference is None
-            else partial(mean_watts, recorder, reference[1])
+            else partial(mean_watts, recorder, reference[1].name)
         )
         steps = steps_of(recorder, f"gpu:{gpu.uuid}", windows, watts, of_file=reference is None)
-    found = fitted(steps, asked)
-    return Calibrated(gpu, found, steps, str(keep_calibration(gpu.uuid, found, files=files)))
+    line = line_of(steps)
+    found = calibration_of(line, asked)
+    kept_in = str(keep_calibration(gpu.uuid, found, files=files))
+    return Calibrated(gpu, found, line, steps, why_no_offset(line, asked), kept_in)
 
 
 def calibrate_simulated(sensor: SimulatedSensor | None = None, *, seed: int = 0) -> Calibrated:
@@ -146,17 +169,26 @@ def calibrate_simulated(sensor: SimulatedSensor | None = None, *, seed: int = 0)
         windows = load_steps(load, clock)
         (gpu,) = gpu_facts(nvml)
         steps = steps_of(recorder, f"gpu:{gpu.uuid}", windows, watts, of_file=False)
-    asked = Asked("true power", SIMULATED_ACCURACY)
-    return Calibrated(gpu, fitted(steps, asked), steps, None)
+    line = line_of(steps)
+    found = calibration_of(line, Asked("true power", SIMULATED_ACCURACY))
+    return Calibrated(gpu, found, line, steps, None, None)
 
 
-def load_steps(load: Load, clock: Clock) -> tuple[Window, ...]:
+def step_s(memory_s: float) -> float:
+    """How long a step lasts: a reference that averages says nothing of less than its memory, and of half of
+    it at both ends what it says is of two steps.
+    """
+    return max(STEP_S, _LEAD_S + 2 * memory_s + _TRAIL_S)
+
+
+def load_steps(load: Load, clock: Clock, *, memory_s: float = 0.0) -> tuple[Window, ...]:
     """Work for each of `SHARES` of the time, in a rhythm that keeps no step with a sensor."""
     windows = []
+    lead_s, trail_s = _LEAD_S + memory_s / 2, _TRAIL_S + memory_s / 2
     with load:
         for share in SHARES:
             start_ns = clock.monotonic_ns()
-            end_ns = start_ns + round(STEP_S * 1e9)
+            end_ns = start_ns + round(step_s(memory_s) * 1e9)
             number = 0
             while (left_s := (end_ns - clock.monotonic_ns()) / 1e9) > 0:
                 number += 1
@@ -169,7 +201,7 @@ def load_steps(load: Load, clock: Clock) -> tuple[Window, ...]:
                 if share < 1:
                     clock.sleep((1 - share) * period_s)
             windows.append(
-                Window(start_ns + round(_LEAD_S * 1e9), clock.monotonic_ns() - round(_TRAIL_S * 1e9))
+                Window(start_ns + round(lead_s * 1e9), clock.monotonic_ns() - round(trail_s * 1e9))
             )
     return tuple(windows)
 
@@ -224,43 +256,58 @@ def mean_watts(recorder: Recorder, domain: str, windows: Sequence[Window]) -> li
     return found
 
 
-def fitted(steps: Sequence[Step], asked: Asked) -> Calibration:
-    """True = gain × read + offset by least squares; what the scatter around the line leaves open of both is
-    kept as for a normal law of the same 95 %.
-
-    A reference that sees more than the board gives the gain alone: the rest of the machine is in its offset.
-    The offset then is what it may be of any board.
-    """
+def line_of(steps: Sequence[Step]) -> Line:
+    """By least squares."""
     x, y = (np.array([getattr(one, name) for one in steps]) for name in ("board_w", "reference_w"))
     design = np.column_stack((x, np.ones(x.size)))
-    (gain, offset), *_ = np.linalg.lstsq(design, y, rcond=None)
+    (slope, intercept), *_ = np.linalg.lstsq(design, y, rcond=None)
     degrees = x.size - 2
-    variance = float(np.sum((y - design @ (gain, offset)) ** 2)) / degrees
-    covariance = np.linalg.inv(design.T @ design) * variance * (t_quantile(0.975, degrees) / 1.96) ** 2
-    accuracy, when = asked.accuracy, datetime.now(UTC).date().isoformat()
-    if asked.efficiency is None:
-        return Calibration(
-            gain=float(gain),
-            offset_w=float(offset),
-            when=when,
-            against=asked.against,
-            accuracy=accuracy,
-            gain_variance=float(covariance[0, 0]),
-            offset_variance=float(covariance[1, 1]),
-            covariance=float(covariance[0, 1]),
-        )
-    low, high = asked.efficiency
-    reaches, (least_w, most_w) = (low + high) / 2, SYSTEMATIC_OFFSET_W
+    variance = float(np.sum((y - design @ (slope, intercept)) ** 2)) / degrees
+    both = np.linalg.inv(design.T @ design) * variance * (t_quantile(0.975, degrees) / 1.96) ** 2
+    return Line(float(slope), float(intercept), float(both[0, 0]), float(both[1, 1]), float(both[0, 1]))
+
+
+def calibration_of(line: Line, asked: Asked) -> Calibration:
+    """True = gain × read + offset.
+
+    Of a reference that sees more than the board the intercept holds the rest of the machine. Without that the
+    offset is what it may be of any board.
+    """
+    when, accuracy = datetime.now(UTC).date().isoformat(), asked.accuracy
+    low, high = asked.efficiency or (1.0, 1.0)
+    reaches, (least_w, most_w) = (low + high) / 2, asked.rest_w or (0.0, 0.0)
+    offset_w = reaches * (line.intercept_w - (least_w + most_w) / 2)
+    offset_variance = reaches**2 * (line.intercept_variance + _variance(least_w, most_w))
+    covariance = reaches**2 * line.covariance
+    if why_no_offset(line, asked) is not None:
+        least_w, most_w = SYSTEMATIC_OFFSET_W
+        offset_w, offset_variance, covariance = (least_w + most_w) / 2, _variance(least_w, most_w), 0.0
     return Calibration(
-        gain=float(gain) * reaches,
-        offset_w=(least_w + most_w) / 2,
+        gain=line.slope * reaches,
+        offset_w=offset_w,
         when=when,
         against=asked.against,
         accuracy=accuracy + (high - low) / (low + high),
-        gain_variance=float(covariance[0, 0]) * reaches**2,
-        offset_variance=((most_w - least_w) / 2 / 1.96) ** 2,
-        covariance=0.0,
+        gain_variance=line.slope_variance * reaches**2,
+        offset_variance=offset_variance,
+        covariance=covariance,
     )
+
+
+def why_no_offset(line: Line, asked: Asked) -> str | None:
+    """None where the offset can be found."""
+    if asked.efficiency is None or asked.rest_w is not None:
+        return None
+    half_w = 1.96 * math.sqrt(line.intercept_variance)
+    return (
+        f"{asked.against} shows {line.intercept_w:.1f} ± {half_w:.1f} W where the board shows 0, in which "
+        "the rest of the machine is; --rest states that"
+    )
+
+
+def _variance(low: float, high: float) -> float:
+    """Of a normal law whose 95 % reach from `low` to `high`."""
+    return ((high - low) / 2 / 1.96) ** 2
 
 
 def _board(wanted: str | None) -> GpuFacts:
@@ -279,7 +326,7 @@ def _board(wanted: str | None) -> GpuFacts:
     )
 
 
-def _reference_meter(asked: Asked) -> tuple[Meter, str] | None:
+def _reference_meter(asked: Asked) -> tuple[Meter, Domain] | None:
     """A meter and the domain in it; None where the reference is a file."""
     name = asked.against
     if Path(name).is_file() or Path(name).suffix:
@@ -293,7 +340,7 @@ def _reference_meter(asked: Asked) -> tuple[Meter, str] | None:
             continue
         mine: list[Domain] = [one for one in found.domains if name in {one.kind, each}]
         if mine:
-            return found.meters[0], mine[0].name
+            return found.meters[0], mine[0]
     raise EnergyError(
         f"no meter here reads {name!r}: {'; '.join(reasons) or 'there is none'}",
         hint="name a CSV file of an analyser (time, watts), host, wall, or a meter of llem doctor",

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llenergymeasure.energy.bounded import bounded
+from llenergymeasure.energy.meters.drm import gpus_in_use
 from llenergymeasure.energy.meters.nvml import (
     ListedGpu,
     as_text,
@@ -50,13 +51,14 @@ def gpu_facts(nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[GpuFacts
 
 
 def used_gpus(pids: Sequence[int], nvml: Any = None, *, within_s: float = ANSWER_S) -> tuple[str, ...]:
-    """The UUIDs of the GPUs on which the trees of `pids` are now; empty where the driver lists none or does
-    not answer.
+    """The GPUs on which the trees of `pids` are now: UUIDs of NVIDIA's, where the driver answers, and PCI
+    addresses of those that the kernel shows.
     """
     try:
-        return bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
+        listed = bounded(partial(gpus_of, pids, nvml), within_s, what="the NVIDIA driver")
     except EnergyError:
-        return ()
+        listed = ()
+    return (*listed, *gpus_in_use(pids))
 
 
 def require_readable(energy: EnergyConfig, meters: Selection, gpu_uuids: Sequence[str]) -> None:
