@@ -42,6 +42,7 @@ Assignments: TypeAlias = Annotated[
 _METER = typer.Option(
     "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
 )
+_BOUNDARY = typer.Option("--boundary", help="What the joules take in: auto, gpu, gpu+cpu+dram, host or wall")
 
 
 def run(  # noqa: PLR0913  the signature is the command line
@@ -551,6 +552,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
     ] = None,
+    boundary: Annotated[str, _BOUNDARY] = "auto",
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
@@ -574,6 +576,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
         ignore_failure=ignore_failure,
         meter=meter,
         gpus=gpus,
+        boundary=boundary,
         shared=shared,
         output=output,
         as_json=as_json,
@@ -618,6 +621,7 @@ def record(
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
     ] = None,
+    boundary: Annotated[str, _BOUNDARY] = "auto",
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
@@ -628,7 +632,7 @@ def record(
     """
     from llenergymeasure.cli.record import record
 
-    record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
+    record(output=output, pid=pid, meter=meter, gpus=gpus, boundary=boundary, shared=shared)
 
 
 def config_show(

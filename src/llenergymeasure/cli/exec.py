@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from pydantic import JsonValue, TypeAdapter
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from llenergymeasure.cli._progress import following
 from llenergymeasure.cli._streams import print_json, print_lines, reader_may_leave, say, say_saved
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.command import Wanted, measure_commands
-from llenergymeasure.records import MeterChoice
+from llenergymeasure.records import BoundaryName, MeterChoice
 from llenergymeasure.results.windows import WindowsResult
 
 
@@ -35,6 +36,7 @@ def execute(  # noqa: PLR0913  as the command line has them
     ignore_failure: bool,
     meter: str,
     gpus: list[str] | None,
+    boundary: str,
     shared: bool,
     output: Path | None,
     as_json: bool,
@@ -51,7 +53,9 @@ def execute(  # noqa: PLR0913  as the command line has them
             tokens=_pattern(tokens),
             ignore_failure=ignore_failure,
             shared=shared,
-            energy=MeterChoice(meter, "all" if chosen == ("all",) else chosen),
+            energy=MeterChoice(
+                meter, "all" if chosen == ("all",) else chosen, boundary=cast("BoundaryName", boundary)
+            ),
             output_dir=output,
         )
         silent = quiet or sys.stderr is None or not sys.stderr.isatty()
