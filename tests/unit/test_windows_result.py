@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from benchmarks.boards.polled import DOMAIN
@@ -9,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import S, at, made, only, seen_by
 
+from llenergymeasure.config.models import EnergyConfig
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pooled import pooled_energy
 from llenergymeasure.exceptions import ResultError
 from llenergymeasure.measure.marks import Begin, End, Mark, Over, Silence, paired
-from llenergymeasure.records import Window
+from llenergymeasure.records import BoundaryName, MeterChoice, Trace, Window
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.windows import WindowsResult, load_any
 from llenergymeasure.simulation.sensor import COUNTER, SimulatedSensor
@@ -48,6 +51,24 @@ def test_short_windows_amid_gaps_hold_the_truth_though_what_is_read_of_them_does
     assert spent.joules is not None
     assert abs(spent.joules - truth) > 0.3 * truth
     assert abs(spent.joules - truth) <= spent.half_width_j
+
+
+@pytest.mark.parametrize(
+    ("asked", "led", "watts"), [("auto", "gpu", 300), ("gpu", "gpu", 300), ("host", "host", 450)]
+)
+def test_the_boundary_asked_for_leads(asked: BoundaryName, led: str, watts: float) -> None:
+    gpu, host = seen_by(Waveform(300.0)), seen_by(Waveform(450.0))
+    (domain,) = host.domains
+    both = Trace(
+        (*gpu.domains, replace(domain, name="host", kind="host")),
+        {**gpu.series, **{("host", name): series for (_, name), series in host.series.items()}},
+    )
+    result = made(both, [at("x", 20, 20)], energy=MeterChoice(gpus="all", boundary=asked))
+    assert (result.boundary, [one.domain.partition(":")[0] for one in result.readings]) == (led, [led])
+    assert only(result).power.value == pytest.approx(watts, rel=0.01)
+    alone = made(gpu, [at("x", 20, 20)], energy=MeterChoice(gpus="all", boundary="host"))
+    assert (alone.valid, alone.energy.value, only(alone).energy.value) == (False, None, None)
+    assert set(get_args(BoundaryName)) == set(get_args(EnergyConfig.model_fields["boundary"].annotation))
 
 
 def test_windows_without_a_pause_are_known_as_one_long_one() -> None:

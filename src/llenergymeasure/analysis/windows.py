@@ -44,11 +44,17 @@ _NO_TOKENS_FOUND = "no tokens were found in the command's output: --tokens REGEX
 
 def windows_result(seen: Recording) -> WindowsResult:
     """The same recording gives the same numbers, bit for bit."""
-    domains = chosen_domains(seen.trace.domains, seen.gpu_uuids, asked=seen.energy.gpus != "auto")
+    asked, within = seen.energy.gpus != "auto", seen.energy.boundary
+    domains = chosen_domains(seen.trace.domains, seen.gpu_uuids, asked=asked, boundary=within)
     why_none = NO_SOURCE
     if not domains and seen.trace.domains:
         names = ", ".join(domain.name for domain in seen.trace.domains)
-        why_none = f'the program used none of the GPUs that were read ({names}); to count them: gpus="all"'
+        if within not in {"auto", "gpu"}:
+            why_none = f"energy.boundary is {within}, and only {names} can be read"
+        else:
+            why_none = (
+                f'the program used none of the GPUs that were read ({names}); to count them: gpus="all"'
+            )
     named = [_named(seen, domains, marks, why_none=why_none) for marks in _by_name(seen.marked)]
     whole = {domain.name: window_energy(seen.trace, domain.name, seen.whole) for domain in domains}
     readings = tuple(reading(name, seen.whole, [spent]) for name, spent in whole.items())

@@ -12,7 +12,16 @@ import typer
 
 from llenergymeasure.cli import _complete
 from llenergymeasure.cli._app import app
-from llenergymeasure.cli._options import METER, AsJson, Assignments, Explained, Tracebacks, to_number, to_path
+from llenergymeasure.cli._options import (
+    BOUNDARY,
+    METER,
+    AsJson,
+    Assignments,
+    Explained,
+    Tracebacks,
+    to_number,
+    to_path,
+)
 
 
 @app.command(name="run", help="Run an LLM efficiency experiment")
@@ -163,6 +172,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
     ] = None,
+    boundary: Annotated[str, BOUNDARY] = "auto",
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
@@ -185,6 +195,7 @@ def execute(  # noqa: PLR0913  the signature is the command line
         ignore_failure=ignore_failure,
         meter=meter,
         gpus=gpus,
+        boundary=boundary,
         shared=shared,
         output=output,
         as_json=as_json,
@@ -230,6 +241,7 @@ def record(
         list[str] | None,
         typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
     ] = None,
+    boundary: Annotated[str, BOUNDARY] = "auto",
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
@@ -240,7 +252,7 @@ def record(
     """
     from llenergymeasure.cli.record import record
 
-    record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
+    record(output=output, pid=pid, meter=meter, gpus=gpus, boundary=boundary, shared=shared)
 
 
 @app.command(name="doctor", help="Show what this machine can measure")

@@ -54,3 +54,4 @@ METER = typer.Option(
     help="auto, nvml, amd, rapl, apple, hwmon, battery, ipmi, redfish, wall, estimate, or a plug-in's",
     autocompletion=_complete.meters,
 )
+BOUNDARY = typer.Option("--boundary", help="What the joules take in: auto, gpu, gpu+cpu+dram, host or wall")

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from llenergymeasure.analysis.compare import Comparison
 from llenergymeasure.analysis.compare_windows import compare_windows
@@ -16,7 +17,7 @@ from llenergymeasure.cli._progress import steps_shown
 from llenergymeasure.cli._streams import print_json, print_lines, say, say_saved
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.measure.command import Wanted, measure_commands
-from llenergymeasure.records import MeterChoice
+from llenergymeasure.records import BoundaryName, MeterChoice
 from llenergymeasure.results.windows import WindowsResult
 
 
@@ -31,6 +32,7 @@ def execute(  # noqa: PLR0913  as the command line has them
     ignore_failure: bool,
     meter: str,
     gpus: list[str] | None,
+    boundary: str,
     shared: bool,
     output: Path | None,
     as_json: bool,
@@ -47,7 +49,9 @@ def execute(  # noqa: PLR0913  as the command line has them
             tokens=_pattern(tokens),
             ignore_failure=ignore_failure,
             shared=shared,
-            energy=MeterChoice(meter, "all" if chosen == ("all",) else chosen),
+            energy=MeterChoice(
+                meter, "all" if chosen == ("all",) else chosen, boundary=cast("BoundaryName", boundary)
+            ),
             output_dir=output,
         )
         with steps_shown(quiet=quiet) as progress:

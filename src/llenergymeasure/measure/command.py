@@ -93,7 +93,8 @@ def measure_commands(
         identifiers = [recording_id(command, "command", started) for command in wanted.commands]
         folders = [stack.enter_context(_folder(wanted.output_dir, one)) for one in identifiers]
         here = environment(gpu_facts())
-        with Recorder(selection.meters, clock=time, directory=folders[0]) as recorder:
+        boundary = wanted.energy.boundary
+        with Recorder(selection.meters, clock=time, directory=folders[0], boundary=boundary) as recorder:
             ready_ns = time.monotonic_ns()
             bench = stack.enter_context(_Bench(recorder, running))
             runs = [_Runs(command, folder) for command, folder in zip(wanted.commands, folders, strict=True)]

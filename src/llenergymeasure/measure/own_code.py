@@ -24,6 +24,7 @@ from llenergymeasure import exceptions
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
 
 if TYPE_CHECKING:
+    from llenergymeasure.records import BoundaryName
     from llenergymeasure.results.windows import WindowsResult
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,9 +48,10 @@ class Monitor:
 
     A context manager. A recorder runs beside the program for as long, which reads `meter` (auto, nvml, amd,
     rapl, apple, estimate or a plug-in's name). `gpus` are those that count: auto for those that this
-    program's processes use, all, or a list of UUIDs or indices. Devices that another recorder reads are
-    refused unless `shared`. With `output_dir` the result and its trace are kept there; `result` is there
-    after the end.
+    program's processes use, all, or a list of UUIDs or indices. `boundary` is what the joules take in: gpu,
+    gpu+cpu+dram, host or wall; by auto the parts that are read, else the host, else the wall. Devices that
+    another recorder reads are refused unless `shared`. With `output_dir` the result and its trace are kept
+    there; `result` is there after the end.
 
     Windows wait for the GPU before both ends where torch is loaded and has used one; `synchronize=False`
     leaves that out. A child made by fork or spawn may mark windows too; the process that made the Monitor
@@ -65,6 +67,7 @@ class Monitor:
         meter: str = "auto",
         gpus: Literal["auto", "all"] | int | Sequence[str | int] = "auto",
         require_measured: bool = False,
+        boundary: BoundaryName = "auto",
         shared: bool = False,
         synchronize: bool = True,
     ) -> None:
@@ -76,7 +79,12 @@ class Monitor:
         )
         self._settings = {
             "output_dir": None if output_dir is None else os.fspath(output_dir),
-            "energy": {"meter": meter, "gpus": chosen, "require_measured": require_measured},
+            "energy": {
+                "meter": meter,
+                "gpus": chosen,
+                "require_measured": require_measured,
+                "boundary": boundary,
+            },
             "shared": shared,
         }
         self._synchronize = synchronize

@@ -114,7 +114,10 @@ def read_settings(text: str) -> Settings:
         program=tuple(given["program"]),
         output_dir=None if output_dir is None else Path(output_dir),
         energy=MeterChoice(
-            energy["meter"], gpus if isinstance(gpus, str) else tuple(gpus), energy["require_measured"]
+            energy["meter"],
+            gpus if isinstance(gpus, str) else tuple(gpus),
+            energy["require_measured"],
+            energy["boundary"],
         ),
         shared=given["shared"],
     )
@@ -163,7 +166,10 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
         locks = stack.enter_context(DomainLocks(owner=f"the recorder of process {settings.owner}"))
         warnings += lock(locks, selection.domains, shared=settings.shared)
         folder = stack.enter_context(recording_folder(settings.output_dir, identifier))
-        recorder = Recorder(selection.meters, clock=time, directory=folder, flush_s=_FLUSH_S)
+        boundary = settings.energy.boundary
+        recorder = Recorder(
+            selection.meters, clock=time, directory=folder, boundary=boundary, flush_s=_FLUSH_S
+        )
         recorder.start(file_first=False)
         heard = _Heard(recorder, settings.owner, answer, folder, children)
         stack.callback(heard.close)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llenergymeasure.records.counts import RequestCounts, ServerCounts
     from llenergymeasure.records.dataset import DatasetFacts, SkippedRecords
     from llenergymeasure.records.machine import Environment, GpuFacts, Overhead, Start, Throttling
-    from llenergymeasure.records.marks import Marked, MeterChoice, Recording, RecordingKind
+    from llenergymeasure.records.marks import BoundaryName, Marked, MeterChoice, Recording, RecordingKind
     from llenergymeasure.records.measurement import Measurement
     from llenergymeasure.records.measuring import (
         CalibratedBy,
@@ -69,6 +69,7 @@ __all__ = [
     "Attention",
     "Block",
     "BlockKind",
+    "BoundaryName",
     "CalibratedBy",
     "Clock",
     "Completion",

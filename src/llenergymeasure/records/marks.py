@@ -12,15 +12,19 @@ from llenergymeasure.records.telling import MeasurementWarning
 from llenergymeasure.records.windows import Window
 
 RecordingKind: TypeAlias = Literal["windows", "command"]
+BoundaryName: TypeAlias = Literal["auto", "gpu", "gpu+cpu+dram", "host", "wall"]
 
 
 @dataclass(frozen=True, slots=True)
 class MeterChoice:
-    """Which meter and which GPUs, and whether a modelled figure will do; as `energy` in a configuration."""
+    """Which meter and which GPUs, whether a modelled figure will do, and what it takes in; as `energy` in a
+    configuration.
+    """
 
     meter: str = "auto"
     gpus: str | tuple[str, ...] = "auto"
     require_measured: bool = False
+    boundary: BoundaryName = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "meter": "meter that was asked for",
         "gpus": "GPUs that count",
         "require_measured": "whether estimates are refused",
+        "boundary": "what the joules that lead take in",
     },
     "NamedWindows": {
         "name": "name of the windows",

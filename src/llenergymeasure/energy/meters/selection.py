@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from llenergymeasure.config import plugins
 from llenergymeasure.energy import METERS, Meter
@@ -20,7 +20,7 @@ from llenergymeasure.energy.meters import bmc
 from llenergymeasure.energy.meters.battery import has_battery
 from llenergymeasure.energy.meters.hwmon import has_sensors
 from llenergymeasure.exceptions import ConfigError, EnergyError, LLEMError
-from llenergymeasure.records import Clock, Domain, MeterChoice
+from llenergymeasure.records import BoundaryName, Clock, Domain, MeterChoice
 
 if TYPE_CHECKING:
     from llenergymeasure.config.models import EnergyConfig
@@ -145,7 +145,11 @@ def choose_meters(
 
 def _within(selection: Selection, energy: Wanted) -> Selection:
     """The same. EnergyError where a boundary was asked for that nothing here reads."""
-    boundary = getattr(energy, "boundary", "auto")
+    boundary = energy.boundary
+    if boundary not in get_args(BoundaryName):
+        raise ConfigError(
+            f"there is no boundary {boundary!r}", hint=f"one of: {', '.join(get_args(BoundaryName))}"
+        )
     if boundary != "auto" and not within(selection.domains, boundary):
         seen = ", ".join(domain.name for domain in selection.domains) or "nothing"
         left = [f"{name}: {why}" for name, why in (*selection.refused, *selection.unread)]
@@ -153,7 +157,7 @@ def _within(selection: Selection, energy: Wanted) -> Selection:
             f"energy.boundary is {boundary}, which no meter reads here ({seen} is read"
             + "".join(f"; {one}" for one in left)
             + ")",
-            hint="llem doctor shows what each meter needs; or --set energy.boundary=auto",
+            hint="llem doctor shows what each meter needs; or leave energy.boundary at auto",
         )
     return selection
 
