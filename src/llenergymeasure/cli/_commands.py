@@ -40,7 +40,9 @@ Assignments: TypeAlias = Annotated[
     ),
 ]
 _METER = typer.Option(
-    "--meter", help="auto, nvml, amd, rapl, apple or estimate", autocompletion=_complete.meters
+    "--meter",
+    help="auto, nvml, amd, rapl, apple, hwmon, battery, ipmi, redfish, estimate or a plug-in's",
+    autocompletion=_complete.meters,
 )
 
 
@@ -630,11 +632,24 @@ def record(
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
+    ray_node: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-node",
+            metavar="NODE",
+            help="Record on that node of the Ray cluster at RAY_ADDRESS instead, by its address or name",
+        ),
+    ] = None,
 ) -> None:
     """Record, and hear marks as JSON lines on stdin; answers and the result are lines on stdout.
 
     Ends at {"do": "stop"} or when stdin is closed.
     """
+    if ray_node is not None:
+        from llenergymeasure.cli.record_on_ray import record_on_ray
+
+        record_on_ray(ray_node, output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
+        return
     from llenergymeasure.cli.record import record
 
     record(output=output, pid=pid, meter=meter, gpus=gpus, shared=shared)
