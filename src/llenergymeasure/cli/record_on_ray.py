@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from llenergymeasure.cli._errors import reported
+from llenergymeasure.cli._streams import reader_may_leave
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.study.ray_record import record_on
 
@@ -14,7 +15,7 @@ from llenergymeasure.study.ray_record import record_on
 def record_on_ray(
     node: str, *, output: Path | None, pid: int | None, meter: str, gpus: list[str] | None, shared: bool
 ) -> None:
-    with reported(verbose=False):
+    with reported(verbose=False), reader_may_leave():
         if output is not None or pid is not None:
             raise ConfigError("--output and --pid name what is on this machine, and --ray-node another one")
         arguments = ["--meter", meter, *(word for gpu in gpus or () for word in ("--gpu", gpu))]
