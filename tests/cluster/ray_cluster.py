@@ -17,10 +17,15 @@ STORE_BYTES = 80_000_000
 
 
 class Cluster:
-    """`nodes` is the folder in which its nodes make their runs."""
+    """`nodes` is the folder in which its nodes make their runs, `second` the address of the second node."""
 
     def __init__(self, process: subprocess.Popen[str], nodes: Path, address: str) -> None:
         self._process, self.nodes, self.address = process, nodes, address
+        self._number = 3
+
+    @property
+    def second(self) -> str:
+        return f"127.0.0.{self._number}"
 
     def lose_node(self) -> None:
         """Returns once it is gone."""
@@ -29,6 +34,7 @@ class Cluster:
         self._process.stdin.write("lose\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "lost\n"
+        self._number += 1
 
     @property
     def runs(self) -> list[Path]:
@@ -37,9 +43,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster(nodes: Path) -> Iterator[Cluster]:
-    """Ended on leaving, with all of its processes."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(nodes)}
+def cluster(nodes: Path, *, site: Path) -> Iterator[Cluster]:
+    """Ended on leaving, with all of its processes. They find packages in `site` also."""
+    paths = os.pathsep.join([str(site), *(path for path in sys.path if path)])
+    environment = os.environ | {"PYTHONPATH": paths, "TMPDIR": str(nodes)}
     process = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,

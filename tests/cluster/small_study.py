@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from llenergymeasure.config.models import HostConfig
 from llenergymeasure.results import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 from llenergymeasure.study import ledger
@@ -33,6 +35,22 @@ sweep:
 def write_study(folder: Path) -> Path:
     path = folder / "small.yaml"
     path.write_text(STUDY)
+    return path
+
+
+def config_with(folder: Path, hosts: list[HostConfig]) -> Path:
+    asked = {
+        "model": "random:llama-tiny",
+        "backend": "simulated",
+        "n": 2,
+        "max_output_tokens": 16,
+        "passes": {"seconds": 2.0, "count": 2, "prefill": 0},
+        "repeats": {"count": 1},
+        "baseline": {"seconds": 1.0},
+        "energy": {"hosts": [host.model_dump(mode="json") for host in hosts]},
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(json.dumps(asked))
     return path
 
 

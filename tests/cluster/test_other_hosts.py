@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import cluster, why_not
-from small_study import ended, llem, wait
+from small_study import config_with, ended, llem, wait
 
 from llenergymeasure.config.models import HostConfig
 from llenergymeasure.energy.joules.amid import window_energy
@@ -104,22 +104,6 @@ def test_joules_through_ssh_are_those_read_here(remote: Remote, tmp_path: Path) 
     assert here.joules is not None
     assert there.joules == pytest.approx(here.joules, rel=1e-3)
     assert not trace.gaps
-
-
-def config_with(tmp_path: Path, hosts: list[HostConfig]) -> Path:
-    asked = {
-        "model": "random:llama-tiny",
-        "backend": "simulated",
-        "n": 2,
-        "max_output_tokens": 16,
-        "passes": {"seconds": 2.0, "count": 2, "prefill": 0},
-        "repeats": {"count": 1},
-        "baseline": {"seconds": 1.0},
-        "energy": {"hosts": [host.model_dump(mode="json") for host in hosts]},
-    }
-    path = tmp_path / "experiment.yaml"
-    path.write_text(json.dumps(asked))
-    return path
 
 
 def test_killing_ssh_in_mid_run_keeps_the_local_part(remote: Remote, tmp_path: Path) -> None:

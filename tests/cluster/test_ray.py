@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
+import psutil
 import pytest
 from ray_cluster import Cluster, cluster
-from small_study import STUDY, alike, attempts, ended, finished, llem, wait
+from small_study import STUDY, alike, attempts, config_with, ended, finished, llem, wait
+
+from llenergymeasure.config.models import HostConfig
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+from other_hosts import RECORD, plug_in
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -21,7 +29,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("nodes")) as found:
+    nodes = tmp_path_factory.mktemp("nodes")
+    with cluster(nodes, site=plug_in(tmp_path_factory.mktemp("packages"))) as found:
         yield found
 
 
@@ -101,3 +110,36 @@ def test_where_there_is_no_ray_that_is_said_and_the_study_starts_once_there_is(
     code, _, err = ended(llem("run", str(path), "-o", str(tmp_path), "-q"))
     assert code == 0, err
     finished(tmp_path / "small")
+
+
+def test_each_node_of_a_cluster_is_recorded_with_its_role(ray: Cluster, tmp_path: Path) -> None:
+    hosts = [on_node(ray, "head", "127.0.0.2", "prefill"), on_node(ray, "node2", ray.second, "decode")]
+    code, out, err = ended(llem("run", str(config_with(tmp_path, hosts)), "--json"))
+    assert code == 0, err
+    energy = json.loads(out)["energy"]
+    parts = {one["role"]: one for one in energy["hosts"]}
+    assert {role: one["hosts"] for role, one in parts.items()} == {
+        None: ["here"],
+        "prefill": ["head"],
+        "decode": ["node2"],
+    }
+    assert parts["prefill"]["total"]["value"] == pytest.approx(parts["decode"]["total"]["value"], rel=0.02)
+    wait(lambda: not recorders(), "a recorder is left")
+
+
+def test_a_node_that_the_cluster_lacks_is_said_before_the_run(ray: Cluster, tmp_path: Path) -> None:
+    config = config_with(tmp_path, [on_node(ray, "node9", "127.0.0.99", None)])
+    code, _, err = ended(llem("run", str(config), "--json"))
+    assert (code, "127.0.0.2" in err, "Traceback" in err) == (1, True, False)
+
+
+def on_node(ray: Cluster, name: str, node: str, role: Literal["prefill", "decode"] | None) -> HostConfig:
+    command = (*RECORD, "--ray-node", node, "--meter", "wave", "--shared")
+    return HostConfig(name=name, command=("env", f"RAY_ADDRESS={ray.address}", *command), role=role)
+
+
+def recorders() -> list[psutil.Process]:
+    """Those that an actor of Ray started, by what only they are told."""
+    words = {"record", "wave", "--shared"}
+    found = [one for one in psutil.process_iter(["cmdline"]) if words <= set(one.info["cmdline"] or ())]
+    return [one for one in found if "--ray-node" not in one.info["cmdline"]]

@@ -245,11 +245,26 @@ def record(
     shared: Annotated[
         bool, typer.Option("--shared", help="Read devices although another recorder does")
     ] = False,
+    ray_node: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-node",
+            metavar="NODE",
+            help="Record on that node of the Ray cluster at RAY_ADDRESS instead, by its address or name",
+        ),
+    ] = None,
 ) -> None:
     """Record, and hear marks as JSON lines on stdin; answers and the result are lines on stdout.
 
     Ends at {"do": "stop"} or when stdin is closed.
     """
+    if ray_node is not None:
+        from llenergymeasure.cli.record_on_ray import record_on_ray
+
+        record_on_ray(
+            ray_node, output=output, pid=pid, meter=meter, gpus=gpus, boundary=boundary, shared=shared
+        )
+        return
     from llenergymeasure.cli.record import record
 
     record(output=output, pid=pid, meter=meter, gpus=gpus, boundary=boundary, shared=shared)

@@ -78,6 +78,22 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
+def connected(address: str, *, hint: str) -> tuple[Any, bool]:
+    """Ray, and whether it is connected only now. ConfigError without it, BackendError without a cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("Ray is not installed", hint=install("ray")) from error
+    if ray.is_initialized():
+        return ray, False
+    try:
+        _reach(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackendError(f"there is no Ray cluster at {address}: {error}", hint=hint) from error
+    return ray, True
+
+
 class RayExecutor:
     """ConfigError without Ray, BackendError where there is no such cluster."""
 
@@ -96,21 +112,9 @@ class RayExecutor:
         return "Ray"
 
     def __enter__(self) -> Self:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("the ray executor needs Ray", hint=install("ray")) from error
-        self._ray = ray
-        if not ray.is_initialized():
-            try:
-                _reach(self._asked.address)
-                ray.init(address=self._asked.address, log_to_driver=False, logging_level="error")
-            except (OSError, ValueError, RuntimeError) as error:
-                raise BackendError(
-                    f"there is no Ray cluster at {self._asked.address}: {error}",
-                    hint="start one (ray start --head), or give execution.ray.address",
-                ) from error
-            self._is_ours = True
+        self._ray, self._is_ours = connected(
+            self._asked.address, hint="start one (ray start --head), or give execution.ray.address"
+        )
         self._check_room()
         return self
 
