@@ -96,6 +96,15 @@ def test_tokens_memory_and_files_of_a_command(tmp_path: Path, work: str) -> None
     assert "values are the same" in again.stdout, again.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it is seen in /proc")
+def test_a_peak_below_that_of_what_starts_the_command_is_known_to_a_range(tmp_path: Path) -> None:
+    done = execute(tmp_path, "-n", "2", "--meter", "estimate", "--json", "--", "sleep", "0.3")
+    peak = result_of(done)["windows"][0]["peak_bytes"]
+    assert 0.2e6 < peak["value"] < 5e6
+    assert peak["systematic"][0] == peak["value"]
+    assert 5e6 < peak["systematic"][1] < 30e6
+
+
 def test_joules_of_a_command_on_a_board_hold_the_truth(tmp_path: Path) -> None:
     arguments = ("--meter", "nvml", "--gpu", "all", "-n", "2", "--json", "--", "sleep", "1.5")
     result = result_of(execute(tmp_path, *arguments, boards=[BOARD]))
