@@ -230,9 +230,12 @@ def _is_of(process: psutil.Process, directory: Path) -> bool:
 # Verdicts, on results whose numbers are known
 
 
-def command_result(identifier: str, watts: float, **changes: Any) -> WindowsResult:
+def command_result(
+    identifier: str, watts: float, *, peak: int = 50_000_000, below: int | None = None, **changes: Any
+) -> WindowsResult:
+    facts = {"silent_s": 0.6, "exit_code": 0, "peak_below_bytes": below}
     marks = [
-        at("x", 13 + 5 * n, 2.0 + 0.01 * (n % 3), silent_s=0.6, exit_code=0, peak_bytes=50_000_000 + n)
+        at("x", 13 + 5 * n, 2.0 + 0.01 * (n % 3), peak_bytes=peak + n, **facts)  # type: ignore[arg-type]
         for n in range(10)
     ]
     power = Waveform(50.0)
@@ -259,6 +262,13 @@ def test_five_per_cent_more_work_is_told_apart_at_ten_runs_and_none_is_not() -> 
     assert regressions(found, limit_of("energy_per_window>10%")) == []
     same, *_ = compare_windows(a, command_result("c", 200.0)).ratios
     assert same.verdict == "no difference shown"
+
+
+def test_peaks_that_are_known_to_ranges_which_overlap_are_not_told_apart() -> None:
+    for below, verdict in ((None, "higher"), (10_000_000, "within systematic uncertainty")):
+        a = command_result("a", 200.0, peak=2_000_000, below=below)
+        b = command_result("b", 200.0, peak=8_000_000, below=below)
+        assert compare_windows(a, b).ratios[-1].verdict == verdict
 
 
 def test_windows_of_one_process_each_get_no_verdict_unless_that_is_allowed() -> None:
