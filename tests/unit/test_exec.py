@@ -96,6 +96,15 @@ def test_tokens_memory_and_files_of_a_command(tmp_path: Path, work: str) -> None
     assert "values are the same" in again.stdout, again.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="it is seen in /proc")
+def test_a_peak_below_that_of_what_starts_the_command_is_known_to_a_range(tmp_path: Path) -> None:
+    done = execute(tmp_path, "-n", "2", "--meter", "estimate", "--json", "--", "sleep", "0.3")
+    peak = result_of(done)["windows"][0]["peak_bytes"]
+    assert 0.2e6 < peak["value"] < 5e6
+    assert peak["systematic"][0] == peak["value"]
+    assert 5e6 < peak["systematic"][1] < 30e6
+
+
 def test_joules_of_a_command_on_a_board_hold_the_truth(tmp_path: Path) -> None:
     arguments = ("--meter", "nvml", "--gpu", "all", "-n", "2", "--json", "--", "sleep", "1.5")
     result = result_of(execute(tmp_path, *arguments, boards=[BOARD]))
@@ -221,9 +230,12 @@ def _is_of(process: psutil.Process, directory: Path) -> bool:
 # Verdicts, on results whose numbers are known
 
 
-def command_result(identifier: str, watts: float, **changes: Any) -> WindowsResult:
+def command_result(
+    identifier: str, watts: float, *, peak: int = 50_000_000, below: int | None = None, **changes: Any
+) -> WindowsResult:
+    facts = {"silent_s": 0.6, "exit_code": 0, "peak_below_bytes": below}
     marks = [
-        at("x", 13 + 5 * n, 2.0 + 0.01 * (n % 3), silent_s=0.6, exit_code=0, peak_bytes=50_000_000 + n)
+        at("x", 13 + 5 * n, 2.0 + 0.01 * (n % 3), peak_bytes=peak + n, **facts)  # type: ignore[arg-type]
         for n in range(10)
     ]
     power = Waveform(50.0)
@@ -250,6 +262,13 @@ def test_five_per_cent_more_work_is_told_apart_at_ten_runs_and_none_is_not() -> 
     assert regressions(found, limit_of("energy_per_window>10%")) == []
     same, *_ = compare_windows(a, command_result("c", 200.0)).ratios
     assert same.verdict == "no difference shown"
+
+
+def test_peaks_that_are_known_to_ranges_which_overlap_are_not_told_apart() -> None:
+    for below, verdict in ((None, "higher"), (10_000_000, "within systematic uncertainty")):
+        a = command_result("a", 200.0, peak=2_000_000, below=below)
+        b = command_result("b", 200.0, peak=8_000_000, below=below)
+        assert compare_windows(a, b).ratios[-1].verdict == verdict
 
 
 def test_windows_of_one_process_each_get_no_verdict_unless_that_is_allowed() -> None:

@@ -150,7 +150,8 @@ def _ratios(
                 )
                 for one in (first, second)
             ),
-            cancels=True,
+            # Of each it may only be known what it lies between.
+            cancels=False,
         )
 
 

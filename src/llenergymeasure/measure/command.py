@@ -239,6 +239,7 @@ class _Bench:
         if not counts:
             output.unlink()
             return
+        is_its_own = used["peak_bytes"] > used["own_bytes"]
         one.marks += [
             Silence(identifier, before_ns),
             Begin(identifier, one.name, begun["t_ns"]),
@@ -246,8 +247,9 @@ class _Bench:
                 identifier,
                 end_ns,
                 output=_tokens(wanted.tokens, text),
-                # A peak below the launcher's own cannot be seen.
-                peak_bytes=used["peak_bytes"] if used["peak_bytes"] > used["own_bytes"] else None,
+                # The kernel's account of a peak below the launcher's own is the launcher's.
+                peak_bytes=used["peak_bytes"] if is_its_own else used["seen_bytes"] or None,
+                peak_below_bytes=None if is_its_own else used["own_bytes"],
                 exit_code=used["exit_code"],
             ),
             Over(identifier, max(over_ns, end_ns)),

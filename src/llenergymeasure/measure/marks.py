@@ -62,7 +62,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """`error` names the exception that left the window. The last two are of a command that ran in it."""
+    """`error` names the exception that left the window. The last three are of a command that ran in it, whose
+    peak memory may only be known to lie from what was seen of it to below `peak_below_bytes`.
+    """
 
     id: str
     t_ns: int
@@ -70,6 +72,7 @@ class End:
     output: Tokens | None = None
     error: str | None = None
     peak_bytes: int | None = None
+    peak_below_bytes: int | None = None
     exit_code: int | None = None
     do: Literal["end"] = "end"
 
@@ -282,6 +285,7 @@ def paired(marks: Iterable[Mark], *, until_ns: int) -> tuple[tuple[Marked, ...],
                 output_tokens=end.output,
                 error=end.error,
                 peak_bytes=end.peak_bytes,
+                peak_below_bytes=end.peak_below_bytes,
                 exit_code=end.exit_code,
             )
         )

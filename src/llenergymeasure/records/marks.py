@@ -31,7 +31,9 @@ class MeterChoice:
 class Marked:
     """One window of a name. `silences` are those before and after a block.
 
-    `error` names the exception that left it. The last two are those of a command that ran in it.
+    `error` names the exception that left it. The last three are those of a command that ran in it. Where the
+    kernel does not know its peak memory, `peak_bytes` is what was seen of it now and then, and
+    `peak_below_bytes` what it was below.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Marked:
     output_tokens: int | None = None
     error: str | None = None
     peak_bytes: int | None = None
+    peak_below_bytes: int | None = None
     exit_code: int | None = None
 
 

@@ -49,13 +49,17 @@ def _rows(one: NamedWindows, result: WindowsResult) -> Iterator[Row]:
     if one.power.value is not None and one.energy_each.value is not None:
         yield _joules("Power", one.power, result)
     if result.kind == "command":
-        yield Row(
-            "Peak memory", amount(one.peak_bytes), one.peak_bytes.reason or "largest process of each run"
-        )
+        yield Row("Peak memory", amount(one.peak_bytes), one.peak_bytes.reason or _seen(one.peak_bytes))
     if one.count > 1 and one.energy.value is not None:
         yield _joules("Energy, all of them", one.energy, result, f"in {_time(one.duration_s)}")
     if one.least_s is not None and one.duration_s / one.count < one.least_s:
         yield Row("Single windows", "", f"known to ± 10 % from {plain(one.least_s, 's')} on")
+
+
+def _seen(peak: Estimate) -> str:
+    if peak.systematic is None:
+        return "largest process of each run"
+    return f"as seen now and then; below {plain(peak.systematic[1], 'bytes')}"
 
 
 def _time(seconds: float) -> str:
