@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from benchmarks.boards.scenario import Board, Change
 from own_scripts import BOARD, codes, environ, gone_within_s, named, recorders, result_of, run, start, truth_j
@@ -591,6 +592,25 @@ show(m)
     child = named(result_of(run(tmp_path, HEAD + script)), "child")
     joules = sorted(one["energy_j"] for one in child["occurrences"])
     assert joules[1] > 0.7 * joules[-1]  # where others keep the processors busy, one may be read late
+
+
+def test_a_program_that_asks_for_no_result_leaves_no_recorder_and_no_files(tmp_path: Path) -> None:
+    script = """
+import sys
+with Monitor(meter="estimate") as m:
+    with m.window("x"):
+        pass
+print(m._process.pid)
+"""
+    here = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + script], env=here, capture_output=True, text=True, check=True
+    )
+    until = time.monotonic() + 10
+    while time.monotonic() < until and (psutil.pid_exists(int(done.stdout)) or any(tmp_path.iterdir())):
+        time.sleep(0.02)
+    assert not psutil.pid_exists(int(done.stdout))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_marks_may_come_from_a_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import selectors
 import shutil
 import sys
@@ -23,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -87,6 +89,8 @@ _CLOSE_WITHIN_NS, _CLOSE_AFTER_NS = 10_000_000_000, 2_000_000_000
 _FLUSH_S = 0.2
 # After the last window: a counter may be behind by 0.15 s and steps every 0.1 s.
 _SETTLE_NS = 300_000_000
+# A program that has stopped its Monitor as its last act is gone after that.
+_LEAVES_S = 0.05
 _CHUNK = 1 << 16
 _MOST_CHILDREN = 64
 
@@ -136,7 +140,8 @@ def main(settings: Settings, *, commands: int, answers: int) -> int:
 
     answer("hello", version=MARKS_VERSION, pid=os.getpid(), t_ns=time.monotonic_ns())
     try:
-        record(settings, commands, answer)
+        if not record(settings, commands, answer, is_unheard=partial(_is_unheard, answers)):
+            os._exit(0)  # at once, whatever its threads are reading or importing
     except ValueError as error:
         from pydantic import ValidationError
 
@@ -154,7 +159,17 @@ def main(settings: Settings, *, commands: int, answers: int) -> int:
     return 0
 
 
-def record(settings: Settings, commands: int, answer: Callable[..., None]) -> None:
+def _is_unheard(answers: int, within_s: float) -> bool:
+    """Whether nobody can read the answers any more, now or soon."""
+    gone = select.poll()
+    gone.register(answers, 0)
+    return bool(gone.poll(within_s * 1e3))
+
+
+def record(
+    settings: Settings, commands: int, answer: Callable[..., None], *, is_unheard: Callable[[float], bool]
+) -> bool:
+    """Whether there is a result: where nothing is kept and nobody asks for it, computing it is spared."""
     start_ns = time.monotonic_ns()
     started = Start(datetime.now(UTC).isoformat(timespec="seconds"), start_ns, boot_id())
     # A child that marks windows is looked for at once: it may be gone before the next look for new processes.
@@ -197,6 +212,8 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
         asked = heard.listen(commands)
         stop_ns = heard.settle() if asked else time.monotonic_ns()
         recorder.look()
+        if settings.output_dir is None and is_unheard(_LEAVES_S):
+            return False
         recorder.stop()
         notes = tuple(f"meter {name} was not used: {why}" for name, why in selection.refused)
         ended = Ended(
@@ -209,6 +226,7 @@ def record(settings: Settings, commands: int, answer: Callable[..., None]) -> No
         heard.write([ended_adapter().dump_json(ended)])
         result, where = finish(folder, keep=settings.output_dir is not None)
         answer("done", folder=None if where is None else str(where), result=result.as_json())
+    return True
 
 
 def recording_id(program: Sequence[str], kind: RecordingKind, started: Start) -> str:
