@@ -202,10 +202,6 @@ def _write(path: Path | None, made: Prepared) -> None:
         aside.unlink(missing_ok=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 @dataclass(frozen=True, slots=True)
 class Workload:
     """`cut` counts the prompts that were longer than max_input_tokens and lost their end. `places` are those
@@ -323,3 +319,7 @@ def workload_hash(requests: Sequence[Request]) -> str:
     for request in requests:
         digest.update((",".join(map(str, request.prompt)) + "\n").encode())
     return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
