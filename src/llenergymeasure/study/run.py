@@ -311,6 +311,8 @@ class _Study:
         ending = task.read_ending(ended.task)
         if ending is None or ended.timed_out:
             ending = task.Ending(kind="timeout" if ended.timed_out else "crash", message=_ended_badly(ended))
+        elif ending.kind == "interrupted":
+            ending = replace(ending, message=f"{ending.message}: {_ended_badly(ended)}")
         if ending.cost is None:
             gone = self.visits.why_ended()
             if gone is not None:
