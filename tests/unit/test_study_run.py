@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -474,16 +475,16 @@ def test_a_full_study_with_faults_accounts_for_every_point(tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.part"))
 
 
-def program(folder: Path) -> list[str]:
-    return [sys.executable, str(Path(__file__).with_name("virtual_study.py")), str(folder)]
+def program(folder: Path, points: int) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("virtual_study.py")), str(folder), str(points)]
 
 
-def killed_and_resumed(folder: Path, kills: int, draw: random.Random) -> int:
+def killed_and_resumed(command: Sequence[str], kills: int, draw: random.Random) -> int:
     """Run the program, kill it at random moments, and let it come to its end; how often it was killed."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = 0
     for _ in range(kills):
-        process = subprocess.Popen(program(folder), env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
             process.wait(draw.uniform(0.3, 4.0))
             break
@@ -491,7 +492,7 @@ def killed_and_resumed(folder: Path, kills: int, draw: random.Random) -> int:
             process.send_signal(signal.SIGKILL)
             process.wait()
             done += 1
-    subprocess.run(program(folder), env=environment, check=True)
+    subprocess.run(command, env=environment, check=True)
     return done
 
 
@@ -505,15 +506,16 @@ def settled(folder: Path) -> dict[str, tuple[int, list[tuple[int, str]]]]:
     return found
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kills", "points"), [(4, 8), pytest.param(50, 200, marks=pytest.mark.slow)])
 def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
-    tmp_path: Path, kills: int
+    tmp_path: Path, kills: int, points: int
 ) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
-    subprocess.run(program(undisturbed), env=environment, check=True)
+    subprocess.run(program(undisturbed, points), env=environment, check=True)
     began = time.monotonic()
-    killed = killed_and_resumed(disturbed, kills, random.Random(kills))
+    killed = killed_and_resumed(program(disturbed, points), kills, random.Random(kills))
     assert time.monotonic() - began < 600
     assert settled(disturbed) == settled(undisturbed)
     records = list(ledger.read(disturbed))

@@ -1,11 +1,12 @@
 """Studies whose runs take place in virtual time, in this process, with faults sprinkled in.
 
-As a program, `python virtual_study.py FOLDER`, it runs one study to its end, from where it was left.
+As a program, `python virtual_study.py FOLDER POINTS`, it runs one study to its end, from where it was left.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,7 +76,7 @@ class VirtualExecutor:
                 write_ending(path, Ending(kind=kind, message=f"made to fail: {kind}"))  # type: ignore[arg-type]
             elif kind == "unwritten":
                 write_ending(path, perform(task, run=VirtualRuns()))
-                (task.folder / RUNS / str(task.number)).rename(task.folder / "elsewhere")
+                shutil.rmtree(task.folder / RUNS / str(task.number))
             elif kind is None:
                 write_ending(path, replace(perform(task, run=VirtualRuns()), remarks=self.remarks))
             self._done.append(Ended(path, "its process was ended by SIGSEGV", timed_out=kind == "hang"))
@@ -92,7 +93,7 @@ def sprinkled(seed: int, share: float) -> Fault:
         draw = random.Random(f"{seed}/{task.experiment}/{task.number}/{attempt}")
         if draw.random() > (share if attempt == 1 else 0.5):
             return None
-        return draw.choice(["crash", "hang", "oom", "error"])
+        return draw.choice(["crash", "hang", "oom", "error", "unwritten"])
 
     return fault
 
@@ -126,7 +127,7 @@ def planned(study: Mapping[str, JsonValue]) -> Plan:
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
-    seeds: list[JsonValue] = list(range(1, 9))
+    seeds: list[JsonValue] = list(range(1, int(sys.argv[2]) + 1))
     run_virtually(
         {**base(repeats={"count": 2}), "sweep": {"random_seed": seeds}},
         where,
