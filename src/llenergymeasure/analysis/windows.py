@@ -1,4 +1,7 @@
-"""What did the windows in somebody's own code cost, or the runs of a command?"""
+"""What did the windows in somebody's own code cost, or the runs of a command?
+
+Long because one result is made here, from its marks to its warnings.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Which arguments and options do the commands take that measure, and that look at the machine?
 
 A command's own module is imported once the command runs, so that help needs none of them.
+
+Long because each option is a line of help.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def _calibrated(options: Options, progress: Progress) -> Calibrated:
     share = _range(options.efficiency, most=100, problem="--efficiency {!r} is not two percentages: 90:95")
     rest_w = _range(options.rest, most=1e6, problem="--rest {!r} is not two numbers of watts: 110:125")
     if rest_w is not None and share is None:
-        raise ConfigError("--rest needs a reference that sees the machine", hint="state --efficiency as well")
+        raise ConfigError("--rest needs a reference that sees the machine", hint="state --efficiency too")
     efficiency = None if share is None else (share[0] / 100, share[1] / 100)
     return calibrate_gpu(
         Asked(options.against, options.accuracy / 100, options.gpu, efficiency, rest_w), progress

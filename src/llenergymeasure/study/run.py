@@ -521,7 +521,7 @@ def _check_same(before: Opened, now: Opened, how: How) -> None:
 
 
 def _ended_badly(ended: Ended) -> str:
-    """What is known of a process that wrote no ending: how it went, and the last line that it printed."""
+    """What is known of a process that did not end by itself: how it went, and its last line."""
     try:
         lines = task.log_of(ended.task).read_text(errors="replace").strip().splitlines()
     except OSError:
