@@ -57,6 +57,7 @@ def _watch(pid: int, own: int) -> int:
 def main() -> None:
     for line in iter(sys.stdin.readline, ""):
         wanted = json.loads(line)
+        own = _own_bytes()
         start_ns = time.monotonic_ns()
         try:
             pid = os.posix_spawnp(
@@ -73,7 +74,6 @@ def main() -> None:
             _say(errno=error.errno or 0)
             continue
         _say(pid=pid, t_ns=start_ns)
-        own = _own_bytes()
         seen = _watch(pid, own)
         # It stays a zombie, whose processor time can still be read, until the answer has come.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
