@@ -110,7 +110,9 @@ class Step:
 
 @dataclass(slots=True)
 class Served:
-    """What became of a request for tokens; `sent_ns` holds when each write with a token was begun."""
+    """What became of a request for tokens; `arrived_ns` is when the last of it was read, `sent_ns` when each
+    write with a token was begun.
+    """
 
     number: int
     arrived_ns: int
@@ -376,6 +378,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        arrived_ns = time.monotonic_ns()
         self._buffer += data
         if not self._buffer[:1].isalpha():
             # The beginning of TLS, for one.
@@ -392,13 +395,13 @@ class _Connection(asyncio.Protocol):
             return
         content = bytes(self._buffer[head_end + 4 : end])
         del self._buffer[:end]
-        self._answer(first.split(" ")[1].partition("?")[0], headers, content)
+        self._answer(first.split(" ")[1].partition("?")[0], headers, content, arrived_ns)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the protocol of asyncio
         if self._served is not None:
             self._close("cancelled")
 
-    def _answer(self, path: str, headers: dict[str, str], content: bytes) -> None:
+    def _answer(self, path: str, headers: dict[str, str], content: bytes, arrived_ns: int) -> None:
         stub = self._stub
         if stub.key is not None and headers.get("authorization") != f"Bearer {stub.key}":
             self._whole(401, _error("Incorrect API key provided"), "application/json")
@@ -409,7 +412,7 @@ class _Connection(asyncio.Protocol):
             return
         body = json.loads(content)
         stub.counts["received"] += 1
-        served = Served(stub.counts["received"], time.monotonic_ns(), body)
+        served = Served(stub.counts["received"], arrived_ns, body)
         stub.served.append(served)
         if why := stub.why_refused(body, is_chat=is_chat):
             served.outcome, served.ended_ns = "refused", served.arrived_ns

@@ -217,14 +217,13 @@ class OpenaiSession:
         return error if why is None else BackendError(f"{error.message}: {why.message}", hint=why.hint)
 
     def _settle(self, arrival: Arrival, reply: Reply, due_ns: int) -> Completion:
-        done = self._completion(arrival.request, reply, due_ns)
-        return replace(done, walk=arrival.number // self._prompts)
+        return self._completion(arrival.request, reply, due_ns, walk=arrival.number // self._prompts)
 
-    def _completion(self, request: Request, reply: Reply, due_ns: int) -> Completion:
+    def _completion(self, request: Request, reply: Reply, due_ns: int, *, walk: int = 0) -> Completion:
         finish, output = self._output(request, reply)
         return Completion(
             index=request.index,
-            walk=0,
+            walk=walk,
             batch=0,
             prompt_tokens=self._prompt_tokens(request, reply),
             output_tokens=output,

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_DECODER = json.JSONDecoder()  # json.loads on bytes first guesses their encoding
-
 
 class Events:
     """Server-sent events out of bytes that may be torn anywhere, a character included."""
@@ -87,7 +85,7 @@ class Reply:
             self.is_done = True
             return
         try:
-            event = _DECODER.decode(data.decode())
+            event = _content(data)
         except ValueError:
             self.fail(f"an event is no JSON: {data[:80]!r}", t_ns)
             return
@@ -140,6 +138,16 @@ class Reply:
         """A number of tokens by the server's own count."""
         number = (self.usage or {}).get(name)
         return number if isinstance(number, int) else None
+
+
+def _content(data: bytes) -> Any:
+    """ValueError where it is no JSON."""
+    import orjson  # reading an event takes a third of the client's time with json
+
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return json.loads(data)  # NaN, which some servers write
 
 
 def message_of(content: object) -> str:
