@@ -32,6 +32,7 @@ from llenergymeasure.measure.meters import FollowedDevice, meters_for
 from llenergymeasure.measure.preflight import Cleared, preflight
 from llenergymeasure.measure.replay import write_measurement
 from llenergymeasure.measure.scratch import temporary_in
+from llenergymeasure.models.gguf import is_converted
 from llenergymeasure.models.resolve import ResolvedModel, fetched, weights_path
 from llenergymeasure.records import (
     Block,
@@ -240,7 +241,8 @@ def _ready(model: ResolvedModel | None, tell: Progress, *, as_gguf: bool) -> Res
         tell("downloading the model, once")
         return fetched(model)
     if model.kind == "gguf" and not as_gguf:
-        tell("converting the model, once")
+        if model.path is not None and not is_converted(model.path):
+            tell("converting the model, once")
         weights_path(model)
     return model
 

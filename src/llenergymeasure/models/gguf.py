@@ -208,6 +208,18 @@ def _parse(path: Path, cursor: _Cursor) -> GgufHeader:
     return GgufHeader(metadata, tensors, len(cursor.data) - start, (path,))
 
 
+def is_converted(path: Path) -> bool:
+    """Whether `converted` has its result already."""
+    try:
+        return _is_whole(_target(path))
+    except OSError:
+        return False
+
+
+def _target(path: Path) -> Path:
+    return cache_dir() / "gguf" / f"{path.stem}-{digest(path)[:16]}"
+
+
 def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
     """The directory with the GGUF's weights in bf16, its configuration and its tokenizer.
 
@@ -216,14 +228,13 @@ def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
     could be taken for whole. Takes seconds to minutes the first time. With `only` the tokenizer the rest is
     left out where it is not there yet, which takes neither torch nor its time. PreFlightError when it fails.
     """
-    cache = cache_dir()
     if len(read_gguf(path).parts) > 1:
         raise PreFlightError(
             f"{path} is split, and transformers reads a GGUF from one file",
             hint="merge the parts with llama.cpp's llama-gguf-split --merge, or take the llamacpp backend",
         )
     try:
-        whole = target = cache / "gguf" / f"{path.stem}-{digest(path)[:16]}"
+        whole = target = _target(path)
         if _is_whole(whole):
             return whole
         if only is not None:
@@ -235,7 +246,7 @@ def converted(path: Path, *, only: Literal["tokenizer"] | None = None) -> Path:
                 _convert(path, target, only)
     except OSError as error:
         raise PreFlightError(
-            f"can't convert {path} into {cache}: {error.strerror or error}",
+            f"can't convert {path} into {cache_dir()}: {error.strerror or error}",
             hint="free some space there, or set LLEM_CACHE_DIR to a directory that can be written",
         ) from error
     return target
