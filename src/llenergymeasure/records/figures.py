@@ -73,12 +73,12 @@ def amount(estimate: Estimate, *, modelled: bool = False) -> str:
 
 
 def span(estimate: Estimate) -> str | None:
-    """`0.61 to 4.20 J`, the systematic range in the scale of the value; None without one."""
+    """`0.61 to 4.20 J`, the systematic range in the scale of the value; None without one that shows there."""
     if estimate.value is None or estimate.systematic is None:
         return None
     scale = _scale(estimate.value, estimate)
-    low, high = estimate.systematic
-    return f"{scale.number(low)} to {scale.number(high)} {scale.unit}".rstrip()
+    low, high = (scale.number(end) for end in estimate.systematic)
+    return None if low == high else f"{low} to {high} {scale.unit}".rstrip()
 
 
 def led_by_range(estimate: Estimate) -> bool:
