@@ -66,8 +66,14 @@ def test_the_boundary_asked_for_leads(asked: BoundaryName, led: str, watts: floa
     result = made(both, [at("x", 20, 20)], energy=MeterChoice(gpus="all", boundary=asked))
     assert (result.boundary, [one.domain.partition(":")[0] for one in result.readings]) == (led, [led])
     assert only(result).power.value == pytest.approx(watts, rel=0.01)
+    both_ways = {one.boundary: one.energy_each.value for one in only(result).boundaries}
+    assert both_ways == {"gpu": pytest.approx(6000, rel=0.01), "host": pytest.approx(9000, rel=0.01)}
+    other = "host" if led == "gpu" else "gpu"
+    assert f"within {other}" in str(result)
+    assert f"within {led}" not in str(result)
     alone = made(gpu, [at("x", 20, 20)], energy=MeterChoice(gpus="all", boundary="host"))
     assert (alone.valid, alone.energy.value, only(alone).energy.value) == (False, None, None)
+    assert only(alone).boundaries == ()
     assert set(get_args(BoundaryName)) == set(get_args(EnergyConfig.model_fields["boundary"].annotation))
 
 

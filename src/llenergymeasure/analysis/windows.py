@@ -14,6 +14,7 @@ from llenergymeasure.analysis.codes import INVALIDATING, MEANINGS
 from llenergymeasure.analysis.estimates import ratio_over_passes, too_few
 from llenergymeasure.analysis.health import device_warnings
 from llenergymeasure.analysis.run_energy import NO_SOURCE, chosen_domains
+from llenergymeasure.energy.boundary import NESTED
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, boundary, estimate, reading
 from llenergymeasure.energy.joules.pooled import pooled_energy
@@ -36,7 +37,7 @@ from llenergymeasure.records import (
 )
 from llenergymeasure.records.figures import plain
 from llenergymeasure.results.models import OverheadPart
-from llenergymeasure.results.windows import NamedWindows, Occurrence, WindowsResult
+from llenergymeasure.results.windows import NamedWindows, Occurrence, WindowsResult, WithinBoundary
 
 # More of them are not listed one by one.
 MOST_LISTED = 1_000
@@ -107,7 +108,7 @@ def _named(
     seen: Recording, domains: Sequence[Domain], marks: Sequence[Marked], *, why_none: str
 ) -> NamedWindows:
     spans = _union(marks)
-    parts = {domain.name: _spent(seen.trace, domain, marks, spans) for domain in domains}
+    parts = _parts(seen.trace, domains, marks, spans)
     spent = added([added(one) for one in parts.values()]) if parts else None
     energy = Estimate.missing("J", why_none) if spent is None else estimate(spent)
     each = _each(parts, marks, spans)
@@ -141,9 +142,40 @@ def _named(
         independent_j=None if spent is None or spent.joules is None else spent.independent_j,
         common_j=None if spent is None or spent.joules is None else spent.common_j,
         readings=tuple(reading(name, whole, part) for name, part in parts.items()),
+        boundaries=_boundaries(seen, marks, spans),
         occurrences=tuple(_occurrence(one, each, at) for at, one in enumerate(marks))
         if len(marks) <= MOST_LISTED
         else (),
+    )
+
+
+def _boundaries(
+    seen: Recording, marks: Sequence[Marked], spans: Sequence[Window]
+) -> tuple[WithinBoundary, ...]:
+    """Each boundary that was read, from the inside out; nothing where that is only one."""
+    asked = seen.energy.gpus != "auto"
+    found = {
+        chosen_domains(seen.trace.domains, seen.gpu_uuids, asked=asked, boundary=name): None
+        for name in NESTED
+    }
+    several = [domains for domains in found if domains]
+    if len(several) < 2:
+        return ()
+    return tuple(_within(_parts(seen.trace, domains, marks, spans), marks, spans) for domains in several)
+
+
+def _within(
+    parts: Mapping[str, Sequence[Spent]], marks: Sequence[Marked], spans: Sequence[Window]
+) -> WithinBoundary:
+    spent = added([added(one) for one in parts.values()])
+    energy, whole = estimate(spent), Window(spans[0].start_ns, spans[-1].end_ns)
+    readings = tuple(reading(name, whole, part) for name, part in parts.items())
+    return WithinBoundary(
+        boundary=boundary(readings) or "",
+        method=_method(readings),
+        energy=energy,
+        energy_each=_per(energy, spent, _each(parts, marks, spans), [1] * len(marks), unit="J"),
+        readings=readings,
     )
 
 
@@ -156,6 +188,12 @@ def _union(marks: Sequence[Marked]) -> list[Window]:
         else:
             spans.append(one.window)
     return spans
+
+
+def _parts(
+    trace: Trace, domains: Sequence[Domain], marks: Sequence[Marked], spans: Sequence[Window]
+) -> dict[str, list[Spent]]:
+    return {domain.name: _spent(trace, domain, marks, spans) for domain in domains}
 
 
 def _spent(trace: Trace, domain: Domain, marks: Sequence[Marked], spans: Sequence[Window]) -> list[Spent]:

@@ -181,6 +181,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "per_output_token": "J per output token",
         "per_total_token": "J per prompt or output token",
         "least_s": "length from which a single window is known to ± 10 %",
+        "boundaries": "the same windows within each boundary that was read, where there are several",
         "independent_j": "half-width of the error that differs from window to window, in J",
         "common_j": "half-width of the error that all windows share, in J",
         "occurrences": "each window; empty where there are over 1,000",
@@ -339,6 +340,10 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "windows": "windows by name",
         "flops": "always null",
         "flops_reason": "why",
+    },
+    "WithinBoundary": {
+        "energy": "energy of all windows within this boundary, in J",
+        "energy_each": "mean energy of a window within it, in J",
     },
 }
 

@@ -46,6 +46,18 @@ class Occurrence(Part):
     exit_code: int | None = None
 
 
+class WithinBoundary(Part):
+    """What the windows of one name took within one boundary: of them all, and on average. Boundaries hold
+    each other: they are never added.
+    """
+
+    boundary: str
+    method: Literal["counter", "sampled", "modelled", "mixed"] | None
+    energy: Estimate
+    energy_each: Estimate
+    readings: tuple[EnergyReading, ...]
+
+
 class NamedWindows(Part):
     """All windows of one name. `energy` is the sum of them all, and the time of windows that overlap counts
     once; `energy_each` and `seconds_each` are means.
@@ -53,6 +65,7 @@ class NamedWindows(Part):
     `silent`: each lay between silences. `least_s` is from which length on a single one is known to ± 10 %,
     where that is known. `independent_j` and `common_j` are the half-widths of the total that differ from
     window to window and that are the same in all. `occurrences` are left out where there are over 1,000.
+    `boundaries` has each that was read, where that are several.
     """
 
     name: str
@@ -74,6 +87,7 @@ class NamedWindows(Part):
     independent_j: float | None
     common_j: float | None
     readings: tuple[EnergyReading, ...]
+    boundaries: tuple[WithinBoundary, ...] = ()
     occurrences: tuple[Occurrence, ...] = ()
 
 

@@ -41,6 +41,11 @@ def _head(one: NamedWindows, result: WindowsResult) -> str:
 def _rows(one: NamedWindows, result: WindowsResult) -> Iterator[Row]:
     each = "run" if result.kind == "command" else "block" if one.silent else "window"
     yield _joules(f"Energy per {each}", one.energy_each, result, strong=True)
+    for within in one.boundaries:
+        if within.boundary != result.boundary:
+            sources = ", ".join(sorted({reading.source for reading in within.readings}))
+            by = f"{within.method} by {sources}"
+            yield _joules(f"  within {within.boundary}", within.energy_each, result, by)
     yield Row(f"Time per {each}", amount(one.seconds_each), one.seconds_each.reason or "")
     if one.output_tokens is not None:
         yield _joules("Energy per output token", one.per_output_token, result)
