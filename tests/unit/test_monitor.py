@@ -379,6 +379,50 @@ show(m)
     assert WindowsResult.load(folder).as_json() == result
 
 
+@pytest.mark.parametrize("written", ["nothing", "an empty trace", "no events"])
+def test_a_recorder_that_dies_before_it_has_written_leaves_the_program_alone(
+    tmp_path: Path, written: str
+) -> None:
+    done = run(
+        tmp_path,
+        HEAD
+        + f"""
+import pathlib, signal
+written = {written!r}
+with Monitor(output_dir="out", meter="estimate") as m:
+    with m.window("before"):
+        pass
+    until = time.monotonic() + 10
+    folder = pathlib.Path(m._ready["folder"])
+    while b'"end"' not in (folder / "events.jsonl").read_bytes() and time.monotonic() < until:
+        time.sleep(0.002)
+    os.kill(m._process.pid, signal.SIGKILL)
+    m._process.wait()
+    (folder / "power.arrow").unlink(missing_ok=True)
+    if written == "an empty trace":
+        (folder / "power.arrow").touch()
+    if written == "no events":
+        (folder / "events.jsonl").write_bytes(b"")
+    with m.window("after"):
+        pass
+print("the program goes on", file=sys.stderr)
+show(m)
+""",
+    )
+    assert done.stderr.count("windows from here on are not measured") == 1
+    assert "the program goes on" in done.stderr
+    if written == "no events":
+        assert "is not the events of a recording: it is empty" in done.stderr
+        return
+    result = result_of(done)
+    assert [one["name"] for one in result["windows"]] == ["before"]
+    assert "before it had written" in named(result, "before")["energy"]["reason"]
+    assert (result["valid"], "recorder_lost" in codes(result)) == (False, True)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert WindowsResult.load(folder).as_json() == result
+    recompute(folder, save=False, as_json=False, verbose=False)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_script_that_is_killed_leaves_its_trace_and_no_recorder(tmp_path: Path, how: int) -> None:
     process = start(
@@ -577,7 +621,6 @@ with Monitor(output_dir="out") as m:
 def test_a_child_that_is_gone_at_once_is_charged_its_window(tmp_path: Path) -> None:
     script = """
 with Monitor(meter="estimate") as m:
-    time.sleep(0.4)
     for _ in range(4):
         pid = os.fork()
         if not pid:
@@ -591,7 +634,7 @@ show(m)
 """
     child = named(result_of(run(tmp_path, HEAD + script)), "child")
     joules = sorted(one["energy_j"] for one in child["occurrences"])
-    assert joules[1] > 0.7 * joules[-1]  # where others keep the processors busy, one may be read late
+    assert joules[0] > 0.7 * joules[-1]
 
 
 def test_a_program_that_asks_for_no_result_leaves_no_recorder_and_no_files(tmp_path: Path) -> None:
