@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -272,6 +273,15 @@ def test_misuse_is_an_error_that_names_the_window() -> None:
             pass
         with pytest.raises(ConfigError, match="at least 0"), monitor.window("tokens") as counted:
             counted.tokens(output=-1)
+        for name in ("two\nlines", "\x1b[31mred", "\ud800"):
+            with pytest.raises(ConfigError, match="no line breaks"), monitor.window(name):
+                pass
+        with pytest.raises(ConfigError, match="generator"):
+
+            @monitor.window("yields")
+            def _yields() -> Iterator[int]:
+                yield 1
+
         with pytest.raises(ConfigError, match="not ended"):
             _ = monitor.result
         with pytest.raises(ConfigError, match="once"):

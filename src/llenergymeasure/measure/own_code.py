@@ -484,6 +484,12 @@ class Window:
         """As a decorator: a window around each call."""
         import inspect  # it takes longer to import than all of this module
 
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigError(
+                f"window {self.name!r}: a call of a generator ends before its first value, and would cost "
+                "nothing",
+                hint="inside of it: with m.window(name)",
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -506,10 +512,15 @@ class Window:
 
 def _checked(name: object) -> str:
     """The name in JSON."""
+    hint = 'm.window("generate")'
     if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
         raise ConfigError(
-            f"a window's name is a text of 1 to {_LONGEST_NAME} characters, got {name!r:.80}",
-            hint='m.window("generate")',
+            f"a window's name is a text of 1 to {_LONGEST_NAME} characters, got {name!r:.80}", hint=hint
+        )
+    # The recorder reads UTF-8, and a terminal shows the name in one line.
+    if any(one < " " or "\x7f" <= one <= "\x9f" or "\ud800" <= one <= "\udfff" for one in name):
+        raise ConfigError(
+            f"a window's name has no line breaks and control characters, got {name!r:.80}", hint=hint
         )
     return json.dumps(name)
 
