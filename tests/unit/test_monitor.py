@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,7 @@ from llenergymeasure.cli.list import entries
 from llenergymeasure.cli.recompute import recompute
 from llenergymeasure.energy.recording.trace import read_trace
 from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.measure.notebook import load_ipython_extension
 from llenergymeasure.measure.own_code import Monitor
 from llenergymeasure.results.windows import WindowsResult
 
@@ -291,6 +293,24 @@ def test_misuse_is_an_error_that_names_the_window() -> None:
     assert {one.name: one.count for one in monitor.result.windows} == {"twice": 1, "tokens": 1}
     with pytest.raises(ConfigError, match="not running"), Monitor().window("early"):
         pass
+
+
+def test_a_cell_of_a_notebook_that_awaits_is_refused_before_it_runs() -> None:
+    magics: dict[str, Callable[[str, str], object]] = {}
+
+    class Shell:
+        transform_cell = staticmethod(str.strip)
+        should_run_async = staticmethod(lambda cell, transformed_cell: "await" in transformed_cell)
+
+        def register_magic_function(self, function: Callable[[str, str], object], **_: str) -> None:
+            magics["llem"] = function
+
+    async def kernel() -> None:
+        magics["llem"]("", "await something()")
+
+    load_ipython_extension(Shell())
+    with pytest.raises(ConfigError, match="awaits"):
+        asyncio.run(kernel())
 
 
 def test_two_at_once_on_a_board_are_refused_or_flagged(tmp_path: Path) -> None:
