@@ -173,4 +173,4 @@ def _disk(path: Path) -> str:
         return ""
     seen = [one.device for one in psutil.disk_partitions(all=True) if one.mountpoint == str(mount)]
     name = f"disk {seen[-1]}, " if seen and seen[-1] else ""
-    return f" ({name}mounted on {mount}, {plain(free, 'B')} free)"
+    return f" ({name}mounted on {mount}, {plain(free, 'B') if free else 'nothing'} free)"
