@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from llenergymeasure.results.study import StudyResult
     from llenergymeasure.results.windows import WindowsResult
 
-__version__ = "0.11.0"
+__version__ = "0.12.0"
 
 __all__ = [
     "BackendError",
