@@ -59,8 +59,8 @@ METHODS = {
     "their own; passes of 0.8 have neither, and are read as windows amid other work, with wider intervals",
     "0.10": "since 0.10 a pass's share of its block is read from the counter's steps around its edges, and "
     "warnings have other words",
-    "0.12": "since 0.12 the first read of modelled CPU time counts, so that windows just after the start of a "
-    "recording have other joules",
+    "0.12": "since 0.12 the first read of modelled CPU time counts, so that windows just after the start of "
+    "a recording have other joules",
 }
 
 
