@@ -676,6 +676,30 @@ def test_a_server_goes_with_its_run_whatever_ends_that(tmp_path: Path) -> None:
         assert not processes(marker)
 
 
+def test_a_server_and_its_group_go_where_the_process_that_holds_it_is_killed(tmp_path: Path) -> None:
+    marker = f"launched-{time.monotonic_ns()}"
+    # Two that stay beside the server; one of them heeds no SIGTERM.
+    stays = "sleep 600 & (trap '' TERM; sleep 600) & exec \"$@\""
+    command = ["sh", "-c", stays, marker, *STUB, *behaving(model=marker)]
+    path = tmp_path / "held.json"
+    asked_for = config("http://unused", openai={"base_url": None, "launch": {"command": command}})
+    path.write_text(asked_for.model_dump_json())
+    with subprocess.Popen(
+        [sys.executable, "-m", "llenergymeasure.study.standing", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert marker not in holder.stdout.readline().decode()
+        (group,) = {os.getpgid(pid) for pid in processes(marker)}
+        assert len(living(group)) >= 4
+        holder.kill()
+    until = time.monotonic() + 30
+    while (left := living(group)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
+
+
 @pytest.mark.parametrize(
     ("launch", "said"),
     [

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -29,6 +29,8 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Within what a cancelled worker is given to end.
 _TERMINATE_S = 5.0
 _TAIL_LINES = 8
+# Ends the process group that it is in, and itself, once its stdin is closed.
+_GUARD = f'read -r _; trap "" TERM; kill -TERM 0; sleep {_TERMINATE_S:g}; kill -KILL 0'
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def why_not_launched(config: ExperimentConfig, launch: LaunchConfig) -> Refusal 
 
 @contextmanager
 def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | None) -> Iterator[Launched]:
-    """The server's process, in a group of its own in the worker's session; all of the group ends with this.
+    """The server's process, in a group of its own in the worker's session; all of the group ends with this,
+    and with this process where that is killed.
 
     BackendError in here becomes that of a server that has ended, with its last lines. What it printed goes to
     the worker's log when it ends.
@@ -98,7 +101,8 @@ def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | Non
             ) from error
         found = Launched(process, base_url or f"http://{HOST}:{port}/v1", command, log)
         try:
-            yield found
+            with _guarded(process):
+                yield found
         except BackendError as error:
             why = found.why_ended()
             if why is None or error.hint == why.hint:
@@ -108,6 +112,24 @@ def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | Non
             _end(process)
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))
+
+
+@contextmanager
+def _guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """In the server's group a shell waits, whose stdin the kernel closes where this process is killed."""
+    with ExitStack() as stack:
+        # No shell, or a group that is gone already.
+        with suppress(OSError):
+            guard = subprocess.Popen(
+                ["sh", "-c", _GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=process.pid,
+            )
+            stack.callback(guard.communicate)
+            stack.callback(guard.kill)
+        yield
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
