@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from stub_process import stub_server, told
 
 from llenergymeasure.backends import load_backend
-from llenergymeasure.backends.openai import OpenaiBackend, form
+from llenergymeasure.backends.openai import OpenaiBackend, client, form
 from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.launch import command_of
 from llenergymeasure.backends.openai.place import listeners
@@ -319,8 +320,9 @@ def test_what_does_not_answer_is_named() -> None:
         ):
             with pytest.raises(BackendError, match=said), opened(wrong):
                 pass
-    with pytest.raises(BackendError, match="nothing answers at"), opened(url):
+    with pytest.raises(BackendError, match="nothing answers at") as raised, opened(url):
         pass
+    assert "ssl" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +434,22 @@ def test_a_busy_client_says_when_it_sent_and_read_and_not_when_it_got_round_to_i
     # between a read and what is done with it all other work of the loop has its turn
     assert min(waits_ns[:4]) >= 0.9e9 * busy_s
     assert reply.sent_ns > 0
+
+
+def test_a_server_that_accepts_no_connection_is_no_server_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_CONNECT_S", 0.2)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        reply = asyncio.run(posted(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+    assert reply.failure == "no connection came about within 0.2 s"
 
 
 def test_a_refusal_keeps_its_status_and_when_the_server_wants_to_be_asked_again() -> None:
