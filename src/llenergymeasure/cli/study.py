@@ -122,7 +122,10 @@ def text_lines(study: StudyResult, rows: Sequence[StudyRow], held: Holding | Non
 
 
 # What goes first where the table is wider than the terminal.
-_LEAST_NEEDED = ("memory", "sent late (p99)", "ITL", "requests", "TPOT", "per request", "TTFT")
+_LEAST_NEEDED = (
+    *("memory", "sent late (p99)", "ITL", "requests", "TPOT", "per request", "TTFT"),
+    *("goodput", "per good request", "good"),
+)
 # Of so many rows the rest of the columns follows, in a table below.
 _FEW = 20
 
