@@ -22,9 +22,11 @@ from llenergymeasure.results.models import Percentiles
 NEEDED = {99.0: 100}
 # An event loop on a machine that works wakes up a few milliseconds late, and no load is finer than that.
 TIMER_S = 0.005
-# No engine makes a token in less: those of an answer were read together.
+# No engine makes a token in less: they were read together.
 _AT_ONCE_S = 1e-6
-AT_ONCE = "the tokens of an answer came all at once: what is between, such as a proxy, may hold them back"
+_BY_WHAT = "held back by what is between, such as a proxy, or by a busy machine"
+AT_ONCE = f"the tokens of most answers came all at once, {_BY_WHAT}"
+TOGETHER = f"most tokens came together with the one before, {_BY_WHAT}"
 
 
 def has_due_times(config: ExperimentConfig) -> bool:

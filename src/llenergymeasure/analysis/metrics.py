@@ -11,7 +11,7 @@ from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
 from llenergymeasure.analysis.latency import (
-    AT_ONCE,
+    TOGETHER,
     at_once,
     chunk_gaps,
     e2e_s,
@@ -262,7 +262,7 @@ def _amid_load(groups: Groups) -> dict[str, Any]:
         one.window.duration_s * load.in_flight_mean for one, load in zip(passes, served, strict=True)
     )
     return {
-        "itl_s": none(AT_ONCE) if at_once(gaps) else itl,
+        "itl_s": none(TOGETHER) if at_once(gaps) else itl,
         "chunk_s": gaps if is_bundled and not at_once(gaps) else None,
         "in_flight_mean": waited_s / lasted_s,
         "in_flight_most": max(one.in_flight_most for one in served),
