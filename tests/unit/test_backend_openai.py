@@ -694,6 +694,33 @@ def test_a_server_goes_with_its_run_whatever_ends_that(tmp_path: Path) -> None:
         assert not processes(marker)
 
 
+def test_what_a_server_started_has_time_to_clear_up_when_the_server_is_gone(tmp_path: Path) -> None:
+    done = tmp_path / "cleared up"
+    slow = f'(trap \'sleep 1; touch "{done}"; exit\' TERM; while :; do sleep 0.05; done) & exec "$@"'
+    command = ["sh", "-c", slow, "server", *STUB]
+    with opened("http://unused", openai={"base_url": None, "launch": {"command": command}}) as session:
+        completions(session)
+    assert done.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is no file elsewhere")
+def test_shared_memory_goes_with_a_server_that_heeds_no_sigterm(tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    holds = (
+        "import signal, sys, time; from multiprocessing.shared_memory import SharedMemory;"
+        "held = SharedMemory(create=True, size=4096); open(sys.argv[1], 'w').write(held.name);"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    )
+    command = ["sh", "-c", '"$0" -c "$1" "$2" & shift 2; exec "$@"', sys.executable, holds, str(name), *STUB]
+    with opened("http://unused", openai={"base_url": None, "launch": {"command": command}}) as session:
+        completions(session)
+        while not name.exists() or not name.read_text():
+            time.sleep(0.05)
+        held = Path("/dev/shm") / name.read_text()
+        assert held.exists()
+    assert not held.exists()
+
+
 def test_a_server_and_its_group_go_where_the_process_that_holds_it_is_killed(tmp_path: Path) -> None:
     marker = f"launched-{time.monotonic_ns()}"
     # Two that stay beside the server; one of them heeds no SIGTERM.
