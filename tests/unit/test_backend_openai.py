@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from stub_process import stub_server, told
 
 from llenergymeasure.backends import load_backend
-from llenergymeasure.backends.openai import OpenaiBackend, form
+from llenergymeasure.backends.openai import OpenaiBackend, client, form
 from llenergymeasure.backends.openai.client import Client
 from llenergymeasure.backends.openai.launch import command_of
 from llenergymeasure.backends.openai.place import listeners
@@ -319,8 +320,9 @@ def test_what_does_not_answer_is_named() -> None:
         ):
             with pytest.raises(BackendError, match=said), opened(wrong):
                 pass
-    with pytest.raises(BackendError, match="nothing answers at"), opened(url):
+    with pytest.raises(BackendError, match="nothing answers at") as raised, opened(url):
         pass
+    assert "ssl" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +434,22 @@ def test_a_busy_client_says_when_it_sent_and_read_and_not_when_it_got_round_to_i
     # between a read and what is done with it all other work of the loop has its turn
     assert min(waits_ns[:4]) >= 0.9e9 * busy_s
     assert reply.sent_ns > 0
+
+
+def test_a_server_that_accepts_no_connection_is_no_server_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_CONNECT_S", 0.2)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        reply = asyncio.run(posted(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+    assert reply.failure == "no connection came about within 0.2 s"
 
 
 def test_a_refusal_keeps_its_status_and_when_the_server_wants_to_be_asked_again() -> None:
@@ -674,6 +692,57 @@ def test_a_server_goes_with_its_run_whatever_ends_that(tmp_path: Path) -> None:
         while processes(marker) and time.monotonic() < until:
             time.sleep(0.05)
         assert not processes(marker)
+
+
+def test_what_a_server_started_has_time_to_clear_up_when_the_server_is_gone(tmp_path: Path) -> None:
+    done = tmp_path / "cleared up"
+    slow = f'(trap \'sleep 1; touch "{done}"; exit\' TERM; while :; do sleep 0.05; done) & exec "$@"'
+    command = ["sh", "-c", slow, "server", *STUB]
+    with opened("http://unused", openai={"base_url": None, "launch": {"command": command}}) as session:
+        completions(session)
+    assert done.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is no file elsewhere")
+def test_shared_memory_goes_with_a_server_that_heeds_no_sigterm(tmp_path: Path) -> None:
+    name = tmp_path / "name"
+    holds = (
+        "import signal, sys, time; from multiprocessing.shared_memory import SharedMemory;"
+        "held = SharedMemory(create=True, size=4096); open(sys.argv[1], 'w').write(held.name);"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    )
+    command = ["sh", "-c", '"$0" -c "$1" "$2" & shift 2; exec "$@"', sys.executable, holds, str(name), *STUB]
+    with opened("http://unused", openai={"base_url": None, "launch": {"command": command}}) as session:
+        completions(session)
+        while not name.exists() or not name.read_text():
+            time.sleep(0.05)
+        held = Path("/dev/shm") / name.read_text()
+        assert held.exists()
+    assert not held.exists()
+
+
+def test_a_server_and_its_group_go_where_the_process_that_holds_it_is_killed(tmp_path: Path) -> None:
+    marker = f"launched-{time.monotonic_ns()}"
+    # Two that stay beside the server; one of them heeds no SIGTERM.
+    stays = "sleep 600 & (trap '' TERM; sleep 600) & exec \"$@\""
+    command = ["sh", "-c", stays, marker, *STUB, *behaving(model=marker)]
+    path = tmp_path / "held.json"
+    asked_for = config("http://unused", openai={"base_url": None, "launch": {"command": command}})
+    path.write_text(asked_for.model_dump_json())
+    with subprocess.Popen(
+        [sys.executable, "-m", "llenergymeasure.study.standing", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert marker not in holder.stdout.readline().decode()
+        (group,) = {os.getpgid(pid) for pid in processes(marker)}
+        assert len(living(group)) >= 4
+        holder.kill()
+    until = time.monotonic() + 30
+    while (left := living(group)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left == []
 
 
 @pytest.mark.parametrize(

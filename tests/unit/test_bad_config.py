@@ -225,6 +225,18 @@ def test_all_wrong_values_come_at_once_each_on_a_line() -> None:
     assert "  pytorch.batchsize: unknown key. Did you mean: pytorch.batch_size?" in lines
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:sesame@h:1/v1", "https://h/v1?key=sesame", "http://h/v1#sesame", "ftp://me:sesame@h"]
+)
+def test_a_url_that_is_refused_is_shown_without_its_secret(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ExperimentConfig.model_validate({"model": "gpt2", "backend": "openai", "openai": {"base_url": url}})
+    said = format_validation_error(caught.value)
+    assert "openai.base_url" in said
+    assert "***" in said
+    assert "sesame" not in said
+
+
 def test_a_renamed_field_is_refused_with_its_new_name() -> None:
     with pytest.raises(ValidationError) as caught:
         ExperimentConfig.model_validate({"model": "gpt2", "cycles": 3, "passes": {"minimum": 2}})

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from llenergymeasure.cli import app
 from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._streams import print_lines
+from llenergymeasure.cli.study import _narrowed
 from llenergymeasure.results.summary import Row
 
 WIDTHS = (100, 80, 60, 40)
@@ -34,6 +35,23 @@ def words(done: Result) -> set[str]:
 @pytest.fixture
 def result(tmp_path: Path) -> Path:
     return example_result(energy="measured").save(tmp_path)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_table_that_is_too_wide_goes_on_below(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    heads = ["energy per token", "throughput", "TTFT", "TPOT", "requests", "per request", "ITL", "warnings"]
+    rows = [
+        ["experiment", *heads],
+        *([f"concurrency={users}", *(f"{users} of {head}" for head in heads)] for users in (1, 4, 8)),
+    ]
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = list(_narrowed(rows))
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert all(cell in text for row in [heads, *rows[1:]] for cell in row)
+    # of many it does not
+    few = "\n".join(_narrowed([*rows, *rows[1:] * 10]))
+    assert ("not shown for lack of width:" in few) == (width >= 80)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -445,6 +445,16 @@ def test_bundled_chunks_have_a_latency_of_their_own(tmp_path: Path) -> None:
     assert speed["tpot_s"]["p50"]["value"] >= 0.005
 
 
+def test_answers_that_come_whole_have_no_time_between_tokens(tmp_path: Path) -> None:
+    with stub_server(first_s=0.02, events_per_write=64) as url:
+        speed = result_of(url, tmp_path, "load.concurrency=2")["performance"]
+    for name, why in (("tpot_s", "all at once"), ("itl_s", "together with the one before")):
+        assert speed[name]["p50"]["value"] is None
+        assert why in speed[name]["p50"]["reason"]
+    assert speed["chunk_s"] is None
+    assert speed["ttft_s"]["p50"]["value"] >= 0.02
+
+
 def test_a_load_that_outruns_the_server_is_not_steady(tmp_path: Path) -> None:
     with stub_server(first_s=0.1, slots=1) as url:
         result = result_of(url, tmp_path, "load={arrivals: constant, rate: 16}", "max_output_tokens=1")

@@ -22,6 +22,11 @@ from llenergymeasure.results.models import Percentiles
 NEEDED = {99.0: 100}
 # An event loop on a machine that works wakes up a few milliseconds late, and no load is finer than that.
 TIMER_S = 0.005
+# No engine makes a token in less: they were read together.
+_AT_ONCE_S = 1e-6
+_BY_WHAT = "held back by what is between, such as a proxy, or by a busy machine"
+AT_ONCE = f"the tokens of most answers came all at once, {_BY_WHAT}"
+TOGETHER = f"most tokens came together with the one before, {_BY_WHAT}"
 
 
 def has_due_times(config: ExperimentConfig) -> bool:
@@ -61,8 +66,7 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
     by_pass = [values for values in by_pass if values]
     everything = [value for values in by_pass for value in values]
     if not everything:
-        none = Estimate.missing("s", why_none)
-        return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
+        return none(why_none)
     return Percentiles(
         mean=_over_passes(float(np.mean(everything)), [float(np.mean(values)) for values in by_pass]),
         p50=_percentile(everything, by_pass, 50.0),
@@ -71,6 +75,20 @@ def percentiles(groups: Groups, latency: Callable[[Completion], float | None], w
         p99=_percentile(everything, by_pass, 99.0),
         count=len(everything),
     )
+
+
+def tpot(groups: Groups, why_none: str) -> Percentiles:
+    found = percentiles(groups, tpot_s, why_none)
+    return none(AT_ONCE) if at_once(found) else found
+
+
+def at_once(found: Percentiles) -> bool:
+    return found.p50.value is not None and found.p50.value < _AT_ONCE_S
+
+
+def none(why: str) -> Percentiles:
+    missing = Estimate.missing("s", why)
+    return Percentiles(mean=missing, p50=missing, p90=missing, p95=missing, p99=missing, count=0)
 
 
 def chunk_gaps(groups: Groups) -> Percentiles:
@@ -85,8 +103,7 @@ def chunk_gaps(groups: Groups) -> Percentiles:
     everything = sum(by_pass, Counter[int]())
     count = everything.total()
     if not count:
-        none = Estimate.missing("s", "no answer came in several chunks")
-        return Percentiles(mean=none, p50=none, p90=none, p95=none, p99=none, count=0)
+        return none("no answer came in several chunks")
 
     def at(q: float) -> Estimate:
         if count < NEEDED.get(q, 1):

@@ -11,13 +11,16 @@ from llenergymeasure.analysis.footprint import footprint
 from llenergymeasure.analysis.health import device_states, unknown_states
 from llenergymeasure.analysis.joules import energy, lead_in, total_joules
 from llenergymeasure.analysis.latency import (
+    TOGETHER,
+    at_once,
     chunk_gaps,
     e2e_s,
     goodput,
     has_due_times,
+    none,
     percentiles,
     schedule_lags_s,
-    tpot_s,
+    tpot,
     ttft_s,
 )
 from llenergymeasure.analysis.phases import prefill_and_decode, regimes
@@ -44,7 +47,6 @@ from llenergymeasure.results.models import (
     Memory,
     OverheadPart,
     PassWindow,
-    Percentiles,
     Performance,
     RunEnergyPart,
     RunFigures,
@@ -198,7 +200,7 @@ def _figures(one: RunEnergy, *, leads: int) -> RunFigures:
         energy_per_output_token_j=cost,
         output_tokens_per_second=written / lasted_s if written and lasted_s > 0 else None,
         ttft_p50_s=percentiles(group, partial(ttft_s, from_due=from_due), NO_FIRST).p50.value,
-        tpot_p50_s=percentiles(group, tpot_s, NO_FIRST).p50.value,
+        tpot_p50_s=tpot(group, NO_FIRST).p50.value,
         e2e_p50_s=percentiles(group, partial(e2e_s, from_due=from_due), NO_FIRST).p50.value,
     )
 
@@ -233,7 +235,7 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
         throughput_window="steady" if measurements[0].config.is_stream else "full",
         latencies_from="due" if from_due else "sent",
         ttft_s=percentiles(groups, partial(ttft_s, from_due=from_due), NO_FIRST),
-        tpot_s=percentiles(groups, tpot_s, "no request produced two tokens" if has_first else NO_FIRST),
+        tpot_s=tpot(groups, "no request produced two tokens" if has_first else NO_FIRST),
         e2e_s=percentiles(groups, partial(e2e_s, from_due=from_due), "no request ended"),
         **_amid_load(groups),
         flops=flops(measurements),
@@ -254,15 +256,14 @@ def _amid_load(groups: Groups) -> dict[str, Any]:
     chunks, ended = sum(one.chunks for one in served), sum(len(one.generation.completions) for one in passes)
     tokens = sum(one.output_tokens for one in served)
     is_bundled = chunks < (1 - UNLIKE) * (tokens - ended)
-    bundled = Estimate.missing("s", f"bundled: {tokens:,} tokens came in {chunks:,} chunks")
-    none = Percentiles(mean=bundled, p50=bundled, p90=bundled, p95=bundled, p99=bundled, count=0)
+    itl = none(f"bundled: {tokens:,} tokens came in {chunks:,} chunks") if is_bundled else gaps
     lasted_s = sum(one.window.duration_s for one in passes)
     waited_s = sum(
         one.window.duration_s * load.in_flight_mean for one, load in zip(passes, served, strict=True)
     )
     return {
-        "itl_s": none if is_bundled else gaps,
-        "chunk_s": gaps if is_bundled else None,
+        "itl_s": none(TOGETHER) if at_once(gaps) else itl,
+        "chunk_s": gaps if is_bundled and not at_once(gaps) else None,
         "in_flight_mean": waited_s / lasted_s,
         "in_flight_most": max(one.in_flight_most for one in served),
     }

@@ -188,6 +188,9 @@ def _line(details: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
+    """As it was given, but for what may be a secret in a URL."""
+    if isinstance(value, str) and "://" in value:
+        value = re.sub(r"(?<=[?#]).+", "***", re.sub(r"(?<=://)[^/\s]*@", "***@", value))
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 

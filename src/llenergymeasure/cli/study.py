@@ -121,21 +121,30 @@ def text_lines(study: StudyResult, rows: Sequence[StudyRow], held: Holding | Non
         yield from filled(note)
 
 
-# What is left out first where the table is wider than the terminal.
-_LEAST_NEEDED = ("memory", "sent late (p99)", "ITL", "TPOT", "per request", "TTFT", "requests")
+# What goes first where the table is wider than the terminal.
+_LEAST_NEEDED = (
+    *("memory", "sent late (p99)", "ITL", "requests", "TPOT", "per request", "TTFT"),
+    *("goodput", "per good request", "good"),
+)
+# Of so many rows the rest of the columns follows, in a table below.
+_FEW = 20
 
 
 def _narrowed(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table that fits, or else every cell of a row below its name."""
+    """Tables that fit, or else every cell of a row below its name."""
     shown, left_out = rows, []
     for head in _LEAST_NEEDED:
         if _width(shown) > room() and head in shown[0]:
             at = list(shown[0]).index(head)
             shown = [[*row[:at], *row[at + 1 :]] for row in shown]
             left_out.append(head)
-    fits = _width(shown) <= room()
+    fits = _width(shown) <= room() and len(shown[0]) > 1
     yield from chain(*fitting(shown if fits else rows))
-    if fits and left_out:
+    if fits and left_out and len(rows) <= _FEW + 1:
+        rest = [0, *(at for at, head in enumerate(rows[0]) if head in left_out)]
+        yield ""
+        yield from _narrowed([[row[at] for at in rest] for row in rows])
+    elif fits and left_out:
         yield from filled(f"not shown for lack of width: {', '.join(left_out)}", indent="  ")
 
 

@@ -79,7 +79,8 @@ REMEDIES: Mapping[WarningCode, str] = {
     "single_pass": "raise passes.count or passes.budget.seconds, or make a walk over the prompts shorter: a "
     "lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
-    "output_not_pinned": "set output_length: exact, or choose a model whose context holds the output",
+    "output_not_pinned": "choose a model whose context holds the output, or a server that heeds max_tokens "
+    "and ignore_eos; with output_length: natural answers may end when they do",
     "requests_failed": "send fewer requests at once, or look into the server's log",
     "schedule_lag": "reduce the load, or send it from a machine with more cores",
     "recorder_gap": "stop other load on this host, so that the recorder runs in time",

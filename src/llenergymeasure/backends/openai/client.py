@@ -65,7 +65,9 @@ class Client:
             raise self._unreachable(error) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             why = f"the connection broke ({type(error).__name__})"
-            if isinstance(error, TimeoutError):
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                why = f"no connection came about within {_CONNECT_S:g} s"
+            elif isinstance(error, TimeoutError):
                 why = f"nothing came for {self._timeout_s:g} s"
             if reply.first_ns is not None:
                 why += " in the middle of the answer"
@@ -99,7 +101,8 @@ class Client:
     def _unreachable(self, error: Exception) -> UnreachableError:
         import aiohttp
 
-        said = " ".join(str(error).split()) or type(error).__name__
+        # aiohttp says ssl:default where no TLS was asked for, too.
+        said = " ".join(str(error).replace(" ssl:default", "").split()) or type(error).__name__
         if isinstance(error, aiohttp.ClientSSLError):
             hint = "is the server's certificate trusted here (SSL_CERT_FILE), or does it speak plain http?"
             return UnreachableError(f"{self.api}: TLS does not come about: {said}", hint=hint)

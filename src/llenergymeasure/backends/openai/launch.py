@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+import psutil
 from pydantic import JsonValue
 
 from llenergymeasure.backends import Refusal
@@ -28,7 +29,10 @@ HOST = "127.0.0.1"
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Within what a cancelled worker is given to end.
 _TERMINATE_S = 5.0
+_TRACKERS_S = 2.0
 _TAIL_LINES = 8
+# Ends the process group that it is in, and itself, once its stdin is closed.
+_GUARD = f'read -r _; trap "" TERM; kill -TERM 0; sleep {_TERMINATE_S:g}; kill -KILL 0'
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ def why_not_launched(config: ExperimentConfig, launch: LaunchConfig) -> Refusal 
 
 @contextmanager
 def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | None) -> Iterator[Launched]:
-    """The server's process, in a group of its own in the worker's session; all of the group ends with this.
+    """The server's process, in a group of its own in the worker's session; all of the group ends with this,
+    and with this process where that is killed.
 
     BackendError in here becomes that of a server that has ended, with its last lines. What it printed goes to
     the worker's log when it ends.
@@ -98,7 +103,8 @@ def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | Non
             ) from error
         found = Launched(process, base_url or f"http://{HOST}:{port}/v1", command, log)
         try:
-            yield found
+            with _guarded(process):
+                yield found
         except BackendError as error:
             why = found.why_ended()
             if why is None or error.hint == why.hint:
@@ -110,14 +116,50 @@ def launched(config: ExperimentConfig, launch: LaunchConfig, base_url: str | Non
             sys.stderr.write(log.read().decode(errors="replace"))
 
 
+@contextmanager
+def _guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """In the server's group a shell waits, whose stdin the kernel closes where this process is killed."""
+    with ExitStack() as stack:
+        # No shell, or a group that is gone already.
+        with suppress(OSError):
+            guard = subprocess.Popen(
+                ["sh", "-c", _GUARD],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=process.pid,
+            )
+            stack.callback(guard.communicate)
+            stack.callback(guard.kill)
+        yield
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The whole group: a server's own children may outlive it."""
     _signal(process, signal.SIGTERM)
-    until = time.monotonic() + _TERMINATE_S
-    while _is_left(process) and time.monotonic() < until:
-        time.sleep(0.02)
+    _wait(process, _TERMINATE_S)
+    for one in _members(process.pid):
+        with suppress(psutil.Error):
+            if not any("multiprocessing.resource_tracker" in word for word in one.cmdline()):
+                one.kill()
+    # Trackers free the shared memory that the others leave, and then end by themselves.
+    _wait(process, _TRACKERS_S)
     _signal(process, signal.SIGKILL)
     process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], most_s: float) -> None:
+    until = time.monotonic() + most_s
+    while _is_left(process) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _members(group: int) -> Iterator[psutil.Process]:
+    """Those that live; the dead may have a slow reaper."""
+    for one in psutil.process_iter():
+        with suppress(OSError, psutil.Error):
+            if os.getpgid(one.pid) == group and one.status() != psutil.STATUS_ZOMBIE:
+                yield one
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -126,14 +168,12 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def _is_left(process: subprocess.Popen[bytes]) -> bool:
-    """Whether any of the group lives. Those whose parent is gone are the worker's to reap."""
+    """Whether any of the group lives. Those whose parent is gone are the worker's to reap, or another's."""
     process.poll()
-    try:
+    with suppress(ChildProcessError):
         while os.waitpid(-process.pid, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        return process.returncode is None
-    return True
+    return any(True for _ in _members(process.pid))
 
 
 def _free_port() -> int:
