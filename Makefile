@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 PLUGINS := plugins/llenergymeasure-tensorrt plugins/llenergymeasure-wall
 
-.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray dist test-browser browser-packages bench-loadgen test-server test-meters meter-packages docs
+.PHONY: demo test check lint types layers tests real bench-accuracy test-vllm clean test-pytorch test-llamacpp llamacpp-wheel test-slurm slurm-packages test-ray test-ray-vllm dist test-browser browser-packages bench-loadgen test-server test-meters meter-packages docs
 
 demo: $(READY)
 	$(BIN)/llem run examples/quickstart.yaml
@@ -114,6 +114,14 @@ test-slurm: $(SLURM)/ready slurm-packages
 
 test-ray: $(RAY)/ready
 	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
+
+# One model of vLLM on both nodes of a Ray, which joins vLLM's own environment.
+test-ray-vllm: $(VLLM)/ray
+	$(VLLM)/bin/python -m pytest -rs -m slow tests/cluster/test_ray_vllm.py
+
+$(VLLM)/ray: $(VLLM)/ready
+	$(VLLM)/bin/pip install --quiet --no-deps -c constraints.txt ray msgpack
+	touch $@
 
 # Management controllers: openipmi's simulator is Debian's, and needs root to be installed.
 test-meters: $(READY) meter-packages

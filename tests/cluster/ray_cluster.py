@@ -1,4 +1,4 @@
-"""A Ray of two nodes on this machine, in a process of its own: `python ray_cluster.py`.
+"""A Ray of two nodes on this machine, in a process of its own: `python ray_cluster.py GPUS`.
 
 It prints the address. The second node is removed, as a machine that dies, by a line `lose` on stdin, after
 another one has taken its place. The first node runs nothing, so that the run in flight is on the lost one.
@@ -43,12 +43,15 @@ class Cluster:
 
 
 @contextmanager
-def cluster(nodes: Path, *, site: Path) -> Iterator[Cluster]:
-    """Ended on leaving, with all of its processes. They find packages in `site` also."""
+def cluster(nodes: Path, *, site: Path, gpus: int = 0) -> Iterator[Cluster]:
+    """Ended on leaving, with all of its processes. They find packages in `site` also.
+
+    `gpus` is what each node says to have, which nothing checks.
+    """
     paths = os.pathsep.join([str(site), *(path for path in sys.path if path)])
     environment = os.environ | {"PYTHONPATH": paths, "TMPDIR": str(nodes)}
     process = subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, __file__, str(gpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -69,15 +72,12 @@ def main() -> None:
 
     # 127.0.0.1 is taken for the outer address, where nothing listens.
     nodes = Cluster()
-    nodes.add_node(
-        num_cpus=0, node_ip_address="127.0.0.2", include_dashboard=False, object_store_memory=STORE_BYTES
-    )
-    second = nodes.add_node(num_cpus=1, node_ip_address="127.0.0.3", object_store_memory=STORE_BYTES)
+    each = {"num_gpus": int(sys.argv[1]), "object_store_memory": STORE_BYTES}
+    nodes.add_node(num_cpus=0, node_ip_address="127.0.0.2", include_dashboard=False, **each)
+    second = nodes.add_node(num_cpus=1, node_ip_address="127.0.0.3", **each)
     print(nodes.address, flush=True)
     for number, _ in enumerate(sys.stdin, 4):
-        third = nodes.add_node(
-            num_cpus=1, node_ip_address=f"127.0.0.{number}", object_store_memory=STORE_BYTES
-        )
+        third = nodes.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number}", **each)
         nodes.remove_node(second, allow_graceful=False)
         second = third
         print("lost", flush=True)

@@ -15,6 +15,8 @@ import yaml
 from pages import PAGES, ROOT, Code, Command, File, Shell, first_missing, llem_calls, parts, what_went_wrong
 
 from llenergymeasure.cli import app
+from llenergymeasure.config.loader import read_known
+from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +56,8 @@ def test_what_is_not_run_has_a_reason_and_options_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_are_marked_as_such_and_python_can_be_read(name: str) -> None:
+def test_commands_are_marked_as_such_and_python_and_yaml_can_be_read(name: str) -> None:
+    of_study = {*STUDY_KEYS, *OTHER_KEYS}
     for part in parts((ROOT / name).read_text(encoding="utf-8")):
         if isinstance(part, Code):
             assert part.language, f"a block without a language: {part.text}"
@@ -63,7 +66,11 @@ def test_commands_are_marked_as_such_and_python_can_be_read(name: str) -> None:
         if isinstance(part, Code | File) and part.language == "python":
             compile(part.text, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         if isinstance(part, Code | File) and part.language == "yaml":
-            yaml.safe_load(part.text)
+            content = yaml.safe_load(part.text)
+            if isinstance(content, dict) and "model" in content:
+                of_experiment = {key: value for key, value in content.items() if key not in of_study}
+                _, unknown = read_known(None, content=of_experiment, environ={}, user_config=Path("none"))
+                assert not unknown
 
 
 @pytest.mark.parametrize(

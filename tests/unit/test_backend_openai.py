@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -776,3 +777,13 @@ def test_options_become_words_by_the_server_s_own_names() -> None:
     assert words["llamacpp"][-6:-2] == ("--max_model_len", "512", "--enforce_eager", "true")
     assert all(line[:2] == ("py", "-m") for line in words.values())
     assert all(line[line.index("--port") + 1] == "5" for line in words.values())
+
+
+def test_without_a_package_of_the_client_the_backend_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "llenergymeasure.backends.find_spec", lambda name: None if name == "orjson" else found(name)
+    )
+    assert "needs orjson: run pip install" in (OpenaiBackend().why_unavailable() or "")

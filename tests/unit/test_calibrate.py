@@ -264,3 +264,18 @@ def test_the_command_shows_the_simulated_board_and_asks_for_what_it_needs() -> N
     )
     assert wrong.exit_code == 2
     assert "calibration_old" in MEANINGS
+
+
+def test_an_option_that_would_have_no_say_is_refused() -> None:
+    for arguments in (
+        ["--simulated", "--against", "x.csv", "--accuracy", "1"],
+        ["--check", "--against", "x.csv"],
+    ):
+        refused = CliRunner().invoke(app, ["calibrate", *arguments])
+        assert refused.exit_code == 2
+        assert "leave out --against" in refused.stderr
+
+
+def test_a_counter_that_is_not_late_is_late_by_less_than_a_read_shows() -> None:
+    done = CliRunner().invoke(app, ["calibrate", "--check", "--simulated"])
+    assert "late by less than 4.00 ms" in done.stdout

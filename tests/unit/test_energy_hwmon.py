@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,13 @@ def test_auto_takes_what_the_other_meters_leave(tmp_path: Path) -> None:
             rapl_root=tmp_path / "powercap",
             sys_class=tmp_path,
         )
-        return [domain.name for domain in found.domains]
+        names = [domain.name for domain in found.domains]
+        # The recorder opens them again.
+        with ExitStack() as stack:
+            meters = [stack.enter_context(one) for one in found.meters]
+            seen = [domain.name for meter in meters for domain in meter.domains() if domain.model is None]
+        assert seen == names
+        return names
 
     assert chosen() == ["cpu:0", "host"]
     assert chosen(boundary="host") == ["cpu:0", "host"]

@@ -113,7 +113,9 @@ def test_each_form_of_the_standard_gives_the_hosts_power(
 def test_a_sensor_that_does_not_know_is_refused(watts: object) -> None:
     for resources in (old_form(watts), new_form(watts), supplies_form([watts])):
         with _served(resources) as environ:
-            assert "says its power" in (RedfishMeter(environ=environ).why_unavailable() or "")
+            why = RedfishMeter(environ=environ).why_unavailable() or ""
+        assert "says its power" in why
+        assert f"reads {watts!r} W" in why or resources == supplies_form([watts])
 
 
 def test_one_power_supply_that_does_not_say_makes_the_sum_unknown() -> None:

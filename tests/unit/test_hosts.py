@@ -243,6 +243,8 @@ def test_hosts_have_names_of_their_own_and_the_way_to_them_is_no_part_of_the_exp
         EnergyConfig(hosts=(host("x", name="a"), host("y", name="a")))
     with pytest.raises(ValueError, match="name"):
         host("x", name="a/b")
+    with pytest.raises(ValueError, match="is named here"):
+        EnergyConfig(hosts=(host("x", name="here"),))
     one, other = (
         ExperimentConfig(model="m", energy=EnergyConfig(hosts=(HostConfig(name="node2", command=command),)))
         for command in ("ssh node2 llem record", "srun -w node2 llem record")

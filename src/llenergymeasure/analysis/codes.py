@@ -31,7 +31,7 @@ MEANINGS: Mapping[WarningCode, str] = {
     "sensor_stuck": "The energy counter did not change for a second or more of a pass, although the driver "
     "answered.",
     "sensor_uncharacterised": "Power was integrated without knowing how often the sensor updates, over how "
-    "long it averages and how late it is. `llem doctor --characterise` measures that.",
+    "long it averages and how late it is. Of NVIDIA's boards `llem doctor --characterise` measures that.",
     "part_time_sensor": "The power sensor looks at a part of the time only, such as 25 of every 100 ms. A "
     "load with a rhythm of its own may be seen at its worst or at its best.",
     "thermal_throttle": "Heat made the driver lower the clocks for more than 1 % of the passes' time, by "

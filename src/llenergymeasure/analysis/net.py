@@ -31,7 +31,9 @@ def net_of_idle(gross: Estimate, energies: Sequence[RunEnergy], which: str) -> E
     if whole is None or any(width is None for width, _ in widths):
         return Estimate(value, gross.unit, systematic=systematic, reason=gross.reason or idles[0][0].reason)
     half = math.hypot(whole, *((width or 0.0) * seconds for width, seconds in widths))
-    below = "below zero: less power was drawn than the idle that is taken off" if value < 0 else None
+    # Equal readings leave what rounding leaves.
+    is_below = value < -1e-9 * gross.value
+    below = "below zero: less power was drawn than the idle that is taken off" if is_below else None
     return Estimate.around(value, gross.unit, half, systematic, below)
 
 

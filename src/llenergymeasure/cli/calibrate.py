@@ -9,6 +9,7 @@ from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._progress import steps_shown
 from llenergymeasure.cli._streams import print_json, print_lines
 from llenergymeasure.doctor.calibrate import Asked, Calibrated, calibrate_gpu, calibrate_simulated
+from llenergymeasure.doctor.characterise import READ_S
 from llenergymeasure.doctor.counter import CheckedCounter, check_counters, check_simulated
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Progress
@@ -25,9 +26,29 @@ class Options:
     check: bool
     simulated: bool
 
+    def refuse_idle(self) -> None:
+        """ConfigError where an option would have no say."""
+        of_reference = {
+            "--against": self.against,
+            "--accuracy": self.accuracy,
+            "--efficiency": self.efficiency,
+            "--rest": self.rest,
+        }
+        said = [option for option, value in of_reference.items() if value is not None]
+        if self.check and said:
+            raise ConfigError(f"--check needs no reference: leave out {', '.join(said)}")
+        if self.simulated and self.gpu is not None:
+            said.append("--gpu")
+        if self.simulated and said:
+            raise ConfigError(
+                f"--simulated has a board and a reference of its own: leave out {', '.join(said)}",
+                hint="llem calibrate --simulated, or with --check",
+            )
+
 
 def calibrate(options: Options, *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
+        options.refuse_idle()
         with steps_shown() as progress:
             found = _checked(options, progress) if options.check else _calibrated(options, progress)
         if as_json:
@@ -39,7 +60,7 @@ def calibrate(options: Options, *, as_json: bool, verbose: bool) -> None:
 
 
 def _checked(options: Options, progress: Progress) -> tuple[CheckedCounter, ...]:
-    return check_simulated() if options.simulated else check_counters(progress)
+    return check_simulated() if options.simulated else check_counters(progress, options.gpu)
 
 
 def _calibrated(options: Options, progress: Progress) -> Calibrated:
@@ -100,9 +121,10 @@ def _counter_lines(found: CheckedCounter) -> Iterator[str]:
     if times is None:
         yield f"  unknown: {found.reason}"
         return
-    step, lag = (
-        "an unknown time" if ns is None else plain(ns / 1e9, "s") for ns in (times.step_ns, times.lag_ns)
-    )
+    step = "an unknown time" if times.step_ns is None else plain(times.step_ns / 1e9, "s")
+    lag = "an unknown time" if times.lag_ns is None else plain(times.lag_ns / 1e9, "s")
+    if times.lag_ns is not None and times.lag_ns < READ_S * 1e9:
+        lag = f"less than {plain(READ_S, 's')}, the time between reads"
     yield f"  {found.source} steps every {step} and is late by {lag}"
     if times.window_ns is None:
         yield "  no beat with square waves near its period: it counts all of the time"

@@ -275,6 +275,8 @@ class EnergyConfig(Section):
         names = [host.name for host in hosts]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ValueError(f"two hosts are named {twice[0]}: give each a name of its own")
+        if "here" in names:
+            raise ValueError("the host that llem runs on is named here: give the other another name")
         return hosts
 
     @field_validator("meter")

@@ -21,7 +21,7 @@ from llenergymeasure.energy.counter import unwrap
 from llenergymeasure.energy.meters.calibration import Characteristics, SensorFiles, recall, remember
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.sensor import NO_STEP, characterise
-from llenergymeasure.exceptions import EnergyError
+from llenergymeasure.exceptions import ConfigError, EnergyError
 from llenergymeasure.measure.gpus import gpu_facts
 from llenergymeasure.records import Clock, GpuFacts, Progress, Quantity, Series
 from llenergymeasure.simulation.clock import VirtualClock
@@ -54,15 +54,23 @@ class CheckedCounter:
     kept_in: str | None = None
 
 
-def check_counters(progress: Progress, *, files: SensorFiles | None = None) -> tuple[CheckedCounter, ...]:
-    """Every GPU that NVML shows, one after the other; what is found is kept for that board and driver.
+def check_counters(
+    progress: Progress, wanted: str | None = None, *, files: SensorFiles | None = None
+) -> tuple[CheckedCounter, ...]:
+    """Every GPU that NVML shows, one after the other, or the one `wanted` by UUID or index; what is found is
+    kept for that board and driver.
 
-    EnergyError where there is none to read, or no load can be run.
+    EnergyError where there is none to read, or no load can be run. ConfigError where none is that one.
     """
     if why := NvmlMeter(gpus="all").why_unavailable():
         raise EnergyError(f"there is no counter to check: {why}", hint="--simulated shows an example")
+    gpus = gpu_facts()
+    mine = [one for one in gpus if wanted in {None, one.uuid, str(one.index)}]
+    if not mine:
+        names = ", ".join(f"{one.index}: {one.uuid}" for one in gpus)
+        raise ConfigError(f"there is no board {wanted}", hint=f"--gpu, one of {names}")
     found = []
-    for gpu in gpu_facts():
+    for gpu in mine:
         progress(f"{gpu.name or gpu.uuid}: steps and square waves", total=(2 * STEPS + 1) * LEVEL_S)
         with NvmlMeter(gpus=(gpu.uuid,)) as meter, MatrixLoad(gpu.uuid) as load:
             one = checked(gpu, meter, load, time)

@@ -81,7 +81,7 @@ def _sensor_way_out(meter: MeterReport) -> str | None:
     unknown = any(
         quantity.unit == "W" and quantity.name.startswith("power") and quantity.step_ns is None
         for domain in meter.domains
-        if domain.kind == "gpu"
+        if domain.kind == "gpu" and meter.name == "nvml"  # the meter that is read for it
         for quantity in domain.quantities
     )
     return "the timing of its power sensor is unknown: llem doctor --characterise" if unknown else None
@@ -93,7 +93,8 @@ def _domain(domain: Domain) -> str:
     calibrated = ", calibrated" if domain.systematic_gain is None and domain.kind == "gpu" else ""
     flags = f" ({', '.join(domain.flags)})" if domain.flags else ""
     names = ", ".join(dict.fromkeys(map(_sensor, domain.quantities)))
-    return f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}{flags}: {names}{calibrated}"
+    name = f"{_KINDS[domain.kind]} {domain.name.partition(':')[2]}".rstrip()
+    return f"{name}{flags}: {names}{calibrated}"
 
 
 def _sensor(quantity: Quantity) -> str:

@@ -13,7 +13,8 @@ _PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T",
 # the largest power of ten whose prefix is customary with the unit; other units take none
 _LARGEST = {"J": 9, "W": 9, "FLOP": 18, "B": 15, "s": 0}
 _SMALLEST = {"J": -9, "W": -6, "FLOP": 0, "B": 0, "s": -9}
-_NOTHING = 0.01
+# The share of its uncertainty below which a value has no digit worth showing.
+_LOST = 1e-2
 _THREE_FIGURES, _ALL_FIGURES = Context(prec=3), Context(prec=400)
 
 
@@ -156,11 +157,11 @@ def _scale(value: float, estimate: Estimate) -> Scale:
     """The scale of the value, less the digits that the larger of its uncertainties makes meaningless.
 
     What is left is that uncertainty's first digit, or its first two where they are below 3 or where the range
-    is shown in full (JCGM 100, 7.2.6), and at least one digit of the value, unless it is nothing beside its
-    uncertainty: then the scale is that of the uncertainty.
+    is shown in full (JCGM 100, 7.2.6), and at least one digit of the value, unless that is lost in the
+    uncertainty: then it is 0.
     """
     widest = max(half_width(estimate) or 0.0, _range_half(estimate))
-    if abs(value) < _NOTHING * widest:
+    if abs(value) < _LOST * widest:
         value = 0.0
     scale = scale_for(value or widest, estimate.unit)
     if scale.scientific or not widest:

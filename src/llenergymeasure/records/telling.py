@@ -60,8 +60,8 @@ REMEDIES: Mapping[WarningCode, str] = {
     "counter_power_mismatch": "use neither until the sensor is characterised; compare with an external meter",
     "counter_reset": "the driver was reloaded during the run; run again",
     "sensor_stuck": "reload the driver or choose another meter: --meter",
-    "sensor_uncharacterised": "characterise the sensor (llem doctor --characterise), "
-    "or use passes of at least 5 s",
+    "sensor_uncharacterised": "use passes of at least 5 s; of an NVIDIA GPU, characterise the sensor "
+    "(llem doctor --characterise)",
     "part_time_sensor": "use the energy counter where there is one, and more passes",
     "thermal_throttle": "improve cooling or lower the load; numbers hold for this throttled state only",
     "power_cap_active": "raise the power limit, or report it with the number",

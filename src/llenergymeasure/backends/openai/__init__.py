@@ -26,7 +26,7 @@ class OpenaiBackend:
     section = OpenaiSection
 
     def why_unavailable(self) -> str | None:
-        return why_missing("openai", "aiohttp")
+        return why_missing("openai", "aiohttp", "orjson")
 
     def why_refused(self, config: ExperimentConfig) -> Refusal | None:
         options, decoder = _options(config), config.decoder

@@ -109,8 +109,13 @@ class _Block:
             risen = float(source.total[event]) - self.before.total(t) - self.before.trend_j(t)
             noise = self.before.power_w * half + math.hypot(self.before.timing_j(t), self.before.unseen_j(t))
             if risen > 2 * noise:
-                next_w = (source.total[event + 1] - source.total[event]) / (source.time[event + 1] - t)
-                hidden_s = 2 * noise / max(float(next_w) - self.before.power_w, 1e-9)
+                next_s, next_j = (
+                    float(source.time[event + 1]) - t,
+                    source.total[event + 1] - source.total[event],
+                )
+                # On a clock that jumped two events may be of one moment.
+                next_w = float(next_j) / next_s if next_s > 0 else math.inf
+                hidden_s = 2 * noise / max(next_w - self.before.power_w, 1e-9)
                 earliest = float(source.time[event - 1] - source.half[event - 1]) - self.start - hidden_s
                 most = float(np.clip(t + half - self.start, least, most))
                 return float(np.clip(earliest, least, most)), most

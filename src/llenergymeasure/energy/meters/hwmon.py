@@ -96,16 +96,17 @@ class HwmonMeter(DeviceMeter):
         super().__init__()
         self._root = root or ROOT
         self._gpus = gpus
-        self._others = others
+        # Asked now: later what this meter sees is itself read already.
+        self._others = frozenset(others())
         self._clock = clock
 
     def _open(self, stack: ExitStack) -> tuple[Sequence[Device], Sequence[Domain]]:
         found = [replace(one, role=_role(one)) for one in channels(self._root)]
         if not found:
             raise EnergyError(f"no sensor of energy or power is under {self._root}")
-        others, opened, silent = self._others(), [], {}
+        opened, silent = [], {}
         for one in _counted_once(found):
-            if self._is_anothers(one, others):
+            if self._is_anothers(one):
                 continue
             try:
                 opened.append(_Opened(one, stack))
@@ -135,10 +136,10 @@ class HwmonMeter(DeviceMeter):
             devices[-1].period_s = _PART_PERIOD_S
         return devices, [one.domain for one in (*counting, *parts)]
 
-    def _is_anothers(self, one: _Channel, others: Collection[str]) -> bool:
+    def _is_anothers(self, one: _Channel) -> bool:
         if one.role.kind == "gpu" and not isinstance(self._gpus, str) and one.role.name not in self._gpus:
             return True
-        return one.chip in others or one.domain_name in others
+        return one.chip in self._others or one.domain_name in self._others
 
     def _device(self, opened: Sequence[_Opened]) -> Device:
         return Device(

@@ -64,10 +64,12 @@ class RedfishMeter(DeviceMeter):
         """The resource of the only chassis that says its power, or of the one that was named."""
         name = self._environ.get(f"{REDFISH}_CHASSIS")
         members = [f"{_CHASSIS}/{name}"] if name else list(_links(service.get(_CHASSIS).get("Members")))
-        found = [path for member in members for path in _sources(service, member)]
+        refused: list[str] = []
+        found = [path for member in members for path in _sources(service, member, refused)]
         chassis = {path.removeprefix(f"{_CHASSIS}/").partition("/")[0] for path in found}
         if not found:
-            raise EnergyError(f"no chassis of {service.url} says its power")
+            why = f" ({'; '.join(dict.fromkeys(refused))})" if refused else ""
+            raise EnergyError(f"no chassis of {service.url} says its power{why}")
         if len(chassis) > 1:
             raise EnergyError(
                 f"several chassis of {service.url} say their power ({', '.join(sorted(chassis))})",
@@ -141,14 +143,15 @@ def _hint(error: Exception) -> str | None:
     return f"save the BMC's certificate and name it: {REDFISH}_CA" if is_untrusted else None
 
 
-def _sources(service: _Service, member: str) -> Iterator[str]:
-    """The resources of a chassis that say its power, best first."""
+def _sources(service: _Service, member: str, refused: list[str]) -> Iterator[str]:
+    """The resources of a chassis that say its power, best first; why others do not goes to `refused`."""
     chassis = service.get(member)
     for link in ("EnvironmentMetrics", "Power", "PowerSubsystem"):
         for path in _links([chassis.get(link)]):
             try:
                 milliwatts(_watts(service, path))
-            except EnergyError:
+            except EnergyError as error:
+                refused.append(error.message)
                 continue
             yield path
 
