@@ -10,8 +10,13 @@ import sys
 
 from llenergymeasure import __version__
 
+# pip asks for it too; a checkout that is run as it lies has only this.
+_OLDEST = (3, 11)
+
 
 def main() -> None:
+    if sys.version_info[:2] < _OLDEST:
+        sys.exit(f"llem needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}")
     # Objects of a start are kept: to look through them again and again takes a tenth of its time.
     gc.set_threshold(50_000, 20, 20)
     # What is installed beside llem has no say in how it reads a configuration, and is not searched for it.
@@ -23,8 +28,15 @@ def main() -> None:
         if sys.argv[1:] == ["--version"]:
             print(f"llem v{__version__}", flush=True)
         else:
-            from llenergymeasure.cli import app, keep_only
-
+            try:
+                from llenergymeasure.cli import app, keep_only
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("llenergymeasure"):
+                    raise
+                sys.exit(
+                    f"llem needs the package {error.name}, which {sys.executable} lacks; "
+                    "in a checkout of llem: pip install ."
+                )
             keep_only(*sys.argv[1:2])
             app(prog_name="llem")
     except OSError as error:

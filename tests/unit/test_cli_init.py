@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import subprocess
@@ -107,6 +108,18 @@ def test_what_cannot_be_done_names_the_way_out_and_leaves_nothing(arguments: lis
     result = llem(*arguments)
     assert result.exit_code == code
     assert "hint: " in result.stderr
+    assert there() == []
+
+
+def test_a_full_disk_leaves_nothing_and_is_no_question_of_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, **_: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = llem("--yes")
+    assert result.exit_code == 2
+    assert "hint: free space there" in result.stderr
     assert there() == []
 
 

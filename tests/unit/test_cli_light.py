@@ -159,3 +159,18 @@ def test_a_reader_that_takes_one_line_and_leaves_changes_nothing() -> None:
             os.read(child.stdout.fileno(), 1)
             child.stdout.close()
             assert (child.wait(timeout=60), child.stderr.read()) == (0, b"")
+
+
+def test_a_python_that_is_too_old_and_one_without_the_packages_are_told_so() -> None:
+    old = "import sys; sys.version_info = (3, 10, 1); from llenergymeasure.__main__ import main; main()"
+    bare = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['llem', 'doctor']; "
+        + old.partition("; ")[2].partition("; ")[2]
+    )
+    for source, words in ((old, "needs Python 3.11 or newer"), (bare, "pip install .")):
+        done = subprocess.run(
+            [sys.executable, "-c", source], check=False, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1

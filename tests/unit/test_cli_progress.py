@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 from unittest.mock import MagicMock
 
 import pytest
 from tqdm import tqdm
 
+from llenergymeasure.cli import _progress
 from llenergymeasure.cli._progress import Shown, following, line, remark
 
 PASSES = Shown("3 passes", total=15.0, step=5, steps=8, run=2, runs=3, left_s=100.0)
@@ -102,6 +104,21 @@ def test_without_a_terminal_each_step_is_one_line(capsys: pytest.CaptureFixture[
     first, second = _without_terminal(capsys, quiet=False)
     assert first == "[0 s] run 1 of 3, step 4 of 7: warming up, about 2.5 min left"
     assert second.startswith("[4 s] run 1 of 3, step 5 of 7: 3 passes")
+
+
+def test_without_a_terminal_a_step_that_is_far_over_its_time_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_progress, "TICK_S", 0.001)
+    clock = Clock()
+    with tqdm(total=None, disable=True) as bar, following(bar, now=clock) as progress:
+        progress("warming up", total=30.0, step=4, steps=7, note="batch 1")
+        for clock.s in (159.0, 160.0, 175.0, 190.0, 200.0):
+            time.sleep(0.1)
+    _, *reminders = capsys.readouterr().err.splitlines()
+    assert reminders == [
+        f"[{spent} s] step 4 of 7: warming up, cap 30 s, {spent} s so far, batch 1" for spent in (60, 90)
+    ]
 
 
 def test_nothing_is_written_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,13 @@ def test_run_works_with_bare_mocks_and_says_how_to_keep_the_result() -> None:
         assert "--output results" in outcome.stderr
 
 
+def test_how_to_keep_the_result_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said = succeed(tqdm=MagicMock(), print_experiment_header=MagicMock()).stderr
+    assert "to keep the result" in said
+    assert max(map(len, said.splitlines())) <= 40
+
+
 def test_run_saves_where_it_was_told_before_it_prints() -> None:
     result = MagicMock()
     result.save.return_value = Path("results/gpt2_1")

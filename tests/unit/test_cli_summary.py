@@ -183,6 +183,12 @@ def test_a_run_that_failed_is_named_with_its_reason(capsys: pytest.CaptureFixtur
     assert failures(example_result()) == []
 
 
+def test_a_run_that_was_interrupted_is_one_of_those_that_were_asked_for() -> None:
+    result = with_a_failure(example_result())
+    cut = result.model_copy(update={"runs": result.runs[:2]})
+    assert failures(cut)[0].startswith("run 2 of 3 ")
+
+
 def test_power_that_the_engine_draws_while_it_waits_stands_beside_net(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

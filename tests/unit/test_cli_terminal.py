@@ -11,14 +11,18 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from llenergymeasure.cli import app
+from llenergymeasure.cli import app, compare, report
 from llenergymeasure.cli._help import EXAMPLES
 from llenergymeasure.config.models import BUILTIN_METERS
+from llenergymeasure.report.export import FORMS
+from llenergymeasure.results.study import SORTS
+from llenergymeasure.results.study_table import Format
 
 ROOT = Path(__file__).parents[2]
 LLEM = [sys.executable, "-m", "llenergymeasure"]
@@ -131,6 +135,28 @@ def test_bash_completes_values_as_well_as_flags(
     found = set(done.stdout.splitlines())
     assert expected <= found
     assert not unexpected & found
+
+
+def test_the_words_that_complete_are_those_that_the_commands_take() -> None:
+    taken = {
+        ("export", "to"): FORMS,
+        ("report", "form"): report.FORMS,
+        ("compare", "form"): get_args(compare.Form),
+        ("show", "form"): get_args(Format),
+        ("show", "sort"): SORTS,
+    }
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for (command, option), names in taken.items():
+        found = group.commands[command]
+        (param,) = [one for one in found.params if one.name == option]
+        offered = [one.value for one in param.shell_complete(found.make_context(command, ["x"]), "")]
+        assert sorted(offered) == sorted(names), (command, option)
+
+
+def test_a_command_that_is_below_another_is_named_there() -> None:
+    for word in ("validate", "schema", "keys"):
+        assert f"Did you mean 'config {word}'?" in shown(word)
 
 
 @pytest.mark.parametrize("command", ["run", "exec", "watch", "record"])

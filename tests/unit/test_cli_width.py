@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from example_result import example_result
 from typer.testing import CliRunner, Result
 
 from llenergymeasure.cli import app
+from llenergymeasure.cli._layout import row_lines
+from llenergymeasure.cli._streams import print_lines
 from llenergymeasure.cli.study import _narrowed
+from llenergymeasure.results.summary import Row
 
 WIDTHS = (100, 80, 60, 40)
 
@@ -75,3 +79,16 @@ def test_lines_break_between_words_and_only_a_word_may_be_longer(
     for line in (*narrow.stdout.splitlines(), *narrow.stderr.splitlines()):
         assert len(line) <= width or len(line.split()) == 1
     assert words(narrow) <= words(wide)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_long_note_without_label_and_value_leaves_no_empty_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    said = "run 2 of 3 failed: the worker was killed (signal 9) in its measure stage; memory is short"
+    rows = [Row("Runs", "2 runs of 3 passes", "each a fresh process"), Row("", "", said, strong=True)]
+    print_lines(chain(*row_lines(rows)))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.strip() for line in lines)
+    assert " ".join(" ".join(lines).split()).endswith(said)

@@ -235,8 +235,8 @@ CASES: dict[WarningCode, Case] = {
         host(lambda kernel: kernel.idle(3.0, busy=1.0)), host(lambda kernel: kernel.idle(3.0, busy=0.2))
     ),
     "not_steady": Case(
-        run(**FAST, warmup={"max_seconds": 1.0}, simulated={"scatter": 0.5}),
-        run(**FAST, warmup={"max_seconds": 1.0}, simulated={"scatter": 0.001}),
+        run(**FAST, warmup={"max_seconds": 5.0}, simulated={"scatter": 0.5}),
+        run(**FAST, warmup={"max_seconds": 5.0}, simulated={"scatter": 0.001}),
     ),
     "target_not_met": Case(
         run(**TARGET, simulated={"run_scatter": 0.2}), run(**TARGET, simulated={"scatter": 0.001})

@@ -821,6 +821,16 @@ def test_what_was_configured_differently_is_listed() -> None:
     assert any("weights_bytes" in line and line.endswith("against 91.7 MB") for line in lines)
 
 
+def test_a_systematic_range_of_a_ratio_stands_only_where_it_shows() -> None:
+    found = compare(result(), later(result()))
+    energy = found.ratios[0]
+    for ends, shows in (((0.2631, 0.2634), False), ((0.25, 0.27), True)):
+        changed = replace(energy, ratio=replace(energy.ratio, systematic=ends))
+        ratios = tuple(changed if one is energy else one for one in found.ratios)
+        lines = list(comparison_lines(replace(found, ratios=ratios)))
+        assert any("systematic range" in line for line in lines) is shows
+
+
 def test_of_two_engines_the_given_options_are_listed() -> None:
     a = configured(result(), pytorch={"batch_size": 2, "compile": True})
     b = configured(result(), backend="simulated", simulated={"batch_size": 1}, pytorch={})

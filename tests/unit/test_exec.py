@@ -334,6 +334,22 @@ def test_a_folder_that_can_not_be_is_an_error_of_the_folder(tmp_path: Path) -> N
     assert done.stderr.startswith("ResultError: the recording can't be written to ")
 
 
+@pytest.mark.parametrize(
+    ("pattern", "printed"),
+    [
+        (r"(-?\d+) tokens", "-3 tokens"),
+        (r"(\S+) tokens", "inf tokens"),
+        (r"(\S+) tokens", "nan tokens"),
+        (r"(\S+) tokens", "9e999 tokens"),
+        (r"(\d+) tokens|end", "5 tokens, end"),
+    ],
+)
+def test_what_is_no_count_of_tokens_is_none(tmp_path: Path, pattern: str, printed: str) -> None:
+    done = execute(tmp_path, "-n", "1", "--json", "--tokens", pattern, "--", "echo", printed)
+    assert result_of(done)["windows"][0]["output_tokens"] is None
+    assert "found no number in the output of 1 of 1 runs" in done.stderr
+
+
 def test_what_one_look_can_not_see_is_missing_and_not_nothing(tmp_path: Path) -> None:
     done = execute(tmp_path, "-n", "2", "--json", "--tokens", r"(\d+) tokens", "--", "true")
     result = result_of(done)

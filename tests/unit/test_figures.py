@@ -67,6 +67,8 @@ def test_a_model_is_marked_and_a_missing_value_or_interval_is_not_zero() -> None
         (7500.0, 150.0, (7400.0, 7600.0), "7.50 ± 0.15 kJ"),
         (0.117, 0.002, (0.07, 0.164), "117 (70 to 164) mJ"),
         (599.0, None, (219.0, 1640.0), "600 (220 to 1,640) J"),
+        (3e-7, 0.00645, (1e-7, 4e-7), "0 ± 6 mJ"),
+        (0.002, 0.032, (0.001, 0.003), "2 ± 32 mJ"),
     ],
 )
 def test_a_range_wider_than_the_interval_takes_its_place_and_the_digits_that_it_makes_meaningless(

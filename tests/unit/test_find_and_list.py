@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -170,3 +171,38 @@ def test_every_kind_is_listed_by_name_and_a_newer_schema_is_unreadable(tmp_path:
     head, first, *_ = llem("list", tmp_path).stdout.splitlines()
     assert head.split()[:2] == ["name", "kind"]
     assert "result" in first
+
+
+def test_a_page_beside_results_is_left_out_where_a_shell_names_all(tmp_path: Path) -> None:
+    names = [saved(tmp_path, "alpha"), saved(tmp_path, "beta")]
+    page = tmp_path / "report.html"
+    page.write_text("<html>")
+    whole = llem("compare", *names)
+    assert whole.exit_code == 0
+    assert llem("compare", *names, page).stdout == whole.stdout
+    assert llem("compare", tmp_path / "*").stdout == whole.stdout
+    assert llem("export", *names, page).stdout == llem("export", *names).stdout != ""
+    assert llem("show", page).exit_code == 1
+
+
+def test_a_folder_of_results_is_no_result_but_says_what_to_give(tmp_path: Path) -> None:
+    saved(tmp_path, "alpha")
+    for command in ("show", "compare"):
+        refused = llem(command, tmp_path)
+        assert refused.exit_code == 1
+        assert f"'{tmp_path}/*'" in refused.stderr.replace("\n  ", "")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("command", ["list", "show", "compare"])
+def test_a_file_that_the_system_refuses_is_no_bug_in_llem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "closed")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(Path, "exists", refuse)
+    refused = llem(command, tmp_path)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith(f"closed: {os.strerror(number)}\nhint: ")

@@ -167,6 +167,43 @@ def test_a_tracker_says_where_in_the_plan_a_run_is() -> None:
     assert heard[-1]["left_s"] == pytest.approx(last["left_s"] + 3 * (3 * 8.0 - 18.0))
 
 
+def test_a_target_within_a_run_may_ask_for_passes_until_the_budget_ends() -> None:
+    asked = {"target": 0.02, "budget": {"seconds": 60.0}}
+    plan = forecast_at(planned(repeats={"count": 1}, passes=asked), PACE)
+    full = next(step for step in plan.steps if step.name == "full")
+    assert (full.seconds, full.most_s) == (18.0, 60.0)
+    assert plan.most_s == pytest.approx(plan.seconds + 42.0 + 26.0)  # 26 s of warm-up until its cap
+    assert "more until the target" in full.note
+
+
+def test_the_time_left_counts_passes_that_a_target_adds() -> None:
+    heard: list[dict[str, Any]] = []
+    now = [100.0]
+    config = planned(repeats={"count": 1}, passes={"target": 0.02})
+    tell = Tracker(config, PACE, lambda description, **more: heard.append(more), now=lambda: now[0])
+    tell.enter("full")
+    tell("3 passes", total=18.0, passes=3)
+    rest_s = sum(step.seconds for step in forecast_at(config, PACE).steps if step.name != "full")
+    assert heard[-1]["left_s"] == pytest.approx(rest_s + 18.0)
+    now[0] += 20.0
+    tell("20 passes", total=120.0, passes=20)
+    assert heard[-1]["left_s"] == pytest.approx(rest_s + 120.0)
+
+
+def test_runs_to_come_are_expected_to_warm_up_as_long_as_this_one_did() -> None:
+    heard: list[dict[str, Any]] = []
+    now = [100.0]
+    config = planned()
+    tell = Tracker(config, PACE, lambda description, **more: heard.append(more), now=lambda: now[0])
+    tell.enter("warm_up")
+    now[0] += 30.0
+    tell("warming up")
+    before = heard[-1]["left_s"]
+    tell.measured(warm_up_s=30.0)
+    tell("warming up")
+    assert heard[-1]["left_s"] == pytest.approx(before + 2 * (30.0 - 4.0))
+
+
 def test_the_plan_as_json_holds_the_steps_and_both_ends_of_the_time() -> None:
     config = planned()
     plan = forecast_at(config, find_pace(config))

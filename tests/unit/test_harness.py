@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 import pytest
 from benchmarks.virtual_run import VirtualRuns
-from virtual_result import config
+from virtual_result import BRISK, config
 
 from llenergymeasure.analysis.metrics import experiment_result
 from llenergymeasure.analysis.run_energy import run_energy
@@ -399,7 +399,7 @@ def test_the_budget_of_passes_is_shared_by_the_runs() -> None:
 
 
 def test_the_budget_of_seconds_is_shared_by_the_runs() -> None:
-    found = experiment(config(passes={"count": 4, "budget": {"seconds": 34.0}}, simulated=QUIET))
+    found = experiment(config(passes={"count": 4, "budget": {"seconds": 34.0}}, simulated={**QUIET, **BRISK}))
     # walks of 0.249 s: 5.23 s a pass, 11.3 s a run
     assert [len(one.passes) for one in found.runs.measurements] == [2, 2, 2]
 
@@ -407,7 +407,7 @@ def test_the_budget_of_seconds_is_shared_by_the_runs() -> None:
 def test_the_budget_of_joules_ends_the_runs() -> None:
     def runs(joules: float) -> int:
         passes = {"count": 1, "budget": {"joules": joules}}
-        return len(experiment(config(passes=passes, simulated=QUIET)).runs.seen)
+        return len(experiment(config(passes=passes, simulated={**QUIET, **BRISK})).runs.seen)
 
     # 400 W for 5.23 s: 2,091 J a run
     assert [runs(2_000.0), runs(2_200.0), runs(1e6)] == [1, 2, 3]
@@ -447,7 +447,7 @@ def test_what_of_the_budget_one_run_may_use(
 
 
 def test_too_small_a_budget_is_said_before_the_first_pass_and_ends_after_what_it_holds() -> None:
-    found = experiment(config(passes={"budget": {"seconds": 4.0}}, n=40, simulated=QUIET))
+    found = experiment(config(passes={"budget": {"seconds": 4.0}}, n=40, simulated={**QUIET, **BRISK}))
     (remark,) = found.remarks
     # 40 prompts take 2.49 s, so that a pass of 5 s takes three walks
     assert "takes about 7.48 s" in remark
@@ -499,7 +499,7 @@ def test_what_is_said_to_fit_does() -> None:
 def test_strict_stops_there_before_a_pass() -> None:
     runs = VirtualRuns()
     with pytest.raises(ConfigError, match="--strict") as caught:
-        experiment(config(passes={"budget": {"seconds": 4.0}}, n=40), runs=runs, strict=True)
+        experiment(config(passes={"budget": {"seconds": 4.0}}, n=40, simulated=BRISK), runs=runs, strict=True)
     assert caught.value.hint == "passes.budget.seconds=23"
     assert "warm_up" in runs.phases[0]
     assert "full" not in runs.phases[0]

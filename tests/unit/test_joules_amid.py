@@ -8,6 +8,7 @@ from benchmarks.boards.polled import DOMAIN, poll_times, polled
 
 from llenergymeasure.energy.joules.amid import window_energy
 from llenergymeasure.energy.joules.pool import added, estimate, reading
+from llenergymeasure.energy.joules.pooled import pooled_energy
 from llenergymeasure.energy.joules.quiet import idle_power
 from llenergymeasure.energy.joules.silence import block_energy
 from llenergymeasure.energy.joules.spent import Spent, Term
@@ -98,6 +99,30 @@ def test_cpu_time_and_memory_give_modelled_joules_and_the_width_of_the_model() -
         (15 * (3.76 - 0.77) + 20 * 0.19, 15 * 2 * 3.76 + 20 * 0.54), rel=0.01
     )
     assert spent.method == "modelled"
+
+
+def test_a_window_just_after_the_first_read_is_read_from_it() -> None:
+    trace = _modelled(vcpus=1.0, resident=0)
+    busy = trace.series["host", "cpu_time"]
+    # It works until the second read, and then no more.
+    rests = Series(busy.quantity, busy.t_before_ns, busy.t_after_ns, np.minimum(busy.raw, S // 4))
+    trace = Trace(trace.domains, {**trace.series, ("host", "cpu_time"): rests})
+    window = Window(S // 100, 2 * S)
+    for spent in (window_energy(trace, "host", window), pooled_energy(trace, "host", [window])):
+        assert spent.joules == pytest.approx(0.24 * 3.76, rel=0.02)
+        assert spent.half_width_j < 0.1 * 0.24 * 3.76
+
+
+def test_a_tick_between_two_reads_close_together_is_no_ten_processors() -> None:
+    trace = _modelled(vcpus=0.5, resident=0)
+    busy = trace.series["host", "cpu_time"]
+    # One millisecond after a read there is another one, which shows one tick more.
+    times = np.insert(busy.t_before_ns, 41, 10 * S + S // 1000)
+    again = Series(busy.quantity, times, times, np.insert(busy.raw, 41, busy.raw[40] + 10_000_000))
+    closer = Trace(trace.domains, {**trace.series, ("host", "cpu_time"): again})
+    window = [Window(10 * S + S // 10, 10 * S + 9 * S // 10)]
+    spent, plain = pooled_energy(closer, "host", window), pooled_energy(trace, "host", window)
+    assert spent.half_width_j < 2.5 * plain.half_width_j
 
 
 def test_an_idle_process_is_no_fault() -> None:

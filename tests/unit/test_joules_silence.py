@@ -176,6 +176,33 @@ def test_a_counter_that_stops_in_the_silence_is_stuck_and_not_an_energy() -> Non
     assert spent.reason
 
 
+def test_a_board_whose_counter_and_power_both_stand_still_has_no_energy() -> None:
+    def stands_still(trace: Trace) -> Trace:
+        still = {
+            key: replace(one, raw=np.full_like(one.raw, one.raw[0])) for key, one in trace.series.items()
+        }
+        return replace(trace, series=still)
+
+    sensor = SimulatedSensor(fields=frozenset({COUNTER, INSTANT}))
+    spent = _block(_steps((0.0, 300.0)), sensor, before_s=1.0, after_s=1.0, change=stands_still)
+    assert spent.joules is None
+    assert spent.flags[0] == "sensor_stuck"
+    assert spent.reason
+
+
+def test_a_counter_that_stands_still_beside_a_live_power_field_gives_way_to_it() -> None:
+    sensor = SimulatedSensor(window_s=0.1, counter_stuck=True, fields=frozenset({COUNTER, INSTANT}))
+    spent = _block(_steps((0.0, 300.0)), sensor, before_s=1.0, after_s=1.0)
+    assert spent.flags[0] == "sensor_stuck"
+    _near(spent, 1500, 0.05)
+
+
+def test_what_sums_are_rounded_by_is_no_term() -> None:
+    sensor = SimulatedSensor(window_s=0.1, fields=frozenset({INSTANT}))
+    spent = _block(_steps((0.0, 66.6), idle=66.6), sensor, before_s=1.0, after_s=1.0)
+    assert all(term.half_width_j > 1e-6 for term in spent.terms)
+
+
 def test_a_counter_that_is_reset_in_the_block_gives_way_to_power() -> None:
     def reset(series: Series) -> Integers:
         middle = series.raw.size // 2

@@ -216,7 +216,7 @@ def test_all_unknown_keys_of_all_places_come_in_one_message(tmp_path: Path) -> N
         f"  pytorch.batchsize (file {path}, line 4); did you mean pytorch.batch_size?",
         f"  pytroch (file {path}, line 3); did you mean pytorch?",
         f"  seed (file {path}, line 2); did you mean random_seed?",
-        "  batch_size (flag); did you mean pytorch.batch_size?",
+        "  batch_size (flag); did you mean pytorch.batch_size, or that of another engine?",
         "  qqq (flag)",
     ]
 
@@ -372,3 +372,9 @@ def test_the_energy_score_preset_is_that_benchmark_s_protocol() -> None:
     assert (config.n, config.batch_size, config.precision) == (1000, 1, "bf16")
     assert (config.max_output_tokens, config.output_length) == (10, "exact")
     assert config.dataset.name == "prompts.jsonl"
+
+
+def test_a_result_in_the_place_of_a_configuration_is_named_as_one(tmp_path: Path) -> None:
+    path = written(tmp_path, "schema_version: '2'\nexperiment_id: a\nconfig: {model: gpt2}\nruns: []")
+    with pytest.raises(ConfigError, match="is a result, not a configuration"):
+        load(path=path)

@@ -179,6 +179,9 @@ BROKEN_SECTIONS = {
     "an instance": WHOLE.replace("section = Section", "section = Section()"),
     "traits that raise": WHOLE.replace("return Traits(", "return 1 / 0, ("),
     "traits of another kind": WHOLE.replace("return Traits(", "return dict("),
+    "an option that must be given": WHOLE.replace(
+        "class Section(EngineSection):", "class Section(EngineSection):\n    bare: int"
+    ),
     "no import": "import nothing_of_that_name",
 }
 

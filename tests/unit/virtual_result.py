@@ -17,7 +17,15 @@ from llenergymeasure.results.models import ExperimentResult
 Bend = Callable[[Completion], Completion]
 
 
+# Few requests in much time, which is quickly simulated.
+SLOW = {"prefill_s_per_token": 1e-4, "decode_s_per_step": 1e-2}
+# As the backend has it where nothing is said.
+BRISK = {"prefill_s_per_token": 2e-5, "decode_s_per_step": 2e-3}
+
+
 def config(**changes: object) -> ExperimentConfig:
+    asked = changes.get("simulated")
+    changes["simulated"] = {**SLOW, **(asked if isinstance(asked, dict) else {})}
     return ExperimentConfig.model_validate(
         {
             "model": "any",

@@ -161,7 +161,7 @@ def _not_steady(seen: Measurement) -> list[MeasurementWarning]:
         found.append(
             f"the load had not settled within the warm-up of {seen.warm_up.window.duration_s:.3g} s"
             if seen.config.is_stream
-            else f"times had not settled after {count} warm-up batches"
+            else f"times had not settled after {count} warm-up {'batch' if count == 1 else 'batches'}"
         )
     return [MeasurementWarning.of("not_steady", message) for message in found]
 

@@ -52,6 +52,8 @@ def windows_result(seen: Recording) -> WindowsResult:
     asked, within = seen.energy.gpus != "auto", seen.energy.boundary
     domains = chosen_domains(seen.trace.domains, seen.gpu_uuids, asked=asked, boundary=within)
     why_none = NO_SOURCE
+    if not seen.trace.domains and any(one.code == "recorder_lost" for one in seen.warnings):
+        why_none = "the recorder ended before it had written what it read"
     if not domains and seen.trace.domains:
         names = ", ".join(domain.name for domain in seen.trace.domains)
         if within not in {"auto", "gpu"}:

@@ -32,6 +32,15 @@ class _Group(TyperGroup):
             option.default = False
         return option
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """`llem validate` is told of `llem config validate`."""
+        word = args[0]
+        if self.get_command(ctx, word) is None and not ctx.resilient_parsing:
+            for name, group in self.commands.items():
+                if word in getattr(group, "commands", {}):
+                    ctx.fail(f"No such command '{word}'. Did you mean '{name} {word}'?")
+        return super().resolve_command(ctx, args)
+
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Alone it shows what can be typed, which is not a mistake."""
         return super().parse_args(ctx, args if args or ctx.resilient_parsing else ["--help"])

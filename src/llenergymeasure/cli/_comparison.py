@@ -230,11 +230,11 @@ def _percent(share: float) -> str:
 
 
 def _systematic(one: Ratio) -> str:
-    """What the systematic errors of both allow, where they do not cancel."""
+    """What the systematic errors of both allow, where they do not cancel and it shows."""
     if one.ratio.systematic is None:
         return ""
-    low, high = one.ratio.systematic
-    return f"; systematic range {low:.3f} to {high:.3f}"
+    low, high = (f"{end:.3f}" for end in one.ratio.systematic)
+    return "" if low == high else f"; systematic range {low} to {high}"
 
 
 def notes(comparison: Comparison) -> Iterator[str]:

@@ -6,7 +6,7 @@ A shell asks at every press of a key, so that each question imports no more than
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 # Of the word that is being typed, what bash takes for the word; None where it takes the whole.
@@ -84,6 +84,21 @@ def assignments(incomplete: str) -> list[str]:
             choices = named()
         found += [f"{key.name}={choice}" for choice in choices]
     return _beginning(found, incomplete)
+
+
+def among(*names: str) -> Callable[[str], list[str]]:
+    """Of an option that takes one of a few words."""
+
+    def values(incomplete: str) -> list[str]:
+        return _beginning(names, incomplete)
+
+    return values
+
+
+def keys(incomplete: str) -> list[str]:
+    from llenergymeasure.config.keys import all_keys
+
+    return _beginning([one.name for one in all_keys()], incomplete)
 
 
 def results(incomplete: str) -> list[str]:

@@ -95,7 +95,10 @@ def config_schema(
 
 @config.command(name="keys", help="List every key: type, default, meaning")
 def config_keys(
-    word: Annotated[str | None, typer.Argument(metavar="WORD", help="Part of a key or its meaning")] = None,
+    word: Annotated[
+        str | None,
+        typer.Argument(metavar="WORD", help="Part of a key or its meaning", autocompletion=_complete.keys),
+    ] = None,
     *,
     as_json: AsJson = False,
     verbose: Tracebacks = False,

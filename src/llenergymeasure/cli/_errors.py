@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from llenergymeasure.cli._streams import bad, filled, printable, room, say, strong
 from llenergymeasure.config.suggest import RENAMED, known_keys, nearest, nearest_key
 from llenergymeasure.exceptions import ExperimentError, LLEMError
+from llenergymeasure.results.folder import OF_THE_DISK
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -131,6 +132,19 @@ def _why_short(error: BaseException) -> str | None:
     return f"this process may have no more {what}: {said}\nhint: raise the limit: {way}"
 
 
+def _why_outside(error: BaseException) -> str | None:
+    """Of an exception in which the system refuses a file: that is for the user to grant."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | os.PathLike):
+        return None
+    if isinstance(error, PermissionError):
+        way = "run as a user who may, or have its owner grant it: chmod, chown"
+    elif error.errno in OF_THE_DISK:
+        way = "free space there, or name a place on another disk"
+    else:
+        return None
+    return f"{error.filename}: {error.strerror}\nhint: {way}"
+
+
 def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
@@ -211,8 +225,10 @@ def reported(
         except KeyboardInterrupt as error:
             _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
-            short = _why_short(error)
-            _end(short or format_bug(error, verbose=verbose), 1)
+            known = _why_short(error) or _why_outside(error)
+            if known and verbose:
+                say(format_traceback(error))
+            _end(known or format_bug(error, verbose=verbose), 1)
         except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback
             _end(format_bug(error, verbose=verbose), 1)
 

@@ -20,7 +20,7 @@ def row_lines(rows: Iterable[Row]) -> Iterator[list[str]]:
     for row in rows:
         label = f"  {row.label.ljust(labels)}  "
         near = len(label) + (len(row.value) + 2 if row.value else 0)
-        head = label + (strong(row.value) if row.strong else row.value)
+        head = label + (strong(row.value) if row.strong and row.value else row.value)
         padded = head + " " * (beside - len(label) - len(row.value))
         if beside + len(row.note) <= most and (row.value or not row.label):
             yield [f"{padded}{row.note}".rstrip()]

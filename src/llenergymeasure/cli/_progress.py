@@ -13,11 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llenergymeasure.cli._streams import filled, printable, room, talk
+from llenergymeasure.cli._streams import UNBROKEN, filled, printable, room, talk
 from llenergymeasure.records import Progress
 from llenergymeasure.records.figures import about
 
 BAR = 10
+TICK_S = 1.0
+# Without a terminal a step that is so much over its time says so, and again after twice as long.
+OVERDUE_S = 30.0
 # Steps whose expected time is the longest that they may begin anything new, not how long they take.
 CAPPED = ("cooling", "warming up")
 
@@ -128,10 +131,21 @@ def following(
     bar: tqdm[Any], *, quiet: bool = False, now: Callable[[], float] = time.monotonic
 ) -> Iterator[Progress]:
     """A callback that shows each step on the bar's line; in between the line ticks once a second. Where the
-    bar is disabled, each step is a line of its own, and none with `quiet`.
+    bar is disabled, each step is a line of its own, with another where it takes much longer than was
+    expected, and none with `quiet`.
     """
     began = now()
-    shown, started, heard = Shown("starting"), began, began
+    shown, started, heard, overdue_s = Shown("starting"), began, began, OVERDUE_S
+
+    def said(text: str) -> None:
+        talk(f"[{now() - began:.0f} s] {text}")
+
+    def remind() -> None:
+        nonlocal overdue_s
+        elapsed = now() - started
+        if shown.total is not None and elapsed >= shown.total + overdue_s:
+            overdue_s *= 2
+            said(line(shown, elapsed, since=now() - heard, width=UNBROKEN))
 
     def show() -> None:
         at, width = now(), shutil.get_terminal_size((80, 24)).columns
@@ -139,31 +153,41 @@ def following(
         bar.set_description_str(printable(line(shown, at - started, since=at - heard, width=width)))
 
     def progress(description: str, *, done: float | None = None, **more: Any) -> None:
-        nonlocal shown, started, heard
+        nonlocal shown, started, heard, overdue_s
         heard, before = now(), shown
         shown = Shown(description, **more)
         # The same step, heard of again, goes on; a note or a forecast is what is new.
         same = (before.description, before.run, before.step) == (description, shown.run, shown.step)
         if done is not None or not same:
             started = heard - (done or 0.0)
+        if not same:
+            overdue_s = OVERDUE_S
         show()
         if bar.disable and not quiet and not same:
             place = ", ".join(filter(None, _place(shown)))
             left = "" if shown.left_s is None else f", about {about(round(shown.left_s))} left"
-            talk(f"[{heard - began:.0f} s] {place}{': ' if place else ''}{description}{left}")
+            said(f"{place}{': ' if place else ''}{description}{left}")
 
-    def tick() -> None:
-        while not stop.wait(1.0):
-            show()
-
-    if bar.disable:
+    if bar.disable and quiet:
         yield progress
         return
+    with _ticking(remind if bar.disable else show):
+        yield progress
+
+
+@contextmanager
+def _ticking(tick: Callable[[], None]) -> Iterator[None]:
+    """`tick` once a second."""
     stop = threading.Event()
-    ticker = threading.Thread(target=tick, name="llem-progress", daemon=True)
+
+    def run() -> None:
+        while not stop.wait(TICK_S):
+            tick()
+
+    ticker = threading.Thread(target=run, name="llem-progress", daemon=True)
     ticker.start()
     try:
-        yield progress
+        yield
     finally:
         stop.set()
         ticker.join()

@@ -46,10 +46,20 @@ def show(  # noqa: PLR0913  the signature is the command line
         bool, typer.Option("--uncertainty", help="Show what makes up the uncertainty of the energy")
     ] = False,
     form: Annotated[
-        str | None, typer.Option("--format", help="Of a study: text, markdown, csv, latex or json")
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of a study: text, markdown, csv, latex or json",
+            autocompletion=_complete.among("text", "markdown", "csv", "latex", "json"),
+        ),
     ] = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="Of a study: energy, throughput, ttft, tpot or memory")
+        str | None,
+        typer.Option(
+            "--sort",
+            help="Of a study: energy, throughput, ttft, tpot or memory",
+            autocompletion=_complete.among("energy", "throughput", "ttft", "tpot", "memory"),
+        ),
     ] = None,
     holds: Annotated[
         str | None,
@@ -120,7 +130,11 @@ def compare(  # noqa: PLR0913  the signature is the command line
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help="text, json, markdown, latex, csv, or github: a summary of a CI job"),
+        typer.Option(
+            "--format",
+            help="text, json, markdown, latex, csv, or github: a summary of a CI job",
+            autocompletion=_complete.among("text", "json", "markdown", "latex", "csv", "github"),
+        ),
     ] = None,
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="The same as --format markdown")] = False,
@@ -209,7 +223,12 @@ def report(
         typer.Option("--output", "-o", metavar="FILE", help="By default report.html in the folder of PATH"),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="html, or md: Markdown, on stdout without --output")
+        str,
+        typer.Option(
+            "--format",
+            help="html, or md: Markdown, on stdout without --output",
+            autocompletion=_complete.among("html", "md"),
+        ),
     ] = "html",
     opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser")] = False,
     verbose: Tracebacks = False,
@@ -238,6 +257,9 @@ def export(
             "--to",
             metavar="FORM",
             help="csv, jsonl, parquet, latex, openmetrics, ai-energy-score, mlperf or mlflow",
+            autocompletion=_complete.among(
+                "csv", "jsonl", "parquet", "latex", "openmetrics", "ai-energy-score", "mlperf", "mlflow"
+            ),
         ),
     ] = "csv",
     output: Annotated[

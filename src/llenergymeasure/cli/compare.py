@@ -31,7 +31,7 @@ from llenergymeasure.cli._errors import reported
 from llenergymeasure.cli._streams import print_json, print_lines, say
 from llenergymeasure.config.suggest import nearest
 from llenergymeasure.exceptions import ConfigError, LLEMError, ResultError
-from llenergymeasure.results.find import find, is_glob, is_study, matches, may_be_result
+from llenergymeasure.results.find import find, is_glob, is_study, matches, may_be_result, without_pages
 from llenergymeasure.results.models import ExperimentResult
 from llenergymeasure.results.study import StudyResult
 
@@ -62,7 +62,9 @@ def compare(
 ) -> None:
     with reported(verbose=verbose):
         chosen, gates = form_of(form), [limit_of(text) for text in limits]
-        found = compared([source(one, directory) for one in names], baseline=baseline, allowed=allowed)
+        found = compared(
+            [source(one, directory) for one in without_pages(names)], baseline=baseline, allowed=allowed
+        )
         show(found, chosen, judge_gates(found, gates))
 
 
@@ -152,7 +154,7 @@ def source(name: Path, directory: Path | None) -> Source:
 def _matched(pattern: str) -> Source:
     items: list[Item] = []
     left_out: list[LeftOut] = []
-    for path in matches(pattern):
+    for path in without_pages(matches(pattern)):
         if is_study(path):
             study = _study(path)
             items += [Item(f"{study.name}: {one.name}", one.result) for one in study.items]

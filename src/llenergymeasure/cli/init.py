@@ -13,6 +13,7 @@ from llenergymeasure.cli.config import check
 from llenergymeasure.doctor.draft import Machine, draft, look, why_no_engine
 from llenergymeasure.exceptions import ConfigError, LLEMError
 from llenergymeasure.models.resolve import resolve
+from llenergymeasure.results.folder import OF_THE_DISK
 
 KINDS = ("experiment", "study")
 
@@ -104,8 +105,8 @@ def _write(path: Path, text: str, *, force: bool) -> None:
     """Aside, checked as any other file would be, then in its place."""
     part = path.with_name(f".{path.stem}.{os.getpid()}.part.yaml")
     try:
-        part.write_text(text, encoding="utf-8")
         try:
+            part.write_text(text, encoding="utf-8")
             if wrong := check(part)[1]:
                 raise ConfigError(f"{path} would not be valid:\n" + "\n".join(wrong))
             if not force:
@@ -118,4 +119,6 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         raise ConfigError(f"{path} exists", hint="another name, or --force to replace it") from error
     except OSError as error:
         way = "name a place where you may write" if path.parent.exists() else f"mkdir -p {path.parent}"
+        if error.errno in OF_THE_DISK:
+            way = "free space there, or name a file on another disk"
         raise ConfigError(f"{path} can't be written: {error.strerror}", hint=way) from error

@@ -21,7 +21,7 @@ from llenergymeasure.cli._display import (
 )
 from llenergymeasure.cli._errors import format_error, format_validation_error, reported
 from llenergymeasure.cli._progress import following, remark
-from llenergymeasure.cli._streams import print_json, print_lines, say, say_saved
+from llenergymeasure.cli._streams import print_json, print_lines, say_saved, talk
 from llenergymeasure.cli._vram import get_gpu_vram_gb
 from llenergymeasure.config.loader import (
     by_section,
@@ -145,7 +145,7 @@ def _measure(config: ExperimentConfig, how: How) -> None:
     if saved is not None and not how.quiet:
         say_saved(saved)
     elif not how.quiet:
-        say("Not saved; to keep the result and its trace: --output results")
+        talk("Not saved; to keep the result and its trace: --output results")
     _show(result, how)
     if failures(result):
         raise typer.Exit(1)

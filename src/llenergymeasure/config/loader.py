@@ -73,6 +73,9 @@ class _Unknown:
             name = repr(name)
         if self.key in RENAMED:
             return f"{name} is now {meant} ({self.origin})"
+        last = (meant or "").rpartition(".")[2]
+        if "." not in self.key and sum(last in section.model_fields for section in ENGINES.values()) > 1:
+            meant = f"{meant}, or that of another engine"
         return f"{name} ({self.origin})" + (f"; did you mean {meant}?" if meant else "")
 
 
@@ -269,6 +272,11 @@ def _experiment_in(path: Path, name: str) -> Mapping[str, JsonValue]:
     if not content:
         raise ConfigError(
             f"{name} is empty", hint="the least that it can hold is a line such as `model: gpt2`"
+        )
+    if {"schema_version", "experiment_id"} <= content.keys():
+        raise ConfigError(
+            f"{name} is a result, not a configuration",
+            hint="what it was measured with is under `config` in it; to see the result: llem show",
         )
     if study := STUDY_KEYS & content.keys():
         raise ConfigError(

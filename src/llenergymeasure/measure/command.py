@@ -47,6 +47,7 @@ from llenergymeasure.results.windows import WindowsResult
 _LISTEN_S = 0.01
 _GPUS_APART_S = 1.0
 _END_S = 5.0
+_MOST_TOKENS = 10**15
 _TAIL_LINES = 5
 
 
@@ -322,14 +323,15 @@ def _prepare(command: str | None) -> None:
 
 
 def _tokens(pattern: re.Pattern[str] | None, text: str) -> int | None:
-    """The last number that the pattern finds: its first group, or all of it."""
+    """The last number that the pattern finds: its first group, or all of it. None where that is no count."""
     if pattern is None:
         return None
     found = [match.group(1 if pattern.groups else 0) for match in pattern.finditer(text)]
     try:
-        return int(float(found[-1].replace(",", ""))) if found else None
+        number = float((found[-1] or "").replace(",", "")) if found else -1.0
     except ValueError:
         return None
+    return int(number) if 0 <= number <= _MOST_TOKENS else None
 
 
 def _write_events(one: _Runs, began: Began, ended: Ended) -> None:

@@ -152,13 +152,17 @@ class Tracker:
             self._begun.append(step)
             self._since = self._now()
 
-    def measured(self, *, walk_s: float | None = None, load_s: float | None = None) -> None:
+    def measured(
+        self, *, walk_s: float | None = None, load_s: float | None = None, warm_up_s: float | None = None
+    ) -> None:
         if walk_s is not None:
             self._pace = self._pace.with_walk(walk_s)
             if walk_s > 0 and self._config.output_length == "exact":
                 self._tokens_per_s = self._config.n * self._config.max_output_tokens / walk_s
         if load_s is not None:
             self._pace = replace(self._pace, load_s=load_s)
+        if warm_up_s is not None:
+            self._pace = replace(self._pace, warm_up_s=warm_up_s)
 
     def watched(self, watts: Callable[[], float | None]) -> None:
         """`watts` gives the power now, whenever it is asked."""
@@ -190,6 +194,12 @@ class Tracker:
     ) -> None:
         plan = self._forecast()
         begun = len(self._begun)
+        done_s = self._now() - self._since
+        left_s = plan.left_s(run=self._run, begun=self._begun, done_s=done_s)
+        if passes is not None and total is not None:
+            # A target within a run asks for more passes than were planned.
+            this = next((step for step in plan.steps if step.name in self._begun[-1:]), None)
+            left_s += max(0.0, total - max(0.0, (this.seconds if this else 0.0) - done_s))
         self._tell(
             description,
             done=done,
@@ -198,7 +208,7 @@ class Tracker:
             steps=max(begun, len(plan.steps)),
             run=self._run,
             runs=self._runs,
-            left_s=plan.left_s(run=self._run, begun=self._begun, done_s=self._now() - self._since),
+            left_s=left_s,
             note=note,
             passes=passes,
             live=self._live,
@@ -226,7 +236,12 @@ def _steps(config: ExperimentConfig, pace: Pace, passes: int) -> Iterator[Step]:
         windows = f"{passes} window{'s'[: passes != 1]} of {config.passes.seconds:g} s"
         yield Step("full", seconds, seconds, f"{windows} of the running load, which then drains")
     else:
-        yield _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
+        block = _block("full", config, passes, walk_s=pace.walk_s, silences_s=pace.silences_s)
+        if config.passes.target is not None and passes == config.passes.count >= 2:
+            more_s = (_affordable_passes(config, pace) - passes) * pass_seconds(config, pace.walk_s)
+            more = pace.silences_s + more_s if more_s > 0 else 0.0
+            block = replace(block, most_s=block.seconds + more, note=f"{block.note}; more until the target")
+        yield block
     if config.why_no_prefill is None:
         count = config.passes.prefill
         block = _block("prefill", config, count, walk_s=pace.prefill_walk_s, silences_s=pace.silences_s)

@@ -81,6 +81,8 @@ def main() -> None:
         sys.stdin.readline()
         _, status, used = os.wait4(pid, 0)
         code, peak = os.waitstatus_to_exitcode(status), used.ru_maxrss * _KIB
+        # The first start takes memory of its own, after the look before it.
+        own = max(own, _own_bytes())
         _say(exit_code=code, peak_bytes=peak, own_bytes=own, seen_bytes=seen)
 
 

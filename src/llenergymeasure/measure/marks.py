@@ -209,17 +209,23 @@ def read_recording(folder: Path) -> Recording:
     """
     path = folder / EVENTS_NAME
     messages = _messages(path)
+    if not messages:
+        raise ResultError(f"{path} is not the events of a recording: it is empty")
     try:
         began = began_adapter().validate_python(messages[0])
         last = messages[-1] if messages[-1].get("say") == "ended" else None
         ended = None if last is None else ended_adapter().validate_python(last)
         marks = [mark_adapter().validate_python(one) for one in messages[1:] if "do" in one]
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise ResultError(f"{path} is not the events of a recording: {error}") from error
-    compacted = folder / PARQUET_NAME
-    trace = read_trace(compacted if compacted.exists() else folder / STREAM_NAME)
-    if ended is None:
+    compacted, stream = folder / PARQUET_NAME, folder / STREAM_NAME
+    if ended is None and not compacted.exists() and is_blank(stream):
+        # It was killed before what it had read was written: the windows are known, without joules.
+        trace, end_ns = Trace((), {}), max((one.t_ns for one in marks if isinstance(one, End)), default=0)
+    else:
+        trace = read_trace(compacted if compacted.exists() else stream)
         end_ns = _last_read_ns(trace, began.ready_ns)
+    if ended is None:
         lost = MeasurementWarning.of("recorder_lost", "the recorder ended before it was asked to")
         ended = Ended(end_ns, Overhead(0.0, 0, 0.0), warnings=(lost,))
     marked, left_open = paired(marks, until_ns=ended.t_ns)
@@ -299,6 +305,11 @@ def _silences(
     if not before or over is None or over.t_ns < end.t_ns:
         return None
     return Window(before[0], begin.t_ns), Window(end.t_ns, over.t_ns)
+
+
+def is_blank(stream: Path) -> bool:
+    """Whether nothing was written to it."""
+    return not stream.exists() or not stream.stat().st_size
 
 
 def _last_read_ns(trace: Trace, least_ns: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from llenergymeasure.exceptions import ConfigError
@@ -18,6 +19,11 @@ def load_ipython_extension(shell: Any) -> None:
         names = [word for word in words if not word.startswith("-")]
         if len(names) > 1 or set(flags) - {"--window"}:
             raise ConfigError(f"%%llem {line}: not understood", hint="%%llem [NAME] [--window]")
+        if _loop_runs() and shell.should_run_async(cell, transformed_cell=shell.transform_cell(cell)):
+            raise ConfigError(
+                "%%llem can't measure a cell that awaits",
+                hint="measure inside of it: async with m.window(name)",
+            )
         name = names[0] if names else "cell"
         with Monitor() as monitor:
             window = monitor.window(name) if flags else monitor.block(name)
@@ -29,3 +35,12 @@ def load_ipython_extension(shell: Any) -> None:
         return monitor.result
 
     shell.register_magic_function(llem, magic_kind="cell")
+
+
+def _loop_runs() -> bool:
+    """As it does in a notebook, where a cell cannot run its own awaits within another one."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -95,6 +95,7 @@ class Monitor:
         self._unsent: deque[bytes] = deque()
         self._done: dict[str, Any] = {}
         self._result: WindowsResult | None = None
+        self._failure: ResultError | None = None
 
     # Start and end
 
@@ -148,7 +149,12 @@ class Monitor:
         self._drain(wait_s=1.0)
         self._send(json.dumps({"do": "stop", "gpus": _used_gpus()}).encode() + b"\n")
         if self._settings["output_dir"] is not None:
-            self._finish()
+            try:
+                self._finish()
+            except ResultError:
+                # Of a recorder that is gone the program was told; whoever asks for the result is told why.
+                if self._failure is None:
+                    raise
         else:
             # It ends by itself; a thread waits for it, so that it does not stay behind as a zombie.
             threading.Thread(target=self._process.wait, daemon=True).start()
@@ -175,10 +181,16 @@ class Monitor:
         """Wait for the result, as the recorder has it or as its files do."""
         if self._done or self._result is not None:
             return
+        if self._failure is not None:
+            raise self._failure
         try:
             self._done = self._answer("done", _DONE_S)
         except _Gone:
-            self._result = self._rescued()
+            try:
+                self._result = self._rescued()
+            except ResultError as error:
+                self._failure = error
+                raise
         finally:
             self._end_recorder()
 
@@ -472,6 +484,12 @@ class Window:
         """As a decorator: a window around each call."""
         import inspect  # it takes longer to import than all of this module
 
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigError(
+                f"window {self.name!r}: a call of a generator ends before its first value, and would cost "
+                "nothing",
+                hint="inside of it: with m.window(name)",
+            )
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -494,10 +512,15 @@ class Window:
 
 def _checked(name: object) -> str:
     """The name in JSON."""
+    hint = 'm.window("generate")'
     if not isinstance(name, str) or not name or len(name) > _LONGEST_NAME:
         raise ConfigError(
-            f"a window's name is a text of 1 to {_LONGEST_NAME} characters, got {name!r:.80}",
-            hint='m.window("generate")',
+            f"a window's name is a text of 1 to {_LONGEST_NAME} characters, got {name!r:.80}", hint=hint
+        )
+    # The recorder reads UTF-8, and a terminal shows the name in one line.
+    if any(one < " " or "\x7f" <= one <= "\x9f" or "\ud800" <= one <= "\udfff" for one in name):
+        raise ConfigError(
+            f"a window's name has no line breaks and control characters, got {name!r:.80}", hint=hint
         )
     return json.dumps(name)
 

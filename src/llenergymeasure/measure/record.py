@@ -56,6 +56,7 @@ from llenergymeasure.measure.marks import (
     Stream,
     began_adapter,
     ended_adapter,
+    is_blank,
     read_recording,
     said_adapter,
 )
@@ -259,7 +260,9 @@ def finish(folder: Path, *, keep: bool) -> tuple[WindowsResult, Path | None]:
     from llenergymeasure.analysis.windows import windows_result  # it imports numpy, which takes its time
     from llenergymeasure.results.windows import write
 
-    if (folder / STREAM_NAME).exists():
+    if is_blank(folder / STREAM_NAME):
+        (folder / STREAM_NAME).unlink(missing_ok=True)
+    else:
         compact(folder)
     (folder / FIFO_NAME).unlink(missing_ok=True)
     result = windows_result(read_recording(folder))

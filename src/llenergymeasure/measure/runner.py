@@ -142,7 +142,9 @@ def _measure(config: ExperimentConfig, job: Job, *, start_local: Callable[[], La
                 enter=partial(_enter, device, conditions, job),
                 mark=conditions.mark,
                 progress=tell,
-                warmed=lambda warm_up: tell.measured(walk_s=warm_up.walk_s),
+                warmed=lambda warm_up: tell.measured(
+                    walk_s=warm_up.walk_s, warm_up_s=warm_up.window.duration_s
+                ),
                 keep=keep,
                 costs=partial(_costs, config, recorder),
                 watts=partial(_watts, recorder),

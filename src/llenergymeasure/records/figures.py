@@ -13,6 +13,7 @@ _PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T",
 # the largest power of ten whose prefix is customary with the unit; other units take none
 _LARGEST = {"J": 9, "W": 9, "FLOP": 18, "B": 15, "s": 0}
 _SMALLEST = {"J": -9, "W": -6, "FLOP": 0, "B": 0, "s": -9}
+_NOTHING = 0.01
 _THREE_FIGURES, _ALL_FIGURES = Context(prec=3), Context(prec=400)
 
 
@@ -155,9 +156,12 @@ def _scale(value: float, estimate: Estimate) -> Scale:
     """The scale of the value, less the digits that the larger of its uncertainties makes meaningless.
 
     What is left is that uncertainty's first digit, or its first two where they are below 3 or where the range
-    is shown in full (JCGM 100, 7.2.6), and at least one digit of the value.
+    is shown in full (JCGM 100, 7.2.6), and at least one digit of the value, unless it is nothing beside its
+    uncertainty: then the scale is that of the uncertainty.
     """
     widest = max(half_width(estimate) or 0.0, _range_half(estimate))
+    if abs(value) < _NOTHING * widest:
+        value = 0.0
     scale = scale_for(value or widest, estimate.unit)
     if scale.scientific or not widest:
         return scale

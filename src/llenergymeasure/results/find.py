@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from llenergymeasure.config.loader import read_sources
 from llenergymeasure.config.suggest import nearest
@@ -17,6 +18,7 @@ from llenergymeasure.results.study import STUDY_FILE
 LAST = "last"
 DEFAULT = Path("results")
 FEW = 10
+_Name = TypeVar("_Name", str, Path, str | Path)
 
 
 def where_results_are() -> Path:
@@ -61,6 +63,14 @@ def find(name: str | Path, directory: Path | None = None) -> Path:
     )
 
 
+def without_pages(names: Iterable[_Name]) -> list[_Name]:
+    """Without the HTML files, which `results/*` names too once `llem report` has written its page there; all
+    of them where nothing else is named.
+    """
+    given = list(names)
+    return [one for one in given if Path(one).suffix.lower() not in {".html", ".htm"}] or given
+
+
 def find_all(
     names: Sequence[str | Path], directory: Path | None, skip: Callable[[str], None]
 ) -> dict[Path, bool]:
@@ -68,7 +78,7 @@ def find_all(
     what a glob matches beside results; errors as of `find`, and ResultError for a glob without any.
     """
     found: dict[Path, bool] = {}
-    for name in names:
+    for name in without_pages(names):
         if not is_glob(name):
             found[find(name, directory)] = True
             continue

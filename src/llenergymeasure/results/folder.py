@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llenergymeasure.exceptions import ResultError
+from llenergymeasure.records.figures import plain
 
 RUNS, PART = "runs", ".part"
 # What a disk answers, as against a mistake of ours.
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -97,11 +98,12 @@ def is_live(experiment: Path) -> bool:
 
 
 def unwritable(what: str, path: Path, error: OSError, *, hint: str | None = None) -> ResultError:
-    """That `what` can't be written to `path` and why: which disk that is and how much it has left."""
+    """That `what` can't be written to `path` and why; of a full disk which it is and how much it has left."""
     # pyarrow says in `strerror` what it was doing.
     reason = os.strerror(error.errno) if error.errno else str(error)
+    disk = _disk(path) if error.errno in OF_THE_DISK else ""
     return ResultError(
-        f"{what} can't be written to {path}: {reason}{_disk(path)}",
+        f"{what} can't be written to {path}: {reason}{disk}",
         hint=hint or "free space there, or choose another disk: --output (TMPDIR where nothing is kept)",
     )
 
@@ -154,7 +156,7 @@ def explained(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         at = Path(error.filename) if isinstance(error.filename, str | Path) else None
-        if error.errno not in _OF_THE_DISK and (at is None or not at.is_relative_to(path.parent)):
+        if error.errno not in OF_THE_DISK and (at is None or not at.is_relative_to(path.parent)):
             raise
         raise unwritable(what, at or path, error) from error
 
@@ -170,4 +172,5 @@ def _disk(path: Path) -> str:
     except (OSError, ValueError, StopIteration):
         return ""
     seen = [one.device for one in psutil.disk_partitions(all=True) if one.mountpoint == str(mount)]
-    return f" (disk {seen[-1] if seen else 'unknown'}, mounted on {mount}, {free / 1e6:.3g} MB free)"
+    name = f"disk {seen[-1]}, " if seen and seen[-1] else ""
+    return f" ({name}mounted on {mount}, {plain(free, 'B') if free else 'nothing'} free)"

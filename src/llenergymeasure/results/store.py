@@ -306,10 +306,12 @@ def read_text(path: Path) -> tuple[Path, str]:
         odd = file.exists() and not file.is_file()
         text = "" if odd else file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        hint = f"it holds files of runs; llem recompute {path} computes what is in them"
-        raise ResultError(
-            f"there is no result at {file}", hint=hint if holds_runs(path) else WHAT_TO_GIVE
-        ) from error
+        hint = WHAT_TO_GIVE
+        if holds_runs(path):
+            hint = f"it holds files of runs; llem recompute {path} computes what is in them"
+        elif any(path.glob(f"*/{RESULT_FILE}")):
+            hint = f"give those in it, such as '{path}/*' to compare or export; llem list {path} names them"
+        raise ResultError(f"there is no result at {file}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise ResultError(
             f"{file} is not a result of llem: it is not UTF-8 text", hint=WHAT_TO_GIVE

@@ -304,10 +304,13 @@ def _quality_rows(result: ExperimentResult) -> Iterator[Row]:
 
 def failures(result: ExperimentResult) -> list[str]:
     """Which runs of how many failed, each with its reason."""
+    failed = [run for run in result.runs if run.outcome != "measured"]
+    if not failed:
+        return []
+    asked = max(len(result.runs), result.config.repeats.count)
     return [
-        f"run {run.index} of {len(result.runs)} {run.outcome}: {run.reason or 'no reason was recorded'}"
-        for run in result.runs
-        if run.outcome != "measured"
+        f"run {run.index} of {asked} {run.outcome}: {run.reason or 'no reason was recorded'}"
+        for run in failed
     ]
 
 
@@ -320,7 +323,7 @@ def _run_rows(result: ExperimentResult) -> Iterator[Row]:
     of = f"of {each} {one if passes == [1] else several}"
     runs = f"{len(measured)} runs {of}" if len(measured) != 1 else f"1 run {of}"
     wanted = energy.repeats_for_2_percent
-    more = f"± 2 % would take about {wanted} repeats" if (wanted or 0) > len(measured) else None
+    more = f"± 2 % would take about {wanted:,} repeats" if (wanted or 0) > len(measured) else None
     yield Row("Runs", runs, _listed("each a fresh process" if len(measured) > 1 else "one process", more))
     for said in failures(result):
         yield Row("", "", said, strong=True)

@@ -121,11 +121,17 @@ class EngineSection(Section):
 def brought_section(name: str) -> type[EngineSection] | None:
     """The class of the options that an engine brings with its backend, None where no engine has the name.
 
-    BackendError where that is not a section.
+    BackendError where that is not a section, or needs more than what is given.
     """
     backend = backend_class(name)
     section = getattr(backend, "section", EngineSection)
     if isinstance(section, type) and issubclass(section, EngineSection):
+        if bare := [field for field, about in section.model_fields.items() if about.is_required()]:
+            raise BackendError(
+                f"{plugins.BACKENDS.described(name)} has a section with options that lack a default: "
+                f"{', '.join(bare)}",
+                hint=plugins.ASK,
+            )
         return None if backend is None else section
     raise BackendError(
         f"{plugins.BACKENDS.described(name)} has a section that is no EngineSection: {section!r}",

@@ -149,8 +149,14 @@ class Curve:
 
     def top(self, t: float, gap: float = 0.0) -> float:
         """The highest power near `t` (of processors in use: their number)."""
-        near = slice(*np.searchsorted(self.time, (t - _NEAR_S - gap, t + _NEAR_S + gap)))
-        rates = np.diff(self.total[near]) / np.maximum(np.diff(self.time[near]), 1e-3)
+        return self.highest(slice(*np.searchsorted(self.time, (t - _NEAR_S - gap, t + _NEAR_S + gap))))
+
+    def highest(self, part: slice = slice(None)) -> float:
+        """The highest power between two events of a part. CPU time is accounted in ticks: one that falls
+        between two reads close to each other is no more than one processor.
+        """
+        tick_s = (self.quantity.step_ns or 0) * 1e-9 if self.quantity.unit == "s" else 0.0
+        rates = np.diff(self.total[part]) / np.maximum(np.diff(self.time[part]), max(tick_s, 1e-3))
         return float(np.max(rates, initial=0.0))
 
     def usable(self, start: float, end: float) -> NDArray[np.intp]:
@@ -225,8 +231,8 @@ def _counted(series: Series, span: Window, before: Floats, after: Floats, *, mos
     counts, fell = unwrap(series.raw, quantity.wrap, seconds=reads, most_per_s=most_per_s)
     if quantity.unit == "s":
         # CPU time runs on between reads, and stands still where nothing works: every read is a point.
-        moved = np.arange(1, counts.size)
-        low, high = before[1:], after[1:]
+        moved = np.arange(counts.size)
+        low, high = before, after
     else:
         moved = np.flatnonzero(np.diff(counts)) + 1
         low, high = before[moved - 1], after[moved]

@@ -139,8 +139,7 @@ def _hidden(
         np.array([math.hypot(source.hidden(float(edge) + delay), least) for edge in edges])
         for edges in (starts, ends)
     )
-    rates = np.diff(source.total) / np.maximum(np.diff(source.time), 1e-3)
-    top = (1 if source.quantity.unit == "s" else 2) * float(np.max(rates, initial=0.0))
+    top = (1 if source.quantity.unit == "s" else 2) * source.highest()
     between = np.minimum(at_end[:-1] + at_start[1:], top * np.maximum(0.0, starts[1:] - ends[:-1]))
     halves = np.asarray(np.hypot(at_start, at_end), dtype=np.float64)
     return (float(at_start[0]), float(at_end[-1])), float(between.sum()), halves

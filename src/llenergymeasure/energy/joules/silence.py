@@ -27,6 +27,8 @@ _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
 # The power at the very end of a block may be another one than that just before.
 _LAG_MARGIN_S = 0.02
+# Less than this part of the energy is what sums are rounded by, and no error of a sensor.
+_ROUNDING = 1e-12
 # A lag is seen when no more than this part of what it may be is open to either side.
 _SEEN = 0.4
 
@@ -178,7 +180,7 @@ def _whole(block: _Block) -> Spent:
         source.quantity.source,
         method_of(source.quantity),
         joules,
-        tuple(term for term in terms if term.half_width_j),
+        tuple(term for term in terms if term.half_width_j > _ROUNDING * abs(joules)),
         quiet_w=(block.before.power_w, block.after.power_w),
         flags=flags,
     )

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from llenergymeasure.energy.joules.curve import Curve, curve, memory_s, sees_everything
 from llenergymeasure.energy.joules.spent import Spent, Term
 from llenergymeasure.records import Domain, Gap, Method, Quantity, Trace, Window
@@ -15,6 +17,8 @@ _SHORT_S = 5.0
 _BLIND_S = 1.0
 _MISMATCH = 0.05
 _MISMATCH_W = 5.0
+# A power field that was updated changes when work begins and when it ends.
+_ALIVE = 2
 # Power fields, best first: what the sensor does is clearer the less it averages.
 _POWER_FIELDS = ("power_instant", "power_usage", "power_average")
 
@@ -52,6 +56,10 @@ def measured(
             continue
         source = curve(series, facts, span)
         spent = _by_clock(trace, facts, windows, source, spent_of(source))
+        if any("sensor_stuck" in other.flags for other in found) and _stands_still(source, span):
+            spent = replace(
+                spent, joules=None, reason="neither the counter nor power changed: the sensor is stuck"
+            )
         found.append(replace(spent, flags=(*spent.flags, *_sensor_flags(quantity))))
     chosen = found[0] if len(found) == 1 else _chosen(*found, whole=power is None or sees_everything(power))
     if seconds < _SHORT_S:
@@ -78,6 +86,15 @@ def _by_clock(trace: Trace, facts: Domain, windows: Sequence[Window], source: Cu
     halves = [math.hypot(half, *moved[at : at + 2]) for at, half in enumerate(spent.share_half_widths)]
     terms = (*spent.terms, Term("clock", whole, common=True)) if whole else spent.terms
     return replace(spent, terms=terms, share_half_widths=tuple(halves))
+
+
+def _stands_still(source: Curve, span: Window) -> bool:
+    """Whether a power field was updated once at most: beside a counter that is stuck, that is a fault too."""
+    if source.levels is None:
+        return False
+    start, end = source.seconds(span)
+    levels = source.levels[(source.time >= start) & (source.time <= end)]
+    return int(np.count_nonzero(np.diff(levels))) < _ALIVE
 
 
 def _takes(quantity: Quantity, least_s: float) -> str:

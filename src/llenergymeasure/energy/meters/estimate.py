@@ -199,8 +199,15 @@ class EstimateMeter:
     def _read(self) -> int:
         """Update every known process, parents before their children, and return the resident bytes.
 
-        The order matters: a child reaped between two reads is then missing for a moment, never counted twice.
+        The order matters: a child reaped between two reads is then missing, never counted twice. It is in
+        its parent's figure by then, so that all are read again.
         """
+        count, resident = len(self._known), self._read_once()
+        while len(self._known) < count:
+            count, resident = len(self._known), self._read_once()
+        return resident
+
+    def _read_once(self) -> int:
         private, shared = 0, 0
         for known in list(self._known.values()):
             try:

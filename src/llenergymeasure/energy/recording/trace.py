@@ -163,7 +163,10 @@ def compact(directory: Path) -> Path:
     import pyarrow.parquet as pq
 
     stream, final = directory / STREAM_NAME, directory / PARQUET_NAME
-    facts = _facts_of_stream(stream)
+    try:
+        facts = _facts_of_stream(stream)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ResultError(f"{stream} is not a trace, or is damaged: {error}") from error
     schema = _schema().with_metadata(_metadata(replace(facts, trips=_kept(facts.trips))))
     aside = directory / f".{PARQUET_NAME}.partial"
     try:
