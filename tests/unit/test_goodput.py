@@ -77,6 +77,20 @@ def test_goodput_is_good_requests_per_second_with_student_s_interval_over_passes
     assert found.unit == "request/s"
 
 
+def test_windows_of_a_running_load_that_are_all_alike_may_still_have_one_more_at_the_edges_of_each_run() -> (
+    None
+):
+    groups = walked([DONE] * 8, [DONE] * 8, [DONE] * 8)
+    for runs, half in ((1, 4 / 24), (3, 4 * sqrt(3) / 24)):
+        found = goodput(groups, config({"e2e": 9}, {"concurrency": 3}), runs=runs)
+        assert found is not None
+        assert found.value == 4
+        assert found.half_width == pytest.approx(half)
+    walks = goodput(groups, config({"e2e": 9}))
+    assert walks is not None
+    assert walks.half_width == 0
+
+
 def test_without_objectives_there_is_none_and_without_first_tokens_it_is_unknown() -> None:
     silent = walked([replace(DONE, t_first_ns=None)])
     assert goodput(silent, config({})) is None

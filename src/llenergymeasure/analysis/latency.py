@@ -206,10 +206,19 @@ def why_no_goodput(groups: Groups, config: ExperimentConfig) -> str | None:
     return None
 
 
-def goodput(groups: Groups, config: ExperimentConfig) -> Estimate | None:
+def cut_off(counts: Sequence[int], runs: int) -> float:
+    """The relative half-width of a count in windows of running loads: in each run one more or less may have
+    come before its first edge or its last one, however alike its windows are.
+    """
+    return math.sqrt(runs) / sum(counts) if sum(counts) else 0.0
+
+
+def goodput(groups: Groups, config: ExperimentConfig, *, runs: int = 1) -> Estimate | None:
     """Good requests per second of the passes; None where no objective is stated."""
     if config.slo == SloConfig():
         return None
     if why := why_no_goodput(groups, config):
         return Estimate.missing("request/s", why)
-    return ratio_over_passes(good_requests(groups, config), seconds(groups), unit="request/s")
+    counts = good_requests(groups, config)
+    cut = cut_off(counts, runs) if config.is_stream else 0.0
+    return ratio_over_passes(counts, seconds(groups), unit="request/s", resolution=cut)

@@ -14,6 +14,7 @@ from llenergymeasure.analysis.latency import (
     TOGETHER,
     at_once,
     chunk_gaps,
+    cut_off,
     e2e_s,
     goodput,
     has_due_times,
@@ -224,15 +225,18 @@ def _performance(measurements: Sequence[Measurement], *, leads: int) -> Performa
     from_due = has_due_times(measurements[0].config)
     has_first = any(one.t_first_ns is not None for one in done)
 
+    is_stream, runs = measurements[0].config.is_stream, len(measurements)
+
     def rate(counts: Sequence[int], unit: str) -> Estimate:
-        return ratio_over_passes(counts, seconds(groups), unit=unit)
+        cut = cut_off(counts, runs) if is_stream else 0.0
+        return ratio_over_passes(counts, seconds(groups), unit=unit, resolution=cut)
 
     return Performance(
         output_tokens_per_second=rate(output_tokens(groups), "token/s"),
         total_tokens_per_second=rate(total_tokens(groups), "token/s"),
         requests_per_second=rate(requests(groups), "request/s"),
-        goodput_per_s=goodput(groups, measurements[0].config),
-        throughput_window="steady" if measurements[0].config.is_stream else "full",
+        goodput_per_s=goodput(groups, measurements[0].config, runs=runs),
+        throughput_window="steady" if is_stream else "full",
         latencies_from="due" if from_due else "sent",
         ttft_s=percentiles(groups, partial(ttft_s, from_due=from_due), NO_FIRST),
         tpot_s=tpot(groups, "no request produced two tokens" if has_first else NO_FIRST),
