@@ -74,8 +74,8 @@ REMEDIES: Mapping[WarningCode, str] = {
     "mig_shared": "the whole GPU is measured: keep the other instances idle",
     "host_busy": "stop other load on this host and run again",
     "not_steady": "raise warmup.max_seconds, or stop what disturbs this machine",
-    "target_not_met": "raise repeats.max, passes.budget.seconds or passes.budget.passes, or accept the wider "
-    "interval",
+    "target_not_met": "raise repeats.max where runs are repeated, passes.budget.seconds or "
+    "passes.budget.passes, or accept the wider interval",
     "single_pass": "raise passes.count or passes.budget.seconds, or make a walk over the prompts shorter: a "
     "lower -n",
     "tokens_disputed": "check that the tokenizer belongs to the model",
