@@ -10,10 +10,9 @@ from llenergymeasure.records import Domain, Quantity, Window
 _COUNTER_NS = 4_000_000
 # No known power field changes faster than every 20 ms (arXiv 2312.02741).
 _POWER_NS = 20_000_000
-# From afar: a picture, shares of passes and a board's health need few reads; several boards share them. Power
-# without a counter has nothing else, and is read twice as often.
+# From afar: a picture, shares of passes and a board's health need few reads; several boards share them.
 _FAR_NS = 50_000_000
-_FAR_SHARED_NS = 50_000_000
+_FAR_SHARED_NS = 25_000_000
 # A device may spend this share of its time in reads, so that a slow driver is left to the workload.
 _SHARE_OF_TIME = 1 / 3
 # A counter that steps faster than this is as good as a continuous one: its steps need no looking for.
@@ -37,10 +36,10 @@ _AVERAGE_WINDOW_NS = 1_000_000_000
 
 def gap_ns(domains: Sequence[Domain], *, dense: bool, devices: int) -> int:
     """From one read of these domains to the next. From afar several `devices` share what there is."""
-    counts = any(quantity.unit == "J" for domain in domains for quantity in domain.quantities)
     if dense:
+        counts = any(quantity.unit == "J" for domain in domains for quantity in domain.quantities)
         return _COUNTER_NS if counts else _POWER_NS
-    return max(_FAR_NS, devices * _FAR_SHARED_NS // (1 if counts else 2))
+    return max(_FAR_NS, devices * _FAR_SHARED_NS)
 
 
 def rested_ns(call: Window) -> int:
