@@ -33,7 +33,7 @@ class _Group(TyperGroup):
         return option
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """`llem validate` is told of `llem config validate`."""
+        """Point from a command to the group that has it: `llem validate` to `llem config validate`."""
         word = args[0]
         if self.get_command(ctx, word) is None and not ctx.resilient_parsing:
             for name, group in self.commands.items():

@@ -152,7 +152,7 @@ class Monitor:
             try:
                 self._finish()
             except ResultError:
-                # Of a recorder that is gone the program was told; whoever asks for the result is told why.
+                # The program has heard that the recorder is gone; reading the result says why.
                 if self._failure is None:
                     raise
         else:
