@@ -126,6 +126,17 @@ def test_an_option_of_another_engine_is_refused_where_it_was_said_for_this_run(t
         load(path=path)
 
 
+def test_the_configuration_that_a_result_holds_is_a_file_to_run_again(tmp_path: Path) -> None:
+    config = load({"model": "gpt2", "backend": "simulated", "simulated.load_s": 0.1, "n": 3})
+    path = written(tmp_path, config.model_dump_json())
+    assert load(path=path) == config
+    given = {key for key, origin in origins(path=path).items() if origin != "default"}
+    assert not [key for key in given if key.startswith(("pytorch.", "vllm.", "llamacpp."))]
+    path.write_text(config.model_dump_json().replace('"n_batch":512', '"n_batch":256'))
+    with pytest.raises(ValidationError, match="llamacpp has options, but the backend is simulated"):
+        load(path=path)
+
+
 def test_settings_of_the_user_and_the_environment_hold_for_their_engine_alone(tmp_path: Path) -> None:
     user = written(tmp_path, "pytorch: {threads: 2}", "user.yaml")
     asked: dict[str, JsonValue] = {"model": "gpt2", "backend": "simulated"}

@@ -174,13 +174,14 @@ def _configuration(config: ExperimentConfig, origins: Mapping[str, str]) -> Iter
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in dumped}
     given = [key for key in values if origins.get(key, "default") != "default"]
     yield from chain(*row_lines(Row(key, values[key], origins[key]) for key in given))
-    yield "  by default:"
     sections: dict[str, list[str]] = {}
     for key, value in values.items():
         section, dot, name = key.partition(".")
         is_in_force = section == config.backend or section not in {*ENGINES, "options"}
         if key not in given and is_in_force:
             sections.setdefault(section if dot else "", []).append(f"{name or key}\u00a0=\u00a0{value}")
+    if sections:
+        yield "  by default:"
     for section, fields in sections.items():
         head = f"{section}: " if section else ""
         yield from filled(head + ", ".join(fields), indent="    ", width=min(WIDTH, room()))

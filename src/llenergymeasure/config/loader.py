@@ -150,7 +150,7 @@ def problems(path: Path) -> Iterator[ConfigError | ValidationError]:
             # What values together make wrong comes to light only once each of them is allowed.
             backend = _chosen(sources.file, "backend")
             if backend in backend_names() and all(details["loc"] for details in error.errors()):
-                _refuse_other_engines(sources.file, str(backend), path)
+                _refuse_other_engines(_without_untouched(sources.file, str(backend)), str(backend), path)
     except ConfigError as error:
         yield error
 
@@ -198,6 +198,7 @@ def resolve(
     layers = [*sources.shared, sources.file, own, sources.flags]
     said = _overlay(layers)
     preset, backend = (_chosen(said, key) for key in ("preset", "backend"))
+    layers[2] = _without_untouched(layers[2], str(backend))
     values = PRESET_VALUES.get(preset, {}) if isinstance(preset, str) else {}
     base = {
         f"{backend}.{key}" if key == "batch_size" else key: _Leaf(value, f"preset {preset}")
@@ -396,6 +397,17 @@ def _overlay(layers: Iterable[_Layer]) -> _Layer:
 def _of_other_engine(key: str, backend: str) -> bool:
     section = key.partition(".")[0]
     return section != backend and (section in ENGINES or section not in ExperimentConfig.model_fields)
+
+
+def _without_untouched(file: _Layer, backend: str) -> _Layer:
+    """Without sections of other engines that are there as a whole and ask for nothing: the configuration that
+    a result holds has one for each engine, and is a file to run again.
+    """
+    for name in ENGINES.keys() - {backend}:
+        at_defaults = _layer({name: ENGINES[name]().model_dump(mode="json")}, "default", [])
+        if all(key in file and file[key].value == leaf.value for key, leaf in at_defaults.items()):
+            file = {key: leaf for key, leaf in file.items() if key not in at_defaults}
+    return file
 
 
 def _with_batch_size(flags: _Layer, size: JsonValue, backend: str) -> _Layer:
