@@ -33,8 +33,14 @@ layers: $(READY)
 	$(BIN)/lint-imports --no-logo
 	for one in $(PLUGINS); do (cd $$one && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache) || exit 1; done
 
+# What fails beside other tests is run once more, alone: on a busy machine times slip, and a defect fails again.
+define tested
+	$(1) $(2) || { test $$? = 1 && echo "Once more, alone: what failed above." && \
+		$(1) --last-failed --last-failed-no-failures none; }
+endef
+
 tests: $(READY)
-	$(BIN)/pytest -n 4 --dist loadfile
+	$(call tested,$(BIN)/pytest,-n 4 --dist loadfile)
 
 # The tools to compare with are installed beside, each in an environment of its own. ARGS=--quick for a look.
 bench-accuracy: $(READY)
@@ -48,8 +54,8 @@ bench-loadgen: $(READY)
 # Runs of the real small model; then what takes long: every mode of the compiler, what goes wrong between several
 # processes, what the small model costs, a conversion that is killed, the pages; and what every engine has to keep.
 test-pytorch: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile -m "real or slow" tests plugins --ignore tests/cluster
-	LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest -m "not slow" tests/backends
+	$(call tested,$(BIN)/pytest -m "real or slow" tests plugins --ignore tests/cluster,-n 2 --dist loadfile)
+	$(call tested,LLEM_TEST_BACKENDS=pytorch $(BIN)/pytest -m "not slow" tests/backends)
 
 # llama.cpp in an environment of its own. Its wheel is compiled once, for any x86-64 with AVX2: on CPUs with
 # AMX a native build by GCC 12 crashes, and one of another machine may do so anywhere.
@@ -58,7 +64,7 @@ WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llenergymeasure/wheels
 LLAMACPP_WHEEL := $(WHEELS)/llama-cpp-python-$(shell sed -n 's/^llama_cpp_python==//p' constraints.txt)
 
 test-llamacpp: $(LLAMACPP)/ready
-	LLEM_TEST_BACKENDS=llamacpp $(LLAMACPP)/bin/python -m pytest -m "not slow" tests/backends
+	$(call tested,LLEM_TEST_BACKENDS=llamacpp $(LLAMACPP)/bin/python -m pytest -m "not slow" tests/backends)
 
 llamacpp-wheel: $(LLAMACPP_WHEEL)
 
@@ -81,7 +87,7 @@ VLLM := .venv-vllm
 VLLM_PYTHON ?= python3.11
 
 test-vllm: $(VLLM)/ready
-	LLEM_TEST_BACKENDS=vllm $(VLLM)/bin/python -m pytest -m "not slow" tests/backends
+	$(call tested,LLEM_TEST_BACKENDS=vllm $(VLLM)/bin/python -m pytest -m "not slow" tests/backends)
 
 $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(VLLM_PYTHON) -m venv $(VLLM)
@@ -94,7 +100,7 @@ $(VLLM)/ready: pyproject.toml requirements-vllm.txt
 SERVERS = transformers=$(BIN)/python $(foreach one,vllm llamacpp,$(and $(wildcard .venv-$(one)/ready),$(one)=.venv-$(one)/bin/python))
 
 test-server: $(VENV)/server $(and $(wildcard $(LLAMACPP)/ready),$(LLAMACPP)/server)
-	LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs -m real tests/server
+	$(call tested,LLEM_TEST_SERVERS="$(SERVERS)" $(BIN)/pytest -rs -m real tests/server)
 
 $(VENV)/server: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt fastapi uvicorn openai
@@ -110,14 +116,14 @@ SLURM := .venv-slurm
 RAY := .venv-ray
 
 test-slurm: $(SLURM)/ready slurm-packages
-	$(SLURM)/bin/python -m pytest -rs -m "slow or not slow" tests/cluster/test_slurm.py tests/cluster/test_other_hosts.py
+	$(call tested,$(SLURM)/bin/python -m pytest -rs -m "slow or not slow" tests/cluster/test_slurm.py tests/cluster/test_other_hosts.py)
 
 test-ray: $(RAY)/ready
-	$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py
+	$(call tested,$(RAY)/bin/python -m pytest -rs tests/cluster/test_ray.py)
 
 # One model of vLLM on both nodes of a Ray, which joins vLLM's own environment.
 test-ray-vllm: $(VLLM)/ray
-	$(VLLM)/bin/python -m pytest -rs -m slow tests/cluster/test_ray_vllm.py
+	$(call tested,$(VLLM)/bin/python -m pytest -rs -m slow tests/cluster/test_ray_vllm.py)
 
 $(VLLM)/ray: $(VLLM)/ready
 	$(VLLM)/bin/pip install --quiet --no-deps -c constraints.txt ray msgpack
@@ -125,7 +131,7 @@ $(VLLM)/ray: $(VLLM)/ready
 
 # Management controllers: openipmi's simulator is Debian's, and needs root to be installed.
 test-meters: $(READY) meter-packages
-	$(BIN)/pytest -rs tests/meters
+	$(call tested,$(BIN)/pytest -rs tests/meters)
 
 meter-packages:
 	for one in ipmi_sim ipmitool; do command -v $$one > /dev/null || \
@@ -145,7 +151,7 @@ $(SLURM)/ready $(RAY)/ready: .venv-%/ready: pyproject.toml constraints.txt
 BROWSER := .venv-browser
 
 test-browser: $(BROWSER)/ready browser-packages
-	$(BROWSER)/bin/python -m pytest -rs tests/browser
+	$(call tested,$(BROWSER)/bin/python -m pytest -rs tests/browser)
 
 browser-packages:
 	command -v chromium > /dev/null || { apt-get update -qq && \
