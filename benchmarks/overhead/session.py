@@ -100,12 +100,17 @@ def _bare_pytorch(session: Any, requests: Sequence[Request], _: int | None) -> B
 
 
 def _bare_llamacpp(session: Any, requests: Sequence[Request], threads: int | None) -> Bare:
-    """The package's own class over the same file; it has weights of its own."""
+    """The package's own class over the same file; it has weights of its own.
+
+    By itself it takes half the processors, and the session takes all. It may pick the token that ends a text,
+    which a pinned length rules out: then the tokens after it differ, and the work does not.
+    """
     from itertools import islice
 
     from llama_cpp import Llama
 
     path = str(session._loaded.path)  # noqa: SLF001  the file that the session has opened
+    threads = threads or session.facts().arguments["threads"]
     llama = Llama(path, n_ctx=256, n_threads=threads, n_threads_batch=threads, verbose=False)
 
     def generate() -> list[tuple[int, ...]]:
