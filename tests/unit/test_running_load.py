@@ -484,17 +484,20 @@ def test_a_finite_load_sends_at_its_times_and_waits_for_every_answer(tmp_path: P
     assert result["server"]["requests"] == counts["answered"] == counts["received"]
 
 
-def test_ctrl_c_in_a_window_cancels_what_is_on_its_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_window_cancels_what_is_on_its_way(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     with stub_server(first_s=0.3) as url:
         words = llem(url, tmp_path, "load.concurrency=4", "passes.seconds=60", "passes.budget.seconds=600")
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while told(url)["counts"].get("answered", 0) < 50:
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
         counts = told(url)["counts"]
-    assert process.returncode == 130
+    assert process.returncode == code
     assert counts["received"] == counts["answered"] + counts["cancelled"]
     sent, answered, failed, cancelled = account_in(said.decode())
     assert (sent, failed) == (answered + cancelled, 0)

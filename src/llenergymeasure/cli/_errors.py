@@ -224,6 +224,11 @@ def reported(
             _end(explain(error, verbose=verbose), error.exit_code)
         except KeyboardInterrupt as error:
             _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
+        except SystemExit as error:
+            # The signal that ended it is told already; what became of its requests is not.
+            if account := getattr(error, "__notes__", ()):
+                say_filled("\n".join(account))
+            raise
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
             known = _why_short(error) or _why_outside(error)
             if known and verbose:

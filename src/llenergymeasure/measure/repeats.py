@@ -122,8 +122,10 @@ def _remains(folder: Path, remark: Callable[[str], None]) -> Iterator[None]:
 def _named(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         names = {128 + one: one.name for one in signal.Signals}
-        return next((name for code, name in names.items() if code == error.code), f"exit code {error.code}")
-    return _with_notes("Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error), error)
+        said = next((name for code, name in names.items() if code == error.code), f"exit code {error.code}")
+    else:
+        said = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else str(error)
+    return _with_notes(said, error)
 
 
 def _with_notes(said: str, error: BaseException) -> str:
