@@ -27,7 +27,7 @@ from llenergymeasure.energy.meters.estimate import EstimateMeter
 from llenergymeasure.energy.meters.nvml import NvmlMeter
 from llenergymeasure.energy.meters.rapl import RaplMeter
 from llenergymeasure.energy.recording.recorder import Recorder
-from llenergymeasure.records import Trace
+from llenergymeasure.records import Trace, Window
 from llenergymeasure.simulation.clock import VirtualClock
 from llenergymeasure.simulation.device import SimulatedNvml, SimulatedSensor
 from llenergymeasure.simulation.waveform import Waveform
@@ -257,7 +257,7 @@ def day(hours: int) -> tuple[int, int]:
         while clock.monotonic_ns() < end_ns:
             clock.sleep_until(recorder.due_ns)
             recorder.poll()
-        recorder.trace()
+        recorder.trace(windows=[Window(end_ns - 60 * S, end_ns)])
         recorder.stop()
     return _peak_bytes() - before, _peak_bytes()
 

@@ -222,13 +222,8 @@ def reported(
             _end(explain_validation(error), 2)
         except LLEMError as error:
             _end(explain(error, verbose=verbose), error.exit_code)
-        except KeyboardInterrupt as error:
-            _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
-        except SystemExit as error:
-            # The signal that ended it is told already; what became of its requests is not.
-            if account := getattr(error, "__notes__", ()):
-                say_filled("\n".join(account))
-            raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            _end_by_signal(error)
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
             known = _why_short(error) or _why_outside(error)
             if known and verbose:
@@ -236,6 +231,16 @@ def reported(
             _end(known or format_bug(error, verbose=verbose), 1)
         except Exception as error:  # noqa: BLE001  the last stop: a bug gets one line and a log, not a traceback
             _end(format_bug(error, verbose=verbose), 1)
+
+
+def _end_by_signal(error: KeyboardInterrupt | SystemExit) -> NoReturn:
+    """With what became of its requests; a signal other than Ctrl-C is told as it comes."""
+    account = getattr(error, "__notes__", ())
+    if isinstance(error, KeyboardInterrupt):
+        _end("\n".join(["Interrupted", *account]), 130)
+    if account:
+        say_filled("\n".join(account))
+    raise error
 
 
 def say_filled(text: str) -> None:
