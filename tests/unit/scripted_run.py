@@ -39,6 +39,12 @@ def one_pass(start_s: float, seconds: float = 6.0, *, output: int = 50) -> Pass:
 PASSES = (one_pass(20), one_pass(30), one_pass(40))
 
 
+def close_looks() -> list[tuple[float, bool]]:
+    """When a recorder is to look closely, and when no longer: a second around each edge, as in a run."""
+    edges_s = [edge_ns / S for one in PASSES for edge_ns in (one.window.start_ns, one.window.end_ns)]
+    return [(edge_s + away_s, away_s < 0) for edge_s in edges_s for away_s in (-1.0, 1.2)]
+
+
 def blocks_of(passes: Sequence[Pass]) -> tuple[Block, ...]:
     """Each pass as a block of its own, with a second of silence before it and 1.2 s after it."""
     return tuple(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from benchmarks.boards.rapl import SimulatedRapl, intel_zones
-from scripted_run import PASSES, S, codes, measured
+from scripted_run import PASSES, S, close_looks, codes, measured
 
 from llenergymeasure.analysis.metrics import metrics
 from llenergymeasure.config.models import ExperimentConfig
@@ -57,13 +57,17 @@ class Host:
         with self.tree:
             recorder = Recorder([boards, zones], clock=self.clock, directory=self.directory)
             recorder.start(threaded=False)
-            recorder.dense(True)
+            script = [
+                (at_s, lambda: then(self)),
+                *((look_s, lambda near=near: recorder.dense(near)) for look_s, near in close_looks()),
+            ]
             with (
                 self.clock.every(0.005, self.tree.tick),
                 self.clock.every(recorder.tick_s, recorder.poll),
             ):
-                self.clock.sleep_until(round(at_s * S))
-                then(self)
+                for moment_s, do in sorted(script, key=lambda one: one[0]):
+                    self.clock.sleep_until(round(moment_s * S))
+                    do()
                 self.clock.sleep_until(65 * S)
             recorder.stop()
         seen = measured(recorder.trace(), PASSES, unread={**boards.unread, **zones.unread}, **changes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scripted_run import PASSES, S, codes, message, result_of
+from scripted_run import PASSES, S, close_looks, codes, message, result_of
 
 from llenergymeasure.energy.meters.calibration import SensorFiles
 from llenergymeasure.energy.meters.nvml import NvmlMeter
@@ -55,9 +55,10 @@ class Machine:
         )
         recorder = Recorder([meter], clock=self.clock, directory=self._directory)
         recorder.start(threaded=False)
-        recorder.dense(True)
+        looks = [(at_s, lambda _, near=near: recorder.dense(near)) for at_s, near in close_looks()]
+        script = [*self.script, *looks]
         with self.clock.every(recorder.tick_s, recorder.poll):
-            for at_s, do in sorted(self.script, key=lambda one: one[0]):
+            for at_s, do in sorted(script, key=lambda one: one[0]):
                 self.clock.sleep_until(round(at_s * S))
                 do(self.nvml)
             self.clock.sleep_until(65 * S)
