@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ class Host:
         with self.tree:
             recorder = Recorder([boards, zones], clock=self.clock, directory=self.directory)
             recorder.start(threaded=False)
-            script = [
-                (at_s, lambda: then(self)),
-                *((look_s, lambda near=near: recorder.dense(near)) for look_s, near in close_looks()),
+            script: list[tuple[float, Callable[[], object]]] = [
+                (at_s, partial(then, self)),
+                *((look_s, partial(recorder.dense, near)) for look_s, near in close_looks()),
             ]
             with (
                 self.clock.every(0.005, self.tree.tick),
