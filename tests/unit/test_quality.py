@@ -187,7 +187,8 @@ def questions(tmp_path: Path) -> Path:
 
 def judged(path: Path, *, gives: str = "ids", **changes: Any) -> ExperimentResult:
     dataset = {"name": str(path), **changes.pop("dataset", {})}
-    asked = config(dataset=dataset, **{"output_length": "natural", "repeats": {"count": 3}, **changes})
+    usual = {"output_length": "natural", "repeats": {"count": 3}, "passes": {"seconds": 1.0}}
+    asked = config(dataset=dataset, **{**usual, **changes})
     runs = VirtualRuns(load=lambda clock: SayingBackend(clock, gives))
     return virtual_experiment(asked, runs, strict=False)
 
