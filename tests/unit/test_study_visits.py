@@ -254,6 +254,7 @@ def measured(folder: Path) -> list[tuple[str, int]]:
     return [(one.experiment, one.repeat) for one in ledger.read(folder) if isinstance(one, Done)]
 
 
+@pytest.mark.slow
 def test_a_study_of_loads_that_is_killed_leaves_nothing_running_and_goes_on(tmp_path: Path) -> None:
     name, folder = marker(), tmp_path / "out" / "study"
     path = as_file(study(name, repeats=1, sweep={"load.concurrency": [1, 2]}), tmp_path / "study.yaml")
@@ -275,6 +276,7 @@ def test_a_study_of_loads_that_is_killed_leaves_nothing_running_and_goes_on(tmp_
     assert gone(name)
 
 
+@pytest.mark.slow
 def test_a_study_outlives_the_holder_of_its_server_and_ends_what_that_has_left(
     tmp_path: Path,
 ) -> None:
