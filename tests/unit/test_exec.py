@@ -146,6 +146,7 @@ def test_two_commands_are_told_apart_in_turns(tmp_path: Path, work: str) -> None
         (("--vs", "'", "--", "true"), 2, "quotes"),
         (("--tokens", "(", "--", "true"), 2, "regular expression"),
         (("-n", "2", "--", "sh", "-c", "echo what went wrong; exit 3"), 1, "what went wrong"),
+        (("--", "sh", "-c", "kill -9 $$"), 1, "was ended by SIGKILL"),
         (("--prepare", "exit 4", "--", "true"), 1, "exit code 4"),
     ],
 )
