@@ -81,6 +81,7 @@ def test_tokens_memory_and_files_of_a_command(tmp_path: Path, work: str) -> None
     result = result_of(done)
     (command,) = result["windows"]
     assert (command["output_tokens"], command["count"]) == (3600, 3)
+    assert command["per_total_token"]["reason"] == "only output tokens are known, and no prompt tokens"
     assert 60e6 < command["peak_bytes"]["value"] < 120e6
     assert (tmp_path / "prepared").read_text() == "x\n" * 4
     (folder,) = (tmp_path / "out").iterdir()
