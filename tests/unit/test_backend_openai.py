@@ -300,7 +300,11 @@ def test_a_key_comes_from_the_environment_and_is_seen_nowhere(
                 pass
             assert "STUB_KEY" in str(raised.value.hint)
             assert "secret" not in f"{raised.value} {raised.value.hint}"
-        monkeypatch.setenv("STUB_KEY", "secret-1")
+        monkeypatch.setenv("STUB_KEY", "secret\n1")
+        with pytest.raises(BackendError, match="STUB_KEY holds a line break") as raised:
+            opened(url, openai={"key_variable": "STUB_KEY"}).__enter__()
+        assert "secret" not in f"{raised.value} {raised.value.hint}"
+        monkeypatch.setenv("STUB_KEY", "secret-1\n")  # as `$(< file)` in another shell, or a mounted secret
         with opened(url, openai={"key_variable": "STUB_KEY"}) as session:
             assert "secret" not in repr(session.facts())
             assert "secret" not in config(url).model_dump_json()

@@ -78,6 +78,15 @@ def test_counts_that_are_disputed_are_marked_beside_them(capsys: pytest.CaptureF
     assert line.endswith("lengths pinned; counts disputed")
 
 
+def test_windows_in_which_no_request_ended_say_nothing_of_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    result = example_result()
+    none = result.tokens.model_copy(update={"requests": 0, "output": 0, "pinned_ok": None})
+    print_result_summary(result.model_copy(update={"tokens": none}))
+    (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("  Tokens")]
+    assert "0 requests in" in line
+    assert "lengths" not in line
+
+
 def test_prompts_that_were_cut_are_counted_beside_the_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     result = example_result()
     tokens = result.tokens.model_copy(update={"cut_prompts": 1})

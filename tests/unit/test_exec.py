@@ -81,6 +81,7 @@ def test_tokens_memory_and_files_of_a_command(tmp_path: Path, work: str) -> None
     result = result_of(done)
     (command,) = result["windows"]
     assert (command["output_tokens"], command["count"]) == (3600, 3)
+    assert command["per_total_token"]["reason"] == "only output tokens are known, and no prompt tokens"
     assert 60e6 < command["peak_bytes"]["value"] < 120e6
     assert (tmp_path / "prepared").read_text() == "x\n" * 4
     (folder,) = (tmp_path / "out").iterdir()
@@ -146,6 +147,7 @@ def test_two_commands_are_told_apart_in_turns(tmp_path: Path, work: str) -> None
         (("--vs", "'", "--", "true"), 2, "quotes"),
         (("--tokens", "(", "--", "true"), 2, "regular expression"),
         (("-n", "2", "--", "sh", "-c", "echo what went wrong; exit 3"), 1, "what went wrong"),
+        (("--", "sh", "-c", "kill -9 $$"), 1, "was ended by SIGKILL"),
         (("--prepare", "exit 4", "--", "true"), 1, "exit code 4"),
     ],
 )

@@ -181,6 +181,40 @@ if __name__ == "__main__":
     assert named(result, "parent")["count"] == 1
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_threads_of_a_child_mark_windows_at_once_and_none_is_lost(tmp_path: Path, method: str) -> None:
+    result = result_of(
+        run(
+            tmp_path,
+            HEAD
+            + """
+import multiprocessing, threading
+
+def work(m):
+    start = threading.Barrier(8)
+    def mark():
+        start.wait()
+        for _ in range(300):
+            with m.window("thread"):
+                pass
+    threads = [threading.Thread(target=mark) for _ in range(8)]
+    [one.start() for one in threads]; [one.join() for one in threads]
+
+if __name__ == "__main__":
+    processes = multiprocessing.get_context(sys.argv[1])
+    with Monitor() as m:
+        children = [processes.Process(target=work, args=(m,)) for _ in range(2)]
+        [one.start() for one in children]; [one.join() for one in children]
+    show(m)
+""",
+            arguments=[method],
+        )
+    )
+    # More than what a pipe holds, from a child that ends at once.
+    assert named(result, "thread")["count"] == 2 * 8 * 300
+    assert "window_open" not in codes(result)
+
+
 def test_a_fork_in_the_middle_of_a_window_changes_nothing_for_the_parent(tmp_path: Path) -> None:
     result = result_of(
         run(
@@ -614,6 +648,50 @@ def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:
                 pass
     assert monitor.result.windows[0].count == 2000
     assert monitor.result.windows[0].occurrences == ()
+
+
+def test_a_recorder_that_lags_behind_is_waited_for_at_the_end(tmp_path: Path) -> None:
+    result = result_of(
+        run(
+            tmp_path,
+            HEAD
+            + """
+import signal, threading
+m = Monitor()
+with m:
+    recorder = m._process.pid
+    os.kill(recorder, signal.SIGSTOP)
+    for _ in range(9000):  # marks that its pipe does not hold
+        with m.window("many"):
+            pass
+    threading.Timer(1.5, os.kill, (recorder, signal.SIGCONT)).start()
+show(m)
+""",
+        )
+    )
+    assert named(result, "many")["count"] == 9000
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        HEAD
+        + """
+import resource
+from llenergymeasure.exceptions import ResultError
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    with Monitor(output_dir="out") as m:
+        for _ in range(500):
+            with m.window("many"):
+                pass
+except ResultError as error:
+    print(error)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "events.jsonl: File too large" in done.stdout
+    assert "None" not in done.stdout
 
 
 def test_what_a_killed_recorder_left_is_listed_and_computed(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def _named(
         prompt_tokens=prompt,
         output_tokens=output,
         per_output_token=_per(energy, spent, each, counts[0], unit="J/token", why_none=no_tokens),
-        per_total_token=_per(energy, spent, each, counts[1], unit="J/token", why_none=no_tokens),
+        per_total_token=_per(
+            energy, spent, each, counts[1], unit="J/token", why_none=_one_side(prompt, output) or no_tokens
+        ),
         peak_bytes=_peak(marks, seen.kind),
         least_s=_least_s(parts, marks, spans),
         independent_j=None if spent is None or spent.joules is None else spent.independent_j,
@@ -326,6 +328,14 @@ def _both(one: Marked) -> int | None:
     if one.prompt_tokens is None or one.output_tokens is None:
         return None
     return one.prompt_tokens + one.output_tokens
+
+
+def _one_side(prompt: int | None, output: int | None) -> str | None:
+    """Why there is no total, where it is not for lack of both counts."""
+    if (prompt is None) == (output is None):
+        return None
+    known, missing = ("output", "prompt") if prompt is None else ("prompt", "output")
+    return f"only {known} tokens are known, and no {missing} tokens"
 
 
 def _sum(counts: Iterator[int | None]) -> int | None:

@@ -234,7 +234,7 @@ class _Bench:
         if used["exit_code"] and not wanted.ignore_failure:
             tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
             raise ExperimentError(
-                f"{one.name} ended with exit code {used['exit_code']}" + (f":\n{tail}" if tail else ""),
+                f"{one.name} {_ended(used['exit_code'])}" + (f":\n{tail}" if tail else ""),
                 hint="--ignore-failure measures it all the same",
             )
         if not counts:
@@ -317,7 +317,7 @@ def _prepare(command: str | None) -> None:
     if done.returncode:
         said = f"{command}\n{done.stderr[-500:]}".strip()
         raise ExperimentError(
-            f"the preparation ended with exit code {done.returncode}: {said}",
+            f"the preparation {_ended(done.returncode)}: {said}",
             hint="mend what --prepare runs",
         )
 
@@ -342,3 +342,11 @@ def _write_events(one: _Runs, began: Began, ended: Ended) -> None:
     ]
     head = b'{"t_ns": %d, "from": "parent", "message": ' % ended.t_ns
     (one.folder / EVENTS_NAME).write_bytes(b"".join(head + message + b"}\n" for message in messages))
+
+
+def _ended(code: int) -> str:
+    """How a process ended; of a signal without a name the number."""
+    try:
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -39,6 +39,8 @@ _LONGEST_NAME = 200
 _MOST_WAITING = 1_000_000
 # What a child, which hears no answers, adds to the least length of a silence.
 _UNHEARD_S = 0.3
+# How long a child's mark waits for room in the pipe.
+_TAKES_S = 2.0
 _F_SETPIPE_SZ = 1031
 _PIPE_BYTES = 1 << 20
 
@@ -92,7 +94,9 @@ class Monitor:
         self._numbers = itertools.count()
         self._names: dict[str, str] = {}
         self._marks = self._answers = -1
+        self._adopting: dict[int, threading.Lock] = {}
         self._unsent: deque[bytes] = deque()
+        self._draining = threading.Lock()
         self._done: dict[str, Any] = {}
         self._result: WindowsResult | None = None
         self._failure: ResultError | None = None
@@ -146,8 +150,8 @@ class Monitor:
         if self._state != "running" or not self._mine():
             return
         self._state = "stopped"
-        self._drain(wait_s=1.0)
         self._send(json.dumps({"do": "stop", "gpus": _used_gpus()}).encode() + b"\n")
+        self._drain(wait_s=_END_S)
         if self._settings["output_dir"] is not None:
             try:
                 self._finish()
@@ -332,27 +336,33 @@ class Monitor:
         except BlockingIOError:
             if len(self._unsent) < _MOST_WAITING:
                 self._unsent.append(line)
+            # Nothing of a child says when it ends, and what it still holds then is lost.
+            if not self._owner:
+                self._drain(wait_s=_TAKES_S)
         except OSError:
             self._tell_lost()
 
     def _drain(self, *, wait_s: float = 0.0) -> None:
-        deadline = time.monotonic() + wait_s
-        while self._unsent:
-            try:
-                # Whole or not at all: a line is shorter than what a pipe takes in one piece.
-                line = self._unsent.popleft()
-            except IndexError:
-                return
-            try:
-                os.write(self._marks, line)
-            except BlockingIOError:
-                self._unsent.appendleft(line)
-                if time.monotonic() >= deadline:
-                    return
-                time.sleep(0.001)
-            except OSError:
-                self._unsent.clear()
-                self._tell_lost()
+        """Send what waits, in order and by one thread at a time, until nothing is taken for `wait_s`."""
+        if not self._draining.acquire(blocking=wait_s > 0):
+            return
+        try:
+            deadline = time.monotonic() + wait_s
+            while self._unsent:
+                try:
+                    # Whole or not at all: a line is shorter than what a pipe takes in one piece.
+                    os.write(self._marks, self._unsent[0])
+                    self._unsent.popleft()
+                    deadline = time.monotonic() + wait_s
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        return
+                    time.sleep(0.001)
+                except OSError:
+                    self._unsent.clear()
+                    self._tell_lost()
+        finally:
+            self._draining.release()
 
     def _tell_lost(self) -> None:
         """Once: the program goes on, and what was recorded until now is kept."""
@@ -392,18 +402,23 @@ class Monitor:
 
     def _adopt(self) -> None:
         """In a child: marks go through the recorder's FIFO, and nothing else of the parent's is touched."""
-        if os.getpid() == self._pid:
-            return
-        self._close_pipes()
-        self._owner, self._pid = False, os.getpid()
-        self._unsent = deque()
-        self._numbers = itertools.count()
-        self._lost = False
-        try:
-            self._marks = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
-            self._marks = -1
-            self._tell_lost()
+        # A lock of this process: a thread that is not in the child may have held one when it was forked.
+        with self._adopting.setdefault(os.getpid(), threading.Lock()):
+            if os.getpid() == self._pid:
+                return
+            self._close_pipes()
+            self._owner = False
+            self._unsent, self._draining = deque(), threading.Lock()
+            self._numbers = itertools.count()
+            self._lost = False
+            try:
+                self._marks = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK)
+                _enlarge(self._marks)
+            except OSError:
+                self._marks = -1
+                self._tell_lost()
+            # Last: the other threads mark once it is set.
+            self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._state != "running":

@@ -70,7 +70,7 @@ from llenergymeasure.records import (
     RecordingKind,
     Start,
 )
-from llenergymeasure.results.folder import unwritable
+from llenergymeasure.results.folder import explained, unwritable
 
 if TYPE_CHECKING:
     from pydantic import JsonValue, ValidationError
@@ -154,7 +154,9 @@ def main(settings: Settings, *, commands: int, answers: int) -> int:
         answer("refused", error=type(error).__name__, message=error.message, hint=error.hint)
         return error.exit_code
     except OSError as error:
-        message = f"the recording can't be written: {error.strerror} ({error.filename})"
+        message = f"the recording can't be written: {error.strerror}" + (
+            f" ({error.filename})" if error.filename else ""
+        )
         answer("refused", error="ResultError", message=message, hint="choose another folder, or make room")
         return 1
     return 0
@@ -335,7 +337,8 @@ class _Heard:
         """All lines in one call, so that a kill leaves whole ones but for the last."""
         t_ns = time.monotonic_ns()
         head = b'{"t_ns": %d, "from": "owner", "message": ' % t_ns
-        self._events.write(b"".join(head + line + b"}\n" for line in lines))
+        with explained("the recording", self.folder / EVENTS_NAME):
+            self._events.write(b"".join(head + line + b"}\n" for line in lines))
 
     def listen(self, commands: int) -> bool:
         """Until `stop` (True), or the end of the input or of the owner."""

@@ -235,7 +235,7 @@ def _speed_rows(result: ExperimentResult) -> Iterator[Row]:
         f"{tokens.input:,} in, {tokens.output:,} out",
         _listed(
             f"{tokens.requests:,} requests in {duration(result.duration_s)}",
-            pinned[tokens.pinned_ok],
+            pinned[tokens.pinned_ok] if tokens.requests else None,
             "counts disputed" if tokens.disputed else None,
             _cut(result),
         ),

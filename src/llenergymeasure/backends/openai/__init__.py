@@ -15,6 +15,7 @@ from llenergymeasure.backends.openai.place import answers, facts_of
 from llenergymeasure.backends.openai.section import OpenaiSection
 from llenergymeasure.backends.openai.session import OpenaiSession
 from llenergymeasure.config.models import ExperimentConfig
+from llenergymeasure.exceptions import BackendError
 from llenergymeasure.workload.prepared import prepared
 
 
@@ -65,7 +66,7 @@ class OpenaiBackend:
     def open(self, config: ExperimentConfig) -> Iterator[OpenaiSession]:
         options = _options(config)
         requests = prepared(config).workload.requests
-        key = os.environ.get(options.key_variable) or None
+        key = _key(options)
         with ExitStack() as stack:
             runner = stack.enter_context(asyncio.Runner())
             server, base_url = None, options.base_url
@@ -101,7 +102,7 @@ class OpenaiBackend:
 
 
 async def _up(server: Launched, options: OpenaiSection, within_s: float) -> None:
-    key = os.environ.get(options.key_variable) or None
+    key = _key(options)
     async with Client(server.base_url, key=key, request_timeout_s=options.request_timeout_s) as client:
         await answers(client, server, within_s=within_s)
 
@@ -110,3 +111,14 @@ def _options(config: ExperimentConfig) -> OpenaiSection:
     options = config.options
     assert isinstance(options, OpenaiSection), "the backend brings this section"
     return options
+
+
+def _key(options: OpenaiSection) -> str | None:
+    """From the environment; the line break that a file of it ends with is none of it."""
+    key = os.environ.get(options.key_variable, "").strip()
+    if not key.isprintable():
+        raise BackendError(
+            f"the API key in {options.key_variable} holds a line break or another control character",
+            hint=f"set {options.key_variable} to the key alone",
+        )
+    return key or None

@@ -330,7 +330,7 @@ class OpenaiSession:
 
     def _key_refusal(self) -> BackendError:
         name = self._options.key_variable
-        given = bool(os.environ.get(name))
+        given = bool(os.environ.get(name, "").strip())
         return BackendError(
             f"the server does not accept the API key in {name}" if given else "the server wants an API key",
             hint=f"set the environment variable {name} to its key (openai.key_variable names another one)",
