@@ -146,7 +146,10 @@ class Monitor:
         self._state = "running"
 
     def stop(self) -> None:
-        """End the recording. With an output directory, returns once the result is there."""
+        """End the recording. With an output directory, returns once the result is there.
+
+        Where there can't be one, such as on a full disk, that is told on stderr; `result` then raises it.
+        """
         if self._state != "running" or not self._mine():
             return
         self._state = "stopped"
@@ -155,10 +158,11 @@ class Monitor:
         if self._settings["output_dir"] is not None:
             try:
                 self._finish()
-            except ResultError:
-                # The program has heard that the recorder is gone; reading the result says why.
+            except ResultError as error:
+                # A recorder that is gone has been told of.
                 if self._failure is None:
-                    raise
+                    self._failure = error
+                    print(f"llem: there is no result: {error}", file=sys.stderr)
         else:
             # It ends by itself; a thread waits for it, so that it does not stay behind as a zombie.
             threading.Thread(target=self._process.wait, daemon=True).start()
