@@ -650,6 +650,21 @@ def test_thousands_of_windows_are_counted_and_not_listed_one_by_one() -> None:
     assert monitor.result.windows[0].occurrences == ()
 
 
+def test_of_many_names_those_that_cost_most_are_shown() -> None:
+    with Monitor(meter="estimate") as monitor:
+        for number in range(80):
+            with monitor.window(f"idle {number}"):
+                pass
+        with monitor.window("busy"):
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
+    text = str(monitor.result)
+    assert len(monitor.result.windows) == 81
+    assert "busy: 1 window" in text
+    assert sum(f"idle {number}:" in text for number in range(80)) == 49
+
+
 def test_a_recorder_that_lags_behind_is_waited_for_at_the_end(tmp_path: Path) -> None:
     result = result_of(
         run(

@@ -11,6 +11,9 @@ from llenergymeasure.records.figures import amount, duration, led_by_range, plai
 from llenergymeasure.results.summary import MISSING, Row, columns
 from llenergymeasure.results.windows import NamedWindows, WindowsResult
 
+# More names than that nobody reads one by one.
+MOST_NAMES = 50
+
 
 def heading(result: WindowsResult) -> str:
     what = " ".join(result.program) or "a program"
@@ -19,9 +22,14 @@ def heading(result: WindowsResult) -> str:
 
 
 def sections(result: WindowsResult) -> Iterator[tuple[str, list[Row]]]:
-    """A head and rows for each name, and for the whole recording."""
-    for one in result.windows:
+    """A head and rows for each name, or for those that cost most, and for the whole recording."""
+    shown = result.windows
+    if len(shown) > MOST_NAMES:
+        shown = sorted(shown, key=lambda one: (-(one.energy.value or 0.0), -one.duration_s))[:MOST_NAMES]
+    for one in shown:
         yield _head(one, result), list(_rows(one, result))
+    if left := len(result.windows) - len(shown):
+        yield f"{left:,} more names, which cost or took less: all are in the result's file", []
     sources = ", ".join(sorted({reading.source for reading in result.readings}))
     note = f"{result.method} by {sources}" if sources else ""
     if result.kind == "windows":
