@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import chain
 
@@ -23,7 +23,7 @@ def heading(result: WindowsResult) -> str:
 
 def sections(result: WindowsResult) -> Iterator[tuple[str, list[Row]]]:
     """A head and rows for each name, or for those that cost most, and for the whole recording."""
-    shown = result.windows
+    shown: Sequence[NamedWindows] = result.windows
     if len(shown) > MOST_NAMES:
         shown = sorted(shown, key=lambda one: (-(one.energy.value or 0.0), -one.duration_s))[:MOST_NAMES]
     for one in shown:
