@@ -54,3 +54,11 @@ def test_a_restart_at_0_is_a_reset_and_never_kilojoules(start: int, seconds: flo
     counts, resets = unwrap(raw, RAPL_WRAP, seconds=at, most_per_s=1e9)
     assert resets.tolist() == [False, True, False]
     assert counts.tolist() == [0, 5_000_000, 5_000_000, 10_000_000]
+
+
+def test_a_rise_that_nothing_can_draw_is_a_reset_and_one_that_catches_up_is_none() -> None:
+    at = np.array([0.0, 0.1, 0.2, 0.3, 5.0, 5.1])
+    raw = np.array([0, 40_000, 80_000, 1_080_000, 1_080_000, 3_000_000])
+    counts, resets = unwrap(raw, None, seconds=at, most_per_s=3_000_000)
+    assert resets.tolist() == [False, False, True, False, False]
+    assert counts.tolist() == [0, 40_000, 80_000, 80_000, 80_000, 2_000_000]

@@ -89,6 +89,21 @@ def test_a_jetsons_rails_are_named_and_its_input_is_the_host(tmp_path: Path) -> 
     assert [one.name for one in within(domains, "host")] == ["host"]
 
 
+def test_rails_of_a_jetson_that_rest_are_read_though_they_show_0_or_the_same(tmp_path: Path) -> None:
+    rails = chip(
+        tmp_path, 0, "ina3221", "1-0040",
+        in1_label="GPU", in1_input=19_072, curr1_input=0,
+        in2_label="CPU", in2_input=19_072, curr2_input=8,
+        in3_label="VDDRQ", in3_input=19_072, curr3_input=8,
+    )  # fmt: skip
+    chip(tmp_path, 1, "ina3221", "1-0041", in1_label="VDD_GPU", in1_input=0, curr1_input=0)
+    with HwmonMeter(tmp_path / "hwmon", clock=VirtualClock()) as meter:
+        assert [domain.name for domain in meter.domains()] == ["gpu:GPU", "cpu:CPU", "dram:VDDRQ"]
+        assert list(meter.unread) == ["gpu:VDD_GPU"]
+        write(rails, curr1_input=2_000)
+        assert meter.sample()[0].raw == 19_072 * 2_000
+
+
 def test_graces_sockets_count_without_what_lies_within_them(tmp_path: Path) -> None:
     labels = ("Module", "Grace", "CPU", "SysIO")
     for number, what in enumerate(labels):

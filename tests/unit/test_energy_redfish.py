@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,6 +141,40 @@ def test_of_several_chassis_one_has_to_be_named() -> None:
         assert "Blade1, Enclosure" in (RedfishMeter(environ=environ).why_unavailable() or "")
         with RedfishMeter(environ={**environ, "LLEM_METER_REDFISH_CHASSIS": "Blade1"}) as meter:
             assert [one.raw for one in meter.sample()] == [300_000]
+
+
+def test_a_chassis_that_is_listed_and_not_there_is_passed_over() -> None:
+    resources = old_form(300)
+    resources[CHASSIS] = {"Members": [_link(f"{CHASSIS}/Drawer"), _link(f"{CHASSIS}/1U")]}
+    with _served(resources) as environ:
+        assert RedfishMeter(environ=environ).why_unavailable() is None
+        why = RedfishMeter(environ=environ | {"LLEM_METER_REDFISH_CHASSIS": "Drawer"}).why_unavailable()
+        assert "Drawer answers 404" in (why or "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"Members":',
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_controller_is_refused_as_such(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        why = RedfishMeter(environ={"LLEM_METER_REDFISH_URL": url}).why_unavailable()
+        thread.join()
+    assert f"{url}{CHASSIS} can't be read" in (why or "")
 
 
 def test_wrong_credentials_are_refused_and_never_printed() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ from llenergymeasure.analysis.compare_windows import compare_windows
 from llenergymeasure.analysis.limits import limit_of, regressions
 from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.measure.command import Wanted, _run_all
 from llenergymeasure.records import Domain, MeterChoice, Start, Window
 from llenergymeasure.results.windows import WindowsResult
 from llenergymeasure.simulation.waveform import Waveform
@@ -327,6 +329,18 @@ def test_a_command_that_ignores_the_end_is_killed(tmp_path: Path) -> None:
         running.communicate(timeout=60)
     assert running.returncode == 130
     assert [one for one in psutil.process_iter() if _is_of(one, tmp_path)] == []
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "said"), [(80.0, ", which waits 2.7 min more for the meter"), (0.55, "")]
+)
+def test_long_silences_around_each_run_are_said_when_it_begins(silence_s: float, said: str) -> None:
+    told: list[str] = []
+    tell: Any = told.append
+    bench: Any = SimpleNamespace(silence_s=silence_s, run=lambda *_, counts: None)
+    one: Any = SimpleNamespace(command=("sleep", "2"))
+    _run_all(bench, [one], Wanted((("sleep", "2"),), runs=2), tell)
+    assert told == [f"run {number} of 2{said}: sleep 2" for number in (1, 2)]
 
 
 def test_a_folder_that_can_not_be_is_an_error_of_the_folder(tmp_path: Path) -> None:

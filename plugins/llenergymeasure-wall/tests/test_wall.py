@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -67,6 +69,23 @@ def test_what_is_no_plug_is_refused(said: Any) -> None:
     for kind in ("shelly", "tasmota"):
         with plugged_in(Plug(kind, replaced=said)) as url:
             assert "neither a Shelly" in (WallMeter({"LLEM_METER_WALL_URL": url}).why_unavailable() or "")
+
+
+def test_an_address_of_another_service_is_refused_as_no_plug() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _address = listening.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert "neither a Shelly" in (WallMeter({"LLEM_METER_WALL_URL": url}).why_unavailable() or "")
+        thread.join()
 
 
 def test_a_plug_with_a_password_and_one_that_is_away_are_refused_with_a_way_out() -> None:

@@ -39,7 +39,8 @@ def unwrap(
 
     A fall is one wrap if that makes a step of at most half the range, which polling at a quarter of the wrap
     time guarantees, and one that is possible: at most `most_per_s` counts for each second between the two
-    readings, which were made at `seconds`. Any other fall is a reset, across which nothing is counted.
+    readings, which were made at `seconds`. Any other fall is a reset, across which nothing is counted, and so
+    is a rise that is more than possible since the counter last moved.
     """
     steps = np.diff(raw)
     fell = steps < 0
@@ -50,5 +51,17 @@ def unwrap(
         around = fell & (steps + wrap >= 0) & (steps + wrap <= most)
         steps = np.where(around, steps + wrap, steps)
         fell = fell & ~around
+    if seconds is not None and most_per_s is not None:
+        jumped = steps > most_per_s * (_since_it_moved(steps, seconds) + _LATE_S)
+        # Where most do so it is the unit that is wrong, which a field of power tells.
+        if 2 * np.count_nonzero(jumped) < np.count_nonzero(steps > 0):
+            fell = fell | jumped
     steps = np.where(fell, 0, steps)
     return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(steps, dtype=np.int64))), fell
+
+
+def _since_it_moved(steps: Integers, seconds: Floats) -> Floats:
+    """Of each step the time from the reading that first showed the count before it; of the first unknown."""
+    moved = np.where(steps != 0, np.arange(1, steps.size + 1), 0)
+    before = np.concatenate((np.zeros(1, dtype=np.int64), np.maximum.accumulate(moved)))[:-1]
+    return np.where(before > 0, seconds[1:] - seconds[before], np.inf)

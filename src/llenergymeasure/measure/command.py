@@ -42,6 +42,7 @@ from llenergymeasure.measure.marks import (
 from llenergymeasure.measure.record import finish, lock, recording_folder, recording_id
 from llenergymeasure.measure.scratch import EVENTS_NAME
 from llenergymeasure.records import MeasurementWarning, MeterChoice, Overhead, Progress, Start
+from llenergymeasure.records.figures import about
 from llenergymeasure.results.windows import WindowsResult
 
 _LISTEN_S = 0.01
@@ -49,6 +50,8 @@ _GPUS_APART_S = 1.0
 _END_S = 5.0
 _MOST_TOKENS = 10**15
 _TAIL_LINES = 5
+# Longer than this around a run, and the silences are said.
+_LONG_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +135,13 @@ def measure_commands(
 
 def _run_all(bench: _Bench, runs: Sequence[_Runs], wanted: Wanted, tell: Progress) -> None:
     """In blocks of one run of each command, in a new order each time: what drifts meets them alike."""
+    waits_s = 2 * bench.silence_s
+    waits = f", which waits {about(waits_s)} more for the meter" if waits_s >= _LONG_S else ""
     for number in range(wanted.warmup + wanted.runs):
         for one in random.sample(runs, len(runs)):
             step = f"warm-up {number + 1} of {wanted.warmup}"
             if number >= wanted.warmup:
-                step = f"run {number - wanted.warmup + 1} of {wanted.runs}"
+                step = f"run {number - wanted.warmup + 1} of {wanted.runs}{waits}"
             tell(f"{step}: {shlex.join(one.command)[:60]}")
             _prepare(wanted.prepare)
             bench.run(one, wanted, counts=number >= wanted.warmup)
@@ -261,6 +266,12 @@ class _Bench:
         for one in runs:
             if one.marks[-1].id != str(self._numbers):
                 (one.folder / f"output-{self._numbers}.log").unlink(missing_ok=True)
+
+    @property
+    def silence_s(self) -> float:
+        """How long a silence before or after a run is, at the least."""
+        least_s, lag_s = self._recorder.quiet_s
+        return least_s + lag_s if least_s else 0.0
 
     def _silence(self) -> int:
         """Wait until every meter has seen enough of the machine without a command; returns when it began."""

@@ -161,6 +161,7 @@ class _UnknownError(EnergyError):
 
 
 def _asked(url: str, path: str) -> Any:
+    import http.client
     import urllib.error
     import urllib.parse
     import urllib.request
@@ -185,5 +186,5 @@ def _asked(url: str, path: str) -> Any:
         raise EnergyError(f"{url} did not answer within {_ANSWER_S:.0f} s") from error
     except OSError as error:
         raise EnergyError(f"{url} can't be reached: {error}") from error
-    except ValueError as error:
+    except (ValueError, http.client.HTTPException, RecursionError) as error:
         raise _UnknownError(f"{url} answers what is not JSON") from error

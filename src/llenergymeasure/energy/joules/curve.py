@@ -181,7 +181,7 @@ class Curve:
         first, last = around or (start, end)
         first, last = max(first, float(self.reads[0])), min(last, float(self.reads[-1]))
         if np.any((self.resets >= first) & (self.resets <= last)):
-            return "counter_reset", "the counter was reset within the window"
+            return "counter_reset", "the counter was reset or jumped within the window"
         if self.quantity.unit != "J":
             return None
         inside = self.time[(self.time > first) & (self.time < last)]

@@ -171,8 +171,12 @@ class _Opened:
             )
             read = _product([_reader(channel.folder / file, stack) for file in files])
             found.append((Quantity(name, channel.source, "W", 1e-6, window_ns=window_ns), read))
+        least = 1
         try:
-            found = [(quantity, read) for quantity, read in found if read() > 0 and read() > 0]
+            # A rail with a voltage may carry nothing until there is work, as that of a Jetson's GPU.
+            if channel.factors is not None and channel.role.kind in {"gpu", "cpu", "dram"}:
+                least = 0 if _reader(channel.folder / channel.factors[0], stack)() > 0 else 1
+            found = [(quantity, read) for quantity, read in found if read() >= least and read() >= least]
         except (OSError, ValueError) as error:
             raise EnergyError(
                 f"{channel.folder}: the sensor {channel.label!r} can't be read: {error}"
@@ -310,7 +314,8 @@ def _without_mirrors(
     """Each sensor once, and (mirror, what it mirrors).
 
     Counts and readings are equal by accident only where they are round, and rounded ones only as long as
-    they do not move.
+    they do not move. Rails of volts and amperes are each a shunt of its own, and often equal: 8 mA is their
+    step.
     """
     first = [_look(one) for one in opened]
     if len({look for look in first if look}) == sum(map(bool, first)):
@@ -323,7 +328,7 @@ def _without_mirrors(
     mirrors = []
     for number, one in enumerate(opened):
         mine = [look[number] for look in looks]
-        is_telling = len(set(mine)) > 1 or mine[0] % _ROUND_UW != 0
+        is_telling = one.channel.factors is None and (len(set(mine)) > 1 or mine[0] % _ROUND_UW != 0)
         same = [
             other
             for other in kept

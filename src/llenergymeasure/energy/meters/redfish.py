@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import ssl
@@ -120,7 +121,8 @@ class _Service:
             raise _StatusError(f"{self.url}{path} answers {error.code}") from error
         except TimeoutError as error:
             raise EnergyError(f"{self.url} did not answer within {_ANSWER_S:.0f} s") from error
-        except (OSError, ValueError) as error:
+        # What is no HTTP, breaks off, or is nested without an end.
+        except (OSError, ValueError, http.client.HTTPException, RecursionError) as error:
             raise EnergyError(f"{self.url}{path} can't be read: {error}", hint=_hint(error)) from error
         if not isinstance(said, dict):
             raise EnergyError(f"{self.url}{path} is no Redfish resource")
@@ -145,7 +147,12 @@ def _hint(error: Exception) -> str | None:
 
 def _sources(service: _Service, member: str, refused: list[str]) -> Iterator[str]:
     """The resources of a chassis that say its power, best first; why others do not goes to `refused`."""
-    chassis = service.get(member)
+    try:
+        chassis = service.get(member)
+    except _StatusError as error:
+        # Controllers list drawers that are empty or switched off.
+        refused.append(error.message)
+        return
     for link in ("EnvironmentMetrics", "Power", "PowerSubsystem"):
         for path in _links([chassis.get(link)]):
             try:
