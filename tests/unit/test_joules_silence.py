@@ -110,6 +110,18 @@ def test_a_tail_after_the_work_is_no_part_of_it_and_widens_the_interval() -> Non
     assert tail.half_width_j > 1
 
 
+@pytest.mark.parametrize("since_s", [0.0, 0.12])
+def test_a_neighbour_that_works_in_all_that_is_seen_of_one_silence_breaks_it(since_s: float) -> None:
+    power = _steps((0.0, 300.0))
+    power.set(END + round(since_s * S), 200.0)
+    spent = _block(power, SimulatedSensor(phase_s=0.027, lag_s=0.04, fields=COUNTED))
+    _near(spent, 1500, 0.02)
+    assert "silence_broken" in spent.flags
+    power = _steps((0.0, 300.0))
+    power.set(END, 75.0)  # a warm board
+    assert _block(power, SimulatedSensor(phase_s=0.027, fields=COUNTED)).flags == ()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.02, 0.1), st.floats(0, 1), st.floats(80, 600), st.floats(30, 75), st.floats(0.0, 0.12))
 def test_any_rhythm_of_the_counter_holds_the_truth(

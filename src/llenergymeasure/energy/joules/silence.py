@@ -27,6 +27,9 @@ _LEAST_EVENTS = 4
 _LEAST_UNSURE_S = 0.005
 # The power at the very end of a block may be another one than that just before.
 _LAG_MARGIN_S = 0.02
+# A silence is no silence that draws so much more than the other one: this part of what the block draws above
+# that, and of quiet power itself. Boards that settle stay below.
+_LOUD_OF_BLOCK, _LOUD = 0.3, 0.25
 # Less than this part of the energy is what sums are rounded by, and no error of a sensor.
 _ROUNDING = 1e-12
 # A lag is seen when no more than this part of what it may be is open to either side.
@@ -71,6 +74,18 @@ class _Block:
     def joules(self, delay: float, *, trends: bool = True) -> float:
         first, last = self.ends(delay, trends=trends)
         return last - first
+
+    def loud_j(self) -> float:
+        """Where one silence draws much more than the other: what that is if it began, or ended, at any moment
+        between the block and the events by which it was seen; else 0.
+        """
+        before_w, after_w = self.before.power_w, self.after.power_w
+        quiet_w, more_w = min(before_w, after_w), abs(after_w - before_w)
+        block_w = self.joules(0.0) / (self.end - self.start) - quiet_w
+        if more_w <= max(_LOUD_OF_BLOCK * block_w, _LOUD * quiet_w):
+            return 0.0
+        louder, edge = (self.after, self.end) if after_w > before_w else (self.before, self.start)
+        return more_w * abs(louder.anchor_s - edge)
 
     def delay_s(self) -> tuple[float, float]:
         """By how much the source is behind ± what, as the start and the end of the block show.
@@ -178,8 +193,12 @@ def _whole(block: _Block) -> Spent:
         Term("aliasing", aliasing_j(source, block.start, block.end)),
     ]
     flags = ("recorder_gap",) if source.blind(block.start, block.end) else ()
-    if any(side.rises for side in sides):
+    loud_j = block.loud_j()
+    if loud_j or any(side.rises for side in sides):
         flags = (*flags, "silence_broken")
+    if loud_j:
+        terms.append(Term("edges", loud_j))
+    if any(side.rises for side in sides):
         terms.append(Term("edges", math.hypot(source.hidden(block.start), source.hidden(block.end))))
     return Spent(
         source.quantity.source,
