@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scripted_run import (
     BARE,
     LOADED,
+    PASSES,
     S,
     codes,
     measured,
@@ -83,6 +84,13 @@ def steps(*points: tuple[float, float]) -> Shape:
     return lambda t_s: np.asarray(
         [values[max(0, int(np.searchsorted(times, at, side="right")) - 1)] for at in t_s]
     )
+
+
+def in_a_pass(t_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    at_ns = t_s[:, None] * S
+    starts = [one.window.start_ns for one in PASSES]
+    ends = [one.window.end_ns for one in PASSES]
+    return ((at_ns >= starts) & (at_ns < ends)).any(axis=1)
 
 
 def grows(start_s: float, end_s: float, amount: float, *, base: float = 0.0) -> Shape:
@@ -452,11 +460,11 @@ def test_no_meter_at_all_is_told_and_is_no_zero() -> None:
 
 
 def cooling(*, extra_w: float, tau_s: float) -> Shape:
-    """95 W idle, 400 W under load from 14 to 46 s, then idle again with `extra_w` that fades with `tau_s`."""
+    """95 W idle, 400 W in the passes, and after the last one idle with `extra_w` that fades with `tau_s`."""
 
     def watts(t_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        fading = extra_w * np.exp(-np.maximum(t_s - 46, 0) / tau_s)
-        return np.where((t_s >= 14) & (t_s < 46), 400.0, np.where(t_s < 14, 95.0, 95.0 + fading))
+        fading = np.where(t_s < 46, 0.0, extra_w * np.exp(-np.maximum(t_s - 46, 0) / tau_s))
+        return np.where(in_a_pass(t_s), 400.0, 95.0 + fading)
 
     return watts
 
@@ -559,8 +567,11 @@ def test_what_was_noticed_in_the_run_stands_first_and_a_suspend_makes_the_energy
     [
         (steps((0, WATTS), (19.5, 2 * WATTS)), True),  # somebody begins in the silence before the first pass
         (steps((0, WATTS), (46.6, 2 * WATTS)), True),  # and in the one after the last
-        (steps((0, WATTS), (20, 3 * WATTS), (46, WATTS)), False),
-        (steps((0, WATTS), (46, 2 * WATTS), (46.6, WATTS)), False),  # a tail: a board that settles
+        (lambda t_s: np.where(in_a_pass(t_s), 3.0, 1.0) * WATTS, False),
+        (
+            lambda t_s: np.where(in_a_pass(t_s), 3.0, np.where(in_a_pass(t_s - 0.6), 2.0, 1.0)) * WATTS,
+            False,
+        ),  # tails
         (steps((0, WATTS), (17, 2 * WATTS), (18.5, WATTS)), False),
     ],
 )
