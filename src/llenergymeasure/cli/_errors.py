@@ -226,8 +226,7 @@ def reported(
             _end("\n".join(["Interrupted", *getattr(error, "__notes__", ())]), 130)
         except SystemExit as error:
             # The signal that ended it is told already; what became of its requests is not.
-            if account := getattr(error, "__notes__", ()):
-                say_filled("\n".join(account))
+            say_filled("\n".join(getattr(error, "__notes__", ())))
             raise
         except (OSError, MemoryError, RuntimeError, ImportError) as error:
             known = _why_short(error) or _why_outside(error)
