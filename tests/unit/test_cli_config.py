@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from llenergymeasure.cli import app
 from llenergymeasure.config import schema
-from llenergymeasure.config.keys import all_keys
+from llenergymeasure.config.keys import all_keys, study_keys
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import known_keys, section_of
 
@@ -176,6 +176,7 @@ def test_what_is_in_force_can_be_asked_without_a_model(monkeypatch: pytest.Monke
 
 
 def test_every_key_is_listed_with_a_line_that_explains_it() -> None:
+    assert [key.name for key in study_keys() if not key.about] == []
     keys = {key.name: key for key in all_keys()}
     values = {name for name, field in known_keys().items() if section_of(field) is None}
     assert values <= keys.keys()
@@ -188,6 +189,9 @@ def test_keys_are_found_by_a_word() -> None:
     found = json.loads(llem("keys", "penalty", "--json").stdout)
     assert [key["name"] for key in found] == ["decoder.repetition_penalty"]
     assert "decoder.temperature" in llem("keys", "temperature").stdout
+    of_study = json.loads(llem("keys", "retries", "--json").stdout)
+    assert [key["name"] for key in of_study] == ["execution.retries", "execution.ray.retries"]
+    assert llem("keys", "sweep").stdout.startswith("sweep  ")
     missed = llem("keys", "temprature")
     assert missed.exit_code == 2
     assert "decoder.temperature" in missed.stderr

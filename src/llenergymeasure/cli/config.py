@@ -15,7 +15,7 @@ from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._streams import filled, print_json, print_lines, printable, strong
 from llenergymeasure.config import loader
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.config.keys import Key, all_keys
+from llenergymeasure.config.keys import Key, all_keys, study_keys
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
 from llenergymeasure.config.schema import experiment_schema, study_schema
 from llenergymeasure.config.study import is_study
@@ -74,9 +74,10 @@ def schema(*, study: bool, result: bool, verbose: bool) -> None:
 
 def keys(word: str | None, *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
-        found = [key for key in all_keys() if word is None or _matches(key, word.lower())]
+        known = (*all_keys(), *study_keys())
+        found = [key for key in known if word is None or _matches(key, word.lower())]
         if word is not None and not found:
-            meant = nearest_key(word) or nearest(word, (key.name for key in all_keys()))
+            meant = nearest_key(word) or nearest(word, (key.name for key in known))
             raise ConfigError(
                 f"no key is like {word!r}",
                 hint=f"did you mean {meant}?" if meant else "llem config keys lists all",

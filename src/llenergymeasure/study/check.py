@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.loader import read_known, resolve
-from llenergymeasure.config.study import STUDY_KEYS, Point, StudyFile, study_from
+from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS, Point, StudyFile, study_from
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.study.start import plan_of
 
@@ -55,7 +55,7 @@ def _leave_out(content: dict[str, JsonValue], at: str) -> None:
 
 def _parts(content: Mapping[str, JsonValue]) -> Iterator[tuple[str, dict[str, JsonValue]]]:
     """Studies that hold one part each, by the key of that part."""
-    for name in ("sweep", "exclude", "when", "execution", "base", "name", "experiments"):
+    for name in (*STUDY_KEYS, *OTHER_KEYS):
         part = content.get(name)
         if name not in content:
             continue
