@@ -408,6 +408,7 @@ def test_repeats_that_the_budget_left_out_are_accounted_for(tmp_path: Path) -> N
     study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path)
     assert [(row.outcome, row.runs, row.planned) for row in study.rows] == [("partial", 2, 3)] * 2
     assert study.finished
+    assert not study.failed
     said = [line for line in missing(study) if "passes.budget" in line]
     assert [line.partition(":")[0] for line in said] == ["random_seed=1", "random_seed=2"]
 

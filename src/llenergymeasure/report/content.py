@@ -387,7 +387,7 @@ def _words(study: StudyResult, seen: _Seen) -> Iterator[str]:
     measured = [row for row in rows if row.energy_per_output_token is not None]
     if rows:
         runs = sum(row.runs for row in rows)
-        lost = sum(row.outcome in {"failed", "partial"} for row in rows)
+        lost = len(study.failed)
         failed = f"; {counted(lost, 'experiment')} with failures" if lost else ""
         yield f"{counted(len(rows), 'experiment')}, {counted(runs, 'run')}{failed}."
     if seen.apart:
