@@ -13,6 +13,7 @@ from llenergymeasure.analysis.statistics import t_tail
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.study import StudyResult, StudyRow
+from llenergymeasure.results.summary import some
 
 ALPHA = 0.05
 
@@ -137,19 +138,19 @@ def cheapest_lines(study: StudyResult) -> Iterator[str]:
         return
     yield f"Fewest joules per output token: {found.label}"
     if found.ahead:
-        yield f"  shown to be fewer than those of {_some(found.ahead)} (95 % for all together, Holm)"
+        yield f"  shown to be fewer than those of {some(found.ahead)} (95 % for all together, Holm)"
     if found.open:
-        yield f"  no difference shown to {_some(found.open)}"
+        yield f"  no difference shown to {some(found.open)}"
     if found.few:
-        yield f"  too few runs to judge, three of each are needed: {_some(found.few)}"
+        yield f"  too few runs to judge, three of each are needed: {some(found.few)}"
     if found.paired:
         where = "another start of it may differ by more"
         if found.servers > 1:
             where = f"{found.servers} servers, each visited with all loads"
         within = "within one server" if found.servers == 1 else "by server"
-        yield f"  paired {within} ({where}): {_some(found.paired)}"
+        yield f"  paired {within} ({where}): {some(found.paired)}"
     if found.incomparable:
-        yield f"  not comparable, as systematic errors differ there: {_some(found.incomparable)}"
+        yield f"  not comparable, as systematic errors differ there: {some(found.incomparable)}"
 
 
 def _costs(row: StudyRow) -> list[float]:
@@ -161,11 +162,6 @@ def _kin(row: StudyRow) -> str:
     """Where systematic errors cancel: on one sensor always, in a model of power for the same kind of work."""
     kind = f"modelled: {row.varied.get('backend')}, {row.varied.get('precision')}" if row.modelled else ""
     return f"{kind} {row.place}"
-
-
-def _some(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:5])
-    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
 
 
 _RULE = re.compile(r"accuracy\s*>=\s*(\d+(?:\.\d+)?)\s*%")
