@@ -94,7 +94,11 @@ def test_all_that_is_wrong_with_a_study_is_said_at_once_with_its_line(tmp_path: 
 
 def test_combinations_that_an_engine_does_not_take_are_no_mistake_of_a_study(tmp_path: Path) -> None:
     text = "model: gpt2\nn: 8\nsweep:\n  pytorch.batch_size: [{}]\n"
-    assert llem("validate", written(tmp_path, text.format("1, 64"))).exit_code == 0
+    some_run = llem("validate", written(tmp_path, text.format("1, 64")))
+    assert some_run.exit_code == 0
+    assert "batch_size=64 is not valid" in some_run.stdout
+    many = llem("validate", written(tmp_path, text.format(", ".join(map(str, range(8, 20))))))
+    assert "and 6 more" in many.stdout
     assert llem("validate", written(tmp_path, text.format("32, 64"))).exit_code == 2
 
 

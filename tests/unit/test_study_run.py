@@ -220,6 +220,18 @@ def test_runs_side_by_side_without_a_gpu_are_refused_before_they_are_shown(tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_shows_what_only_names_and_why_there_are_fewer_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    passes: JsonValue = {"seconds": 1.0, "count": 1, "prefill": 0, "budget": {"seconds": 1.5}}
+    path.write_text(json.dumps({**of(1, 2, 3, count=3), "backend": "simulated", "passes": passes}))
+    dry = ("run", str(path), "--output", str(tmp_path / "out"), "--dry-run", "--only")
+    shown = llem(*dry, "random_seed=[13]").stdout.splitlines()
+    assert [line.split()[:2] for line in shown[1:3]] == [["random_seed=1", "2"], ["random_seed=3", "2"]]
+    assert any("2 experiments, 4 runs" in line for line in shown)
+    assert any(line.startswith("random_seed=1, random_seed=3: passes.budget") for line in shown)
+    assert llem(*dry, "random_seed=4").returncode == 2
+
+
 class Unreachable(VirtualExecutor):
     """A cluster that is not there."""
 

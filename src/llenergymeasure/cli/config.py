@@ -24,6 +24,9 @@ from llenergymeasure.config.yaml import named, read_mapping
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.summary import Row
 
+# So many experiments that do not run are listed.
+_FEW = 5
+
 
 def show(path: Path | None, assignments: Sequence[str], *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
@@ -54,7 +57,7 @@ def validate(paths: Sequence[Path], *, verbose: bool) -> None:
             if found:
                 say_filled("\n".join([f"{named(path)}: {errors(len(found))}", *found]))
             else:
-                print_lines(filled(f"{named(path)}: valid {kind}"))
+                print_lines(_valid_lines(path, kind))
         if wrong:
             raise typer.Exit(2)
 
@@ -117,6 +120,18 @@ def check(path: Path) -> tuple[str, list[str]]:
     except ConfigError as error:
         texts = list(_texts(error))
     return kind, list(dict.fromkeys(texts))
+
+
+def _valid_lines(path: Path, kind: str) -> Iterator[str]:
+    yield from filled(f"{named(path)}: valid {kind}")
+    if kind == "study":
+        from llenergymeasure.study import check as of_study
+
+        left_out = of_study.impossible(path)
+        for one in left_out[:_FEW]:
+            yield from filled(f"{one.label} is not valid, and does not run: {one.reason}", indent="  ")
+        if len(left_out) > _FEW:
+            yield from filled(f"and {len(left_out) - _FEW} more: llem run FILE --dry-run", indent="  ")
 
 
 def _texts(error: ConfigError | ValidationError) -> Iterator[str]:

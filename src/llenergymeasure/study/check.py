@@ -9,8 +9,9 @@ from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.loader import read_known, resolve
-from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS, Point, StudyFile, study_from
+from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS, Point, StudyFile, read_study, study_from
 from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.study.plan import LeftOut
 from llenergymeasure.study.start import plan_of
 
 # Stands for the parts of a study that are not looked at.
@@ -38,6 +39,11 @@ def problems(path: Path) -> Iterator[ConfigError | ValidationError]:
             yield from _in_points(study_from(content, path=path), path)
     except (ConfigError, ValidationError) as error:
         yield error
+
+
+def impossible(path: Path) -> tuple[LeftOut, ...]:
+    """The points of a file without problems that do not make a valid configuration."""
+    return tuple(one for one in plan_of(read_study(path)).left_out if one.kind == "invalid")
 
 
 def _leave_out(content: dict[str, JsonValue], at: str) -> None:
