@@ -68,6 +68,12 @@ def test_a_value_in_place_of_a_section_leads_to_its_keys(tmp_path: Path) -> None
     assert "passes.budget.passes" in result.stderr
 
 
+def test_a_number_with_a_unit_is_asked_for_without(tmp_path: Path) -> None:
+    result = llem("validate", written(tmp_path, "model: gpt2\npasses: {seconds: 10s}\nn: few\n"))
+    assert set(wrong_lines(result)) == {("passes.seconds", 2), ("n", 3)}
+    assert result.stderr.count("without its unit") == 1
+
+
 def test_what_two_values_make_wrong_together_has_the_line_of_one(tmp_path: Path) -> None:
     file = written(tmp_path, "model: gpt2\nn: 2\npytorch:\n  batch_size: 4\n")
     assert wrong_lines(llem("validate", file)) == [("configuration", 4)]
