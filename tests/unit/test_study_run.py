@@ -121,6 +121,17 @@ def test_an_experiment_that_fails_takes_no_other_away(tmp_path: Path) -> None:
     assert len(remarks) == 2
 
 
+def test_a_study_that_stopped_counts_the_runs_of_experiments_that_it_did_not_end(tmp_path: Path) -> None:
+    executor = VirtualExecutor(fault=lambda task, _: "crash" if task.config.random_seed == 2 else None)
+    content = of(1, 2, 3, count=2, stop_after_failures=1, retries=0)
+    study = run_virtually(content, tmp_path, executor=executor)
+    assert [(row.outcome, row.runs) for row in study.rows] == [("pending", 1), ("failed", 0), ("pending", 0)]
+    assert [line.partition(": ")[2] for line in missing(study) if "seed=2" not in line] == [
+        "1 of 2 runs so far",
+        "not run yet",
+    ]
+
+
 def test_too_many_failures_in_a_row_stop_the_study_and_it_goes_on_once_they_are_mended(
     tmp_path: Path,
 ) -> None:
