@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import BackendError, ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.results import ExperimentResult
@@ -428,7 +429,10 @@ def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_pa
 
 def test_repeats_that_the_budget_left_out_are_accounted_for(tmp_path: Path) -> None:
     passes: JsonValue = {"seconds": 1.0, "count": 1, "prefill": 0, "budget": {"seconds": 1.5}}
-    study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path)
+    study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path / "study")
+    study.write(tmp_path / "study")
+    (listed,) = entries(tmp_path)
+    assert (listed.state, listed.what) == ("done", "4 of 6 runs of 2 experiments")
     assert [(row.outcome, row.runs, row.planned) for row in study.rows] == [("partial", 2, 3)] * 2
     assert study.finished
     assert not study.failed
