@@ -560,6 +560,8 @@ def test_the_study_file_says_what_the_study_gave(tmp_path: Path) -> None:
     study = run_virtually(of(1, 2), tmp_path)
     study.write(tmp_path)
     assert StudyResult.load(tmp_path) == study
+    refused = llem("show", str(tmp_path), "--uncertainty")
+    assert (refused.returncode, refused.stdout) == (2, "")
     path = tmp_path / "study.json"
     path.write_text(path.read_text().replace('"schema_version": "1"', '"schema_version": "9"'))
     with pytest.raises(ResultError, match="'9'"):
