@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from llenergymeasure.cli import app
 from llenergymeasure.config import schema
-from llenergymeasure.config.keys import all_keys
+from llenergymeasure.config.keys import all_keys, study_keys
 from llenergymeasure.config.presets import PRESET_VALUES
 from llenergymeasure.config.suggest import known_keys, section_of
 
@@ -68,6 +68,12 @@ def test_a_value_in_place_of_a_section_leads_to_its_keys(tmp_path: Path) -> None
     assert "passes.budget.passes" in result.stderr
 
 
+def test_a_number_with_a_unit_is_asked_for_without(tmp_path: Path) -> None:
+    result = llem("validate", written(tmp_path, "model: gpt2\npasses: {seconds: 10s}\nn: few\n"))
+    assert set(wrong_lines(result)) == {("passes.seconds", 2), ("n", 3)}
+    assert result.stderr.count("without its unit") == 1
+
+
 def test_what_two_values_make_wrong_together_has_the_line_of_one(tmp_path: Path) -> None:
     file = written(tmp_path, "model: gpt2\nn: 2\npytorch:\n  batch_size: 4\n")
     assert wrong_lines(llem("validate", file)) == [("configuration", 4)]
@@ -94,7 +100,11 @@ def test_all_that_is_wrong_with_a_study_is_said_at_once_with_its_line(tmp_path: 
 
 def test_combinations_that_an_engine_does_not_take_are_no_mistake_of_a_study(tmp_path: Path) -> None:
     text = "model: gpt2\nn: 8\nsweep:\n  pytorch.batch_size: [{}]\n"
-    assert llem("validate", written(tmp_path, text.format("1, 64"))).exit_code == 0
+    some_run = llem("validate", written(tmp_path, text.format("1, 64")))
+    assert some_run.exit_code == 0
+    assert "batch_size=64 is not valid" in some_run.stdout
+    many = llem("validate", written(tmp_path, text.format(", ".join(map(str, range(8, 20))))))
+    assert "and 6 more" in many.stdout
     assert llem("validate", written(tmp_path, text.format("32, 64"))).exit_code == 2
 
 
@@ -176,6 +186,7 @@ def test_what_is_in_force_can_be_asked_without_a_model(monkeypatch: pytest.Monke
 
 
 def test_every_key_is_listed_with_a_line_that_explains_it() -> None:
+    assert [key.name for key in study_keys() if not key.about] == []
     keys = {key.name: key for key in all_keys()}
     values = {name for name, field in known_keys().items() if section_of(field) is None}
     assert values <= keys.keys()
@@ -188,6 +199,9 @@ def test_keys_are_found_by_a_word() -> None:
     found = json.loads(llem("keys", "penalty", "--json").stdout)
     assert [key["name"] for key in found] == ["decoder.repetition_penalty"]
     assert "decoder.temperature" in llem("keys", "temperature").stdout
+    of_study = json.loads(llem("keys", "retries", "--json").stdout)
+    assert [key["name"] for key in of_study] == ["execution.retries", "execution.ray.retries"]
+    assert llem("keys", "sweep").stdout.startswith("sweep  ")
     missed = llem("keys", "temprature")
     assert missed.exit_code == 2
     assert "decoder.temperature" in missed.stderr

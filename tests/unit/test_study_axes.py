@@ -144,6 +144,12 @@ def test_a_study_holds_the_grid_and_the_listed_experiments() -> None:
         ({"sweep": {"n": "1-1000000"}}, "1,000,000 points"),
         ({"sweep": {"n": [1]}, "execution": {"oder": "shuffled"}}, "execution.oder"),
         ({"sweep": {"n": [1]}, "execution": {"order": "random"}}, r"execution\.order"),
+        (
+            {"sweep": {"n": [1]}, "execution": {"slurm": {"partion": "x"}}},
+            r"unknown key execution\.slurm\.partion",
+        ),
+        ({"search": {"over": "load.rate", "min": 1, "max": 2, "shar": 1}}, r"unknown key search\.shar"),
+        ({"search": {"over": "load.rate", "max": 2}}, r"search\.min is missing"),
         ({"sweep": {"n": [1]}, "execution": {"parallel": "per-gpu", "executor": "ray"}}, "parallel"),
         ({"sweep": {"n": [1]}, "exclude": [{"nn": 1}]}, "unknown key nn"),
         ({"sweep": {"n": [1]}, "when": {"n": 3}}, "when"),

@@ -33,7 +33,7 @@ def test_a_clear_lead_is_shown_and_a_small_one_is_left_open() -> None:
 def test_two_runs_show_nothing_and_one_candidate_is_no_comparison() -> None:
     found = cheapest([Candidate("a", (1.0, 1.0), "m"), Candidate("b", (2.0, 2.0), "m")])
     assert found is not None
-    assert found.open == ("b",)
+    assert (found.open, found.few) == ((), ("b",))
     assert cheapest([Candidate("a", (1.0, 1.0, 1.0), "m"), Candidate("b", (), "m")]) is None
 
 
@@ -73,7 +73,7 @@ def test_a_repeat_that_two_servers_answered_is_no_pair() -> None:
     assert found is not None
     assert found.servers == 2
     # Two pairs show nothing.
-    assert found.ahead == ()
+    assert (found.ahead, found.open, found.few) == ((), (), ("1",))
 
 
 def test_repeats_on_one_server_are_one_replicate_against_another_server() -> None:
@@ -81,7 +81,7 @@ def test_repeats_on_one_server_are_one_replicate_against_another_server() -> Non
     theirs = tuple(2 * cost for cost in costs)
     one_each = cheapest([visited("a", costs, "s", "s", "s"), visited("b", theirs, "t", "t", "t")])
     assert one_each is not None
-    assert (one_each.ahead, one_each.open) == ((), ("b",))
+    assert (one_each.ahead, one_each.few) == ((), ("b",))
     both = cheapest([visited("a", costs, "s", "s", "s"), visited("b", theirs, "s", "s", "s")])
     assert both is not None
     assert (both.ahead, both.servers) == (("b",), 1)

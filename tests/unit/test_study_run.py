@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from virtual_study import VirtualExecutor, base, planned, run_virtually, sprinkled
 
 from llenergymeasure.analysis.cheapest import cheapest_lines
+from llenergymeasure.cli.list import entries
 from llenergymeasure.exceptions import BackendError, ConfigError, ResultError
 from llenergymeasure.records import Estimate
 from llenergymeasure.results import ExperimentResult
@@ -121,6 +122,17 @@ def test_an_experiment_that_fails_takes_no_other_away(tmp_path: Path) -> None:
     assert len(remarks) == 2
 
 
+def test_a_study_that_stopped_counts_the_runs_of_experiments_that_it_did_not_end(tmp_path: Path) -> None:
+    executor = VirtualExecutor(fault=lambda task, _: "crash" if task.config.random_seed == 2 else None)
+    content = of(1, 2, 3, count=2, stop_after_failures=1, retries=0)
+    study = run_virtually(content, tmp_path, executor=executor)
+    assert [(row.outcome, row.runs) for row in study.rows] == [("pending", 1), ("failed", 0), ("pending", 0)]
+    assert [line.partition(": ")[2] for line in missing(study) if "seed=2" not in line] == [
+        "1 of 2 runs so far",
+        "not run yet",
+    ]
+
+
 def test_too_many_failures_in_a_row_stop_the_study_and_it_goes_on_once_they_are_mended(
     tmp_path: Path,
 ) -> None:
@@ -218,6 +230,18 @@ def test_runs_side_by_side_without_a_gpu_are_refused_before_they_are_shown(tmp_p
         assert (done.returncode, done.stdout) == (2, "")
         assert "no NVIDIA GPU" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_shows_what_only_names_and_why_there_are_fewer_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    passes: JsonValue = {"seconds": 1.0, "count": 1, "prefill": 0, "budget": {"seconds": 1.5}}
+    path.write_text(json.dumps({**of(1, 2, 3, count=3), "backend": "simulated", "passes": passes}))
+    dry = ("run", str(path), "--output", str(tmp_path / "out"), "--dry-run", "--only")
+    shown = llem(*dry, "random_seed=[13]").stdout.splitlines()
+    assert [line.split()[:2] for line in shown[1:3]] == [["random_seed=1", "2"], ["random_seed=3", "2"]]
+    assert any("2 experiments, 4 runs" in line for line in shown)
+    assert any(line.startswith("random_seed=1, random_seed=3: passes.budget") for line in shown)
+    assert llem(*dry, "random_seed=4").returncode == 2
 
 
 class Unreachable(VirtualExecutor):
@@ -405,9 +429,13 @@ def test_energy_that_is_missing_everywhere_has_its_reason_below_the_table(tmp_pa
 
 def test_repeats_that_the_budget_left_out_are_accounted_for(tmp_path: Path) -> None:
     passes: JsonValue = {"seconds": 1.0, "count": 1, "prefill": 0, "budget": {"seconds": 1.5}}
-    study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path)
+    study = run_virtually({**of(1, 2, count=3), "passes": passes}, tmp_path / "study")
+    study.write(tmp_path / "study")
+    (listed,) = entries(tmp_path)
+    assert (listed.state, listed.what) == ("done", "4 of 6 runs of 2 experiments")
     assert [(row.outcome, row.runs, row.planned) for row in study.rows] == [("partial", 2, 3)] * 2
     assert study.finished
+    assert not study.failed
     said = [line for line in missing(study) if "passes.budget" in line]
     assert [line.partition(":")[0] for line in said] == ["random_seed=1", "random_seed=2"]
 
@@ -532,6 +560,8 @@ def test_the_study_file_says_what_the_study_gave(tmp_path: Path) -> None:
     study = run_virtually(of(1, 2), tmp_path)
     study.write(tmp_path)
     assert StudyResult.load(tmp_path) == study
+    refused = llem("show", str(tmp_path), "--uncertainty")
+    assert (refused.returncode, refused.stdout) == (2, "")
     path = tmp_path / "study.json"
     path.write_text(path.read_text().replace('"schema_version": "1"', '"schema_version": "9"'))
     with pytest.raises(ResultError, match="'9'"):

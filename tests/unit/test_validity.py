@@ -90,7 +90,8 @@ def in_a_pass(t_s: NDArray[np.float64]) -> NDArray[np.bool_]:
     at_ns = t_s[:, None] * S
     starts = [one.window.start_ns for one in PASSES]
     ends = [one.window.end_ns for one in PASSES]
-    return ((at_ns >= starts) & (at_ns < ends)).any(axis=1)
+    within: NDArray[np.bool_] = np.any((at_ns >= starts) & (at_ns < ends), axis=1)
+    return within
 
 
 def grows(start_s: float, end_s: float, amount: float, *, base: float = 0.0) -> Shape:

@@ -13,6 +13,7 @@ from llenergymeasure.analysis.statistics import t_tail
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.records import Estimate
 from llenergymeasure.results.study import StudyResult, StudyRow
+from llenergymeasure.results.summary import some
 
 ALPHA = 0.05
 
@@ -42,14 +43,16 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Cheapest:
     """`ahead` are the labels that it is shown to be cheaper than, `open` those where no difference is shown,
-    `incomparable` those whose systematic errors do not cancel. `paired` are the ones that were compared
-    within the servers that both were visited on, which were so many.
+    `few` those with too few runs to show one, `incomparable` those whose systematic errors do not cancel, all
+    in rising order of cost. `paired` are the ones that were compared within the servers that both were
+    visited on, which were so many.
     """
 
     label: str
     ahead: tuple[str, ...]
     open: tuple[str, ...]
     incomparable: tuple[str, ...]
+    few: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
     servers: int = 0
 
@@ -68,24 +71,22 @@ def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
     best, *others = sorted(known, key=lambda one: fmean(one.costs))
     alike = [one for one in others if one.comparable == best.comparable]
     pairs_of = {one.label: _pairs(best, one) for one in alike}
-    chances = sorted(
-        (
-            (_paired(found) if (found := pairs_of[one.label]) else _welch(best, one), one.label)
-            for one in alike
-        ),
-        key=lambda part: part[0],
-    )
+    chances = {
+        one.label: _paired(found) if (found := pairs_of[one.label]) else _welch(best, one) for one in alike
+    }
+    judged = {label: chance for label, chance in chances.items() if chance is not None}
     pairs = len(known) * (len(known) - 1) // 2
-    ahead: list[str] = []
-    for number, (chance, label) in enumerate(chances):
-        if chance > ALPHA / (pairs - number):
+    ahead: set[str] = set()
+    for number, label in enumerate(sorted(judged, key=judged.__getitem__)):
+        if judged[label] > ALPHA / (pairs - number):
             break
-        ahead.append(label)
+        ahead.add(label)
     return Cheapest(
         best.label,
-        tuple(ahead),
-        tuple(one.label for one in alike if one.label not in ahead),
+        tuple(label for label in judged if label in ahead),
+        tuple(label for label in judged if label not in ahead),
         tuple(one.label for one in others if one.comparable != best.comparable),
+        tuple(label for label in chances if label not in judged),
         tuple(label for label, found in pairs_of.items() if found),
         len({server for found in pairs_of.values() for server, _ in found}),
     )
@@ -101,21 +102,21 @@ def _pairs(low: Candidate, high: Candidate) -> list[tuple[str, float]]:
     ]
 
 
-def _paired(pairs: Sequence[tuple[str, float]]) -> float:
-    """The two-sided chance of so large a mean where there is no difference."""
+def _paired(pairs: Sequence[tuple[str, float]]) -> float | None:
+    """The two-sided chance of so large a mean where there is no difference; None of fewer than three."""
     apart = [log for _, log in pairs]
     if len(apart) < 3:
-        return 1.0
+        return None
     if (error := stdev(apart) / math.sqrt(len(apart))) == 0:
         return 0.0 if abs(fmean(apart)) > 1e-9 else 1.0
     return 2 * t_tail(abs(fmean(apart)) / error, len(apart) - 1)
 
 
-def _welch(below: Candidate, above: Candidate) -> float:
-    """The two-sided chance of so large a ratio where there is no difference."""
+def _welch(below: Candidate, above: Candidate) -> float | None:
+    """The two-sided chance of so large a ratio where there is no difference; None of fewer than three."""
     low, high = below.replicates, above.replicates
     if min(len(low), len(high)) < 3:
-        return 1.0
+        return None
     parts = [(stdev(side) ** 2 / len(side) / fmean(side) ** 2, len(side) - 1) for side in (low, high)]
     whole = sum(part for part, _ in parts)
     apart = math.log(fmean(high) / fmean(low))
@@ -137,17 +138,19 @@ def cheapest_lines(study: StudyResult) -> Iterator[str]:
         return
     yield f"Fewest joules per output token: {found.label}"
     if found.ahead:
-        yield f"  shown to be fewer than those of {_some(found.ahead)} (95 % for all together, Holm)"
+        yield f"  shown to be fewer than those of {some(found.ahead)} (95 % for all together, Holm)"
     if found.open:
-        yield f"  no difference shown to {_some(found.open)}"
+        yield f"  no difference shown to {some(found.open)}"
+    if found.few:
+        yield f"  too few runs to judge, three of each are needed: {some(found.few)}"
     if found.paired:
         where = "another start of it may differ by more"
         if found.servers > 1:
             where = f"{found.servers} servers, each visited with all loads"
         within = "within one server" if found.servers == 1 else "by server"
-        yield f"  paired {within} ({where}): {_some(found.paired)}"
+        yield f"  paired {within} ({where}): {some(found.paired)}"
     if found.incomparable:
-        yield f"  not comparable, as systematic errors differ there: {_some(found.incomparable)}"
+        yield f"  not comparable, as systematic errors differ there: {some(found.incomparable)}"
 
 
 def _costs(row: StudyRow) -> list[float]:
@@ -159,11 +162,6 @@ def _kin(row: StudyRow) -> str:
     """Where systematic errors cancel: on one sensor always, in a model of power for the same kind of work."""
     kind = f"modelled: {row.varied.get('backend')}, {row.varied.get('precision')}" if row.modelled else ""
     return f"{kind} {row.place}"
-
-
-def _some(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:5])
-    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown
 
 
 _RULE = re.compile(r"accuracy\s*>=\s*(\d+(?:\.\d+)?)\s*%")

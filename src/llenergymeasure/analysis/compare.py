@@ -210,7 +210,7 @@ def _ratios(
             _figure(b, name, in_blocks=sequential),
             cancels=cancels,
             single=single,
-            withheld=(*_withheld("A", a, name), *_withheld("B", b, name)),
+            withheld=tuple(_withheld(a, b, name)),
             alpha=alpha,
             sequential=sequential,
         )
@@ -228,11 +228,7 @@ def _ratios(
             *figures,
             cancels=cancels,
             single=single,
-            withheld=(
-                *_withheld("A", a, ENERGY),
-                *_withheld("B", b, ENERGY),
-                *_unlike_answers(a.quality, b.quality),
-            ),
+            withheld=(*_withheld(a, b, ENERGY), *_unlike_answers(a.quality, b.quality)),
             alpha=alpha,
         )
 
@@ -303,21 +299,29 @@ def _is_one_server(*results: ExperimentResult) -> bool:
     return len(servers) == 1 and None not in servers
 
 
-def _withheld(side: str, result: ExperimentResult, name: FigureName) -> Iterator[str]:
-    """Why this side gets no verdict on a figure."""
-    codes = [warning.code for warning in result.warnings]
-    if not result.steady:
-        codes.append("not_steady")
-    touching = [code for code in dict.fromkeys(codes) if name in WITHHELD.get(code, ())]
-    yield from (f"{code} in {side}" for code in touching)
-    if name == ENERGY and not result.energy.valid:
-        yield from (
-            f"energy of {side} is not valid: {reason}"
-            for reason in result.energy.reasons
-            if reason.partition(":")[0] not in touching
-        )
-    if result.tokens.disputed and name in _TOKENS:
-        yield f"token counts of {side} are disputed"
+def _withheld(a: ExperimentResult, b: ExperimentResult, name: FigureName) -> Iterator[str]:
+    """Why there is no verdict on a figure."""
+    touching = [[code for code in _codes(result) if name in WITHHELD.get(code, ())] for result in (a, b)]
+    yield from sides_with(*touching)
+    for side, result, codes in zip("AB", (a, b), touching, strict=True):
+        if name == ENERGY and not result.energy.valid:
+            yield from (
+                f"energy of {side} is not valid: {reason}"
+                for reason in result.energy.reasons
+                if reason.partition(":")[0] not in codes
+            )
+        if result.tokens.disputed and name in _TOKENS:
+            yield f"token counts of {side} are disputed"
+
+
+def _codes(result: ExperimentResult) -> list[WarningCode]:
+    return [*(one.code for one in result.warnings), *(() if result.steady else ("not_steady",))]
+
+
+def sides_with(a: Collection[WarningCode], b: Collection[WarningCode]) -> Iterator[str]:
+    """Each code once, with the sides that have it."""
+    for code in dict.fromkeys((*a, *b)):
+        yield f"{code} in {' and '.join(side for side, codes in (('A', a), ('B', b)) if code in codes)}"
 
 
 def _peaks(a: ExperimentResult, b: ExperimentResult) -> Ratio:

@@ -12,6 +12,7 @@ from llenergymeasure.analysis.compare import (
     Comparison,
     Side,
     refuse_differences,
+    sides_with,
 )
 from llenergymeasure.analysis.differences import Difference
 from llenergymeasure.analysis.judge import (
@@ -104,12 +105,8 @@ def _ratios(
     judge: Callable[..., Ratio],
 ) -> Iterator[Ratio]:
     each, of = ("run", "") if a.kind == "command" else ("window", f"{first.name}: ")
-    withheld = tuple(
-        f"{one.code} in {name}"
-        for name, side in (("A", a), ("B", b))
-        for one in side.warnings
-        if one.code in INVALIDATING
-    )
+    codes = [[one.code for one in side.warnings if one.code in INVALIDATING] for side in (a, b)]
+    withheld = tuple(sides_with(*codes))
     yield judge(
         "energy_per_window",
         f"{of}Energy per {each}".capitalize() if not of else f"{of}energy per {each}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from llenergymeasure.cli._layout import fitting, row_lines
 from llenergymeasure.cli._streams import filled
 from llenergymeasure.records.figures import amount, plain
 from llenergymeasure.results.study_table import share
-from llenergymeasure.results.summary import MISSING, Row, columns
+from llenergymeasure.results.summary import MISSING, Row, columns, some
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from llenergymeasure.analysis.many import Many
     from llenergymeasure.records import Estimate
 
-# So many names are listed of those that something is about.
-FEW = 4
 _VERBS: dict[str, str] = {
     "energy_per_output_token": "uses",
     "output_tokens_per_second": "gives",
@@ -138,7 +136,7 @@ def many_warnings(many: Many) -> Iterator[str]:
                 about.setdefault((one.code, one.message), {})[name] = None
     all_of_them = len(many.pairs) + 1 if many.baseline else 2 * len(many.pairs)
     for (code, message), of in about.items():
-        yield f"Warning, {'all' if len(of) == all_of_them else _some(list(of))}: {message} ({code})"
+        yield f"Warning, {'all' if len(of) == all_of_them else some(list(of))}: {message} ({code})"
 
 
 def many_notes(many: Many) -> Iterator[str]:
@@ -148,7 +146,7 @@ def many_notes(many: Many) -> Iterator[str]:
         for note in notes(pair.comparison):
             by_note.setdefault(note, []).append(pair.label)
     common = {note for note, labels in by_note.items() if len(labels) == len(many.pairs)}
-    yield from (f"{_some(labels)}: {note}" for note, labels in by_note.items() if note not in common)
+    yield from (f"{some(labels)}: {note}" for note, labels in by_note.items() if note not in common)
     yield from (note for note in by_note if note in common)
     count = len(many.pairs)
     if count > 1:
@@ -158,11 +156,6 @@ def many_notes(many: Many) -> Iterator[str]:
         )
     for one in many.left_out:
         yield f"Not compared, {one.name}: {one.reason}"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown, more = ", ".join(names[:FEW]), len(names) - FEW
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def warnings_of_both(sides: dict[str, Side]) -> Iterator[str]:

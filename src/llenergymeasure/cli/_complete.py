@@ -73,11 +73,11 @@ def models(incomplete: str) -> list[str]:
 
 def assignments(incomplete: str) -> list[str]:
     """Keys of --set, with each value where there are few."""
-    from llenergymeasure.config.keys import all_keys
+    from llenergymeasure.config.keys import all_keys, study_keys
 
     from_outside = {"backend": _backends, "energy.meter": _meters}
     found = []
-    for key in all_keys():
+    for key in (*all_keys(), *(one for one in study_keys() if one.name.startswith("execution."))):
         known = key.values.partition(" or ")[0]
         choices: Iterable[str] = known.split(", ") if ", " in known else [""]
         if named := from_outside.get(key.name):
@@ -96,9 +96,9 @@ def among(*names: str) -> Callable[[str], list[str]]:
 
 
 def keys(incomplete: str) -> list[str]:
-    from llenergymeasure.config.keys import all_keys
+    from llenergymeasure.config.keys import all_keys, study_keys
 
-    return _beginning([one.name for one in all_keys()], incomplete)
+    return _beginning([one.name for one in (*all_keys(), *study_keys())], incomplete)
 
 
 def results(incomplete: str) -> list[str]:

@@ -172,11 +172,13 @@ def _line(details: Mapping[str, Any]) -> str:
         said = "required, but not given"
     if kind == "missing":
         return f"{path}: {said}"
-    message = (
-        "should not be empty (is a variable of the command unset?)"
-        if given == ""
-        else _one_line(details["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip("."))
-    )
+    message = _one_line(details["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip("."))
+    if given == "":
+        message = "should not be empty (is a variable of the command unset?)"
+    elif kind in {"int_parsing", "float_parsing"}:
+        message = message.partition(", unable")[0]
+        if re.fullmatch(r"[-+\d.]+\s*[^\W\d_]+", str(given)):
+            message += f" without its unit (llem config keys {path} says which)"
     if kind in {"literal_error", "unknown_name"}:
         choices = re.findall(r"'([^']*)'", str(details["ctx"]["expected"]))
         meant = nearest(given, choices) if isinstance(given, str) else None

@@ -20,6 +20,8 @@ from llenergymeasure.cli._options import (
     AsJson,
     Assignments,
     Explained,
+    Gpus,
+    Shared,
     Tracebacks,
     to_number,
     to_path,
@@ -170,20 +172,15 @@ def execute(  # noqa: PLR0913  the signature is the command line
         bool, typer.Option("--ignore-failure", help="Measure runs that end with another code than 0")
     ] = False,
     meter: Annotated[str, METER] = "auto",
-    gpus: Annotated[
-        list[str] | None,
-        typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
-    ] = None,
+    gpus: Gpus = None,
     boundary: Annotated[str, BOUNDARY] = "auto",
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Read devices although another recorder does")
-    ] = False,
+    shared: Shared = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to save the results in")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+    verbose: Tracebacks = False,
 ) -> None:
     from llenergymeasure.cli.exec import execute
 
@@ -219,7 +216,7 @@ def watch(
         int | None, typer.Option("--count", min=1, help="End after so many looks; by default at Ctrl-C")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line and look")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False,
+    verbose: Tracebacks = False,
 ) -> None:
     from llenergymeasure.cli.watch import watch
 
@@ -239,14 +236,9 @@ def record(
         ),
     ] = None,
     meter: Annotated[str, METER] = "auto",
-    gpus: Annotated[
-        list[str] | None,
-        typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
-    ] = None,
+    gpus: Gpus = None,
     boundary: Annotated[str, BOUNDARY] = "auto",
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Read devices although another recorder does")
-    ] = False,
+    shared: Shared = False,
     ray_node: Annotated[
         str | None,
         typer.Option(

@@ -37,6 +37,22 @@ Directory: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text")]
 Tracebacks: TypeAlias = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")]
+Gpus: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--gpu", help="A GPU that counts, by UUID or index, or all; by default those in use"),
+]
+Shared: TypeAlias = Annotated[
+    bool, typer.Option("--shared", help="Read devices although another recorder does")
+]
+Paths: TypeAlias = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH…",
+        parser=to_path,
+        help="Results or studies, by path, id, last, or a glob in quotes; directories that hold some",
+        autocompletion=_complete.results,
+    ),
+]
 Explained: TypeAlias = Annotated[
     bool, typer.Option("--verbose", "-v", help="Explain the result; show tracebacks")
 ]

@@ -12,7 +12,7 @@ import typer
 
 from llenergymeasure.cli import _complete
 from llenergymeasure.cli._app import app
-from llenergymeasure.cli._options import NAMED, AsJson, Directory, Explained, Tracebacks, to_path
+from llenergymeasure.cli._options import NAMED, AsJson, Directory, Explained, Paths, Tracebacks, to_path
 
 
 @app.command(name="list", help="List the results and studies in a directory")
@@ -207,15 +207,7 @@ def compare(  # noqa: PLR0913  the signature is the command line
 
 @app.command(name="report", help="Make one page of results or a study")
 def report(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH…",
-            parser=to_path,
-            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold some",
-            autocompletion=_complete.results,
-        ),
-    ],
+    paths: Paths,
     *,
     directory: Directory = None,
     output: Annotated[
@@ -240,15 +232,7 @@ def report(
 
 @app.command(name="export", help="Write results as CSV, Parquet, LaTeX and other forms")
 def export(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PATH…",
-            parser=to_path,
-            help="Results or studies, by path, id, last, or a glob in quotes; directories that hold such",
-            autocompletion=_complete.results,
-        ),
-    ],
+    paths: Paths,
     *,
     directory: Directory = None,
     to: Annotated[

@@ -15,7 +15,7 @@ from llenergymeasure.cli._layout import row_lines
 from llenergymeasure.cli._streams import filled, print_json, print_lines, printable, strong
 from llenergymeasure.config import loader
 from llenergymeasure.config.flat import leaves
-from llenergymeasure.config.keys import Key, all_keys
+from llenergymeasure.config.keys import Key, all_keys, study_keys
 from llenergymeasure.config.models import ENGINES, ExperimentConfig
 from llenergymeasure.config.schema import experiment_schema, study_schema
 from llenergymeasure.config.study import is_study
@@ -23,6 +23,9 @@ from llenergymeasure.config.suggest import nearest, nearest_key
 from llenergymeasure.config.yaml import named, read_mapping
 from llenergymeasure.exceptions import ConfigError
 from llenergymeasure.results.summary import Row
+
+# So many experiments that do not run are listed.
+_FEW = 5
 
 
 def show(path: Path | None, assignments: Sequence[str], *, as_json: bool, verbose: bool) -> None:
@@ -54,7 +57,7 @@ def validate(paths: Sequence[Path], *, verbose: bool) -> None:
             if found:
                 say_filled("\n".join([f"{named(path)}: {errors(len(found))}", *found]))
             else:
-                print_lines(filled(f"{named(path)}: valid {kind}"))
+                print_lines(_valid_lines(path, kind))
         if wrong:
             raise typer.Exit(2)
 
@@ -74,9 +77,10 @@ def schema(*, study: bool, result: bool, verbose: bool) -> None:
 
 def keys(word: str | None, *, as_json: bool, verbose: bool) -> None:
     with reported(verbose=verbose):
-        found = [key for key in all_keys() if word is None or _matches(key, word.lower())]
+        known = (*all_keys(), *study_keys())
+        found = [key for key in known if word is None or _matches(key, word.lower())]
         if word is not None and not found:
-            meant = nearest_key(word) or nearest(word, (key.name for key in all_keys()))
+            meant = nearest_key(word) or nearest(word, (key.name for key in known))
             raise ConfigError(
                 f"no key is like {word!r}",
                 hint=f"did you mean {meant}?" if meant else "llem config keys lists all",
@@ -116,6 +120,18 @@ def check(path: Path) -> tuple[str, list[str]]:
     except ConfigError as error:
         texts = list(_texts(error))
     return kind, list(dict.fromkeys(texts))
+
+
+def _valid_lines(path: Path, kind: str) -> Iterator[str]:
+    yield from filled(f"{named(path)}: valid {kind}")
+    if kind == "study":
+        from llenergymeasure.study import check as of_study
+
+        left_out = of_study.impossible(path)
+        for one in left_out[:_FEW]:
+            yield from filled(f"{one.label} is not valid, and does not run: {one.reason}", indent="  ")
+        if len(left_out) > _FEW:
+            yield from filled(f"and {len(left_out) - _FEW} more: llem run FILE --dry-run", indent="  ")
 
 
 def _texts(error: ConfigError | ValidationError) -> Iterator[str]:

@@ -170,6 +170,13 @@ def _estimate(data: Mapping[str, Any]) -> Estimate:
     )  # fmt: skip
 
 
+def _is_finished(folder: Path) -> bool:
+    try:
+        return StudyResult.load(folder).finished
+    except ResultError:
+        return False
+
+
 def _study(folder: Path) -> Entry:
     try:
         records = list(ledger.read(folder))
@@ -187,9 +194,13 @@ def _study(folder: Path) -> Entry:
     sought = {one.hash for one in plan if not one.repeats}
     planned = sum(one.repeats for one in plan) + sum(which in sought for which, _ in last)
     tried = len(plan) - len(sought - {which for which, _ in last})
-    closed = bool(records) and isinstance(records[-1], Closed)
-    state = "running" if ledger.is_running(folder) else "done" if closed and done >= planned else "unfinished"
-    if closed and failed and done + failed >= planned:
+    closed = records[-1] if records and isinstance(records[-1], Closed) else None
+    # Repeats for which a budget left no room will not come; those that --only left out may.
+    over = closed is not None and (
+        done + failed >= planned or (closed.why == "finished" and _is_finished(folder))
+    )
+    state = "running" if ledger.is_running(folder) else "done" if over else "unfinished"
+    if over and failed:
         state = f"done, {failed} failed"
     what = f"{done} of {planned} runs of {tried} experiments"
     return Entry(folder.name, "study", state, what, MISSING, records[0].at if records else "")

@@ -64,6 +64,11 @@ def show(  # noqa: PLR0913  the options of the command
             _show_field(result, field)
             return
         if is_study(result):
+            if uncertainty:
+                raise ConfigError(
+                    f"--uncertainty is for one result, and {result} is a study",
+                    hint="give the folder of one of its experiments",
+                )
             study.show_stored(result, form="json" if as_json else form, sort=sort, holds=holds)
             return
         if any(one is not None for one in (form, sort, holds)):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,11 +37,11 @@ from llenergymeasure.records.figures import about, plain
 from llenergymeasure.results.history import earlier_results
 from llenergymeasure.results.study import SORTS, StudyResult, StudyRow, in_order
 from llenergymeasure.results.study_table import Format, account, labelled, marks, searches, table
-from llenergymeasure.results.summary import columns
+from llenergymeasure.results.summary import columns, some
 from llenergymeasure.study import start
 from llenergymeasure.study.plan import Plan
 from llenergymeasure.study.preview import preview
-from llenergymeasure.study.run import How, Step
+from llenergymeasure.study.run import How, Step, chosen
 from llenergymeasure.study.visits import visit_groups
 
 
@@ -71,16 +72,17 @@ def run(
         raise ConfigError(f"{keys}: given twice, by a flag of its own and by --set")
     execution |= given
     plan = start.planned(path, overrides=flags, execution=execution)
+    named = of_study.get("--only")
+    only = named if isinstance(named, tuple) else ()
     if how.dry_run:
-        _preview(plan, output, as_json=how.as_json)
+        _preview(plan, output, only=only, as_json=how.as_json)
         return
     folder = start.folder_of(plan, output)
-    only = of_study.get("--only")
     on = How(
         resume="--resume" in of_study,
         retry_failed="--retry-failed" in of_study,
         accept_drift="--accept-drift" in of_study,
-        only=only if isinstance(only, tuple) else (),
+        only=only,
     )
     with _following(quiet=how.quiet) as (tell, remark):
         result = start.run(plan, folder, how=on, tell=tell, remark=remark)
@@ -152,11 +154,12 @@ def _width(rows: Sequence[Sequence[str]]) -> int:
     return 2 + max(map(len, columns(rows)))
 
 
-def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
+def _preview(plan: Plan, output: str | None, *, only: Sequence[str], as_json: bool) -> None:
     """What would run, what was left out, and what that takes. Nothing is written."""
     import socket
 
     start.gpus_of(plan)  # refused here as by the run
+    identity, plan = plan.identity, replace(plan, experiments=chosen(plan, only))
     first = plan.experiments[0].config
     place = None if (output or first.output_dir) is None else start.folder_of(plan, output)
     history = earlier_results(first.model_copy(update={"output_dir": place}), socket.gethostname())
@@ -169,7 +172,7 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
         with reader_may_leave():
             print_json(
                 {
-                    "identity": plan.identity,
+                    "identity": identity,
                     "experiments": [
                         {
                             "label": one.experiment.label,
@@ -201,6 +204,7 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
             _preview_lines(
                 plan,
                 rows,
+                cut=[one.experiment.label for one in found if one.runs < one.experiment.config.repeats.count],
                 runs=round(sum(one.tried * one.runs for one in found)),
                 seconds=seconds,
                 joules=known if len(known) == len(joules) else [],
@@ -209,14 +213,23 @@ def _preview(plan: Plan, output: str | None, *, as_json: bool) -> None:
 
 
 def _preview_lines(
-    plan: Plan, rows: Sequence[Sequence[str]], *, runs: int, seconds: float, joules: Sequence[float]
+    plan: Plan,
+    rows: Sequence[Sequence[str]],
+    *,
+    cut: Sequence[str],
+    runs: int,
+    seconds: float,
+    joules: Sequence[float],
 ) -> Iterator[str]:
+    """`cut` are the experiments whose budget is too small for all of their repeats."""
     for lines in fitting(rows):
         yield from lines
     yield ""
     for one in plan.experiments:
         if len(one.names) > 1:
             yield from filled(f"{one.label} is also {', '.join(one.names[1:])}: it runs once")
+    if cut:
+        yield from filled(f"{some(cut)}: passes.budget is too small for all repeats by this forecast")
     for gap in plan.left_out:
         word = "excluded" if gap.kind == "excluded" else "not valid"
         yield from filled(f"{gap.label}: {word}: {gap.reason}")

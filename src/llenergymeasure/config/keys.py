@@ -8,8 +8,9 @@ from typing import Any
 
 from llenergymeasure.config import plugins
 from llenergymeasure.config.engines import brought_section
-from llenergymeasure.config.schema import experiment_schema
+from llenergymeasure.config.schema import experiment_schema, study_schema
 from llenergymeasure.config.section import Section
+from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS
 from llenergymeasure.exceptions import LLEMError
 
 _WORDS = {
@@ -42,6 +43,15 @@ def all_keys() -> tuple[Key, ...]:
             continue  # a run of that engine says what is wrong with it
         brought += _keys(section.model_json_schema(), f"{name}.") if section is not None else []
     return (*_keys(schema, ""), *brought)
+
+
+def study_keys() -> tuple[Key, ...]:
+    """Those of a study file alone."""
+    schema = study_schema()
+    own = {name: schema["properties"][name] for name in (*STUDY_KEYS, *OTHER_KEYS)}
+    # What a sweep holds are the keys of an experiment.
+    own["sweep"].pop("properties")
+    return tuple(_keys({**schema, "properties": own}, ""))
 
 
 def keys_of(section: type[Section]) -> tuple[Key, ...]:

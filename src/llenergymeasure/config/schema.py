@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from llenergymeasure.config.engines import BACKENDS, brought_section
 from llenergymeasure.config.models import BUILTIN_METERS, ENGINES, DatasetConfig, ExperimentConfig
-from llenergymeasure.config.study import Execution
+from llenergymeasure.config.study import Execution, Search
 from llenergymeasure.config.suggest import known_keys
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,8 +35,9 @@ def experiment_schema() -> dict[str, Any]:
 def study_schema() -> dict[str, Any]:
     """The same of a study file: an experiment's keys, and what is varied, left out, and how it is run."""
     experiment, definitions = _experiment()
-    execution = TypeAdapter(Execution).json_schema(ref_template=_ALL)
-    definitions |= execution.pop("$defs", {})
+    for section in (Execution, Search):
+        definitions[section.__name__] = TypeAdapter(section).json_schema(ref_template=_ALL)
+        definitions |= definitions[section.__name__].pop("$defs", {})
     condition = {"type": "object", "description": "keys and the value, or list of values, that each has"}
     point = {**experiment, "properties": {"name": {"type": "string"}, **experiment["properties"]}}
     own = {
@@ -63,9 +64,9 @@ def study_schema() -> dict[str, Any]:
             "type": "object",
             "description": "for a key of the sweep the condition under which it is set",
         },
+        "search": {"$ref": _ALL.format(model="Search"), "description": Search.__doc__},
         "execution": {"$ref": _ALL.format(model="Execution"), "description": Execution.__doc__},
     }
-    definitions["Execution"] = execution
     schema = {**experiment, "properties": {**own, **experiment["properties"]}}
     return {"$schema": DIALECT, "title": "llem study", **schema, "$defs": definitions}
 

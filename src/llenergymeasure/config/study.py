@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.axes import Axis, Settings, axes, check_key, is_range, points, settings, size
 from llenergymeasure.config.section import AboveZero, NotNegative, Positive, PositiveSeconds, Section
-from llenergymeasure.config.suggest import keys_beside, nearest
+from llenergymeasure.config.suggest import keys_beside, nearest, section_of
 from llenergymeasure.exceptions import ConfigError
 
 # Keys of a study file that are no keys of an experiment. One of the first makes a file a study.
@@ -26,12 +26,13 @@ OTHER_KEYS = ("base", "name", "exclude", "when", "execution")
 MAX_POINTS = 10_000
 
 Condition = Mapping[str, Sequence[JsonValue]]
+_Section = TypeVar("_Section", bound=Section)
 
 
 class SlurmConfig(Section):
     """What each run asks of Slurm; a run has its node for itself."""
 
-    partition: str | None = None
+    partition: str | None = Field(default=None, description="where its jobs run; Slurm's own when absent")
     gpus: int = Field(default=0, ge=0, description="GPUs of one run")
     cpus: Positive | None = Field(
         default=None, description="processors of a run; all of its node when absent"
@@ -77,7 +78,10 @@ class Execution(Section):
     stop_after_failures: Positive | None = Field(
         default=10, description="failed runs in a row, of any experiment, after which the study stops"
     )
-    executor: Literal["local", "slurm", "ray"] = "local"
+    executor: Literal["local", "slurm", "ray"] = Field(
+        default="local",
+        description="local: runs are on this host; slurm, ray: each is on a node of a cluster",
+    )
     parallel: Literal["none", "per-gpu"] = Field(
         default="none", description="per-gpu: runs side by side, one on each GPU; neighbours share a chassis"
     )
@@ -288,14 +292,7 @@ def _flat(content: dict[str, JsonValue], where: str) -> Settings:
 def _search(given: JsonValue, where: str) -> Search | None:
     if given is None:
         return None
-    try:
-        search = Search.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"{where}: {'.'.join(['search', *map(str, first['loc'])])}: {first['msg']}",
-            hint="such as search: {over: load.rate, min: 1, max: 64}",
-        ) from error
+    search = _section(Search, "search", given, where=where, example="{over: load.rate, min: 1, max: 64}")
     check_key(search.over, where=f"{where}: search")
     if search.min >= search.max:
         raise ConfigError(f"{where}: search.min {search.min:g} is not below search.max {search.max:g}")
@@ -305,28 +302,37 @@ def _search(given: JsonValue, where: str) -> Search | None:
 def _execution(given: JsonValue, where: str) -> Execution:
     if given is None:
         return Execution()
-    if not isinstance(given, dict):
-        raise ConfigError(f"{where}: execution is not a mapping", hint="such as execution: {order: shuffled}")
-    try:
-        execution = Execution.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        *above, name = map(str, first["loc"])
-        key = ".".join(["execution", *above, name])
-        if first["type"] != "extra_forbidden":
-            raise ConfigError(f"{where}: {key}: {first['msg']}") from error
-        known: type[Section] = Execution
-        if above:
-            known = SlurmConfig if above == ["slurm"] else RayConfig
-        meant = nearest(name, known.model_fields)
-        raise ConfigError(
-            f"{where}: unknown key {key}", hint=f"did you mean {meant}?" if meant else None
-        ) from error
+    execution = _section(Execution, "execution", given, where=where, example="{order: shuffled}")
     if execution.parallel == "per-gpu" and execution.executor != "local":
         raise ConfigError(
             f"{where}: execution.parallel is for the local executor; {execution.executor} places runs"
         )
     return execution
+
+
+def _section(kind: type[_Section], name: str, given: JsonValue, *, where: str, example: str) -> _Section:
+    """What the file holds under that name. ConfigError says what is wrong with its first wrong value."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: {name} is not a mapping", hint=f"such as {name}: {example}")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        *above, last = map(str, first["loc"])
+        key = ".".join([name, *above, last])
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: {key} is missing", hint=f"such as {name}: {example}") from error
+        if first["type"] != "extra_forbidden":
+            said = first["msg"].removeprefix("Input ")
+            raise ConfigError(f"{where}: {key}: {said}, got {first['input']!r}") from error
+        known: type[Section] = kind
+        for part in above:
+            known = section_of(known.model_fields[part]) or known
+        meant = nearest(last, known.model_fields)
+        raise ConfigError(
+            f"{where}: unknown key {key}",
+            hint=f"did you mean {meant}?" if meant else f"llem config keys {name}",
+        ) from error
 
 
 def _listed(given: JsonValue, where: str) -> Iterator[Point]:

@@ -6,7 +6,7 @@ Long because each part of the page is a few lines that stand in the page's order
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from llenergymeasure.report.power import Mark, marks_of_run, marks_of_windows, p
 from llenergymeasure.results import summary, windows_summary
 from llenergymeasure.results.budget import combine_terms, halves
 from llenergymeasure.results.folder import RUNS
-from llenergymeasure.results.models import ExperimentResult, Percentiles, Term
+from llenergymeasure.results.models import ExperimentResult, Percentiles, RunPart, Term
 from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.study_table import share
 from llenergymeasure.results.summary import Row, is_modelled
@@ -254,20 +254,8 @@ def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dic
         found["budget"] = _budget(cost.value, cost.unit, budget.per_output_token)
     folder = at if at.is_dir() else at.parent
     runs = [(run, folder / RUNS / str(run.index)) for run in result.measured]
-    traces: list[JsonValue] = []
-    why = "its folder holds no trace of it"
-    for run, path in runs[: room.runs]:
-        try:
-            drawn = power_over_time(
-                path,
-                marks_of_run(path, run.window),
-                sources={reading.source for reading in energy.readings},
-                room=room.points,
-            )
-        except ResultError as error:
-            why = error.message
-            continue
-        traces.append({"name": f"run {run.index}", **drawn})
+    sources = {reading.source for reading in energy.readings}
+    traces, why = _traces(runs[: room.runs], sources, room)
     found["power"] = traces
     found["runs"] = len(runs)
     if not traces:
@@ -282,6 +270,22 @@ def _detail(seen: _Seen, at: Path, result: ExperimentResult, room: _Room) -> dic
     except ResultError as error:
         seen.unread.append(error.message)
     return found
+
+
+def _traces(
+    runs: Sequence[tuple[RunPart, Path]], sources: Collection[str], room: _Room
+) -> tuple[list[JsonValue], str]:
+    """The power of each run that has a trace, and why the last one has none that has not."""
+    traces: list[JsonValue] = []
+    why = "its folder holds no trace of it"
+    for run, path in runs:
+        try:
+            drawn = power_over_time(path, marks_of_run(path, run.window), sources=sources, room=room.points)
+        except ResultError as error:
+            why = error.message
+            continue
+        traces.append({"name": f"run {run.index}", **drawn})
+    return traces, why
 
 
 def _add_windows(seen: _Seen, place: Place, result: WindowsResult, room: _Room) -> None:
@@ -387,7 +391,7 @@ def _words(study: StudyResult, seen: _Seen) -> Iterator[str]:
     measured = [row for row in rows if row.energy_per_output_token is not None]
     if rows:
         runs = sum(row.runs for row in rows)
-        lost = sum(row.outcome in {"failed", "partial"} for row in rows)
+        lost = len(study.failed)
         failed = f"; {counted(lost, 'experiment')} with failures" if lost else ""
         yield f"{counted(len(rows), 'experiment')}, {counted(runs, 'run')}{failed}."
     if seen.apart:

@@ -125,7 +125,8 @@ class StudyResult(Stored):
 
     @property
     def failed(self) -> tuple[StudyRow, ...]:
-        return tuple(row for row in self.rows if row.outcome in {"failed", "partial"})
+        """Those with a run that failed; one whose budget left no room for all repeats is not among them."""
+        return tuple(row for row in self.rows if row.failures)
 
     @classmethod
     def load(cls, path: str | Path) -> StudyResult:

@@ -120,7 +120,7 @@ def account(study: StudyResult) -> Iterator[str]:
             tries = f" after {one.attempts} attempts" if one.attempts > 1 else ""
             yield f"{row.label}: run {one.repeat} failed{tries} ({one.kind}): {one.message}"
         if row.outcome == "pending":
-            yield f"{row.label}: not run yet"
+            yield f"{row.label}: {f'{row.runs} of {row.planned} runs so far' if row.runs else 'not run yet'}"
         if row.outcome == "partial" and not row.failures:
             yield f"{row.label}: {row.runs} of {row.planned} runs: passes.budget left no room for more"
     yield from _without_energy(study)

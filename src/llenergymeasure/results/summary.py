@@ -41,6 +41,11 @@ def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
         yield "  ".join([*padded, row[-1]]).rstrip()
 
 
+def some(names: Sequence[str], most: int = 5) -> str:
+    shown, more = ", ".join(names[:most]), len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def as_text(result: ExperimentResult) -> str:
     """The whole summary, without a terminal's width or marks."""
     rows = [row for part in sections(result) for row in part]

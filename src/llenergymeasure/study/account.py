@@ -23,7 +23,7 @@ from llenergymeasure.results.study import (
 )
 from llenergymeasure.study import ledger
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Opened, Record
-from llenergymeasure.study.plan import Plan
+from llenergymeasure.study.plan import Experiment, Plan
 from llenergymeasure.study.run import folder_name
 from llenergymeasure.study.search import bracket, good_share, next_probe
 
@@ -31,45 +31,13 @@ from llenergymeasure.study.search import bracket, good_share, next_probe
 def account(plan: Plan, folder: Path) -> StudyResult:
     """A row for each experiment of the plan, from the ledger and the results in the study's folder."""
     records = list(ledger.read(folder))
-    varied = _varied(plan)
-    rows, simulated = [], False
-    by_hash = _by_experiment(records)
-    for one in plan.experiments:
-        if one.sought is not None and one.hash not in by_hash:
-            continue
-        where = folder_name(one)
-        facts: dict[str, object] = {"runs": 0}
-        failures = tuple(_failures(by_hash.get(one.hash, ())))
-        result = ResultHead.read(folder / where)
-        if result is not None:
-            facts = row_of(result)
-            simulated = simulated or result.simulated
-        if result is not None and one.sought is not None:
-            numbers = [run.index for run in result.measured]
-            facts["good"] = tuple(good_share(folder / where / RUNS / str(number)) for number in numbers)
-        planned = one.config.repeats.count
-        done = isinstance(facts["runs"], int) and facts["runs"] >= planned and not failures
-        begun = any(isinstance(record, Begun) for record in by_hash.get(one.hash, ()))
-        outcome: Outcome = "done" if done else "partial" if result is not None else "pending"
-        if result is None and failures:
-            outcome = "failed"
-        elif result is None and begun:
-            outcome = "pending"
-        rows.append(
-            StudyRow.model_validate(
-                {
-                    "label": one.label,
-                    "names": one.names,
-                    "hash": one.hash,
-                    "varied": varied[one.hash],
-                    "outcome": outcome,
-                    "folder": where if result is not None else None,
-                    "planned": planned,
-                    "failures": failures,
-                    **facts,
-                }
-            )
-        )
+    varied, by_hash = _varied(plan), _by_experiment(records)
+    tried = [one for one in plan.experiments if one.sought is None or one.hash in by_hash]
+    heads = [ResultHead.read(folder / folder_name(one)) for one in tried]
+    rows = [
+        _row(one, head, varied[one.hash], by_hash.get(one.hash, ()), folder)
+        for one, head in zip(tried, heads, strict=True)
+    ]
     if len({row.place for row in rows if row.folder is not None}) == 1:
         rows = [row.model_copy(update={"place": None}) for row in rows]
     rows = [
@@ -84,13 +52,45 @@ def account(plan: Plan, folder: Path) -> StudyResult:
         name=plan.name,
         identity=plan.identity,
         finished=all(row.outcome != "pending" for row in rows) and all(one.finished for one in searches),
-        simulated=simulated,
+        simulated=any(head.simulated for head in heads if head is not None),
         started_at=opened[0].at if opened else "",
         ended_at=closed[-1].at if closed else None,
         executor=plan.execution.executor,
         rows=tuple(rows),
         left_out=tuple(StudyGap(label=gap.label, kind=gap.kind, reason=gap.reason) for gap in plan.left_out),
         searches=searches,
+    )
+
+
+def _row(
+    one: Experiment,
+    result: ResultHead | None,
+    varied: Mapping[str, JsonValue],
+    records: Sequence[Begun | Done | Failed],
+    folder: Path,
+) -> StudyRow:
+    facts: dict[str, object] = {"runs": len({each.repeat for each in records if isinstance(each, Done)})}
+    if result is not None:
+        facts = row_of(result)
+        if one.sought is not None:
+            runs = folder / folder_name(one) / RUNS
+            facts["good"] = tuple(good_share(runs / str(run.index)) for run in result.measured)
+    planned, failures = one.config.repeats.count, tuple(_failures(records))
+    outcome: Outcome = "failed" if failures else "pending"
+    if result is not None:
+        outcome = "done" if len(result.measured) >= planned and not failures else "partial"
+    return StudyRow.model_validate(
+        {
+            "label": one.label,
+            "names": one.names,
+            "hash": one.hash,
+            "varied": varied,
+            "outcome": outcome,
+            "folder": None if result is None else folder_name(one),
+            "planned": planned,
+            "failures": failures,
+            **facts,
+        }
     )
 
 

@@ -9,8 +9,9 @@ from pydantic import JsonValue, ValidationError
 
 from llenergymeasure.config import yaml
 from llenergymeasure.config.loader import read_known, resolve
-from llenergymeasure.config.study import STUDY_KEYS, Point, StudyFile, study_from
+from llenergymeasure.config.study import OTHER_KEYS, STUDY_KEYS, Point, StudyFile, read_study, study_from
 from llenergymeasure.exceptions import ConfigError
+from llenergymeasure.study.plan import LeftOut
 from llenergymeasure.study.start import plan_of
 
 # Stands for the parts of a study that are not looked at.
@@ -40,6 +41,11 @@ def problems(path: Path) -> Iterator[ConfigError | ValidationError]:
         yield error
 
 
+def impossible(path: Path) -> tuple[LeftOut, ...]:
+    """The points of a file without problems that do not make a valid configuration."""
+    return tuple(one for one in plan_of(read_study(path)).left_out if one.kind == "invalid")
+
+
 def _leave_out(content: dict[str, JsonValue], at: str) -> None:
     """The part that is wrong, so that the others can be looked at."""
     name, _, key = at.partition(".")
@@ -55,7 +61,7 @@ def _leave_out(content: dict[str, JsonValue], at: str) -> None:
 
 def _parts(content: Mapping[str, JsonValue]) -> Iterator[tuple[str, dict[str, JsonValue]]]:
     """Studies that hold one part each, by the key of that part."""
-    for name in ("sweep", "exclude", "when", "execution", "base", "name", "experiments"):
+    for name in (*STUDY_KEYS, *OTHER_KEYS):
         part = content.get(name)
         if name not in content:
             continue

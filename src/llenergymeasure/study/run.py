@@ -25,6 +25,7 @@ from llenergymeasure.records import FailedRun
 from llenergymeasure.results.folder import RUNS
 from llenergymeasure.results.store import RESULT_FILE
 from llenergymeasure.results.study import STUDY_FILE
+from llenergymeasure.results.summary import some
 from llenergymeasure.study import ledger, task
 from llenergymeasure.study.executors import Ended, Executor
 from llenergymeasure.study.ledger import Begun, Closed, Done, Failed, Ledger, Opened, Planned
@@ -175,8 +176,9 @@ class _Study:
         elif how.resume:
             self._remark(f"{self._folder} holds no study yet: it starts from the beginning")
         self._book.append(now)
+        kept = {one.hash for one in chosen(self._plan, how.only)}
         for track in self._tracks if how.only else ():
-            track.over = not any(_matches(track.experiment, pattern) for pattern in how.only)
+            track.over = track.experiment.hash not in kept
 
     def _replay(self, records: Sequence[ledger.Record], how: How) -> None:
         done: dict[tuple[str, int], Done | Failed] = {}
@@ -475,6 +477,21 @@ def _planned(plan: Plan) -> tuple[Planned, ...]:
     )
 
 
+def chosen(plan: Plan, only: Sequence[str]) -> tuple[Experiment, ...]:
+    """The experiments of these names; all where none is named. ConfigError for a name that none has."""
+    if not only:
+        return plan.experiments
+    if plan.search is not None:
+        raise ConfigError("--only names experiments, and a search chooses its own")
+    for pattern in only:
+        if not any(_matches(one, pattern) for one in plan.experiments):
+            raise ConfigError(
+                f"--only {pattern}: no experiment of the study has that name",
+                hint=f"it has {some([one.label for one in plan.experiments])}",
+            )
+    return tuple(one for one in plan.experiments if any(_matches(one, pattern) for pattern in only))
+
+
 def _matches(experiment: Experiment, pattern: str) -> bool:
     names = (experiment.label, *experiment.names, folder_name(experiment))
     return any(fnmatch(name, pattern) for name in names)
@@ -487,11 +504,7 @@ def _check_before(plan: Plan, folder: Path, how: How) -> None:
             f"{folder} holds a study without its ledger, such as one that llem merge made",
             hint="choose another --output",
         )
-    if how.only and plan.search is not None:
-        raise ConfigError("--only names experiments, and a search chooses its own")
-    for pattern in how.only:
-        if not any(_matches(one, pattern) for one in plan.experiments):
-            raise ConfigError(f"--only {pattern}: no experiment of the study has that name")
+    chosen(plan, how.only)
 
 
 def _check_same(before: Opened, now: Opened, how: How) -> None:
