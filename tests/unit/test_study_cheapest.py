@@ -37,6 +37,22 @@ def test_two_runs_show_nothing_and_one_candidate_is_no_comparison() -> None:
     assert cheapest([Candidate("a", (1.0, 1.0, 1.0), "m"), Candidate("b", (), "m")]) is None
 
 
+def test_what_other_work_disturbed_gets_no_verdict() -> None:
+    slow, slower = (10.0, 10.1, 9.9), (20.0, 20.1, 19.9)
+    found = cheapest(
+        [
+            Candidate("best", (4.0, 4.02, 3.98), "m"),
+            Candidate("quiet", slow, "m"),
+            Candidate("busy", slower, "m", withheld=("host_busy",)),
+        ]
+    )
+    assert found is not None
+    assert (found.ahead, found.withheld, found.codes) == (("quiet",), ("busy",), ("host_busy",))
+    found = cheapest([Candidate("best", slow, "m", withheld=("not_steady",)), Candidate("b", slower, "m")])
+    assert found is not None
+    assert (found.ahead, found.open, found.few, found.withheld) == ((), (), (), ("b",))
+
+
 @pytest.mark.parametrize("count", [2, 8])
 def test_among_equal_configurations_few_studies_show_a_lead(count: int) -> None:
     draw = random.Random(7)

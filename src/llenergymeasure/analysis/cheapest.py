@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from llenergymeasure.analysis.compare import ENERGY, WITHHELD
 from llenergymeasure.analysis.judge import ratio
 from llenergymeasure.analysis.statistics import t_tail
 from llenergymeasure.exceptions import ConfigError
-from llenergymeasure.records import Estimate
+from llenergymeasure.records import Estimate, WarningCode
 from llenergymeasure.results.study import StudyResult, StudyRow
 from llenergymeasure.results.summary import some
 
@@ -23,12 +24,14 @@ class Candidate:
     """What each run of one configuration cost; `comparable` are those whose systematic errors cancel.
 
     `visits` say for each run in which repeat it was made, and by which server, None where that was its own.
+    `withheld` are the warnings that leave its cost without a verdict.
     """
 
     label: str
     costs: tuple[float, ...]
     comparable: str
     visits: tuple[tuple[int, str | None], ...] = ()
+    withheld: tuple[WarningCode, ...] = ()
 
     @property
     def replicates(self) -> tuple[float, ...]:
@@ -45,7 +48,8 @@ class Cheapest:
     """`ahead` are the labels that it is shown to be cheaper than, `open` those where no difference is shown,
     `few` those with too few runs to show one, `incomparable` those whose systematic errors do not cancel, all
     in rising order of cost. `paired` are the ones that were compared within the servers that both were
-    visited on, which were so many.
+    visited on, which were so many. `withheld` are those that it is not judged against, by `codes` of theirs
+    or its own.
     """
 
     label: str
@@ -55,6 +59,8 @@ class Cheapest:
     few: tuple[str, ...] = ()
     paired: tuple[str, ...] = ()
     servers: int = 0
+    withheld: tuple[str, ...] = ()
+    codes: tuple[WarningCode, ...] = ()
 
 
 def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
@@ -69,7 +75,9 @@ def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
     if len(known) < 2:
         return None
     best, *others = sorted(known, key=lambda one: fmean(one.costs))
-    alike = [one for one in others if one.comparable == best.comparable]
+    related = [one for one in others if one.comparable == best.comparable]
+    alike = [one for one in related if not (best.withheld or one.withheld)]
+    left = [one for one in related if one not in alike]
     pairs_of = {one.label: _pairs(best, one) for one in alike}
     chances = {
         one.label: _paired(found) if (found := pairs_of[one.label]) else _welch(best, one) for one in alike
@@ -89,6 +97,8 @@ def cheapest(candidates: Sequence[Candidate]) -> Cheapest | None:
         tuple(label for label in chances if label not in judged),
         tuple(label for label, found in pairs_of.items() if found),
         len({server for found in pairs_of.values() for server, _ in found}),
+        tuple(one.label for one in left),
+        tuple(dict.fromkeys(code for one in (best, *left) for code in one.withheld)),
     )
 
 
@@ -129,7 +139,13 @@ def _welch(below: Candidate, above: Candidate) -> float | None:
 def cheapest_lines(study: StudyResult) -> Iterator[str]:
     """Which experiment takes the fewest joules per output token, and over which others that is shown."""
     candidates = [
-        Candidate(row.label, tuple(costs), _kin(row), tuple(zip(row.numbers, row.servers, strict=False)))
+        Candidate(
+            row.label,
+            tuple(costs),
+            _kin(row),
+            tuple(zip(row.numbers, row.servers, strict=False)),
+            tuple(code for code in row.warnings if ENERGY in WITHHELD.get(code, ())),
+        )
         for row in study.rows
         if row.valid and len(costs := _costs(row)) == row.runs > 0
     ]
@@ -141,6 +157,8 @@ def cheapest_lines(study: StudyResult) -> Iterator[str]:
         yield f"  shown to be fewer than those of {some(found.ahead)} (95 % for all together, Holm)"
     if found.open:
         yield f"  no difference shown to {some(found.open)}"
+    if found.withheld:
+        yield f"  no verdict, by {' and '.join(found.codes)}: {some(found.withheld)}"
     if found.few:
         yield f"  too few runs to judge, three of each are needed: {some(found.few)}"
     if found.paired:

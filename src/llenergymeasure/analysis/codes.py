@@ -69,8 +69,8 @@ MEANINGS: Mapping[WarningCode, str] = {
     "suspended": "The machine slept during the run: CLOCK_BOOTTIME ran on while CLOCK_MONOTONIC stopped.",
     "drift": "The cost of a token moves from the first pass to the last by more than random scatter "
     "explains, so that the result depends on how long was measured.",
-    "silence_broken": "The worker, or a neighbour on the same device, drew power that changed within a "
-    "silence before or after the passes. The interval is wider for it.",
+    "silence_broken": "The worker, or a neighbour on the same device, drew power that changed, or stayed "
+    "high, in a silence before or after the passes. The interval is wider for it.",
     "single_process": "One process: the interval is that of its passes. Another process of the same "
     "configuration may differ by more.",
     "interrupted": "The experiment was ended before its last run (Ctrl-C, a signal, a killed process). What "

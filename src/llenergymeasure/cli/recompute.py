@@ -60,7 +60,8 @@ METHODS = {
     "0.10": "since 0.10 a pass's share of its block is read from the counter's steps around its edges, and "
     "warnings have other words",
     "0.12": "since 0.12 the first read of modelled CPU time counts, so that windows just after the start of "
-    "a recording have other joules",
+    "a recording have other joules; a silence that draws far more than the other one is broken, which widens "
+    "the interval; and a counter that jumps ahead by more than the device can draw is reset",
 }
 
 
