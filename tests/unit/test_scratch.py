@@ -69,7 +69,7 @@ def test_what_a_worker_leaves_in_its_temporary_folder_goes_with_the_run(short: P
     assert not [path for path in saved.rglob("*") if path.name.startswith(("socket-", "inductor-", "kernel"))]
 
 
-def test_a_worker_has_a_temporary_folder_of_its_own_unless_sockets_would_not_fit_there(short: Path) -> None:
+def test_a_worker_has_a_temporary_folder_of_its_own_in_which_sockets_fit(short: Path) -> None:
     with temporary_in(short) as folder:
         assert folder == short / "tmp"
         assert folder.is_dir()
@@ -77,8 +77,11 @@ def test_a_worker_has_a_temporary_folder_of_its_own_unless_sockets_would_not_fit
     assert not folder.exists()
     long = short / ("x" * LONGEST_BYTES)
     long.mkdir()
-    with temporary_in(long) as none:
-        assert none is None
+    with temporary_in(long) as folder:
+        assert folder is not None
+        assert len(os.fsencode(folder)) <= LONGEST_BYTES
+        (folder / "socket").touch()
+    assert not folder.exists()
     assert list(long.iterdir()) == []
 
 

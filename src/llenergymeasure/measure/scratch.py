@@ -20,7 +20,9 @@ PREFIX, EVENTS_NAME = "llem-run-", "events.jsonl"
 _NAME = re.compile(rf"{PREFIX}[a-z0-9_]{{8}}")
 LEFT_BEHIND_S = 86_400.0
 # A socket's path has 108 bytes at most, and engines put names of 40 and more into their temporary folder.
+# Where that has a longer path, there is this one.
 LONGEST_BYTES = 60
+SHORT = Path("/tmp")  # noqa: S108  folders in it are made by mkdtemp
 
 
 @contextmanager
@@ -37,10 +39,16 @@ def scratch() -> Iterator[Path]:
             f"no folder for temporary files can be made: {error.strerror}",
             hint="free space in /tmp, or set TMPDIR to a folder on another disk",
         ) from error
+    with _held(directory):
+        yield directory
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
     lock = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory
+        yield
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
@@ -50,11 +58,12 @@ def sweep() -> None:
     """Remove the folders of this user's runs that were killed a day ago or earlier; a younger one can still
     be read.
     """
-    with suppress(OSError):
-        for found in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            # A folder that goes meanwhile, or can't be opened, is nobody's to remove here.
-            with suppress(OSError):
-                _sweep(found)
+    for place in {Path(tempfile.gettempdir()), SHORT}:
+        with suppress(OSError):
+            for found in place.glob(f"{PREFIX}*"):
+                # A folder that goes meanwhile, or can't be opened, is nobody's to remove here.
+                with suppress(OSError):
+                    _sweep(found)
 
 
 def _sweep(folder: Path) -> None:
@@ -74,14 +83,17 @@ def _sweep(folder: Path) -> None:
 def temporary_in(directory: Path) -> Iterator[Path | None]:
     """`directory/tmp`, for what a worker and its engine leave in their temporary folder; gone on leaving.
 
-    None where its path would be too long for the sockets that engines make there.
+    A new one in `SHORT` where its path would be too long for the sockets that engines make there, and None
+    where that can't be written to.
     """
     folder = directory / "tmp"
-    if len(os.fsencode(folder)) > LONGEST_BYTES:
-        yield None
-        return
-    folder.mkdir()
-    try:
+    if len(os.fsencode(folder)) <= LONGEST_BYTES:
+        folder.mkdir()
+    else:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT))
+        except OSError:
+            yield None
+            return
+    with _held(folder):
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
