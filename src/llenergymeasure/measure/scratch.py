@@ -20,7 +20,7 @@ PREFIX, EVENTS_NAME = "llem-run-", "events.jsonl"
 _NAME = re.compile(rf"{PREFIX}[a-z0-9_]{{8}}")
 LEFT_BEHIND_S = 86_400.0
 # A socket's path has 108 bytes at most, and engines put names of 40 and more into their temporary folder.
-# Where that has a longer path, there is this one.
+# Where that has a longer path, a link to it is made here.
 LONGEST_BYTES = 60
 SHORT = Path("/tmp")  # noqa: S108  folders in it are made by mkdtemp
 
@@ -83,17 +83,21 @@ def _sweep(folder: Path) -> None:
 def temporary_in(directory: Path) -> Iterator[Path | None]:
     """`directory/tmp`, for what a worker and its engine leave in their temporary folder; gone on leaving.
 
-    A new one in `SHORT` where its path would be too long for the sockets that engines make there, and None
-    where that can't be written to.
+    Where its path would be too long for the sockets that engines make there, a link to it in `SHORT`, and None
+    where none can be made.
     """
     folder = directory / "tmp"
-    if len(os.fsencode(folder)) <= LONGEST_BYTES:
-        folder.mkdir()
-    else:
+    folder.mkdir()
+    with _held(folder):
+        if len(os.fsencode(folder)) <= LONGEST_BYTES:
+            yield folder
+            return
         try:
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT))
+            short = Path(tempfile.mkdtemp(prefix=PREFIX, dir=SHORT))
         except OSError:
             yield None
             return
-    with _held(folder):
-        yield folder
+        with _held(short):
+            link = short / "tmp"
+            link.symlink_to(folder)
+            yield link

@@ -67,7 +67,7 @@ def main() -> int:
     position = Position()
     with Bench(first.config, load=load_backend, clock=time, position=position) as bench:
         try:
-            with explained("a file of the engine", Path(tempfile.gettempdir())):
+            with explained("a file of the engine", Path(tempfile.gettempdir()).resolve()):
                 _serve(channel, bench)
         # The top of the worker: whatever an engine throws becomes a RunFailure, and a cancel comes as SIGINT.
         except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001
