@@ -83,8 +83,8 @@ def _sweep(folder: Path) -> None:
 def temporary_in(directory: Path) -> Iterator[Path | None]:
     """`directory/tmp`, for what a worker and its engine leave in their temporary folder; gone on leaving.
 
-    Where its path would be too long for the sockets that engines make there, a link to it in `SHORT`, and None
-    where none can be made.
+    Where its path would be too long for the sockets that engines make there, a link to it in `SHORT`, and
+    None where none can be made.
     """
     folder = directory / "tmp"
     folder.mkdir()
