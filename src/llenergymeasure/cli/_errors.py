@@ -236,7 +236,7 @@ def reported(
 
 
 def _end_by_signal(error: KeyboardInterrupt | SystemExit) -> NoReturn:
-    """With what became of its requests; a signal other than Ctrl-C is told as it comes."""
+    """With what became of its requests; another signal has been reported already."""
     account = getattr(error, "__notes__", ())
     if isinstance(error, KeyboardInterrupt):
         _end("\n".join(["Interrupted", *account]), 130)

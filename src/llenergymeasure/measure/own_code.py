@@ -148,7 +148,7 @@ class Monitor:
     def stop(self) -> None:
         """End the recording. With an output directory, returns once the result is there.
 
-        Where there can't be one, such as on a full disk, that is told on stderr; `result` then raises it.
+        If there is none, such as on a full disk, stderr says why; `result` then raises that error.
         """
         if self._state != "running" or not self._mine():
             return

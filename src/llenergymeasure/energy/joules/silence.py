@@ -124,12 +124,10 @@ class _Block:
             risen = float(source.total[event]) - self.before.total(t) - self.before.trend_j(t)
             noise = self.before.power_w * half + math.hypot(self.before.timing_j(t), self.before.unseen_j(t))
             if risen > 2 * noise:
-                next_s, next_j = (
-                    float(source.time[event + 1]) - t,
-                    source.total[event + 1] - source.total[event],
-                )
+                next_s = float(source.time[event + 1]) - t
+                next_j = float(source.total[event + 1] - source.total[event])
                 # On a clock that jumped two events may be of one moment.
-                next_w = float(next_j) / next_s if next_s > 0 else math.inf
+                next_w = next_j / next_s if next_s > 0 else math.inf
                 hidden_s = 2 * noise / max(next_w - self.before.power_w, 1e-9)
                 earliest = float(source.time[event - 1] - source.half[event - 1]) - self.start - hidden_s
                 most = float(np.clip(t + half - self.start, least, most))
@@ -193,13 +191,12 @@ def _whole(block: _Block) -> Spent:
         Term("aliasing", aliasing_j(source, block.start, block.end)),
     ]
     flags = ("recorder_gap",) if source.blind(block.start, block.end) else ()
-    loud_j = block.loud_j()
-    if loud_j or any(side.rises for side in sides):
+    rises, edges_j = any(side.rises for side in sides), block.loud_j()
+    if rises or edges_j:
         flags = (*flags, "silence_broken")
-    if loud_j:
-        terms.append(Term("edges", loud_j))
-    if any(side.rises for side in sides):
-        terms.append(Term("edges", math.hypot(source.hidden(block.start), source.hidden(block.end))))
+    if rises:
+        edges_j += math.hypot(source.hidden(block.start), source.hidden(block.end))
+    terms.append(Term("edges", edges_j))
     return Spent(
         source.quantity.source,
         method_of(source.quantity),
