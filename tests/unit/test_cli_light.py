@@ -103,6 +103,22 @@ def test_ctrl_c_during_an_import_of_a_run_is_one_line(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
+def test_ctrl_c_while_python_makes_a_class_from_text_exits_130_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "making.py").write_text(
+        "import sys, typer\n"
+        "from llenergymeasure.cli._errors import reported\n"
+        "try:\n"
+        "    with reported(verbose=False):\n"
+        "        exec('raise KeyboardInterrupt')\n"
+        "except typer.Exit as ended:\n"
+        "    sys.exit(ended.exit_code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "making"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "Interrupted\n")
+
+
 @pytest.mark.parametrize("after_ms", [0, 20, 50, 100, 200, 400, 800])
 def test_ctrl_c_at_any_time_is_one_line(after_ms: int) -> None:
     with subprocess.Popen(

@@ -239,6 +239,9 @@ def _end_by_signal(error: KeyboardInterrupt | SystemExit) -> NoReturn:
     """With what became of its requests; another signal has been reported already."""
     account = getattr(error, "__notes__", ())
     if isinstance(error, KeyboardInterrupt):
+        # Python keeps in mind that one left an exec of text, as where a dataclass is made, and under -m would
+        # end itself by SIGINT in place of this code. Another exec makes it forget.
+        exec("")  # noqa: S102
         _end("\n".join(["Interrupted", *account]), 130)
     if account:
         say_filled("\n".join(account))
